@@ -164,7 +164,8 @@ async def _abort(context: _Context, error: errors.QuickthawError) -> None:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_Handler: TypeAlias = grpc.RpcMethodHandler[_Request, _Response]
+# A string: the class is generic for the type checkers only.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[_Request, _Response]"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -219,7 +220,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             else grpc.unary_unary_rpc_method_handler,
         )
         return cast(
-            "_Handler", make(call, handler.request_deserializer, handler.response_serializer)
+            "_Handler[_Request, _Response]",
+            make(call, handler.request_deserializer, handler.response_serializer),
         )
 
     def _wrap_streaming(
@@ -245,5 +247,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             else grpc.unary_stream_rpc_method_handler,
         )
         return cast(
-            "_Handler", make(call, handler.request_deserializer, handler.response_serializer)
+            "_Handler[_Request, _Response]",
+            make(call, handler.request_deserializer, handler.response_serializer),
         )
