@@ -1,0 +1,49 @@
+"""The house rules that no linter knows."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULE_LINES_MAX = 400
+
+
+def _committed_or_new(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).exists()]
+
+
+def test_no_root_hides_the_others_with_an_init_file() -> None:
+    stray = [
+        path.relative_to(ROOT)
+        for path in _committed_or_new("*.py")
+        if path.parts[-2:] == ("quickthaw", "__init__.py")
+    ]
+    assert stray == [], "quickthaw is a namespace package: this file hides every other component"
+
+
+def test_modules_stay_rooms_and_do_not_become_warehouses() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in _committed_or_new("*.py")
+        if not path.stem.endswith(("_pb2", "_pb2_grpc"))
+        and (lines := len(path.read_text().splitlines())) > MODULE_LINES_MAX
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize(
+    "component", ["wire", "snapshot", "worker", "scheduler", "gateway", "client", "cli"]
+)
+def test_every_component_tells_checkers_that_it_is_typed(component: str) -> None:
+    roots = list(ROOT.glob(f"*/quickthaw/{component}/py.typed"))
+    assert len(roots) == 1
