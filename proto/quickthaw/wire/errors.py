@@ -27,6 +27,7 @@
     ├── Unavailable                not reachable or shutting down; safe to try again
     │   └── StoreUnavailable       the journal's database does not answer
     ├── SnapshotCorrupt            bytes differ from the manifest's checksum
+    ├── ArtifactCorrupt            bytes differ from the digest in the request's record
     └── Internal                   our fault
         ├── EngineFailed           the model's code raised
         └── AttemptsExhausted      every worker that tried it was lost
@@ -177,6 +178,10 @@ class StoreUnavailable(Unavailable):
 
 class SnapshotCorrupt(QuickthawError):
     reason = "SNAPSHOT_CORRUPT"
+
+
+class ArtifactCorrupt(QuickthawError):
+    reason = "ARTIFACT_CORRUPT"
 
 
 class Internal(QuickthawError):

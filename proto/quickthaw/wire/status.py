@@ -55,6 +55,7 @@ STATUS: Mapping[type[errors.QuickthawError], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.SnapshotCorrupt: grpc.StatusCode.DATA_LOSS,
+    errors.ArtifactCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.Internal: grpc.StatusCode.INTERNAL,
     errors.EngineFailed: grpc.StatusCode.INTERNAL,
     errors.AttemptsExhausted: grpc.StatusCode.INTERNAL,
