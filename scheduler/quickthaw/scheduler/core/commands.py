@@ -1,0 +1,228 @@
+"""What the core wants done, in the order of the list.
+
+The base class of a command says when the shell may carry it out:
+
+- `Journal`: a write. The shell has one ordered writer: writes commit in the order in which they
+  were issued, over all calls; one command is one transaction (several may share a bigger one).
+- `Immediate`: at once; it does not wait for any write.
+- `AfterCommit`: when every write issued so far, by this call *and by all earlier ones*, is
+  durable. A duplicate of a worker's finish leads to an acknowledgement with no write of its own;
+  it must still not overtake the write that the first copy led to.
+
+Within `Immediate`, and within `AfterCommit`, the order of issue is kept. Everything that callers and
+watchers see is `AfterCommit`, so one request's news are in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    AttemptRecord,
+    Digest,
+    Failure,
+    Job,
+    LedgerLine,
+    Receipt,
+    RequestId,
+    WorkerId,
+)
+
+
+class Journal:
+    """A write; see the module."""
+
+    __slots__ = ()
+
+
+class Immediate:
+    """Carried out at once; see the module."""
+
+    __slots__ = ()
+
+
+class AfterCommit:
+    """Carried out when all earlier writes are durable; see the module."""
+
+    __slots__ = ()
+
+
+# ---- writes ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPlacement(Journal):
+    """Insert the open attempt and set the request's state to PLACED (also if it was adopted)."""
+
+    attempt: AttemptRecord
+
+
+@dataclass(frozen=True, slots=True)
+class JournalProgress(Journal):
+    """The open attempt went on to `state` (LOADING or RUNNING)."""
+
+    attempt: AttemptRecord
+    state: RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class JournalMetered(Journal):
+    """Run times of open attempts as one heartbeat reported them; only those that changed."""
+
+    metered_ms: tuple[tuple[AttemptId, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalCancel(Journal):
+    """Cancellation was asked for; a scheduler that starts later must still know."""
+
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnd:
+    """The terminal state. `payload` is the finish event's (output, artifacts, load report)."""
+
+    state: RequestState
+    finished_ms: int
+    receipt: Receipt
+    failure: Failure | None = None
+    payload: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The attempt was lost and tries remain."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEnd(Journal):
+    """The end of an attempt (if there was one), its ledger line and what follows for the request.
+
+    One transaction. The attempt's row may not exist yet if the placement's write was lost with an
+    earlier scheduler: write the whole record. A ledger line whose key exists is left as it is.
+    """
+
+    job: Job
+    attempt: AttemptRecord | None
+    ledger: LedgerLine | None
+    then: RequestEnd | Requeued
+
+
+# ---- to workers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendAssign(Immediate):
+    """Drop it if the worker's stream is down: its next Hello leads to a new one."""
+
+    worker_id: WorkerId
+    attempt_id: AttemptId
+    number: int
+    job: Job
+    evict_digests: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendCancel(Immediate):
+    worker_id: WorkerId
+    attempt_id: AttemptId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendDrain(Immediate):
+    worker_id: WorkerId
+    stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CloseStream(Immediate):
+    """The worker was silent for its lease or said goodbye; its stream, if any, is of no use."""
+
+    worker_id: WorkerId
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendWelcome(AfterCommit):
+    """Assignments and cancellations for this Hello follow in the same call, after it: hold back
+    `Immediate` messages to a worker until its Welcome has gone."""
+
+    worker_id: WorkerId
+    heartbeat_interval_ms: int
+    lease_ms: int
+    revoked_attempt_ids: tuple[AttemptId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendHeartbeatAck(AfterCommit):
+    worker_id: WorkerId
+    sequence: int
+    revoked_attempt_ids: tuple[AttemptId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendFinishedAck(AfterCommit):
+    worker_id: WorkerId
+    attempt_id: AttemptId
+
+
+# ---- to callers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TellProgress(AfterCommit):
+    """The request is PLACED, LOADING or RUNNING now; for those who watch it."""
+
+    request_id: RequestId
+    state: RequestState
+    at_ms: int
+    worker_id: WorkerId
+    attempt: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TellQueued(AfterCommit):
+    """The request waits, for the first time or again; for those who watch it."""
+
+    request_id: RequestId
+    at_ms: int
+    attempt: int
+    queue_position: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TellEnd(AfterCommit):
+    """The request has ended; for those who watch it and for the caller that waits."""
+
+    job: Job
+    worker_id: str
+    attempts: int
+    end: RequestEnd
+
+
+Command: TypeAlias = (
+    JournalPlacement
+    | JournalProgress
+    | JournalMetered
+    | JournalCancel
+    | JournalEnd
+    | SendAssign
+    | SendCancel
+    | SendDrain
+    | CloseStream
+    | SendWelcome
+    | SendHeartbeatAck
+    | SendFinishedAck
+    | TellProgress
+    | TellQueued
+    | TellEnd
+)

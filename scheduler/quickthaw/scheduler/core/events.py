@@ -1,0 +1,182 @@
+"""What happens to the core. Each is a fact; none can be refused.
+
+The shell feeds them one at a time, in the order in which they happened, and drops what a worker's
+older stream still says once a newer Hello of that worker has been fed. Objects named `payload` pass
+through the core untouched: the shell gets them back in the command that they lead to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    AttemptRecord,
+    Failure,
+    Job,
+    Outcome,
+    RequestId,
+    Residency,
+    Tier,
+    WorkerId,
+    WorkerSpec,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestJournalled:
+    """A new request is durable and so is accepted. Check `Machine.admission_error` before."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecovered:
+    """A request that had not ended when an earlier scheduler stopped.
+
+    Feed them in the order of submission, before any worker's event. `attempts` is the highest
+    number that the journal knows (0 for none), `open_attempt` the one without an end, `lost_on` the
+    workers on which ended attempts of this request were lost.
+    """
+
+    job: Job
+    attempts: int = 0
+    open_attempt: AttemptRecord | None = None
+    open_state: RequestState = RequestState.PLACED
+    lost_on: frozenset[WorkerId] = frozenset()
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Somebody wants the request to stop. Unknown or ended requests are left as they are."""
+
+    request_id: RequestId
+    detail: str = "cancelled by the caller"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptReport:
+    """One attempt as its worker sees it. `ended`: the end was not acknowledged; it follows."""
+
+    attempt_id: AttemptId
+    request_id: RequestId
+    state: RequestState
+    metered_ms: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state.terminal
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """A worker's stream is up. `residency` and `attempts` are complete."""
+
+    spec: WorkerSpec
+    residency: tuple[Residency, ...] = ()
+    attempts: tuple[AttemptReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDisconnected:
+    """The worker's current stream broke; it has until its lease ends to come back."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGoodbye:
+    """The worker left on purpose."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHeartbeat:
+    worker_id: WorkerId
+    sequence: int
+    attempts: tuple[AttemptReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyChanged:
+    worker_id: WorkerId
+    added: tuple[Residency, ...] = ()
+    removed: tuple[Residency, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLoading:
+    worker_id: WorkerId
+    attempt_id: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRunning:
+    """The model is ready and the run begins: the meter opens."""
+
+    worker_id: WorkerId
+    attempt_id: AttemptId
+    load_ms: int = 0
+    start_tier: Tier | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFinished:
+    """May come more than once; `metered_ms` is the worker's monotonic span of the run."""
+
+    worker_id: WorkerId
+    attempt_id: AttemptId
+    request_id: RequestId
+    outcome: Outcome
+    metered_ms: int
+    load_ms: int = 0
+    start_tier: Tier | None = None
+    failure: Failure | None = None
+    payload: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """No new requests for the worker; with `stop` it exits when nothing is left to run."""
+
+    worker_id: WorkerId
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CordonRequested:
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class UncordonRequested:
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed. Feed one at `Machine.next_timer_ms()`, after what the sockets hold: a
+    heartbeat that waits unread behind a Tick would count as silence."""
+
+
+Event: TypeAlias = (
+    RequestJournalled
+    | RequestRecovered
+    | CancelRequested
+    | WorkerHello
+    | WorkerDisconnected
+    | WorkerGoodbye
+    | WorkerHeartbeat
+    | ResidencyChanged
+    | AttemptLoading
+    | AttemptRunning
+    | AttemptFinished
+    | DrainRequested
+    | CordonRequested
+    | UncordonRequested
+    | Tick
+)

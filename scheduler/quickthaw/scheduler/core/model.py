@@ -1,0 +1,276 @@
+"""What the core's modules pass round: jobs, attempts, workers as they report themselves, money.
+
+Times named `_ms` without further words are unix milliseconds as the shell's clock gave them, and
+never go backwards; spans are named for what they measure (`metered_ms`, `lease_ms`). Sizes are
+bytes on the device. Money is integer nano-dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import NamedTuple, NewType
+
+RequestId = NewType("RequestId", str)
+AttemptId = NewType("AttemptId", str)
+WorkerId = NewType("WorkerId", str)
+TenantId = NewType("TenantId", str)
+ModelId = NewType("ModelId", str)
+Digest = NewType("Digest", str)
+
+
+class Tier(IntEnum):
+    """Where a component's bytes are; a smaller number is nearer. Numbers as on the wire."""
+
+    VRAM = 1
+    PINNED = 2
+    DISK = 3
+    REMOTE = 4
+
+
+class Priority(IntEnum):
+    LOW = 1
+    NORMAL = 2
+    HIGH = 3
+
+
+class WorkerState(Enum):
+    READY = "ready"
+    CORDONED = "cordoned"
+    DRAINING = "draining"
+    DISCONNECTED = "disconnected"
+
+
+class Outcome(Enum):
+    """How a worker says an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One content-addressed file of a model: the unit of residency."""
+
+    digest: Digest
+    size_bytes: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as it was when the request was submitted; a later registration does not change it.
+
+    `components` are in load order. `working_bytes` is what one run needs beyond the weights.
+    """
+
+    id: ModelId
+    family: str
+    snapshot_digest: str
+    snapshot_uri: str
+    components: tuple[Component, ...]
+    working_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its distinct components."""
+        return sum({part.digest: part.size_bytes for part in self.components}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request, as far as deciding needs it; the shell keeps the input itself.
+
+    `work_units` scales the run time of one model (steps x megapixels x images; 1 if unknown).
+    `second_worth_nanodollars` and `price_cap_nanodollars` are 0 for the default and for no cap,
+    `deadline_ms` is 0 for none, `worker_hint` is empty for none.
+    """
+
+    request_id: RequestId
+    tenant: TenantId
+    model: ModelSpec
+    submitted_ms: int
+    priority: Priority = Priority.NORMAL
+    work_units: float = 1.0
+    deadline_ms: int = 0
+    worker_hint: str = ""
+    second_worth_nanodollars: int = 0
+    price_cap_nanodollars: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something did not succeed; `reason` is a leaf of `quickthaw.wire.errors`."""
+
+    reason: str
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One try of a request on one worker, as it is journalled.
+
+    Rate and price version are fixed when the attempt is placed. `metered_ms` is the run time that
+    the last heartbeat reported; `started_ms` is when the run began, 0 before that.
+    """
+
+    attempt_id: AttemptId
+    request_id: RequestId
+    number: int
+    worker_id: WorkerId
+    incarnation: str
+    gpu_type: str
+    rate_nanodollars_per_second: int
+    price_version: str
+    placed_ms: int
+    loading_ms: int = 0
+    started_ms: int = 0
+    load_ms: int = 0
+    metered_ms: int = 0
+    start_tier: Tier | None = None
+    placement: str = ""
+
+
+def attempt_id_of(request_id: RequestId, number: int) -> AttemptId:
+    return AttemptId(f"{request_id}.{number}")
+
+
+def attempt_number(request_id: RequestId, attempt_id: AttemptId) -> int | None:
+    """The number in an attempt's id, or None if the id is not of this request."""
+    prefix, _, number = attempt_id.rpartition(".")
+    return int(number) if prefix == request_id and number.isdecimal() else None
+
+
+class TierSpeed(NamedTuple):
+    """What a worker measured: reading `n` bytes takes `latency_seconds + n / bytes_per_second`."""
+
+    bytes_per_second: float
+    latency_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker says of itself when it attaches; fixed for one incarnation."""
+
+    worker_id: WorkerId
+    incarnation: str
+    gpu_type: str
+    vram_bytes: int
+    pinned_bytes: int = 0
+    concurrency: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    tier_speeds: Mapping[Tier, TierSpeed] = field(default_factory=dict)
+
+
+class Residency(NamedTuple):
+    """One component in one tier of one worker; a component may be in several."""
+
+    digest: Digest
+    tier: Tier
+    size_bytes: int
+
+
+class Estimate(NamedTuple):
+    """A quantity that is not known yet. `samples` is what it was learned from, 0 for a prior."""
+
+    p50: float
+    p95: float
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLine:
+    """A closed meter. One for each ended attempt; `attempt_id` is its key, so replays absorb."""
+
+    attempt_id: AttemptId
+    request_id: RequestId
+    tenant: TenantId
+    model: ModelId
+    worker_id: WorkerId
+    gpu_type: str
+    attempt: int
+    outcome: Outcome
+    closed_ms: int
+    metered_ms: int
+    billed_ms: int
+    rate_nanodollars_per_second: int
+    price_nanodollars: int
+    price_version: str
+    waiver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a request cost and why it ran where it did; its money equals the last ledger line's.
+
+    A request that ended before it was ever placed has an empty worker and no price.
+    """
+
+    request_id: RequestId
+    model: ModelId
+    attempts: int
+    queue_ms: int
+    worker_id: str = ""
+    gpu_type: str = ""
+    load_ms: int = 0
+    run_ms: int = 0
+    billed_ms: int = 0
+    price_nanodollars: int = 0
+    rate_nanodollars_per_second: int = 0
+    price_version: str = ""
+    start_tier: Tier | None = None
+    placement: str = ""
+    waiver: str = ""
+
+
+class Candidate(NamedTuple):
+    """The terms of one worker's score, in seconds; the smallest sum wins."""
+
+    worker_id: WorkerId
+    score_seconds: float
+    drain_seconds: float
+    load_seconds: float
+    run_seconds: float
+    load_term_seconds: float
+    price_term_seconds: float
+    eviction_term_seconds: float
+    start_tier: Tier
+    evict_digests: tuple[Digest, ...]
+
+
+class Refusal(NamedTuple):
+    """Why a worker was not even scored. `reason` is one word of a fixed set."""
+
+    worker_id: WorkerId
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why a request ran where it did, or why nothing could take it then (no chosen worker)."""
+
+    attempt: int
+    decided_ms: int
+    chosen_worker_id: WorkerId | None
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    tie_break: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Where a request would go if it were submitted now. Start is from now to the load's start."""
+
+    worker_id: WorkerId
+    start_tier: Tier
+    start_seconds: Estimate
+    load_seconds: Estimate
+    run_seconds: Estimate
+    price_nanodollars: Estimate
+    rate_nanodollars_per_second: int
+    price_version: str
