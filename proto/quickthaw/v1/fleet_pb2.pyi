@@ -153,6 +153,7 @@ class Hello(_message.Message):
     RESIDENCY_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     TIER_SPEEDS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     incarnation: _builtins.str
     """New at every start of the process. The same incarnation returning is a reconnect; a new one
@@ -167,6 +168,8 @@ class Hello(_message.Message):
     """Of the software."""
     concurrency: _builtins.int
     """Attempts that run at once. At least 1."""
+    draining: _builtins.bool
+    """The worker was told to stop: what it has ends, but it takes nothing more."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -197,10 +200,11 @@ class Hello(_message.Message):
         residency: _abc.Iterable[Global___Residency] | None = ...,
         attempts: _abc.Iterable[Global___AttemptStatus] | None = ...,
         tier_speeds: _abc.Iterable[Global___TierSpeed] | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "concurrency", b"concurrency", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "concurrency", b"concurrency", "draining", b"draining", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -320,7 +324,10 @@ class Heartbeat(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
+    draining: _builtins.bool
+    """As in Hello."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptStatus]:
         """Attempts assigned and not ended."""
@@ -330,10 +337,11 @@ class Heartbeat(_message.Message):
         *,
         sequence: _builtins.int = ...,
         attempts: _abc.Iterable[Global___AttemptStatus] | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "draining", b"draining", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
