@@ -1,0 +1,170 @@
+"""Performs an operation's steps by awaiting."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar, assert_never
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from quickthaw.client.methods import REALTIME
+from quickthaw.client.settings import Endpoint
+from quickthaw.client.steps import (
+    Call,
+    Item,
+    ItemT,
+    Iteration,
+    Offload,
+    Open,
+    Outcome,
+    Read,
+    Sleep,
+    Step,
+    Stream,
+)
+from quickthaw.client.transport import (
+    OPTIONS,
+    check_open,
+    credentials,
+    error_of,
+    metadata,
+    serialize,
+)
+from quickthaw.v1 import inference_pb2
+from quickthaw.wire.errors import QuickthawError
+
+T = TypeVar("T")
+
+
+class _Stream(Stream):
+    def __init__(
+        self, call: grpc.aio.UnaryStreamCall[Message, Message], timeout_seconds: float | None
+    ) -> None:
+        self.call = call
+        self.timeout_seconds = timeout_seconds
+
+    def cancel(self) -> None:
+        self.call.cancel()
+
+
+class AsyncDriver:
+    """One channel, and what is sent with every call. Belongs to the event loop of its first use."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._metadata = metadata(endpoint)
+        if (secure := credentials(endpoint)) is not None:
+            self._channel = grpc.aio.secure_channel(endpoint.target, secure, OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(endpoint.target, OPTIONS)
+        self._closed = False
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._channel.close()
+
+    async def drive(
+        self, operation: Iteration[ItemT, T], on_item: Callable[[ItemT], object] | None = None
+    ) -> T:
+        """The operation's result. Its items go to `on_item`, whose errors go to the operation.
+
+        An awaitable answer of `on_item` is awaited.
+        """
+        outcome: Outcome = None
+        failure: BaseException | None = None
+        while True:
+            try:
+                step = operation.send(outcome) if failure is None else operation.throw(failure)
+            except StopIteration as end:
+                # A generator's result has no better type than that of StopIteration.value.
+                result: T = end.value
+                return result
+            outcome = failure = None
+            try:
+                if not isinstance(step, Item):
+                    outcome = await self._perform(step)
+                elif on_item is not None:
+                    answer = on_item(step.value)
+                    if inspect.isawaitable(answer):
+                        await answer
+            except BaseException as error:
+                failure = error
+
+    async def iterate(self, operation: Iteration[ItemT, object]) -> AsyncGenerator[ItemT, None]:
+        """The operation's items. Closing the iterator ends the operation and its stream."""
+        outcome: Outcome = None
+        failure: BaseException | None = None
+        try:
+            while True:
+                try:
+                    step = operation.send(outcome) if failure is None else operation.throw(failure)
+                except StopIteration:
+                    return
+                outcome = failure = None
+                if isinstance(step, Item):
+                    yield step.value
+                    continue
+                try:
+                    outcome = await self._perform(step)
+                except BaseException as error:
+                    failure = error
+        finally:
+            operation.close()
+
+    async def _perform(self, step: Step) -> Outcome:
+        match step:
+            case Call():
+                return await self._call(step)
+            case Open():
+                return self._open(step)
+            case Read():
+                assert isinstance(step.stream, _Stream)
+                return await self._read(step.stream)
+            case Sleep():
+                await asyncio.sleep(step.seconds)
+                return None
+            case Offload():
+                await asyncio.to_thread(step.work)
+                return None
+            case _:
+                assert_never(step)
+
+    async def _call(self, step: Call) -> Message:
+        check_open(self._closed)
+        invoke = self._channel.unary_unary(
+            step.method.path, serialize, step.method.response.FromString
+        )
+        try:
+            return await invoke(step.message, timeout=step.timeout_seconds, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise error_of(error, self._endpoint, step.timeout_seconds) from error
+
+    def _open(self, step: Open) -> Stream:
+        check_open(self._closed)
+        invoke = self._channel.unary_stream(
+            step.method.path, serialize, step.method.response.FromString
+        )
+        call = invoke(step.message, timeout=step.timeout_seconds, metadata=self._metadata)
+        return _Stream(call, step.timeout_seconds)
+
+    async def _read(self, stream: _Stream) -> Message | None:
+        try:
+            answer = await stream.call.read()
+        except grpc.RpcError as error:
+            raise error_of(error, self._endpoint, stream.timeout_seconds) from error
+        return answer if isinstance(answer, Message) else None
+
+    def open_realtime(
+        self,
+    ) -> grpc.aio.StreamStreamCall[Message, inference_pb2.RealtimeResponse]:
+        """The raw call of a realtime session; `error_of` reads its failures."""
+        check_open(self._closed)
+        invoke = self._channel.stream_stream(REALTIME.path, serialize, REALTIME.response.FromString)
+        return invoke(metadata=self._metadata)
+
+    def error_of(self, error: grpc.RpcError) -> QuickthawError:
+        return error_of(error, self._endpoint, None)

@@ -1,0 +1,264 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from quickthaw.client import artifacts, inference, operators
+from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
+from quickthaw.client.catalog import Model, Registered
+from quickthaw.client.events import Event
+from quickthaw.client.fleet import Explanation, Worker
+from quickthaw.client.inference import SubmitOptions
+from quickthaw.client.operators import Period
+from quickthaw.client.requests import (
+    Artifact,
+    JsonObject,
+    Quote,
+    Request,
+    RequestState,
+    Submitted,
+)
+from quickthaw.client.retry import Context
+from quickthaw.client.settings import Endpoint, find_endpoint
+from quickthaw.client.sync_driver import SyncDriver
+
+
+class Client:
+    """A connection to a Quickthaw scheduler; safe to use from several threads.
+
+        with Client() as client:
+            request = client.run("quickthaw/shapes", {"prompt": "a red circle"})
+            for artifact in request.artifacts:
+                client.save_artifact(artifact, Path("."))
+
+    `grpc` and `key` default to `$QUICKTHAW_GRPC` and `$QUICKTHAW_KEY`, then to the platform that
+    `quickthaw up` runs on `data_dir` (see `find_endpoint`). Every call may raise, beside what its
+    own text names: Unauthenticated and PermissionDenied (the key), Unavailable (nobody answered
+    within the retry policy of `context`), ResourceExhausted (over a limit for longer than that),
+    Internal. All of them are classes of quickthaw.wire.errors. Calls that change something are
+    repeated after a broken connection only where a repetition is harmless.
+    """
+
+    def __init__(
+        self,
+        grpc: str | None = None,
+        key: str | None = None,
+        *,
+        data_dir: Path | None = None,
+        context: Context | None = None,
+    ) -> None:
+        """Connects at the first call. Raises SettingsInvalid if no platform or key is found."""
+        self.endpoint: Endpoint = find_endpoint(grpc, key, data_dir)
+        self._context = context or Context()
+        self._driver = SyncDriver(self.endpoint)
+        self.models = Models(self._context, self._driver)
+        self.workers = Workers(self._context, self._driver)
+        self.keys = Keys(self._context, self._driver)
+
+    def close(self) -> None:
+        """Ends what is under way. Later calls raise FailedPrecondition."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def submit(
+        self, model: str, input: JsonObject | None = None, **options: Unpack[SubmitOptions]
+    ) -> Submitted:
+        """Hands a request in; it is journalled when this returns, and then ends exactly once.
+
+        Safe against a lost answer: an idempotency key is made up where the caller names none.
+        Raises ModelNotFound, InvalidInput (with `violations`), QueueFull, StorageFull,
+        BudgetExhausted, ModelCannotFit, DeadlineExpired (the deadline has passed), AlreadyExists
+        (the idempotency key was used for something else), MessageTooLarge.
+        """
+        return self._driver.drive(inference.submit(self._context, model, input or {}, options))
+
+    def run(
+        self,
+        model: str,
+        input: JsonObject | None = None,
+        *,
+        on_event: Callable[[Event], object] | None = None,
+        timeout_seconds: float | None = None,
+        raise_for_failure: bool = True,
+        **options: Unpack[SubmitOptions],
+    ) -> Request:
+        """Submits, watches to the end across broken connections, answers with the ended request.
+
+        An interruption (Ctrl-C, an error of `on_event`, `timeout_seconds` over) cancels the request
+        on the way out. If the server stays unreachable for longer than the retry policy, the
+        request may still run: Unavailable then has its id in `metadata["request_id"]`.
+        Raises as `submit`; DeadlineExpired after `timeout_seconds`; unless `raise_for_failure` is
+        False, what the request failed with (see `Request.raise_for_failure`).
+        """
+        operation = inference.run(self._context, model, input or {}, options, timeout_seconds)
+        request = self._driver.drive(operation, on_event)
+        return request.raise_for_failure() if raise_for_failure else request
+
+    def get(self, request_id: str) -> Request:
+        """The request as it is now. Raises RequestNotFound."""
+        return self._driver.drive(inference.get(self._context, request_id))
+
+    def list(
+        self,
+        *,
+        states: Iterable[RequestState] = (),
+        model: str = "",
+        limit: int | None = None,
+    ) -> Iterator[Request]:
+        """The tenant's requests, newest first, fetched page by page. No states means all."""
+        return self._driver.iterate(inference.list_requests(self._context, states, model, limit))
+
+    def watch(
+        self, request_id: str, *, after_sequence: int = 0, timeout_seconds: float | None = None
+    ) -> Iterator[Event]:
+        """Every event after `after_sequence`, each once, until the request ends.
+
+        Connects again where it broke off. The last event is `Finished`. Raises RequestNotFound;
+        DeadlineExpired after `timeout_seconds`, which leaves the request alone.
+        """
+        return self._driver.iterate(
+            inference.watch(self._context, request_id, after_sequence, timeout_seconds)
+        )
+
+    def cancel(self, request_id: str) -> RequestState:
+        """Asks for cancellation; the state right after. Idempotent. Raises RequestNotFound."""
+        return self._driver.drive(inference.cancel(self._context, request_id))
+
+    def quote(
+        self, model: str, input: JsonObject | None = None, **options: Unpack[SubmitOptions]
+    ) -> Quote:
+        """Where the request would go now, when it would start, its price. Raises as `submit`."""
+        return self._driver.drive(inference.quote(self._context, model, input or {}, options))
+
+    def read_artifact(self, artifact: Artifact | str) -> bytes:
+        """An output file's bytes, checked against its SHA-256.
+
+        Raises ArtifactNotFound; ArtifactCorrupt if the stored bytes are not those of the record.
+        """
+        return self._driver.drive(artifacts.read_artifact(self._context, artifact))
+
+    def save_artifact(self, artifact: Artifact | str, path: Path) -> Path:
+        """Writes an output file to `path`, or into it if it is a folder; the file's path.
+
+        The file appears whole and checked, or not at all. Raises as `read_artifact`; StorageFull;
+        OSError as opening a file does.
+        """
+        return self._driver.drive(artifacts.save_artifact(self._context, artifact, path))
+
+    def explain(self, request_id: str) -> Explanation:
+        """Why a request ran where it did. Raises RequestNotFound, also when it is long past."""
+        return self._driver.drive(operators.explain(self._context, request_id))
+
+    def usage(self, period: Period | None = None) -> Usage:
+        """The sum of a period by model and kind of GPU. Raises PermissionDenied for others'."""
+        return self._driver.drive(operators.usage(self._context, period or Period()))
+
+    def ledger(self, period: Period | None = None, *, request_id: str = "") -> Iterator[LedgerLine]:
+        """One line for each finished attempt, oldest first. Raises PermissionDenied for others'."""
+        return self._driver.iterate(operators.ledger(self._context, period or Period(), request_id))
+
+    def prices(self) -> PriceTable:
+        """The price table in force."""
+        return self._driver.drive(operators.prices(self._context))
+
+
+class Models:
+    """The catalog, as `Client.models`."""
+
+    def __init__(self, context: Context, driver: SyncDriver) -> None:
+        self._context = context
+        self._driver = driver
+
+    def list(self) -> Iterator[Model]:
+        """Every model, fetched page by page."""
+        return self._driver.iterate(operators.list_models(self._context))
+
+    def get(self, model: str) -> Model:
+        """By id or alias. Raises ModelNotFound."""
+        return self._driver.drive(operators.get_model(self._context, model))
+
+    def register(self, model: Model) -> Registered:
+        """Adds a model, or replaces it by a new snapshot. Needs the scope `admin`.
+
+        Raises InvalidArgument (id, digest or schema) and AlreadyExists (the id or an alias belongs
+        to another model).
+        """
+        return self._driver.drive(operators.register_model(self._context, model))
+
+    def remove(self, model: str) -> None:
+        """Takes a model out; accepted requests still run. Raises ModelNotFound."""
+        self._driver.drive(operators.remove_model(self._context, model))
+
+
+class Workers:
+    """The fleet, as `Client.workers`. Needs the scope `admin`."""
+
+    def __init__(self, context: Context, driver: SyncDriver) -> None:
+        self._context = context
+        self._driver = driver
+
+    def list(self) -> tuple[Worker, ...]:
+        """Every worker that is attached, or within its lease."""
+        return self._driver.drive(operators.list_workers(self._context))
+
+    def drain(self, worker_id: str, *, stop: bool = False) -> Worker:
+        """No new requests; what runs ends; with `stop` the process exits then.
+
+        Raises WorkerNotFound.
+        """
+        return self._driver.drive(operators.drain(self._context, worker_id, stop))
+
+    def cordon(self, worker_id: str) -> Worker:
+        """No new requests until `uncordon`; nothing is stopped. Raises WorkerNotFound."""
+        return self._driver.drive(operators.cordon(self._context, worker_id))
+
+    def uncordon(self, worker_id: str) -> Worker:
+        """Undoes `cordon`, and a `drain` that has not stopped the worker. Raises WorkerNotFound."""
+        return self._driver.drive(operators.uncordon(self._context, worker_id))
+
+
+class Keys:
+    """Tenants' keys, as `Client.keys`. Needs the scope `admin`."""
+
+    def __init__(self, context: Context, driver: SyncDriver) -> None:
+        self._context = context
+        self._driver = driver
+
+    def create(
+        self,
+        tenant: str,
+        scopes: Sequence[Scope] = (Scope.CALL,),
+        *,
+        label: str = "",
+        expires_unix_ms: int = 0,
+    ) -> NewKey:
+        """Makes a key, and the tenant if it is new. The secret cannot be read again.
+
+        Not repeated after a broken connection, since that could leave a key that nobody knows.
+        Raises InvalidArgument.
+        """
+        return self._driver.drive(
+            operators.create_key(self._context, tenant, scopes, label, expires_unix_ms)
+        )
+
+    def list(self, tenant: str = "") -> tuple[Key, ...]:
+        """The keys of a tenant, or of all."""
+        return self._driver.drive(operators.list_keys(self._context, tenant))
+
+    def revoke(self, key_id: str) -> Key:
+        """Takes effect at once. Raises KeyNotFound, FailedPrecondition (the last admin key)."""
+        return self._driver.drive(operators.revoke_key(self._context, key_id))

@@ -1,0 +1,195 @@
+"""Between the wire's messages and the client's values: models, workers, money and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from quickthaw.client.billing import (
+    Key,
+    LedgerLine,
+    NewKey,
+    Price,
+    PriceTable,
+    Scope,
+    Usage,
+    UsageLine,
+)
+from quickthaw.client.catalog import Component, Model, Registered
+from quickthaw.client.convert import (
+    enum_from_wire,
+    json_from_wire,
+    json_to_wire,
+    state_from_wire,
+    tier_from_wire,
+)
+from quickthaw.client.fleet import (
+    AttemptStatus,
+    Candidate,
+    Decision,
+    Explanation,
+    Refusal,
+    Residency,
+    Worker,
+    WorkerState,
+)
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2
+
+
+def model_from_wire(message: catalog_pb2.Model) -> Model:
+    return Model(
+        id=message.id,
+        family=message.family,
+        snapshot_digest=message.snapshot_digest,
+        snapshot_uri=message.snapshot_uri,
+        components=tuple(Component(c.name, c.digest, c.size_bytes) for c in message.components),
+        working_bytes=message.working_bytes,
+        input_schema=json_from_wire(message.input_schema_json),
+        aliases=tuple(message.aliases),
+        description=message.description,
+        license=message.license,
+        registered_unix_ms=message.registered_unix_ms,
+    )
+
+
+def model_to_wire(model: Model) -> catalog_pb2.Model:
+    return catalog_pb2.Model(
+        id=model.id,
+        aliases=model.aliases,
+        family=model.family,
+        snapshot_digest=model.snapshot_digest,
+        snapshot_uri=model.snapshot_uri,
+        components=[
+            catalog_pb2.Component(name=c.name, digest=c.digest, size_bytes=c.size_bytes)
+            for c in model.components
+        ],
+        working_bytes=model.working_bytes,
+        input_schema_json=json_to_wire(model.input_schema),
+        description=model.description,
+        license=model.license,
+    )
+
+
+def registered_from_wire(message: catalog_pb2.RegisterResponse) -> Registered:
+    return Registered(model_from_wire(message.model), message.changed)
+
+
+def worker_from_wire(message: fleet_pb2.Worker) -> Worker:
+    return Worker(
+        worker_id=message.worker_id,
+        gpu_type=message.gpu_type,
+        state=enum_from_wire(
+            WorkerState, fleet_pb2.WorkerState.Name, "WORKER_STATE_", message.state
+        ),
+        vram_bytes=message.vram_bytes,
+        vram_used_bytes=message.vram_used_bytes,
+        pinned_bytes=message.pinned_bytes,
+        pinned_used_bytes=message.pinned_used_bytes,
+        residency=tuple(
+            Residency(r.digest, tier_from_wire(r.tier), r.size_bytes) for r in message.residency
+        ),
+        attempts=tuple(
+            AttemptStatus(a.attempt_id, a.request_id, state_from_wire(a.state), a.metered_ms)
+            for a in message.attempts
+        ),
+        labels=dict(message.labels),
+        attached_unix_ms=message.attached_unix_ms,
+        last_heartbeat_unix_ms=message.last_heartbeat_unix_ms,
+        rate_nanodollars_per_second=message.rate_nanodollars_per_second,
+        version=message.version,
+        resident_models=tuple(message.resident_models),
+    )
+
+
+def explanation_from_wire(message: fleet_pb2.ExplainResponse) -> Explanation:
+    return Explanation(
+        message.request_id, tuple(_decision_from_wire(decision) for decision in message.decisions)
+    )
+
+
+def _decision_from_wire(message: fleet_pb2.Decision) -> Decision:
+    return Decision(
+        attempt=message.attempt,
+        decided_unix_ms=message.decided_unix_ms,
+        chosen_worker_id=message.chosen_worker_id,
+        candidates=tuple(
+            Candidate(
+                worker_id=c.worker_id,
+                score_seconds=c.score_seconds,
+                drain_seconds=c.drain_seconds,
+                load_seconds=c.load_seconds,
+                run_seconds=c.run_seconds,
+                load_term_seconds=c.load_term_seconds,
+                price_term_seconds=c.price_term_seconds,
+                eviction_term_seconds=c.eviction_term_seconds,
+                start_tier=tier_from_wire(c.start_tier),
+                evict_digests=tuple(c.evict_digests),
+            )
+            for c in message.candidates
+        ),
+        refusals=tuple(Refusal(r.worker_id, r.reason, r.detail) for r in message.refusals),
+        tie_break=message.tie_break,
+    )
+
+
+def ledger_line_from_wire(message: billing_pb2.LedgerLine) -> LedgerLine:
+    return LedgerLine(
+        attempt_id=message.attempt_id,
+        request_id=message.request_id,
+        tenant=message.tenant,
+        model=message.model,
+        worker_id=message.worker_id,
+        gpu_type=message.gpu_type,
+        attempt=message.attempt,
+        outcome=state_from_wire(message.outcome),
+        closed_unix_ms=message.closed_unix_ms,
+        metered_ms=message.metered_ms,
+        billed_ms=message.billed_ms,
+        rate_nanodollars_per_second=message.rate_nanodollars_per_second,
+        price_nanodollars=message.price_nanodollars,
+        price_version=message.price_version,
+        waiver=message.waiver,
+    )
+
+
+def usage_from_wire(message: billing_pb2.GetUsageResponse) -> Usage:
+    def line(part: billing_pb2.UsageLine) -> UsageLine:
+        return UsageLine(
+            model=part.model,
+            gpu_type=part.gpu_type,
+            requests=part.requests,
+            attempts=part.attempts,
+            metered_ms=part.metered_ms,
+            billed_ms=part.billed_ms,
+            price_nanodollars=part.price_nanodollars,
+        )
+
+    return Usage(message.tenant, tuple(line(part) for part in message.lines), line(message.total))
+
+
+def prices_from_wire(message: billing_pb2.GetPricesResponse) -> PriceTable:
+    return PriceTable(
+        message.version,
+        tuple(Price(p.gpu_type, p.rate_nanodollars_per_second) for p in message.prices),
+    )
+
+
+def key_from_wire(message: billing_pb2.Key) -> Key:
+    return Key(
+        key_id=message.key_id,
+        tenant=message.tenant,
+        scopes=scopes_from_wire(message.scopes),
+        label=message.label,
+        created_unix_ms=message.created_unix_ms,
+        expires_unix_ms=message.expires_unix_ms,
+        revoked_unix_ms=message.revoked_unix_ms,
+    )
+
+
+def scopes_from_wire(numbers: Iterable[billing_pb2.Scope.ValueType]) -> tuple[Scope, ...]:
+    return tuple(
+        enum_from_wire(Scope, billing_pb2.Scope.Name, "SCOPE_", number) for number in numbers
+    )
+
+
+def new_key_from_wire(message: billing_pb2.CreateKeyResponse) -> NewKey:
+    return NewKey(key_from_wire(message.key), message.secret)

@@ -1,0 +1,150 @@
+"""The calls on models, workers, decisions, money and keys, once for both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quickthaw.client import methods
+from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
+from quickthaw.client.catalog import Model, Registered
+from quickthaw.client.convert import scope_to_wire
+from quickthaw.client.convert_operators import (
+    explanation_from_wire,
+    key_from_wire,
+    ledger_line_from_wire,
+    model_from_wire,
+    model_to_wire,
+    new_key_from_wire,
+    prices_from_wire,
+    registered_from_wire,
+    usage_from_wire,
+    worker_from_wire,
+)
+from quickthaw.client.fleet import Explanation, Worker
+from quickthaw.client.inference import PAGE_SIZE
+from quickthaw.client.retry import Context, call_with_retry
+from quickthaw.client.steps import Item, Iteration, Operation
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A span of time and whose; 0 and the empty text leave it open."""
+
+    tenant: str = ""
+    """Empty for the caller's own; another's needs the scope `admin`."""
+    from_unix_ms: int = 0
+    """Inclusive."""
+    until_unix_ms: int = 0
+    """Exclusive; 0 for now."""
+
+
+def get_model(context: Context, model: str) -> Operation[Model]:
+    message = catalog_pb2.GetModelRequest(id=model)
+    return model_from_wire((yield from call_with_retry(context, methods.GET_MODEL, message)))
+
+
+def list_models(context: Context) -> Iteration[Model, None]:
+    message = catalog_pb2.ListModelsRequest()
+    message.page.size = PAGE_SIZE
+    while True:
+        answer = yield from call_with_retry(context, methods.LIST_MODELS, message)
+        for model in answer.models:
+            yield Item(model_from_wire(model))
+        if not answer.next_page_token:
+            return
+        message.page.token = answer.next_page_token
+
+
+def register_model(context: Context, model: Model) -> Operation[Registered]:
+    message = catalog_pb2.RegisterRequest(model=model_to_wire(model))
+    return registered_from_wire((yield from call_with_retry(context, methods.REGISTER, message)))
+
+
+def remove_model(context: Context, model: str) -> Operation[None]:
+    yield from call_with_retry(context, methods.REMOVE, catalog_pb2.RemoveRequest(id=model))
+
+
+def list_workers(context: Context) -> Operation[tuple[Worker, ...]]:
+    message = fleet_pb2.ListWorkersRequest()
+    answer = yield from call_with_retry(context, methods.LIST_WORKERS, message)
+    return tuple(worker_from_wire(worker) for worker in answer.workers)
+
+
+def drain(context: Context, worker_id: str, stop: bool) -> Operation[Worker]:
+    message = fleet_pb2.DrainRequest(worker_id=worker_id, stop=stop)
+    answer = yield from call_with_retry(context, methods.DRAIN, message)
+    return worker_from_wire(answer.worker)
+
+
+def cordon(context: Context, worker_id: str) -> Operation[Worker]:
+    message = fleet_pb2.CordonRequest(worker_id=worker_id)
+    answer = yield from call_with_retry(context, methods.CORDON, message)
+    return worker_from_wire(answer.worker)
+
+
+def uncordon(context: Context, worker_id: str) -> Operation[Worker]:
+    message = fleet_pb2.UncordonRequest(worker_id=worker_id)
+    answer = yield from call_with_retry(context, methods.UNCORDON, message)
+    return worker_from_wire(answer.worker)
+
+
+def explain(context: Context, request_id: str) -> Operation[Explanation]:
+    message = fleet_pb2.ExplainRequest(request_id=request_id)
+    return explanation_from_wire((yield from call_with_retry(context, methods.EXPLAIN, message)))
+
+
+def usage(context: Context, period: Period) -> Operation[Usage]:
+    message = billing_pb2.GetUsageRequest(
+        tenant=period.tenant,
+        from_unix_ms=period.from_unix_ms,
+        until_unix_ms=period.until_unix_ms,
+    )
+    return usage_from_wire((yield from call_with_retry(context, methods.GET_USAGE, message)))
+
+
+def ledger(context: Context, period: Period, request_id: str) -> Iteration[LedgerLine, None]:
+    message = billing_pb2.ListLedgerRequest(
+        tenant=period.tenant,
+        from_unix_ms=period.from_unix_ms,
+        until_unix_ms=period.until_unix_ms,
+        request_id=request_id,
+    )
+    message.page.size = PAGE_SIZE
+    while True:
+        answer = yield from call_with_retry(context, methods.LIST_LEDGER, message)
+        for line in answer.lines:
+            yield Item(ledger_line_from_wire(line))
+        if not answer.next_page_token:
+            return
+        message.page.token = answer.next_page_token
+
+
+def prices(context: Context) -> Operation[PriceTable]:
+    message = billing_pb2.GetPricesRequest()
+    return prices_from_wire((yield from call_with_retry(context, methods.GET_PRICES, message)))
+
+
+def create_key(
+    context: Context, tenant: str, scopes: Sequence[Scope], label: str, expires_unix_ms: int
+) -> Operation[NewKey]:
+    message = billing_pb2.CreateKeyRequest(
+        tenant=tenant,
+        scopes=[scope_to_wire(scope) for scope in scopes],
+        label=label,
+        expires_unix_ms=expires_unix_ms,
+    )
+    return new_key_from_wire((yield from call_with_retry(context, methods.CREATE_KEY, message)))
+
+
+def list_keys(context: Context, tenant: str) -> Operation[tuple[Key, ...]]:
+    message = billing_pb2.ListKeysRequest(tenant=tenant)
+    answer = yield from call_with_retry(context, methods.LIST_KEYS, message)
+    return tuple(key_from_wire(key) for key in answer.keys)
+
+
+def revoke_key(context: Context, key_id: str) -> Operation[Key]:
+    message = billing_pb2.RevokeKeyRequest(key_id=key_id)
+    answer = yield from call_with_retry(context, methods.REVOKE_KEY, message)
+    return key_from_wire(answer.key)

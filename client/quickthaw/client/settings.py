@@ -1,0 +1,107 @@
+"""Where the platform is and which key opens it: arguments, then the environment, then `up`'s files.
+
+`quickthaw up` writes `run.json` into its data directory; a caller on the same machine needs no
+configuration. This is the only module of the client that reads the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quickthaw.wire.errors import SettingsInvalid
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A scheduler and a key for it."""
+
+    target: str
+    """HOST:PORT."""
+    key: str
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """What `quickthaw up` says about itself in DATA_DIR/run.json."""
+
+    grpc: str
+    http: str
+    metrics: str
+    key_file: Path
+    pid: int
+
+    @classmethod
+    def read(cls, data_dir: Path) -> RunFile | None:
+        """None where no platform has been started. Raises SettingsInvalid if it is unreadable."""
+        path = data_dir / RUN_FILE
+        try:
+            content = json.loads(path.read_text())
+            return cls(
+                grpc=str(content["grpc"]),
+                http=str(content["http"]),
+                metrics=str(content["metrics"]),
+                key_file=Path(content["key_file"]),
+                pid=int(content["pid"]),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsInvalid(
+                f"{path} cannot be read ({error}); remove it and start `quickthaw up` again"
+            ) from error
+
+
+def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """`$QUICKTHAW_DATA_DIR`, else `~/.local/share/quickthaw`."""
+    if configured := environ.get("QUICKTHAW_DATA_DIR"):
+        return Path(configured).expanduser()
+    return Path.home() / ".local" / "share" / "quickthaw"
+
+
+def find_endpoint(
+    grpc: str | None = None,
+    key: str | None = None,
+    data_dir: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Endpoint:
+    """The platform to talk to.
+
+    `grpc` is `HOST:PORT`, or `grpcs://HOST:PORT` for TLS; without it `$QUICKTHAW_GRPC`, then the
+    run file of `data_dir`. `key`, then `$QUICKTHAW_KEY`, then the run file's key file, which is
+    used for the run file's own address only: a local admin key is never sent elsewhere. A
+    `data_dir` that the caller names goes before the environment. Raises SettingsInvalid.
+    """
+    run_file = RunFile.read(data_dir or default_data_dir(environ))
+    from_environment = environ.get("QUICKTHAW_GRPC") if data_dir is None else None
+    address = grpc or from_environment or (run_file.grpc if run_file else None)
+    if address is None:
+        raise SettingsInvalid(
+            f"no platform is running in {data_dir or default_data_dir(environ)}: start one with "
+            "`quickthaw up`, or name one with QUICKTHAW_GRPC=HOST:PORT"
+        )
+    target = address.removeprefix("grpcs://")
+    local = run_file if run_file is not None and run_file.grpc == target else None
+    secret = key or (environ.get("QUICKTHAW_KEY") if data_dir is None or local is None else None)
+    if not secret and local is not None:
+        secret = read_key_file(local.key_file)
+    if not secret:
+        raise SettingsInvalid(f"no key for {target}: set QUICKTHAW_KEY, or pass `key`")
+    return Endpoint(target, secret, tls=address.startswith("grpcs://"))
+
+
+def read_key_file(path: Path) -> str:
+    """Raises SettingsInvalid if there is no such file or nothing in it."""
+    try:
+        secret = path.read_text().strip()
+    except OSError as error:
+        raise SettingsInvalid(f"the key file {path} cannot be read: {error.strerror}") from error
+    if not secret:
+        raise SettingsInvalid(f"the key file {path} is empty")
+    return secret
