@@ -1,0 +1,1 @@
+"""One process per GPU: takes attempts from the scheduler, brings models up, runs them."""

@@ -1,0 +1,110 @@
+"""Outputs to the blob store: `artifacts/<request id>/<name>`, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from quickthaw.wire.errors import SettingsInvalid, StorageFull, StoreUnavailable
+from quickthaw.worker.attempts import OutputFile, StoredArtifact
+
+ARTIFACT_PREFIX = "artifacts"
+
+# The object store's library reports the operating system's text, not its number.
+_FULL_TEXTS = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def open_store(url: str) -> ObjectStore:
+    """A folder (made if missing), `file://` URL or object-store URL. Raises SettingsInvalid."""
+    scheme = urlsplit(url).scheme
+    try:
+        if scheme in ("", "file"):
+            folder = Path(unquote(urlsplit(url).path) if scheme else url).absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            return LocalStore(folder, automatic_cleanup=False)
+        return from_url(url)
+    except (OSError, ValueError, obstore.exceptions.BaseError) as error:
+        raise SettingsInvalid(
+            f"--blob-store {url!r} cannot be opened: {error}; give a folder, a file:// URL or an "
+            "object-store URL such as s3://bucket/prefix"
+        ) from error
+
+
+class ArtifactStore:
+    """`name` is how errors call the store: its folder or URL. Uploads never exceed `uploads_max`
+    at once, whatever the number of files."""
+
+    def __init__(self, store: ObjectStore, name: str, uploads_max: int = 4) -> None:
+        self._store = store
+        self._name = name
+        self._slots = asyncio.Semaphore(uploads_max)
+
+    async def put_all(
+        self, request_id: str, files: Sequence[OutputFile]
+    ) -> tuple[StoredArtifact, ...]:
+        """Stores the outputs of one request; none stay behind if one fails.
+
+        A second attempt of the same request replaces the first one's files. Raises StorageFull or
+        StoreUnavailable.
+        """
+        done = await asyncio.gather(
+            *(self._put(request_id, file) for file in files), return_exceptions=True
+        )
+        failed = [result for result in done if isinstance(result, BaseException)]
+        if failed:
+            stored = [result for result in done if isinstance(result, StoredArtifact)]
+            await self._remove([artifact.uri for artifact in stored])
+            raise failed[0]
+        return tuple(result for result in done if isinstance(result, StoredArtifact))
+
+    async def _put(self, request_id: str, file: OutputFile) -> StoredArtifact:
+        key = f"{ARTIFACT_PREFIX}/{request_id}/{file.name}"
+        try:
+            async with self._slots:
+                # A put is atomic: object stores make it so, and the local store writes a staging
+                # file, which it renames when complete and removes when not.
+                await obstore.put_async(
+                    self._store,
+                    key,
+                    file.data,
+                    attributes=None
+                    if isinstance(self._store, LocalStore)
+                    else {"Content-Type": file.content_type},
+                )
+        except obstore.exceptions.BaseError as error:
+            raise self._named(error, file) from error
+        return StoredArtifact(
+            uri=key,
+            name=file.name,
+            content_type=file.content_type,
+            size_bytes=len(file.data),
+            sha256=hashlib.sha256(file.data).hexdigest(),
+            width=file.width,
+            height=file.height,
+        )
+
+    def _named(self, error: Exception, file: OutputFile) -> StorageFull | StoreUnavailable:
+        text = str(error).partition("\n")[0]  # the rest is the library's own debugging text
+        if any(full in text for full in _FULL_TEXTS):
+            return StorageFull(
+                f"the blob store {self._name} is full: {file.name} ({len(file.data)} bytes) could "
+                "not be stored; free space there, then send the request again",
+                metadata={"store": self._name},
+            )
+        return StoreUnavailable(
+            f"the blob store {self._name} did not take {file.name}: {text}",
+            metadata={"store": self._name},
+        )
+
+    async def _remove(self, keys: list[str]) -> None:
+        if keys:
+            with contextlib.suppress(obstore.exceptions.BaseError):
+                await obstore.delete_async(self._store, keys)

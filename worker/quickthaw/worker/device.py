@@ -1,0 +1,130 @@
+"""What this worker runs on: which device, how much of it, and the host built upon it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.worker.attempts import Tier
+from quickthaw.worker.nvml import Gpu, find_gpu
+from quickthaw.worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from quickthaw.worker.models import ModelHost
+
+_MIB = 1 << 20
+_CUDA_RESERVE_BYTES = 1536 * _MIB
+"""For the CUDA context, libraries' workspaces and what others take: left out of the offer."""
+_CPU_VRAM_FRACTION = 4
+"""A CPU worker offers a quarter of the machine's memory: it is seldom alone there."""
+_STAGING_BYTES = {"cpu": 16 * _MIB, "cuda": 128 * _MIB}
+
+# What a first request would otherwise import while its caller waits (some seconds).
+_PIPELINE_CLASSES = {
+    "sd": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "flux": "FluxPipeline",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChoice:
+    """The device's settings with every question answered."""
+
+    kind: str  # cpu or cuda
+    index: int
+    gpu_type: str
+    vram_bytes: int
+    pinned_bytes: int
+    gpu: Gpu | None
+
+
+def memory_bytes() -> int:
+    """Of this machine, or of the control group if that allows less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such group, or "max"
+        return physical
+    return min(physical, limit)
+
+
+def choose_device(
+    settings: WorkerSettings,
+    gpu_of: Callable[[int], Gpu | None] = find_gpu,
+    ram_bytes: int | None = None,
+) -> DeviceChoice:
+    """Fills in what the settings left open. Raises SettingsInvalid for a device not there."""
+    ram_bytes = memory_bytes() if ram_bytes is None else ram_bytes
+    kind, _, number = settings.device.partition(":")
+    index = int(number or 0)
+    gpu = None if kind == "cpu" else gpu_of(index)
+    if kind == "auto":
+        kind = "cpu" if gpu is None else "cuda"
+    if kind == "cpu":
+        return DeviceChoice(
+            kind="cpu",
+            index=0,
+            gpu_type=settings.gpu_type or "cpu",
+            vram_bytes=settings.vram_bytes or ram_bytes // _CPU_VRAM_FRACTION,
+            pinned_bytes=settings.pinned_bytes or min(1024 * _MIB, max(64 * _MIB, ram_bytes // 64)),
+            gpu=None,
+        )
+    if gpu is None and (settings.vram_bytes is None or settings.gpu_type is None):
+        raise SettingsInvalid(
+            f"--device is {settings.device!r}, but NVML finds no such GPU; check nvidia-smi, "
+            "install quickthaw[gpu], or give --gpu-type and --vram-bytes as well"
+        )
+    offered = gpu.total_bytes - _CUDA_RESERVE_BYTES if gpu is not None else 0
+    return DeviceChoice(
+        kind="cuda",
+        index=index,
+        gpu_type=settings.gpu_type or (gpu.type_name if gpu is not None else ""),
+        vram_bytes=settings.vram_bytes or offered,
+        pinned_bytes=settings.pinned_bytes or ram_bytes * 2 // 5,
+        gpu=gpu,
+    )
+
+
+def build_host(
+    settings: WorkerSettings, choice: DeviceChoice, on_evicted: Callable[[Tier], None]
+) -> ModelHost:
+    """Imports torch, maps and registers the slab, and opens the local snapshots. Takes seconds.
+
+    Raises SettingsInvalid if the device or the slab cannot be had.
+    """
+    import torch
+
+    from quickthaw.snapshot import Loader, SnapshotStore
+    from quickthaw.snapshot.device import CpuDevice, Device
+    from quickthaw.snapshot.slab import Slab
+    from quickthaw.worker.models import ModelHost
+
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    device: Device
+    if choice.kind == "cuda":
+        from quickthaw.snapshot.cuda import CudaDevice
+
+        total = torch.cuda.mem_get_info(choice.index)[1]
+        device = CudaDevice(choice.index, reserve_bytes=max(0, total - choice.vram_bytes))
+    else:
+        device = CpuDevice(choice.vram_bytes)
+    staging_bytes = _STAGING_BYTES[choice.kind]
+    slab = Slab(choice.pinned_bytes + staging_bytes, device=device, staging_bytes=staging_bytes)
+    store = SnapshotStore(settings.snapshot_store)
+    loader = Loader(store, device, slab)
+    _import_pipelines(settings.families)
+    return ModelHost(store, loader, device, slab, verify=settings.verify, on_evicted=on_evicted)
+
+
+def _import_pipelines(families: tuple[str, ...]) -> None:
+    diffusers = importlib.import_module("diffusers")
+    for family in families:
+        if (name := _PIPELINE_CLASSES.get(family)) is not None:
+            getattr(diffusers, name)

@@ -1,0 +1,158 @@
+"""The engine of the families that draw: one thread loads, others run, the event loop stays free."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from quickthaw.wire.errors import EngineFailed, QuickthawError
+from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult, Tier
+from quickthaw.worker.families import adapter
+from quickthaw.worker.ports import Clock, RunSink, RunStopped, StopSignal
+from quickthaw.worker.residency import Resident, TierSpeeds
+
+if TYPE_CHECKING:
+    from quickthaw.worker.models import ModelHost
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+
+class DiffusionEngine:
+    """Loads and runs on one device, with at most `concurrency` runs at once.
+
+    `build` makes the host; it runs in the loader's thread, because it imports torch and touches the
+    slab, and whatever is loaded waits for it. `on_residency` is called on the event loop with
+    everything that is resident, after each change and before the load that made it returns.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], ModelHost],
+        concurrency: int,
+        clock: Clock,
+        speeds: TierSpeeds,
+        on_residency: Callable[[list[Resident]], None],
+    ) -> None:
+        self._build = build
+        self._clock = clock
+        self._speeds = speeds
+        self._on_residency = on_residency
+        self._host: ModelHost | None = None
+        self._loads = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._runs = ThreadPoolExecutor(concurrency, thread_name_prefix="runner")
+
+    async def start(self, prepare: tuple[str, ...]) -> None:
+        """Builds the host and prepares these snapshots. Raises what building raises."""
+        loop = asyncio.get_running_loop()
+
+        def begin() -> None:
+            host = self._build()
+            for digest in prepare:
+                host.prepare(digest)
+            self._host = host
+            self._tell(loop, host)
+
+        await self._in_loader(begin)
+
+    async def load(self, assignment: Assignment, stop: StopSignal) -> LoadSummary | NoRoomYet:
+        loop = asyncio.get_running_loop()
+
+        def bring_up() -> LoadSummary | NoRoomYet:
+            host = self._require()
+            try:
+                return host.load(assignment, stop)
+            finally:
+                self._tell(loop, host)
+
+        result = await self._in_loader(bring_up)
+        if isinstance(result, LoadSummary):
+            self._speeds.observe(result)
+        return result
+
+    async def run(
+        self, assignment: Assignment, sink: RunSink, stop: StopSignal
+    ) -> tuple[RunResult, float]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._runs, self._run, loop, assignment, sink, stop)
+
+    def release(self, attempt_id: str) -> None:
+        if self._host is not None:
+            self._host.release(attempt_id)
+
+    async def unload(self, digests: tuple[str, ...], tier: Tier) -> None:
+        loop = asyncio.get_running_loop()
+
+        def free() -> None:
+            host = self._require()
+            host.unload(digests, tier)
+            self._tell(loop, host)
+
+        await self._in_loader(free)
+
+    async def close(self) -> None:
+        """Nothing may be running or loading."""
+
+        def end() -> None:
+            if self._host is not None:
+                self._host.close()
+
+        await self._in_loader(end)
+        self._loads.shutdown()
+        self._runs.shutdown()
+
+    async def _in_loader(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._loads, work)
+
+    def _require(self) -> ModelHost:
+        if self._host is None:
+            raise EngineFailed("the worker could not prepare its device; its log says why")
+        return self._host
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, host: ModelHost) -> None:
+        loop.call_soon_threadsafe(self._on_residency, host.residents())
+
+    def _run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        assignment: Assignment,
+        sink: RunSink,
+        stop: StopSignal,
+    ) -> tuple[RunResult, float]:
+        # Imported here because the event loop's thread must not wait for torch.
+        import torch
+
+        from quickthaw.worker.drawing import draw
+        from quickthaw.worker.models import out_of_memory
+
+        host = self._require()
+        try:
+            loaded, reader = host.model_of(assignment)
+            request = reader.read(assignment.input_json)
+            family = adapter(loaded.manifest.family)
+            with host.running(loaded.manifest):
+                for attempt in range(2):
+                    try:
+                        result = draw(
+                            loaded.pipeline, family, request, loaded.manifest.preview, sink, stop
+                        )
+                        break
+                    except torch.OutOfMemoryError as error:
+                        if attempt:
+                            raise out_of_memory(f"running {assignment.model}") from error
+                        host.free_idle()
+                        self._tell(loop, host)
+            return result, self._clock()
+        except (QuickthawError, RunStopped):
+            raise
+        except Exception as error:
+            logger.exception("attempt %s failed", assignment.attempt_id)
+            raise EngineFailed(
+                f"{assignment.model} failed: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            host.release(assignment.attempt_id)

@@ -1,0 +1,5 @@
+"""Stable Diffusion 1.x and 2.x, and whatever is saved as their pipeline."""
+
+from quickthaw.worker.families.base import TextToImage
+
+FAMILY = TextToImage()

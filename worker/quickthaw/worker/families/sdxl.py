@@ -1,0 +1,10 @@
+"""Stable Diffusion XL: both text encoders read the same prompt."""
+
+from quickthaw.worker.families.base import TextToImage
+
+
+class Sdxl(TextToImage):
+    encoder_suffixes = ("", "_2")
+
+
+FAMILY = Sdxl()

@@ -1,0 +1,90 @@
+"""A request's input: checked against the model's own schema, then given types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jsonschema_rs
+
+from quickthaw.wire.errors import FieldViolation, InvalidInput, SnapshotInvalid
+
+VIOLATIONS_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """A text-to-image request, complete: defaults are the model's."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_images: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int | None
+    output_format: str
+    preview_every: int
+
+
+class InputReader:
+    """Reads inputs of one model. `schema`: JSON Schema 2020-12 with defaults on its properties.
+
+    Raises SnapshotInvalid for a schema that cannot be used.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        properties = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
+        self._defaults = {
+            name: rule["default"] for name, rule in properties.items() if "default" in rule
+        }
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                dict(schema), retriever=_retrieve_nothing
+            )
+        except ValueError as error:
+            raise SnapshotInvalid(f"the model's input schema is unusable: {error}") from error
+
+    def read(self, input_json: str) -> ImageInput:
+        """Raises InvalidInput, one violation for each thing that is wrong."""
+        try:
+            given = json.loads(input_json or "{}")
+        except ValueError as error:
+            raise InvalidInput(f"input is not JSON: {error}") from error
+        if not isinstance(given, dict):
+            raise InvalidInput("input must be a JSON object")
+        values = {**self._defaults, **cast("dict[str, Any]", given)}
+        self._check(values)
+        size = values.get("image_size", {})
+        return ImageInput(
+            prompt=values["prompt"],
+            negative_prompt=values.get("negative_prompt") or "",
+            width=size["width"],
+            height=size["height"],
+            num_images=values.get("num_images", 1),
+            num_inference_steps=values["num_inference_steps"],
+            guidance_scale=float(values["guidance_scale"]),
+            seed=values.get("seed"),
+            output_format=values.get("output_format", "png"),
+            preview_every=values.get("preview_every", 0),
+        )
+
+    def _check(self, values: dict[str, Any]) -> None:
+        violations: list[FieldViolation] = []
+        for error in self._validator.iter_errors(values):
+            path = ".".join(("input", *(str(part) for part in error.instance_path)))
+            violations.append(FieldViolation(path, error.message))
+            if len(violations) == VIOLATIONS_MAX:
+                break
+        if violations:
+            told = "; ".join(f"{line.field}: {line.description}" for line in violations)
+            raise InvalidInput(
+                f"input does not fit the model: {told}", violations=tuple(violations)
+            )
+
+
+def _retrieve_nothing(uri: str) -> Any:
+    raise ValueError(f"it refers to {uri}, and schemas must stand alone")

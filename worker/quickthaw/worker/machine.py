@@ -1,0 +1,350 @@
+"""What happens to the attempts of one worker: events in, commands out, no clock and no I/O.
+
+Times are seconds of one monotonic clock, passed in; metered time is the whole milliseconds between
+the start of a run and its end. Loads begin one at a time, in order of assignment, and at most
+`concurrency` models wait loaded while others run, so a load overlaps the run before it without
+filling the device with models that cannot run yet. A snapshot runs once at a time, for pipelines
+are not re-entrant; the next attempt waits with its meter closed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import assert_never
+
+from quickthaw.worker.attempts import (
+    Assigned,
+    Assignment,
+    BeginLoad,
+    BeginRun,
+    BeginStore,
+    CancelAll,
+    CancelRequested,
+    Command,
+    EndsAcknowledged,
+    Event,
+    Failure,
+    LeaseExpired,
+    LoadReturned,
+    LoadSummary,
+    NoRoomYet,
+    Outcome,
+    Phase,
+    ReleaseModel,
+    Revoked,
+    RunResult,
+    RunReturned,
+    Status,
+    Stopped,
+    StopWork,
+    StoredArtifact,
+    StoreReturned,
+    TellFinished,
+    TellLoading,
+    TellRunning,
+)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    assignment: Assignment
+    phase: Phase = Phase.ASSIGNED
+    load_began: float = 0.0
+    load_ms: int = 0
+    load: LoadSummary | None = None
+    run_began: float = 0.0
+    metered_ms: int = 0
+    cancel_reason: str | None = None
+    result: RunResult | None = None
+    blocked: bool = False  # no room until something is released
+    end: TellFinished | None = None
+
+
+def _whole_ms(seconds: float) -> int:
+    return max(0, int(seconds * 1000))
+
+
+class AttemptMachine:
+    """`concurrency`: runs at once. `attempts_max`: attempts held that have not ended."""
+
+    def __init__(self, concurrency: int, attempts_max: int) -> None:
+        self._concurrency = concurrency
+        self._attempts_max = attempts_max
+        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+        # By attempt id, and possibly of attempts that have ended or were revoked meanwhile: a slot
+        # is free again only when the thread behind it has come back.
+        self._loads_in_flight: set[str] = set()
+        self._runs_in_flight: dict[str, str] = {}  # to the snapshot, empty for none
+        self._active = 0  # attempts not ENDED
+        self._waiting: OrderedDict[str, None] = OrderedDict()  # ASSIGNED
+        self._ready: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is assigned or running; ends may still wait for their acknowledgement."""
+        return self._active == 0 and not self._loads_in_flight and not self._runs_in_flight
+
+    @property
+    def running(self) -> int:
+        return len(self._runs_in_flight)
+
+    def unacknowledged(self) -> list[TellFinished]:
+        """Ends that the scheduler has not confirmed, oldest first."""
+        return [attempt.end for attempt in self._attempts.values() if attempt.end is not None]
+
+    def statuses(self, now: float, *, ended: bool = False) -> list[Status]:
+        """One line for every attempt held; those that have ended only if asked for."""
+        lines: list[Status] = []
+        for attempt_id, attempt in self._attempts.items():
+            if attempt.end is not None and not ended:
+                continue
+            if attempt.phase is Phase.RUNNING:
+                # The final figure never falls below one that was reported.
+                attempt.metered_ms = max(attempt.metered_ms, _whole_ms(now - attempt.run_began))
+            lines.append(
+                Status(
+                    attempt_id,
+                    attempt.assignment.request_id,
+                    attempt.phase,
+                    attempt.metered_ms,
+                    attempt.end.outcome if attempt.end else None,
+                )
+            )
+        return lines
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """`now` is when the event happened, which may be a little before it is handled."""
+        commands: list[Command] = []
+        unix_ms = 0
+        match event:
+            case Assigned(assignment, unix_ms, refusal):
+                self._assigned(assignment, refusal, now, commands)
+            case LoadReturned(attempt_id, load, unix_ms):
+                self._load_returned(attempt_id, load, now, commands)
+            case RunReturned(attempt_id, run, unix_ms):
+                self._run_returned(attempt_id, run, now, commands)
+            case StoreReturned(attempt_id, stored):
+                attempt = self._attempts.get(attempt_id)
+                if attempt is not None and attempt.phase is Phase.STORING:
+                    if isinstance(stored, Failure):
+                        self._end(attempt, Outcome.FAILED, commands, failure=stored)
+                    else:
+                        self._end(attempt, Outcome.SUCCEEDED, commands, artifacts=stored)
+            case CancelRequested(attempt_id, reason):
+                if (attempt := self._attempts.get(attempt_id)) is not None:
+                    self._cancel(attempt, reason, commands)
+            case CancelAll(reason):
+                for attempt in list(self._attempts.values()):
+                    self._cancel(attempt, reason, commands)
+            case Revoked(attempt_ids):
+                for attempt_id in attempt_ids:
+                    self._forget(attempt_id, commands)
+            case LeaseExpired():
+                # Ends stay: that work is done, and the scheduler may still want it.
+                for attempt_id, attempt in list(self._attempts.items()):
+                    if attempt.phase is not Phase.ENDED:
+                        self._forget(attempt_id, commands)
+            case EndsAcknowledged(attempt_ids):
+                for attempt_id in attempt_ids:
+                    known = self._attempts.get(attempt_id)
+                    if known is not None and known.phase is Phase.ENDED:
+                        del self._attempts[attempt_id]
+            case _:
+                assert_never(event)
+        self._advance(now, unix_ms, commands)
+        return commands
+
+    # ---- single events -------------------------------------------------------------------------
+
+    def _assigned(
+        self, assignment: Assignment, refusal: Failure | None, now: float, commands: list[Command]
+    ) -> None:
+        if assignment.attempt_id in self._attempts:
+            return  # said again after a reconnect
+        attempt = _Attempt(assignment, load_began=now)
+        self._attempts[assignment.attempt_id] = attempt
+        self._active += 1
+        self._waiting[assignment.attempt_id] = None
+        if refusal is None and self._active > self._attempts_max:
+            message = f"the worker already holds {self._attempts_max} attempts; try again later"
+            refusal = Failure("QUEUE_FULL", message, retryable=True)
+        if refusal is not None:
+            self._end(attempt, Outcome.FAILED, commands, failure=refusal)
+
+    def _load_returned(
+        self,
+        attempt_id: str,
+        result: LoadSummary | NoRoomYet | Failure,
+        now: float,
+        commands: list[Command],
+    ) -> None:
+        self._loads_in_flight.discard(attempt_id)
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None or attempt.phase is not Phase.LOADING:
+            if isinstance(result, LoadSummary):
+                commands.append(ReleaseModel(attempt_id))
+            self._unblock()
+            return
+        match result:
+            case LoadSummary():
+                attempt.load = result
+                attempt.load_ms = _whole_ms(now - attempt.load_began)
+                attempt.phase = Phase.READY
+                self._ready[attempt_id] = None
+            case NoRoomYet():
+                attempt.phase = Phase.ASSIGNED
+                # With nothing left that could make room the load is tried at once, and told for
+                # good whether the model fits.
+                attempt.blocked = bool(self._runs_in_flight or self._ready)
+                self._waiting[attempt_id] = None
+                self._waiting.move_to_end(attempt_id, last=False)
+            case Failure():
+                attempt.load_ms = _whole_ms(now - attempt.load_began)
+                self._end(attempt, Outcome.FAILED, commands, failure=result)
+            case _:
+                assert_never(result)
+
+    def _run_returned(
+        self,
+        attempt_id: str,
+        result: RunResult | Stopped | Failure,
+        now: float,
+        commands: list[Command],
+    ) -> None:
+        self._runs_in_flight.pop(attempt_id, None)
+        self._unblock()
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None or attempt.phase is not Phase.RUNNING:
+            return
+        attempt.metered_ms = max(attempt.metered_ms, _whole_ms(now - attempt.run_began))
+        match result:
+            case RunResult():
+                attempt.result = result
+                attempt.phase = Phase.STORING
+                commands.append(BeginStore(attempt.assignment, result.files))
+            case Stopped():
+                self._end(
+                    attempt,
+                    Outcome.CANCELLED,
+                    commands,
+                    failure=Failure("CANCELLED", attempt.cancel_reason or "cancelled"),
+                )
+            case Failure():
+                self._end(attempt, Outcome.FAILED, commands, failure=result)
+            case _:
+                assert_never(result)
+
+    def _cancel(self, attempt: _Attempt, reason: str, commands: list[Command]) -> None:
+        match attempt.phase:
+            case Phase.RUNNING:
+                attempt.cancel_reason = reason
+                commands.append(StopWork(attempt.assignment.attempt_id))
+            case Phase.ASSIGNED | Phase.LOADING | Phase.READY:
+                self._let_go(attempt, commands)
+                failure = Failure("CANCELLED", reason or "cancelled")
+                self._end(attempt, Outcome.CANCELLED, commands, failure=failure)
+            case Phase.STORING | Phase.ENDED:
+                pass  # the run is done and metered; the result stands
+            case _:
+                assert_never(attempt.phase)
+
+    def _forget(self, attempt_id: str, commands: list[Command]) -> None:
+        attempt = self._attempts.pop(attempt_id, None)
+        if attempt is None:
+            return
+        if attempt.phase is not Phase.ENDED:
+            self._active -= 1
+            self._let_go(attempt, commands)
+        self._waiting.pop(attempt_id, None)
+        self._ready.pop(attempt_id, None)
+
+    def _let_go(self, attempt: _Attempt, commands: list[Command]) -> None:
+        attempt_id = attempt.assignment.attempt_id
+        if attempt.phase in (Phase.LOADING, Phase.RUNNING):
+            commands.append(StopWork(attempt_id))
+        elif attempt.phase is Phase.READY:
+            commands.append(ReleaseModel(attempt_id))
+            self._unblock()
+
+    def _end(
+        self,
+        attempt: _Attempt,
+        outcome: Outcome,
+        commands: list[Command],
+        *,
+        failure: Failure | None = None,
+        artifacts: tuple[StoredArtifact, ...] = (),
+    ) -> None:
+        assignment, result = attempt.assignment, attempt.result
+        attempt.phase = Phase.ENDED
+        attempt.result = None  # the outputs' bytes need not wait for the acknowledgement
+        self._active -= 1
+        self._waiting.pop(assignment.attempt_id, None)
+        self._ready.pop(assignment.attempt_id, None)
+        attempt.end = TellFinished(
+            attempt_id=assignment.attempt_id,
+            request_id=assignment.request_id,
+            outcome=outcome,
+            metered_ms=attempt.metered_ms,
+            load_ms=attempt.load_ms,
+            load=attempt.load,
+            first_step_seconds=result.first_step_seconds if result else 0.0,
+            output_json=result.output_json if result and outcome is Outcome.SUCCEEDED else "",
+            artifacts=artifacts,
+            failure=failure,
+            seed=result.seed if result else None,
+        )
+        commands.append(attempt.end)
+
+    # ---- what can begin now --------------------------------------------------------------------
+
+    def _unblock(self) -> None:
+        for attempt_id in self._waiting:
+            self._attempts[attempt_id].blocked = False
+
+    def _advance(self, now: float, unix_ms: int, commands: list[Command]) -> None:
+        while (attempt_id := self._next_ready()) is not None:
+            del self._ready[attempt_id]
+            attempt = self._attempts[attempt_id]
+            if self._expire(attempt, unix_ms, commands):
+                continue
+            attempt.phase = Phase.RUNNING
+            attempt.run_began = now
+            self._runs_in_flight[attempt_id] = attempt.assignment.snapshot_digest
+            commands.append(TellRunning(attempt_id, attempt.load or LoadSummary(), attempt.load_ms))
+            commands.append(BeginRun(attempt.assignment))
+        while self._waiting and not self._loads_in_flight and len(self._ready) < self._concurrency:
+            attempt_id = next(iter(self._waiting))
+            attempt = self._attempts[attempt_id]
+            if self._expire(attempt, unix_ms, commands):
+                continue
+            if attempt.blocked:
+                break
+            del self._waiting[attempt_id]
+            attempt.phase = Phase.LOADING
+            attempt.load_began = now
+            self._loads_in_flight.add(attempt_id)
+            commands.append(TellLoading(attempt_id))
+            commands.append(BeginLoad(attempt.assignment))
+
+    def _next_ready(self) -> str | None:
+        if len(self._runs_in_flight) >= self._concurrency:
+            return None
+        running = set(self._runs_in_flight.values()) - {""}
+        for attempt_id in self._ready:
+            if self._attempts[attempt_id].assignment.snapshot_digest not in running:
+                return attempt_id
+        return None
+
+    def _expire(self, attempt: _Attempt, unix_ms: int, commands: list[Command]) -> bool:
+        """Ends an attempt whose deadline has passed before it began; True if it did."""
+        deadline_unix_ms = attempt.assignment.deadline_unix_ms
+        if not unix_ms or not deadline_unix_ms or unix_ms < deadline_unix_ms:
+            return False
+        if attempt.phase is Phase.READY:
+            commands.append(ReleaseModel(attempt.assignment.attempt_id))
+            self._unblock()
+        message = "the request's deadline passed before the worker could run it"
+        self._end(attempt, Outcome.FAILED, commands, failure=Failure("DEADLINE_EXPIRED", message))
+        return True

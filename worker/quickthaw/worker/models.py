@@ -1,0 +1,359 @@
+"""The models on this worker's device: brings them up, keeps them, makes room for the next.
+
+A loaded pipeline is kept after its request, so that the next one starts at once. It is let go when
+its components are evicted: as the scheduler said in Assign, and beyond that the least recently used
+first. What an attempt uses is never evicted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import torch
+
+from quickthaw.snapshot import LoadedModel, Loader, LoadReport, SnapshotStore, plan
+from quickthaw.snapshot import Tier as StoreTier
+from quickthaw.snapshot.device import Device
+from quickthaw.snapshot.manifest import Manifest
+from quickthaw.snapshot.slab import Slab
+from quickthaw.wire.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    ModelCannotFit,
+    NotFound,
+    QuickthawError,
+    ResourceExhausted,
+)
+from quickthaw.worker.attempts import Assignment, ComponentLoad, LoadSummary, NoRoomYet, Tier
+from quickthaw.worker.inputs import InputReader
+from quickthaw.worker.ports import RunStopped, StopSignal
+from quickthaw.worker.residency import LeastRecentlyUsed, Resident, make_room
+
+logger = logging.getLogger(__name__)
+
+_TIER = {
+    StoreTier.VRAM: Tier.VRAM,
+    StoreTier.PINNED: Tier.PINNED,
+    StoreTier.DISK: Tier.DISK,
+    StoreTier.REMOTE: Tier.REMOTE,
+}
+_STORE_TIER = {ours: theirs for theirs, ours in _TIER.items()}
+
+_ROUNDING_BYTES = 4096
+"""What a component may take beyond its bytes: buffers and slab ranges are rounded up."""
+
+
+@dataclass(slots=True)
+class _Model:
+    loaded: LoadedModel
+    users: set[str] = field(default_factory=set[str])  # attempt ids
+
+    @property
+    def digests(self) -> frozenset[str]:
+        return component_digests(self.loaded.manifest)
+
+
+def component_digests(manifest: Manifest) -> frozenset[str]:
+    return frozenset(part.digest for part in manifest.components)
+
+
+class ModelHost:
+    """Thread-safe. `load`, `unload` and `free_idle` exclude one another; the rest is quick.
+
+    `on_evicted` is told the tier of each component that is evicted, from any thread.
+    """
+
+    def __init__(
+        self,
+        store: SnapshotStore,
+        loader: Loader,
+        device: Device,
+        slab: Slab,
+        *,
+        verify: bool,
+        on_evicted: Callable[[Tier], None],
+    ) -> None:
+        self._store = store
+        self._loader = loader
+        self._device = device
+        self._slab = slab
+        self._verify = verify
+        self._on_evicted = on_evicted
+        self._moves = threading.RLock()
+        self._lock = threading.Lock()  # guards what follows
+        self._models: dict[str, _Model] = {}  # by snapshot digest
+        self._readers: dict[str, InputReader] = {}
+        self._order = LeastRecentlyUsed()
+        self._changed = threading.Condition()
+        self._running: set[str] = set()  # components that a run is using right now
+
+    # ---- what is where -------------------------------------------------------------------------
+
+    def residents(self) -> list[Resident]:
+        return [
+            Resident(digest, _TIER[tier], line.nbytes)
+            for digest, line in self._loader.residency().items()
+            for tier in line.tiers
+        ]
+
+    def _in(self, tier: StoreTier) -> list[Resident]:
+        return [line for line in self.residents() if line.tier is _TIER[tier]]
+
+    def _in_use(self) -> frozenset[str]:
+        with self._lock:
+            used = [model.digests for model in self._models.values() if model.users]
+        return frozenset[str]().union(*used)
+
+    # ---- loading -------------------------------------------------------------------------------
+
+    def prepare(self, digest: str) -> None:
+        """Everything of a snapshot but its weights. Raises as `load` does."""
+        self._loader.prepare(digest)
+
+    def load(self, assignment: Assignment, stop: StopSignal) -> LoadSummary | NoRoomYet:
+        """Brings the model up and takes it into use by the attempt, until `release`.
+
+        Raises RunStopped, ModelCannotFit, InvalidArgument, NotFound, SnapshotInvalid,
+        SnapshotCorrupt and ResourceExhausted.
+        """
+        with self._moves:
+            if stop.is_set():
+                raise RunStopped
+            digest = assignment.snapshot_digest
+            manifest = self._manifest(assignment)
+            for unwanted in assignment.evict_digests:
+                self._evict(unwanted, StoreTier.VRAM)
+            summary = self._take_resident(digest, assignment.attempt_id)
+            if summary is None:
+                if not self._make_room(manifest):
+                    if self._in_use():
+                        return NoRoomYet()
+                    raise self._cannot_fit(assignment, manifest)
+                summary = self._bring_up(assignment)
+            with self._lock:
+                self._order.touch(component_digests(manifest))
+            return summary
+
+    def _manifest(self, assignment: Assignment) -> Manifest:
+        digest = assignment.snapshot_digest
+        if digest not in self._store:
+            import_snapshot(self._store, digest, assignment.snapshot_uri)
+        with self._lock:
+            model = self._models.get(digest)
+        manifest = model.loaded.manifest if model else self._store.open(digest).manifest
+        if assignment.family and manifest.family != assignment.family:
+            raise InvalidArgument(
+                f"snapshot {digest[:12]} is of the family {manifest.family!r}, not "
+                f"{assignment.family!r} as the catalog says; register the model again"
+            )
+        return manifest
+
+    def _take_resident(self, digest: str, attempt_id: str) -> LoadSummary | None:
+        with self._lock:
+            model = self._models.get(digest)
+            if model is None:
+                return None
+            model.users.add(attempt_id)
+            loaded = model.loaded
+        parts = {part.digest: part for part in loaded.manifest.components}.values()
+        return LoadSummary(
+            tuple(
+                ComponentLoad(part.name, part.digest, part.data_bytes, Tier.VRAM, "", 0.0, 0.0)
+                for part in parts
+            )
+        )
+
+    def _bring_up(self, assignment: Assignment) -> LoadSummary:
+        digest = assignment.snapshot_digest
+        try:
+            loaded = self._loader.load(digest, verify=self._verify)
+        except (ResourceExhausted, torch.OutOfMemoryError) as error:
+            # Something else took the device's memory, or fragments of it are left.
+            logger.warning("no memory for %s (%s); evicting all that is idle", digest[:12], error)
+            self.free_idle()
+            try:
+                loaded = self._loader.load(digest, verify=self._verify)
+            except torch.OutOfMemoryError as again:
+                raise out_of_memory(f"loading {assignment.model}") from again
+        with self._lock:
+            self._models[digest] = _Model(loaded, {assignment.attempt_id})
+        return summary_of(loaded.report)
+
+    # ---- room ----------------------------------------------------------------------------------
+
+    def _make_room(self, manifest: Manifest) -> bool:
+        """Evicts from VRAM what must go for this load, and from the slab what is in its way."""
+        wanted, in_use = component_digests(manifest), self._in_use()
+        steps = plan(manifest, self._loader.residency())
+        rounding = _ROUNDING_BYTES * len(wanted)
+        # Working memory is an estimate: it is made room for where that can be done, but a load does
+        # not fail for it.
+        weights = steps.missing_bytes + (rounding if steps.missing_bytes else 0)
+        comfortable = weights + manifest.working_set_bytes
+        free = self._device.free_bytes
+        vram = self._in(StoreTier.VRAM)
+        room = make_room(comfortable, free, vram, in_use, wanted, self._order)
+        if room.short_bytes > manifest.working_set_bytes:
+            return False
+        for digest in room.evict:
+            self._evict(digest, StoreTier.VRAM)
+        from_disk = steps.bytes_from(StoreTier.DISK)
+        if from_disk:
+            needed = min(from_disk + rounding, self._slab.total_bytes)
+            pinned = self._in(StoreTier.PINNED)
+            spare = make_room(needed, self._slab.free_bytes, pinned, (), wanted, self._order)
+            for digest in spare.evict:
+                self._evict(digest, StoreTier.PINNED)
+        return True
+
+    def _cannot_fit(self, assignment: Assignment, manifest: Manifest) -> ModelCannotFit:
+        return ModelCannotFit(
+            f"{assignment.model} has {manifest.weight_bytes} bytes of weights and this worker "
+            f"{self._device.total_bytes} bytes of device memory; run it on a larger one"
+        )
+
+    def _evict(self, digest: str, tier: StoreTier) -> bool:
+        """False if it is in use or not there."""
+        if digest not in {line.digest for line in self._in(tier)}:
+            return False
+        if tier is StoreTier.VRAM:
+            if digest in self._in_use():
+                return False
+            self._let_go_of(digest)
+        try:
+            self._loader.evict(digest, tier)
+        except FailedPrecondition as error:
+            logger.info("not evicted: %s", error.message)
+            return False
+        self._on_evicted(_TIER[tier])
+        return True
+
+    def _let_go_of(self, component: str) -> None:
+        """Drops the idle pipelines that contain a component: they hold its buffer."""
+        with self._lock:
+            idle = [
+                digest
+                for digest, model in self._models.items()
+                if component in model.digests and not model.users
+            ]
+            models = [self._models.pop(digest) for digest in idle]
+        for model in models:
+            model.loaded.release()
+
+    def unload(self, digests: tuple[str, ...], tier: Tier) -> None:
+        """Frees what of these is in the tier and not in use."""
+        if tier in (Tier.VRAM, Tier.PINNED):
+            with self._moves:
+                for digest in digests:
+                    self._evict(digest, _STORE_TIER[tier])
+
+    def free_idle(self) -> None:
+        """Evicts everything from VRAM that no attempt uses."""
+        with self._moves:
+            for line in self._in(StoreTier.VRAM):
+                self._evict(line.digest, StoreTier.VRAM)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    # ---- use -----------------------------------------------------------------------------------
+
+    def model_of(self, assignment: Assignment) -> tuple[LoadedModel, InputReader]:
+        """The model that `load` took into use. Raises SnapshotInvalid for an unusable schema."""
+        digest = assignment.snapshot_digest
+        with self._lock:
+            loaded = self._models[digest].loaded
+            reader = self._readers.get(digest)
+        if reader is None:
+            reader = InputReader(loaded.manifest.input_schema)
+            with self._lock:
+                self._readers[digest] = reader
+        return loaded, reader
+
+    def release(self, attempt_id: str) -> None:
+        """The attempt no longer uses its model, which stays resident. Unknown ids are fine."""
+        with self._lock:
+            for model in self._models.values():
+                model.users.discard(attempt_id)
+
+    @contextmanager
+    def running(self, manifest: Manifest) -> Iterator[None]:
+        """One run at a time for each component: modules are shared and not re-entrant."""
+        digests = component_digests(manifest)
+        with self._changed:
+            self._changed.wait_for(lambda: self._running.isdisjoint(digests))
+            self._running |= digests
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= digests
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Lets go of every pipeline. Nothing may be running."""
+        with self._moves:
+            with self._lock:
+                models = list(self._models.values())
+                self._models.clear()
+            for model in models:
+                model.loaded.release()
+
+
+def import_snapshot(store: SnapshotStore, digest: str, uri: str) -> None:
+    """Copies the snapshot from a local folder into `store`, checking it.
+
+    Raises FailedPrecondition for a place that cannot be read from, NotFound if it is not there.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or not uri:
+        raise FailedPrecondition(
+            f"snapshot {digest[:12]} is not on this worker, and it cannot be fetched from {uri!r}: "
+            "supported are absolute folder paths and file:// URLs"
+        )
+    folder = Path(unquote(parts.path) if parts.scheme else uri)
+    if not folder.is_absolute() or not folder.is_dir():
+        raise NotFound(
+            f"snapshot {digest[:12]} is not on this worker, and {folder} is no folder here; copy "
+            "it there, or register the model with a place that workers reach"
+        )
+    logger.info("importing snapshot %s from %s", digest[:12], folder)
+    if digest not in store.import_(folder):
+        raise NotFound(
+            f"{folder} does not hold the snapshot {digest[:12]}; register the model again"
+        )
+
+
+def out_of_memory(what: str) -> QuickthawError:
+    return ResourceExhausted(
+        f"out of device memory while {what}, also after evicting everything idle; ask for a "
+        "smaller image or fewer images, or use a worker with more memory",
+        metadata={"resource": "vram"},
+    )
+
+
+def summary_of(report: LoadReport) -> LoadSummary:
+    return LoadSummary(
+        tuple(
+            ComponentLoad(
+                part.name,
+                part.digest,
+                part.nbytes,
+                _TIER[part.source],
+                part.copier or "",
+                part.read_seconds,
+                part.copy_seconds,
+            )
+            for part in report.components
+        ),
+        manifest_seconds=report.manifest_seconds,
+        skeleton_seconds=report.skeleton_seconds + report.tokenizer_seconds,
+        bytes_seconds=report.bytes_seconds,
+        bind_seconds=report.bind_seconds,
+        total_seconds=report.total_seconds,
+    )

@@ -1,0 +1,63 @@
+"""The ports of the worker: what runs requests, and where a run's news goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult, Tier
+
+Clock = Callable[[], float]
+"""Seconds of a monotonic clock."""
+
+
+class StopSignal(Protocol):
+    """Set once, on the event loop; `is_set` may be asked from any thread."""
+
+    def is_set(self) -> bool: ...
+
+    async def wait(self) -> object: ...
+
+
+class RunStopped(Exception):
+    """A run or a load obeyed its stop signal."""
+
+
+class RunSink(Protocol):
+    """Takes a run's news, from any thread, and never blocks or raises."""
+
+    def progress(self, step: int, steps: int) -> None:
+        """`step` of 1 to `steps` is done."""
+        ...
+
+    def preview(
+        self, step: int, image_index: int, content_type: str, data: bytes, size: tuple[int, int]
+    ) -> None:
+        """`data` is one encoded picture of at most PREVIEW_BYTES_MAX; `size` is width, height."""
+        ...
+
+    def log(self, level: str, text: str) -> None: ...
+
+
+class Engine(Protocol):
+    """Loads models and runs requests. Methods are called on the event loop and must not block it.
+
+    `load` takes the model into use by the attempt. That lasts until `run` returns or raises, or
+    until `release`, whichever comes first; after a `load` that raised there is nothing to release.
+    """
+
+    async def load(self, assignment: Assignment, stop: StopSignal) -> LoadSummary | NoRoomYet:
+        """Raises RunStopped if `stop` came first, and the errors of the tree."""
+        ...
+
+    async def run(
+        self, assignment: Assignment, sink: RunSink, stop: StopSignal
+    ) -> tuple[RunResult, float]:
+        """The result and when the run ended on the worker's clock. Raises RunStopped."""
+        ...
+
+    def release(self, attempt_id: str) -> None: ...
+
+    async def unload(self, digests: tuple[str, ...], tier: Tier) -> None:
+        """Frees what of these is not in use."""
+        ...

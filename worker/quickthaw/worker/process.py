@@ -1,0 +1,218 @@
+"""The parts of one worker process, wired together, from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from importlib import metadata
+from random import Random
+from uuid import uuid4
+
+import grpc.aio
+
+from quickthaw.wire import errors
+from quickthaw.wire.limits import CHANNEL_OPTIONS
+from quickthaw.wire.process import watch_loop_lag
+from quickthaw.worker.agent import Agent, Identity, Patience
+from quickthaw.worker.artifacts import ArtifactStore, open_store
+from quickthaw.worker.device import DeviceChoice, build_host
+from quickthaw.worker.engine import DiffusionEngine
+from quickthaw.worker.families import NOOP
+from quickthaw.worker.families.noop import NoopEngine
+from quickthaw.worker.machine import AttemptMachine
+from quickthaw.worker.metrics import WorkerMetrics
+from quickthaw.worker.outbox import Outbox
+from quickthaw.worker.ports import Engine
+from quickthaw.worker.residency import Resident, TierSpeeds
+from quickthaw.worker.settings import WorkerSettings
+from quickthaw.worker.shell import Shell
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+"""For runs to notice that they are cancelled, before the process goes anyway."""
+
+
+class Worker:
+    """One worker. Make it on the event loop it runs on; `on_ready` is called once, when requests
+    can be taken. Raises SettingsInvalid if the blob store cannot be opened."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        choice: DeviceChoice,
+        on_ready: Callable[[], None],
+        patience: Patience | None = None,
+    ) -> None:
+        self._settings = settings
+        self._on_ready = on_ready
+        self.metrics = WorkerMetrics()
+        self._outbox = Outbox(
+            settings.events_max, lambda kind: self.metrics.events_dropped.labels(kind).inc()
+        )
+        speeds = TierSpeeds()
+        self._noop = NoopEngine(time.monotonic)
+        self._torch_families = frozenset(settings.families) - {NOOP}
+        self._diffusion = DiffusionEngine(
+            lambda: build_host(
+                settings, choice, lambda tier: self.metrics.evictions.labels(tier.label).inc()
+            ),
+            settings.concurrency,
+            time.monotonic,
+            speeds,
+            self._on_residency,
+        )
+        store = ArtifactStore(open_store(settings.blob_store), settings.blob_store)
+        self._shell = Shell(
+            AttemptMachine(settings.concurrency, settings.attempts_max),
+            self._engine_for,
+            store,
+            self._outbox,
+            self.metrics,
+        )
+        self._channel = grpc.aio.insecure_channel(str(settings.scheduler), options=CHANNEL_OPTIONS)
+        self._agent = Agent(
+            self._channel,
+            settings.key,
+            Identity(
+                worker_id=settings.worker_id,
+                incarnation=uuid4().hex,
+                gpu_type=choice.gpu_type,
+                vram_bytes=choice.vram_bytes,
+                pinned_bytes=choice.pinned_bytes,
+                concurrency=settings.concurrency,
+                version=_version(),
+                labels=dict(settings.labels),
+            ),
+            self._shell,
+            self._outbox,
+            self.metrics,
+            time.monotonic,
+            Random(),
+            patience or Patience(),
+            speeds,
+            self._diffusion,
+        )
+        self._signals = 0
+        self._terminated = asyncio.Event()
+        self._cancelled = asyncio.Event()
+
+    def _on_residency(self, lines: list[Resident]) -> None:
+        self._agent.set_residency(lines)
+
+    def _engine_for(self, family: str) -> Engine:
+        if family == NOOP and NOOP in self._settings.families:
+            return self._noop
+        if family in self._torch_families:
+            return self._diffusion
+        raise errors.FailedPrecondition(
+            f"this worker does not run the family {family!r}; it runs "
+            f"{', '.join(self._settings.families)}"
+        )
+
+    def terminate(self) -> None:
+        """SIGTERM: drain; the second time: cancel."""
+        self._signals += 1
+        self._terminated.set()
+        if self._signals > 1:
+            self._cancelled.set()
+
+    async def run(self) -> None:
+        """Until drained. Raises an error of the tree if it cannot go on."""
+        lag = asyncio.create_task(watch_loop_lag(self.metrics.loop_lag_seconds))
+        agent = asyncio.create_task(self._agent.run())
+        life = asyncio.create_task(self._live())
+        try:
+            await asyncio.wait((agent, life), return_when=asyncio.FIRST_COMPLETED)
+            if agent.done() and not life.done():
+                agent.result()  # raises: the agent returns by itself only after `leave`
+            await life
+            await agent
+        finally:
+            for task in (lag, life, agent):
+                task.cancel()
+            await asyncio.gather(lag, life, agent, return_exceptions=True)
+            await self._channel.close()
+
+    async def _live(self) -> None:
+        stops = [
+            asyncio.create_task(event.wait())
+            for event in (self._terminated, self._agent.stop_when_idle)
+        ]
+        start = asyncio.create_task(self._start())
+        try:
+            await asyncio.wait((start, *stops), return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+                self._on_ready()
+                await self._until_told_to_stop()
+        finally:
+            for task in stops:
+                task.cancel()
+        await self._drain()
+        # Preparation may still hold the loader's thread; it cannot be interrupted.
+        with contextlib.suppress(Exception):
+            await start
+        await self._agent.leave()
+        await self._diffusion.close()
+
+    async def _start(self) -> None:
+        if self._torch_families:
+            await self._diffusion.start(self._settings.prepare)
+        await self._agent.welcomed.wait()
+
+    async def _until_told_to_stop(self) -> None:
+        """SIGTERM, or the scheduler's DrainWorker once nothing is left to run."""
+        while not self._terminated.is_set():
+            self._shell.changed.clear()
+            if self._agent.stop_when_idle.is_set() and self._shell.machine.idle:
+                return
+            waits = [asyncio.create_task(self._terminated.wait())]
+            waits.append(
+                asyncio.create_task(
+                    self._shell.changed.wait()
+                    if self._agent.stop_when_idle.is_set()
+                    else self._agent.stop_when_idle.wait()
+                )
+            )
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
+                task.cancel()
+
+    async def _drain(self) -> None:
+        self._agent.refuse_assignments("the worker is shutting down")
+        limit = self._settings.drain_seconds
+        logger.info("draining: up to %.0f s for what runs", limit)
+        if not await self._settled(limit, until_cancelled=True):
+            self._agent.cancel_all("the worker was told to stop")
+            if not await self._settled(STOP_SECONDS, until_cancelled=False):
+                logger.warning("left with attempts that did not stop or were not acknowledged")
+
+    async def _settled(self, limit_seconds: float, *, until_cancelled: bool) -> bool:
+        """Whether everything has ended and was acknowledged in time."""
+        cancelled = asyncio.create_task(self._cancelled.wait())
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while not (self._shell.machine.idle and not self._shell.machine.unacknowledged()):
+                    if until_cancelled and self._cancelled.is_set():
+                        return False
+                    self._shell.changed.clear()
+                    changed = asyncio.create_task(self._shell.changed.wait())
+                    waits = {changed, cancelled} if until_cancelled else {changed}
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                    changed.cancel()
+                return True
+        except TimeoutError:
+            return False
+        finally:
+            cancelled.cancel()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("quickthaw")
+    except metadata.PackageNotFoundError:  # a source tree on the path, not installed
+        return "source"

@@ -1,0 +1,203 @@
+"""The worker's settings: one frozen object, checked before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.process import Address
+from quickthaw.worker.families import NAMES
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "tb": 1000**4,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """None stands for "find out from the device at start"."""
+
+    scheduler: Address
+    key: str
+    data_dir: Path
+    worker_id: str
+    device: str
+    gpu_type: str | None
+    vram_bytes: int | None
+    pinned_bytes: int | None
+    concurrency: int
+    attempts_max: int
+    events_max: int
+    blob_store: str
+    metrics: Address
+    labels: Mapping[str, str]
+    snapshot_store: Path
+    prepare: tuple[str, ...]
+    families: tuple[str, ...]
+    torch_threads: int
+    drain_seconds: float
+    verify: bool
+    log_level: str
+    log_json: bool
+
+
+def size_bytes(text: str) -> int:
+    """`512MiB`, `8GiB`, `1.5GB` or plain bytes. Raises SettingsInvalid."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise SettingsInvalid(f"{text!r} is no size: write for example 512MiB or 8GiB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsInvalid(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="quickthaw-worker",
+        description="Runs models on one device for a Quickthaw scheduler.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--scheduler", required=True, metavar="HOST:PORT", help="the scheduler's gRPC address")
+    add("--key-file", metavar="PATH", help="file with a key of scope `worker` ($QUICKTHAW_KEY)")
+    add("--data-dir", metavar="DIR", help="the worker's own files (.quickthaw/worker-ID)")
+    add("--worker-id", metavar="ID", help="unique in the fleet (the host's name and a number)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    add("--gpu-type", metavar="NAME", help="price tier, such as h100-80gb (the device's name)")
+    add("--vram-bytes", metavar="SIZE", help="for weights and working memory (the device's)")
+    add("--pinned-bytes", metavar="SIZE", help="host memory for the pinned tier")
+    add("--concurrency", default="1", metavar="N", help="attempts that run at once (1)")
+    add("--attempts-max", default="64", metavar="N", help="attempts held, not ended (64)")
+    add("--events-max", default="512", metavar="N", help="previews, logs and progress queued (512)")
+    add("--blob-store", metavar="URL", help="folder or URL for outputs (DATA-DIR/blobs)")
+    add("--metrics", default="127.0.0.1:0", metavar="HOST:PORT", help="Prometheus (127.0.0.1:0)")
+    add("--label", action="append", default=[], metavar="K=V", help="for placement; repeatable")
+    add("--snapshot-store", metavar="DIR", help="local snapshots (DATA-DIR/snapshots)")
+    add("--prepare", nargs="*", default=[], metavar="DIGEST", help="snapshots to prepare at start")
+    add("--families", default=",".join(NAMES), metavar="NAMES", help="what to run, with commas")
+    add("--torch-threads", default="0", metavar="N", help="CPU threads of a run; 0 leaves torch's")
+    add("--drain-seconds", default="30", metavar="S", help="for what runs at SIGTERM (30)")
+    add("--no-verify", action="store_true", help="load weights without checking their hashes")
+    add("--log-level", default="info", help=", ".join(LOG_LEVELS))
+    add("--log-json", action="store_true", help="one JSON object a line")
+    return parser
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSettings:
+    """Raises SettingsInvalid naming the flag; `--help` prints and exits as usual."""
+    given = _parser().parse_args(list(arguments))
+    worker_id = given.worker_id or f"{socket.gethostname()[:40]}-{secrets.token_hex(3)}"
+    _must(_NAME.fullmatch(worker_id), "--worker-id", worker_id, "letters, digits, `.`, `_`, `-`")
+    data_dir = Path(given.data_dir or Path(".quickthaw", f"worker-{worker_id}")).absolute()
+    _must(_DEVICE.fullmatch(given.device), "--device", given.device, "auto, cpu, cuda or cuda:N")
+    if given.gpu_type is not None:
+        _must(
+            _NAME.fullmatch(given.gpu_type), "--gpu-type", given.gpu_type, "a name like h100-80gb"
+        )
+    _must(given.log_level in LOG_LEVELS, "--log-level", given.log_level, ", ".join(LOG_LEVELS))
+    families = tuple(name for name in given.families.split(",") if name)
+    for name in families:
+        _must(name in NAMES, "--families", name, f"names out of {', '.join(NAMES)}")
+    _must(families, "--families", given.families, "at least one name")
+    for digest in given.prepare:
+        _must(_DIGEST.fullmatch(digest), "--prepare", digest, "the SHA-256 of a manifest")
+    return WorkerSettings(
+        scheduler=_address("--scheduler", given.scheduler),
+        key=_key(given.key_file, environment),
+        data_dir=data_dir,
+        worker_id=worker_id,
+        device=given.device,
+        gpu_type=given.gpu_type,
+        vram_bytes=_size("--vram-bytes", given.vram_bytes),
+        pinned_bytes=_size("--pinned-bytes", given.pinned_bytes),
+        concurrency=_whole("--concurrency", given.concurrency, 1, 1024),
+        attempts_max=_whole("--attempts-max", given.attempts_max, 1, 100_000),
+        events_max=_whole("--events-max", given.events_max, 1, 100_000),
+        blob_store=given.blob_store or str(data_dir / "blobs"),
+        metrics=_address("--metrics", given.metrics),
+        labels=dict(_label(text) for text in given.label),
+        snapshot_store=Path(given.snapshot_store or data_dir / "snapshots").absolute(),
+        prepare=tuple(given.prepare),
+        families=families,
+        torch_threads=_whole("--torch-threads", given.torch_threads, 0, 4096),
+        drain_seconds=float(_whole("--drain-seconds", given.drain_seconds, 0, 86_400)),
+        verify=not given.no_verify,
+        log_level=given.log_level,
+        log_json=given.log_json,
+    )
+
+
+def _must(condition: object, flag: str, value: str, wanted: str) -> None:
+    if not condition:
+        raise SettingsInvalid(f"{flag} is {value!r}; it must be {wanted}")
+
+
+def _address(flag: str, text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except SettingsInvalid as error:
+        raise SettingsInvalid(f"{flag}: {error.message}") from error
+
+
+def _size(flag: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        size = size_bytes(text)
+    except SettingsInvalid as error:
+        raise SettingsInvalid(f"{flag}: {error.message}") from error
+    _must(size > 0, flag, text, "more than nothing")
+    return size
+
+
+def _whole(flag: str, text: str, minimum: int, maximum: int) -> int:
+    wanted = f"a whole number from {minimum} to {maximum}"
+    _must(text.isdecimal() and minimum <= int(text) <= maximum, flag, text, wanted)
+    return int(text)
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    _must(separator and _NAME.fullmatch(name), "--label", text, "NAME=VALUE")
+    return name, value
+
+
+def _key(path: str | None, environment: Mapping[str, str]) -> str:
+    if path is None:
+        key = environment.get("QUICKTHAW_KEY", "").strip()
+        _must(key, "--key-file", "", "the path of a file with a key, or $QUICKTHAW_KEY set")
+        return key
+    try:
+        key = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"--key-file {path!r} cannot be read: {error}") from error
+    _must(key and key.isascii() and " " not in key, "--key-file", path, "a file with one key")
+    return key
+
+
+def from_process(arguments: Sequence[str]) -> WorkerSettings:
+    return parse(arguments, os.environ)

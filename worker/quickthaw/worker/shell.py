@@ -1,0 +1,221 @@
+"""Performs the attempt machine's commands and feeds what came of them back as events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import assert_never
+
+from quickthaw.v1 import fleet_pb2
+from quickthaw.worker import convert
+from quickthaw.worker.artifacts import ArtifactStore
+from quickthaw.worker.attempts import (
+    Assignment,
+    BeginLoad,
+    BeginRun,
+    BeginStore,
+    Command,
+    Event,
+    Failure,
+    LoadReturned,
+    LoadSummary,
+    NoRoomYet,
+    Outcome,
+    OutputFile,
+    ReleaseModel,
+    RunResult,
+    RunReturned,
+    Stopped,
+    StopWork,
+    StoredArtifact,
+    StoreReturned,
+    TellFinished,
+    TellLoading,
+    TellRunning,
+    Tier,
+)
+from quickthaw.worker.failures import failure_from
+from quickthaw.worker.machine import AttemptMachine
+from quickthaw.worker.metrics import WorkerMetrics
+from quickthaw.worker.outbox import Outbox
+from quickthaw.worker.ports import Clock, Engine, RunStopped
+
+logger = logging.getLogger(__name__)
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class _Sink:
+    """News from a run's thread, handed to the event loop."""
+
+    def __init__(self, attempt_id: str, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+        self._attempt_id = attempt_id
+        self._loop = loop
+        self._outbox = outbox
+
+    def progress(self, step: int, steps: int) -> None:
+        self._post(convert.progress(self._attempt_id, step, steps))
+
+    def preview(
+        self, step: int, image_index: int, content_type: str, data: bytes, size: tuple[int, int]
+    ) -> None:
+        self._post(convert.preview(self._attempt_id, step, image_index, content_type, data, size))
+
+    def log(self, level: str, text: str) -> None:
+        self._post(convert.log_line(self._attempt_id, level, text))
+
+    def _post(self, message: fleet_pb2.WorkerMessage) -> None:
+        # Once the loop is closed nobody is left to be told.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._outbox.put, message, self._attempt_id)
+
+
+class Shell:
+    """Owns the attempts of this worker. Lives on the event loop; `post` is its one entry.
+
+    `engine_for` gives the engine of a family, or raises an error of the tree.
+    """
+
+    def __init__(
+        self,
+        machine: AttemptMachine,
+        engine_for: Callable[[str], Engine],
+        store: ArtifactStore,
+        outbox: Outbox,
+        metrics: WorkerMetrics,
+        clock: Clock = time.monotonic,
+        wall_clock_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self.machine = machine
+        self._engine_for = engine_for
+        self._store = store
+        self._outbox = outbox
+        self._metrics = metrics
+        self._clock = clock
+        self._wall_clock_ms = wall_clock_ms
+        self._pending: deque[tuple[Event, float]] = deque()
+        self._busy = False
+        self._stops: dict[str, asyncio.Event] = {}
+        self._assignments: dict[str, Assignment] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.changed = asyncio.Event()
+        """Set whenever an event has been handled; a waiter clears it before it looks."""
+
+    def post(self, event: Event, happened: float | None = None) -> None:
+        """`happened`: when, on the worker's clock; now if left out."""
+        self._pending.append((event, self._clock() if happened is None else happened))
+        if self._busy:
+            return  # the loop below takes it: commands may post at once
+        self._busy = True
+        try:
+            while self._pending:
+                for command in self.machine.handle(*self._pending.popleft()):
+                    self._perform(command)
+        finally:
+            self._busy = False
+        self._metrics.attempts_running.set(self.machine.running)
+        self.changed.set()
+
+    def unload(self, digests: tuple[str, ...], tier: Tier, engine: Engine) -> None:
+        self._spawn(self._unload(digests, tier, engine))
+
+    async def close(self) -> None:
+        """Waits for every task; call after all attempts have ended or were told to stop."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case BeginLoad(assignment):
+                self._stops[assignment.attempt_id] = asyncio.Event()
+                self._assignments[assignment.attempt_id] = assignment
+                self._spawn(self._load(assignment))
+            case BeginRun(assignment):
+                self._spawn(self._run(assignment))
+            case BeginStore(assignment, files):
+                self._spawn(self._put(assignment, files))
+            case StopWork(attempt_id):
+                if (stop := self._stops.get(attempt_id)) is not None:
+                    stop.set()
+            case ReleaseModel(attempt_id):
+                self._engine_for(self._assignments[attempt_id].family).release(attempt_id)
+                self._drop(attempt_id)
+            case TellLoading(attempt_id):
+                self._outbox.put(convert.loading(attempt_id), attempt_id)
+            case TellRunning():
+                self._metrics.observe_load(command.load)
+                self._outbox.put(convert.running(command), command.attempt_id)
+            case TellFinished():
+                self._finished(command)
+            case _:
+                assert_never(command)
+
+    def _finished(self, end: TellFinished) -> None:
+        if end.outcome is not Outcome.SUCCEEDED and end.failure is not None:
+            self._metrics.errors.labels(end.failure.reason).inc()
+            logger.info("attempt %s %s: %s", end.attempt_id, end.outcome.value, end.failure.message)
+        self._outbox.put(convert.finished(end), end.attempt_id)
+
+    def _drop(self, attempt_id: str) -> None:
+        self._stops.pop(attempt_id, None)
+        self._assignments.pop(attempt_id, None)
+
+    async def _load(self, assignment: Assignment) -> None:
+        attempt_id = assignment.attempt_id
+        result: LoadSummary | NoRoomYet | Failure
+        try:
+            result = await self._engine_for(assignment.family).load(
+                assignment, self._stops[attempt_id]
+            )
+        except RunStopped:
+            # The attempt has already ended; nobody reads this.
+            result = Failure("CANCELLED", "stopped while loading")
+        except Exception as error:
+            result = failure_from(error, attempt_id)
+        if not isinstance(result, LoadSummary):
+            self._drop(attempt_id)
+        self.post(LoadReturned(attempt_id, result, self._wall_clock_ms()))
+
+    async def _run(self, assignment: Assignment) -> None:
+        attempt_id = assignment.attempt_id
+        sink = _Sink(attempt_id, asyncio.get_running_loop(), self._outbox)
+        result: RunResult | Stopped | Failure
+        began, ended = self._clock(), None
+        try:
+            result, ended = await self._engine_for(assignment.family).run(
+                assignment, sink, self._stops[attempt_id]
+            )
+        except RunStopped:
+            result = Stopped()
+        except Exception as error:
+            result = failure_from(error, attempt_id)
+        ended = self._clock() if ended is None else ended
+        self._metrics.run_seconds.observe(ended - began)
+        self._drop(attempt_id)
+        self.post(RunReturned(attempt_id, result, self._wall_clock_ms()), ended)
+
+    async def _put(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
+        result: tuple[StoredArtifact, ...] | Failure
+        try:
+            result = await self._store.put_all(assignment.request_id, files)
+        except Exception as error:
+            result = failure_from(error, assignment.attempt_id)
+        self.post(StoreReturned(assignment.attempt_id, result))
+
+    async def _unload(self, digests: tuple[str, ...], tier: Tier, engine: Engine) -> None:
+        try:
+            await engine.unload(digests, tier)
+        except Exception as error:
+            failed = failure_from(error, "unload")
+            logger.warning("could not unload from %s: %s", tier.label, failed.message)
