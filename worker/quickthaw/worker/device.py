@@ -100,17 +100,13 @@ def build_host(
     """
     import torch
 
-    from quickthaw.snapshot import Loader, SnapshotStore
-    from quickthaw.snapshot.device import CpuDevice, Device
-    from quickthaw.snapshot.slab import Slab
+    from quickthaw.snapshot import CpuDevice, CudaDevice, Device, Loader, Slab, SnapshotStore
     from quickthaw.worker.models import ModelHost
 
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     device: Device
     if choice.kind == "cuda":
-        from quickthaw.snapshot.cuda import CudaDevice
-
         total = torch.cuda.mem_get_info(choice.index)[1]
         device = CudaDevice(choice.index, reserve_bytes=max(0, total - choice.vram_bytes))
     else:

@@ -17,11 +17,17 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 
-from quickthaw.snapshot import LoadedModel, Loader, LoadReport, SnapshotStore, plan
+from quickthaw.snapshot import (
+    Device,
+    LoadedModel,
+    Loader,
+    LoadReport,
+    Manifest,
+    Slab,
+    SnapshotStore,
+)
 from quickthaw.snapshot import Tier as StoreTier
-from quickthaw.snapshot.device import Device
-from quickthaw.snapshot.manifest import Manifest
-from quickthaw.snapshot.slab import Slab
+from quickthaw.snapshot.plan import plan
 from quickthaw.wire.errors import (
     FailedPrecondition,
     InvalidArgument,
