@@ -1,0 +1,105 @@
+"""The only classes a manifest may name. Anything else is refused before anything is imported.
+
+A class path in a manifest is data from a stranger: resolving it freely would let a snapshot import
+and call any code on the machine. So names are looked up in this table, and the table is the whole
+of it. Names are the public ones of their library, not `type(x)`, which may be a fallback.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from quickthaw.snapshot.format import Problem, invalid
+
+
+class Role(StrEnum):
+    PIPELINE = "pipeline"
+    MODEL = "model"
+    SCHEDULER = "scheduler"
+    PROCESSOR = "processor"
+
+
+_DIFFUSERS_SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+
+ALLOWED: Mapping[str, Role] = {
+    "diffusers.StableDiffusionPipeline": Role.PIPELINE,
+    "diffusers.StableDiffusionXLPipeline": Role.PIPELINE,
+    "diffusers.FluxPipeline": Role.PIPELINE,
+    "diffusers.AutoencoderKL": Role.MODEL,
+    "diffusers.FluxTransformer2DModel": Role.MODEL,
+    "diffusers.UNet2DConditionModel": Role.MODEL,
+    "diffusers.StableDiffusionSafetyChecker": Role.MODEL,
+    "transformers.CLIPTextModel": Role.MODEL,
+    "transformers.CLIPTextModelWithProjection": Role.MODEL,
+    "transformers.CLIPVisionModelWithProjection": Role.MODEL,
+    "transformers.T5EncoderModel": Role.MODEL,
+    "transformers.CLIPImageProcessor": Role.PROCESSOR,
+    "transformers.CLIPTokenizer": Role.PROCESSOR,
+    "transformers.T5Tokenizer": Role.PROCESSOR,
+    **{f"diffusers.{name}": Role.SCHEDULER for name in _DIFFUSERS_SCHEDULERS},
+}
+
+_HOMES: Mapping[str, str] = {
+    # Not exported at the top of its library.
+    "diffusers.StableDiffusionSafetyChecker": (
+        "diffusers.pipelines.stable_diffusion.safety_checker"
+    ),
+}
+
+_SAME_AS: Mapping[str, str] = {
+    # Names of one class in other releases, or the stand-in where torchvision is missing.
+    "transformers.CLIPTokenizerFast": "transformers.CLIPTokenizer",
+    "transformers.T5TokenizerFast": "transformers.T5Tokenizer",
+    "transformers.CLIPImageProcessorFast": "transformers.CLIPImageProcessor",
+    "transformers.CLIPImageProcessorPil": "transformers.CLIPImageProcessor",
+    "transformers.CLIPFeatureExtractor": "transformers.CLIPImageProcessor",
+    "stable_diffusion.StableDiffusionSafetyChecker": "diffusers.StableDiffusionSafetyChecker",
+}
+
+
+def check_class(path: str, role: Role, where: str) -> str:
+    """`path` under its public name; `SnapshotInvalid` unless it is in the table with that role."""
+    path = _SAME_AS.get(path, path)
+    if ALLOWED.get(path) is not role:
+        known = ", ".join(sorted(name for name, kind in ALLOWED.items() if kind is role))
+        invalid(
+            Problem.UNSAFE,
+            where,
+            f"{path!r:.120} is not a {role.value} class that snapshots may name; known: {known}",
+        )
+    return path
+
+
+def class_path(value: object, role: Role, where: str) -> str:
+    """The public path of a live object's class, checked."""
+    kind = type(value)
+    return check_class(f"{kind.__module__.split('.')[0]}.{kind.__name__}", role, where)
+
+
+def resolve(path: str, role: Role) -> Any:
+    """The class itself. This imports its library, so it is the one door to foreign code."""
+    path = check_class(path, role, path)
+    library, name = path.split(".")
+    return getattr(importlib.import_module(_HOMES.get(path, library)), name)

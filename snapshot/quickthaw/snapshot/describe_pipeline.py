@@ -1,0 +1,154 @@
+"""A live pipeline in a manifest's terms: its parts, their configs, its sizes and needs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+
+from quickthaw.snapshot.classes import Role, class_path
+from quickthaw.snapshot.families import Family, SizeRule
+from quickthaw.snapshot.fields import UNSAFE_CONFIG_KEYS, JsonValue
+from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.manifest import ATTENTION_KINDS
+
+# Left out of configs: they say where a part came from, not what it is (the dtypes that count are
+# those of the tensors). Leaving them out is also what makes equal parts have equal configs.
+_PROVENANCE = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+)
+_FILLED_IN = frozenset(
+    {
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "attn_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+    }
+)
+_SIDE_STEP = 8
+"""Stable Diffusion's pipelines take only multiples of 8, whatever their VAE."""
+
+
+def parts_of(pipeline: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline's modules in load order, and its other parts. Refuses what has no place."""
+    modules: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name, part in pipeline.components.items():
+        if part is None:
+            continue
+        if isinstance(part, torch.nn.Module):
+            if name not in family.components:
+                known = ", ".join(family.components)
+                invalid(Problem.MANIFEST, name, f"{family.name} has no such module; it has {known}")
+            if getattr(part, "peft_config", None):
+                invalid(
+                    Problem.MANIFEST,
+                    name,
+                    "has an adapter loaded; call unload_lora_weights() first, adapters are kept "
+                    "apart from the model they fit",
+                )
+            modules[name] = part
+        else:
+            others[name] = part
+    return {name: modules[name] for name in family.components if name in modules}, others
+
+
+def pipeline_arguments(pipeline: Any) -> dict[str, JsonValue]:
+    """What the pipeline's constructor was told beside its parts."""
+    return {
+        name: value
+        for name, value in pipeline.config.items()
+        if not name.startswith("_")
+        and name not in pipeline.components
+        and isinstance(value, str | int | float | bool)
+    }
+
+
+def module_config(module: Any, where: str) -> dict[str, JsonValue]:
+    """The module's config as JSON, without provenance. Refuses code and quantisation in it."""
+    if isinstance(module.config, Mapping):  # diffusers
+        config = json.loads(module.to_json_string())
+        config = {name: value for name, value in config.items() if not name.startswith("_")}
+    else:
+        config = json.loads(json.dumps(module.config.to_dict()))
+    return cast("dict[str, JsonValue]", _without_provenance(config, where))
+
+
+def _without_provenance(config: JsonValue, where: str) -> JsonValue:
+    match config:
+        case dict():
+            for key in config.keys() & UNSAFE_CONFIG_KEYS.keys() - _PROVENANCE - _FILLED_IN:
+                if config[key] is not None:
+                    invalid(Problem.UNSAFE, f"{where}.{key}", UNSAFE_CONFIG_KEYS[key])
+            return {
+                key: _without_provenance(value, where)
+                for key, value in config.items()
+                if key not in _PROVENANCE and key not in UNSAFE_CONFIG_KEYS
+            }
+        case list():
+            return [_without_provenance(value, where) for value in config]
+        case _:
+            return config
+
+
+def module_attention(module: Any) -> str | None:
+    """transformers' attention kind, if the module is one of its; faster kernels become sdpa."""
+    if isinstance(module.config, Mapping):
+        return None
+    kind = module.config._attn_implementation or "eager"
+    return kind if kind in ATTENTION_KINDS else "sdpa"
+
+
+def scheduler_config(scheduler: Any, where: str) -> dict[str, JsonValue]:
+    """The constructor's arguments."""
+    class_path(scheduler, Role.SCHEDULER, where)
+    config = json.loads(scheduler.to_json_string())
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def vae_scale(pipeline: Any) -> int:
+    """Picture pixels a latent pixel is wide."""
+    return int(2 ** (len(pipeline.vae.config.block_out_channels) - 1))
+
+
+def size_rule(pipeline: Any, family: Family) -> SizeRule:
+    """Sizes around the one the model was trained at: a quarter of its side to twice it."""
+    scale = vae_scale(pipeline)
+    step = math.lcm(_SIDE_STEP, scale * family.patch)
+    denoiser = getattr(pipeline, family.denoiser)
+    sample = getattr(denoiser.config, "sample_size", None)
+    side = pipeline.vae.config.sample_size if sample is None else _side(sample) * scale
+    default = -(-side // step) * step
+    return SizeRule(
+        default=default,
+        multiple_of=step,
+        minimum=max(default // 4 // step, 1) * step,
+        maximum=2 * default,
+    )
+
+
+def _side(sample_size: Any) -> int:
+    return int(sample_size if isinstance(sample_size, int) else max(sample_size))
+
+
+def working_set_bytes(pipeline: Any, family: Family, size: SizeRule) -> int:
+    """A generous guess at one request's peak beside the weights, at the default size.
+
+    Decoding dominates: at full resolution the VAE holds some ten maps as wide as its first block.
+    The denoiser adds some sixteen maps of its width for two guidance branches.
+    """
+    vae, denoiser = pipeline.vae, getattr(pipeline, family.denoiser)
+    vae_item = 4 if getattr(vae.config, "force_upcast", False) else vae.dtype.itemsize
+    decoding = 10 * size.default**2 * vae.config.block_out_channels[0] * vae_item
+    tokens = (size.default // (vae_scale(pipeline) * family.patch)) ** 2
+    heads, width = (
+        getattr(denoiser.config, name, None)
+        for name in ("num_attention_heads", "block_out_channels")
+    )
+    channels = max(width) if width else heads * denoiser.config.attention_head_dim
+    denoising = 2 * 16 * tokens * channels * denoiser.dtype.itemsize
+    return int(max(decoding, denoising))

@@ -1,0 +1,263 @@
+"""The load path: from a manifest's digest to a pipeline that runs."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from quickthaw.snapshot.classes import Role, resolve
+from quickthaw.snapshot.device import Device
+from quickthaw.snapshot.format import Header, Problem, invalid
+from quickthaw.snapshot.loaded import LoadedModel
+from quickthaw.snapshot.manifest import Component, Manifest
+from quickthaw.snapshot.modules import Modules
+from quickthaw.snapshot.plan import LoadPlan, plan
+from quickthaw.snapshot.processors import ProcessorCache, build_scheduler
+from quickthaw.snapshot.report import ComponentReport, LoadProgress, LoadReport
+from quickthaw.snapshot.residents import Residents, unknown
+from quickthaw.snapshot.skeleton import SkeletonPool
+from quickthaw.snapshot.slab import Slab
+from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.tiers import Residency, Tier
+from quickthaw.snapshot.transfer import read_component_header
+from quickthaw.wire.errors import QuickthawError
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Everything about a snapshot but its bytes, and the seconds it took just now."""
+
+    snapshot: Snapshot
+    headers: Mapping[str, Header]
+    pipeline_class: Any
+    processors: Mapping[str, Any]
+    manifest_seconds: float
+    skeleton_seconds: float
+    tokenizer_seconds: float
+
+
+class Loader:
+    """Loads the snapshots of one store onto one device. Thread-safe.
+
+    `readers`: threads that read, check and copy one component. `retain_pinned`: whether what is
+    read from disk stays in the slab for the next load. A component that finds no room there streams
+    through, so the slab may be smaller than a model. Nothing is ever evicted unasked: a load that
+    lacks VRAM raises `ResourceExhausted`.
+    """
+
+    def __init__(
+        self,
+        store: SnapshotStore,
+        device: Device,
+        slab: Slab,
+        *,
+        readers: int = 8,
+        retain_pinned: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._skeletons = SkeletonPool()
+        self._modules = Modules(self._skeletons)
+        self._processors = ProcessorCache()
+        self._residents = Residents(
+            store,
+            device,
+            slab,
+            self._modules,
+            readers=readers,
+            retain_pinned=retain_pinned,
+            clock=clock,
+        )
+        self._lock = threading.Lock()
+        self._snapshots: dict[str, Snapshot] = {}
+        self._components: dict[str, Component] = {}
+        self._headers: dict[str, Header] = {}
+        self.refresh()
+
+    def close(self) -> None:
+        """Stops the reader threads. Loaded models stay usable."""
+        self._residents.close()
+
+    def refresh(self) -> None:
+        """Learns of snapshots added to the store since; `load` does so for its own by itself.
+
+        Broken ones are passed over here: `load` and `verify` say what is wrong with them.
+        """
+        for digest in self._store:
+            try:
+                self.open(digest)
+            except QuickthawError:
+                continue
+
+    def open(self, digest: str) -> Snapshot:
+        """The snapshot with that digest, its manifest parsed and checked once."""
+        with self._lock:
+            if (known := self._snapshots.get(digest)) is not None:
+                return known
+            snapshot = self._store.open(digest)
+            for part in snapshot.manifest.components:
+                self._components[part.digest] = part
+                self._residents.add(part)
+            self._snapshots[digest] = snapshot
+            return snapshot
+
+    def prepare(self, digest: str) -> None:
+        """Does everything but moving bytes, so that a later `load` does little else."""
+        self._prepare(digest)
+
+    def plan(self, digest: str) -> LoadPlan:
+        """What `load` would move now."""
+        return plan(self.open(digest).manifest, self.residency())
+
+    def residency(self) -> Mapping[str, Residency]:
+        """Where each component of the store's snapshots is, by component digest."""
+        return self._residents.residency()
+
+    def load(
+        self, digest: str, *, verify: bool = True, on_progress: OnProgress | None = None
+    ) -> LoadedModel:
+        """Brings a snapshot into VRAM and builds its pipeline. Blocks; several may run at once.
+
+        `verify` checks each block that is read from disk against the manifest. `on_progress` is
+        called from reader threads, one call at a time; raising in it gives the load up. Raises
+        `NotFound`, `SnapshotInvalid`, `SnapshotCorrupt` (naming component, block and offset) or
+        `ResourceExhausted`; whatever it raises, nothing stays held.
+        """
+        began = self._clock()
+        prepared = self._prepare(digest)
+        manifest = prepared.snapshot.manifest
+        progress = _Progress(sum(part.data_bytes for part in manifest.components), on_progress)
+        with ExitStack() as held:
+            for part in manifest.components:
+                self._residents.hold(part.digest)
+                held.callback(self._residents.release, part.digest)
+            bytes_began = self._clock()
+            moved: list[ComponentReport] = []
+            for part in manifest.components:
+                on_bytes = progress.of(part.name)
+                moved.append(self._residents.bring_up(part, verify=verify, on_bytes=on_bytes))
+            bind_began = self._clock()
+            modules: dict[str, Any] = {}
+            for part in manifest.components:
+                header = prepared.headers[part.digest]
+                buffer = self._residents.buffer(part.digest)
+                modules[part.name] = self._modules.acquire(part, header, buffer)
+                held.callback(self._modules.release, part)
+            pipeline = _build_pipeline(prepared, modules)
+            ended = self._clock()
+            report = LoadReport(
+                components=tuple(moved),
+                manifest_seconds=prepared.manifest_seconds,
+                skeleton_seconds=prepared.skeleton_seconds,
+                tokenizer_seconds=prepared.tokenizer_seconds,
+                bytes_seconds=bind_began - bytes_began,
+                bind_seconds=ended - bind_began,
+                total_seconds=ended - began,
+            )
+            return LoadedModel(pipeline, prepared.snapshot, report, held.pop_all().close)
+
+    def promote(
+        self, digest: str, to: Tier = Tier.PINNED, *, verify: bool = True
+    ) -> ComponentReport:
+        """Brings one component (by component digest) to `to`, vram or pinned, ahead of a load.
+
+        Raises `ResourceExhausted` if there is no room: a prefetch never pushes anything out.
+        """
+        part = self._component(digest)
+        return self._residents.promote(part, to, verify=verify, on_bytes=lambda _: None)
+
+    def evict(self, digest: str, tier: Tier) -> int:
+        """Frees one component's (by component digest) place in `tier`, vram or pinned.
+
+        Returns the bytes freed, 0 if it was not there. Raises `FailedPrecondition` while a loaded
+        model uses it or it is being moved.
+        """
+        self._component(digest)
+        return self._residents.evict(digest, tier)
+
+    def _component(self, digest: str) -> Component:
+        if digest not in self._components:
+            self.refresh()
+        if (part := self._components.get(digest)) is None:
+            raise unknown(digest)
+        return part
+
+    def _prepare(self, digest: str) -> _Prepared:
+        began = self._clock()
+        snapshot = self.open(digest)
+        manifest = snapshot.manifest
+        headers = {part.digest: self._header(part) for part in manifest.components}
+        manifest_done = self._clock()
+        pipeline_class = resolve(manifest.pipeline_class, Role.PIPELINE)
+        for part in manifest.components:
+            if not self._modules.has(part):
+                self._skeletons.prepare(part)
+        skeletons_done = self._clock()
+        processors = {
+            part.name: self._processors.get(part, self._store) for part in manifest.processors
+        }
+        return _Prepared(
+            snapshot,
+            headers,
+            pipeline_class,
+            processors,
+            manifest_seconds=manifest_done - began,
+            skeleton_seconds=skeletons_done - manifest_done,
+            tokenizer_seconds=self._clock() - skeletons_done,
+        )
+
+    def _header(self, part: Component) -> Header:
+        if (known := self._headers.get(part.digest)) is None:
+            path = self._store.component_path(part.digest)
+            known = self._headers[part.digest] = read_component_header(path, part)
+        return known
+
+
+def _build_pipeline(prepared: _Prepared, modules: Mapping[str, Any]) -> Any:
+    manifest = prepared.snapshot.manifest
+    parts = {**modules, **prepared.processors, **manifest.pipeline_arguments}
+    parts |= {each.name: build_scheduler(each) for each in manifest.schedulers}
+    accepted = inspect.signature(prepared.pipeline_class.__init__).parameters
+    for name, parameter in accepted.items():
+        if name not in parts and name != "self" and parameter.default is parameter.empty:
+            parts[name] = None  # an optional component that this model goes without
+    _check_parts(manifest, parts, accepted)
+    return prepared.pipeline_class(**parts)
+
+
+def _check_parts(
+    manifest: Manifest, parts: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]
+) -> None:
+    if extra := parts.keys() - accepted.keys():
+        invalid(
+            Problem.MANIFEST,
+            f"snapshot of {manifest.title or manifest.family}",
+            f"{manifest.pipeline_class} has no part named {min(extra)!r}",
+        )
+
+
+class _Progress:
+    """Adds up bytes from several threads and calls back one at a time."""
+
+    def __init__(self, total_bytes: int, callback: OnProgress | None) -> None:
+        self._total_bytes = total_bytes
+        self._loaded_bytes = 0
+        self._callback = callback
+        self._lock = threading.Lock()
+
+    def of(self, component: str) -> Callable[[int], None]:
+        def on_bytes(count: int) -> None:
+            with self._lock:
+                self._loaded_bytes += count
+                if self._callback is not None:
+                    self._callback(LoadProgress(component, self._loaded_bytes, self._total_bytes))
+
+        return on_bytes

@@ -1,0 +1,53 @@
+"""What `Loader.load` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from quickthaw.snapshot.report import LoadReport
+from quickthaw.snapshot.store import Snapshot
+
+
+class LoadedModel:
+    """A diffusers pipeline over resident weights; while it is held, they stay in VRAM.
+
+    Modules, tokenizers and image processors are shared with other loaded models that have them in
+    common, so at most one thread may run pipelines of one loader. The scheduler and the pipeline
+    object are this model's own. Leave dtype and device alone (`.to`): they are the snapshot's.
+    """
+
+    def __init__(
+        self, pipeline: Any, snapshot: Snapshot, report: LoadReport, release: Callable[[], None]
+    ) -> None:
+        self._pipeline = pipeline
+        self.digest = snapshot.digest
+        self.manifest = snapshot.manifest
+        self.report = report
+        self._release: Callable[[], None] | None = release
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline object, of the class that the manifest names; gone after `release`."""
+        if self._pipeline is None:
+            raise RuntimeError("the model was released")
+        return self._pipeline
+
+    def release(self) -> None:
+        """Lets the components be evicted and drops the pipeline. A second call does nothing."""
+        release, self._release = self._release, None
+        self._pipeline = None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

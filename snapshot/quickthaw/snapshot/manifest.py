@@ -1,0 +1,150 @@
+"""What a snapshot consists of (FORMAT.md §5). Reading and writing it: `manifest_json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from quickthaw.snapshot.fields import JsonValue
+from quickthaw.snapshot.hashes import BLOCK_HASH_HEX_CHARS
+
+MANIFEST_VERSION = 1
+MANIFEST_FORMAT = "quickthaw-snapshot"
+MANIFEST_BYTES_MAX = 64 * 1024 * 1024
+COMPONENTS_MAX = 32
+BLOB_BYTES_MAX = 256 * 1024 * 1024
+ATTENTION_KINDS = frozenset({"sdpa", "eager"})
+PROCESSOR_FILES = frozenset(
+    {
+        "added_tokens.json",
+        "merges.txt",
+        "preprocessor_config.json",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+    }
+)
+"""The only file names a tokenizer or image processor may bring."""
+
+
+class Kind(StrEnum):
+    """What a component does in its pipeline."""
+
+    TEXT_ENCODER = "text_encoder"
+    DENOISER = "denoiser"
+    VAE = "vae"
+    IMAGE_ENCODER = "image_encoder"
+    SAFETY_CHECKER = "safety_checker"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One module's weights and how to build the module. Named by the SHA-256 of its file."""
+
+    name: str
+    kind: Kind
+    class_path: str
+    config: Mapping[str, JsonValue]
+    attention: str | None
+    """transformers' attention kind; None for diffusers models, which choose at run time."""
+    dtypes: tuple[str, ...]
+    digest: str
+    header_digest: str
+    data_start: int
+    data_bytes: int
+    blocks: str
+    """XXH3-128 of each 4 MiB block of the data section, 32 hex digits each, in order."""
+    aliases: Mapping[str, str]
+    """Other names of a tied tensor, each mapped to the name it is stored under."""
+
+    @property
+    def file_bytes(self) -> int:
+        return self.data_start + self.data_bytes
+
+    @property
+    def block_count(self) -> int:
+        return len(self.blocks) // BLOCK_HASH_HEX_CHARS
+
+    def block_hash(self, index: int) -> str:
+        return self.blocks[index * BLOCK_HASH_HEX_CHARS : (index + 1) * BLOCK_HASH_HEX_CHARS]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """A noise scheduler: a class and its constructor's arguments."""
+
+    name: str
+    class_path: str
+    config: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """A tokenizer or image processor, built from small files."""
+
+    name: str
+    class_path: str
+    files: Mapping[str, Blob]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Linear map from pipeline latents to RGB in 0..1: `rgb = latent @ weights + bias`.
+
+    `weights` has one row of three per latent channel. It is fitted to the VAE when packing;
+    `r2` says how much of the variance it explains.
+    """
+
+    weights: tuple[tuple[float, float, float], ...]
+    bias: tuple[float, float, float]
+    r2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A snapshot. `components` are in load order: the order in which a request needs them."""
+
+    family: str
+    title: str
+    licence: str
+    created_by: str
+    pipeline_class: str
+    pipeline_arguments: Mapping[str, JsonValue]
+    components: tuple[Component, ...]
+    schedulers: tuple[Scheduler, ...]
+    processors: tuple[Processor, ...]
+    preview: Preview | None
+    input_schema: Mapping[str, JsonValue]
+    working_set_bytes: int
+    """Estimate of what one request needs beside the weights, at the default image size."""
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum({part.digest: part.data_bytes for part in self.components}.values())
+
+    @property
+    def defaults(self) -> dict[str, JsonValue]:
+        """The input's defaults, as the schema states them."""
+        properties = self.input_schema.get("properties")
+        if not isinstance(properties, dict):
+            return {}
+        return {
+            name: rule["default"]
+            for name, rule in properties.items()
+            if isinstance(rule, dict) and "default" in rule
+        }
+
+    def component(self, name: str) -> Component:
+        for part in self.components:
+            if part.name == name:
+                return part
+        raise KeyError(name)

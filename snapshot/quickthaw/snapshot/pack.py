@@ -1,0 +1,222 @@
+"""Making snapshots: a pipeline's parts, one by one, into a store; the manifest last."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from quickthaw.snapshot.classes import Role, class_path
+from quickthaw.snapshot.describe_pipeline import (
+    module_attention,
+    module_config,
+    parts_of,
+    pipeline_arguments,
+    scheduler_config,
+    size_rule,
+    working_set_bytes,
+)
+from quickthaw.snapshot.families import Family, family_named, family_of
+from quickthaw.snapshot.fields import JsonValue
+from quickthaw.snapshot.format import FORMAT_VERSION, Problem, invalid
+from quickthaw.snapshot.manifest import (
+    PROCESSOR_FILES,
+    Blob,
+    Component,
+    Manifest,
+    Processor,
+    Scheduler,
+)
+from quickthaw.snapshot.preview import fit_preview
+from quickthaw.snapshot.processors import refuse_unsafe_file
+from quickthaw.snapshot.skeleton import Skeleton, build, skeleton_key
+from quickthaw.snapshot.sources import open_source
+from quickthaw.snapshot.store import SnapshotStore
+from quickthaw.snapshot.tensors import collect, contents
+from quickthaw.snapshot.writer import StoreWriter, WrittenComponent
+
+
+@dataclass(frozen=True, slots=True)
+class PackProgress:
+    """Told after each tensor written."""
+
+    component: str
+    packed_bytes: int
+    total_bytes: int
+
+
+OnProgress = Callable[[PackProgress], None]
+
+
+def pack(
+    source: Any,
+    destination: SnapshotStore | Path | str,
+    *,
+    family: str | None = None,
+    title: str = "",
+    licence: str = "",
+    defaults: Mapping[str, JsonValue] | None = None,
+    base: Path | str | None = None,
+    component: str | None = None,
+    dtype: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> str:
+    """Adds a snapshot of `source` to `destination` and returns its digest.
+
+    `source`: a live diffusers pipeline (left as it is), a diffusers folder, or one safetensors
+    file. A file needs `base`, a diffusers folder of the same family with configs and tokenizers;
+    it is a whole checkpoint, or replaces one component of the base (`component`, found by its
+    tensors where they are named as in diffusers). `family` only makes sure. `defaults` override
+    the family's defaults of the input, for example `{"num_inference_steps": 4}`. `dtype`
+    (float16, bfloat16, float32) applies to folders and files, which otherwise keep their own.
+
+    Raises `SnapshotInvalid` for pickles, code and anything else a snapshot cannot hold, and
+    `StorageFull`; nothing of a failed pack is ever visible, and `gc` removes what it wrote.
+    """
+    store = destination if isinstance(destination, SnapshotStore) else SnapshotStore(destination)
+    if isinstance(source, Path | str):
+        pipeline = open_source(
+            Path(source),
+            base=None if base is None else Path(base),
+            dtype=dtype,
+            component=component,
+        )
+    else:
+        pipeline = source
+    path = class_path(pipeline, Role.PIPELINE, "pipeline")
+    found = family_of(path)
+    if family is not None and family_named(family) is not found:
+        invalid(Problem.MANIFEST, "family", f"{path} is of family {found.name}, not {family}")
+    with store.writing() as writer:
+        packer = _Packer(pipeline, found, writer, on_progress)
+        manifest = packer.manifest(title=title, licence=licence, defaults=defaults or {})
+        return writer.add_manifest(manifest)
+
+
+class _Packer:
+    def __init__(
+        self,
+        pipeline: Any,
+        family: Family,
+        writer: StoreWriter,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._family = family
+        self._writer = writer
+        self._on_progress = on_progress
+        self._modules, self._others = parts_of(pipeline, family)
+        self._collected = {
+            name: collect(module, f"component {name}") for name, module in self._modules.items()
+        }
+        self._total_bytes = sum(
+            spec.nbytes for name, each in self._collected.items() for spec in each.specs(name)
+        )
+        self._packed_bytes = 0
+
+    def manifest(self, *, title: str, licence: str, defaults: Mapping[str, JsonValue]) -> Manifest:
+        size = size_rule(self._pipeline, self._family)
+        schema = self._family.input_schema(size, {**self._model_defaults(), **defaults})
+        schedulers, processors = self._small_parts()
+        return Manifest(
+            family=self._family.name,
+            title=title,
+            licence=licence,
+            created_by=_created_by(),
+            pipeline_class=class_path(self._pipeline, Role.PIPELINE, "pipeline"),
+            pipeline_arguments=pipeline_arguments(self._pipeline),
+            components=tuple(self._component(name) for name in self._modules),
+            schedulers=schedulers,
+            processors=processors,
+            preview=fit_preview(self._pipeline.vae),
+            input_schema=schema,
+            working_set_bytes=working_set_bytes(self._pipeline, self._family, size),
+        )
+
+    def _model_defaults(self) -> dict[str, JsonValue]:
+        """Distilled Flux models take few steps and no guidance."""
+        denoiser = self._modules.get(self._family.denoiser)
+        if denoiser is not None and getattr(denoiser.config, "guidance_embeds", None) is False:
+            return {"num_inference_steps": 4, "guidance_scale": 0.0}
+        return {}
+
+    def _component(self, name: str) -> Component:
+        module, where = self._modules[name], f"component {name}"
+        collected = self._collected[name]
+        specs = collected.specs(where)
+        draft = Component(
+            name=name,
+            kind=self._family.components[name],
+            class_path=class_path(module, Role.MODEL, where),
+            config=module_config(module, where),
+            attention=module_attention(module),
+            dtypes=tuple(sorted({spec.dtype for spec in specs})),
+            digest="",
+            header_digest="",
+            data_start=0,
+            data_bytes=0,
+            blocks="",
+            aliases=collected.aliases,
+        )
+        # What could not be loaded must not be packed.
+        Skeleton(skeleton_key(draft), build(draft)).check(
+            collected.tensors, collected.aliases, where
+        )
+        written = self._writer.add_component(
+            specs, contents(collected.tensors), lambda count: self._progress(name, count)
+        )
+        return _filled(draft, written)
+
+    def _progress(self, name: str, count: int) -> None:
+        self._packed_bytes = min(self._packed_bytes + count, self._total_bytes)
+        if self._on_progress is not None:
+            self._on_progress(PackProgress(name, self._packed_bytes, self._total_bytes))
+
+    def _small_parts(self) -> tuple[tuple[Scheduler, ...], tuple[Processor, ...]]:
+        schedulers: list[Scheduler] = []
+        processors: list[Processor] = []
+        for name, part in self._others.items():
+            if hasattr(part, "set_timesteps"):
+                path = class_path(part, Role.SCHEDULER, name)
+                schedulers.append(Scheduler(name, path, scheduler_config(part, name)))
+            else:
+                path = class_path(part, Role.PROCESSOR, name)
+                processors.append(Processor(name, path, self._files(name, part)))
+        return tuple(schedulers), tuple(processors)
+
+    def _files(self, name: str, part: Any) -> dict[str, Blob]:
+        files: dict[str, Blob] = {}
+        with tempfile.TemporaryDirectory(prefix="quickthaw-") as folder:
+            part.save_pretrained(folder)
+            for path in sorted(Path(folder).iterdir()):
+                if path.name in PROCESSOR_FILES:
+                    content = path.read_bytes()
+                    if path.name.endswith("_config.json"):
+                        refuse_unsafe_file(content, f"{name}, {path.name}")
+                    files[path.name] = self._writer.add_blob(content)
+        return files
+
+
+def _filled(draft: Component, written: WrittenComponent) -> Component:
+    return Component(
+        name=draft.name,
+        kind=draft.kind,
+        class_path=draft.class_path,
+        config=draft.config,
+        attention=draft.attention,
+        dtypes=draft.dtypes,
+        digest=written.digest,
+        header_digest=written.header_digest,
+        data_start=written.data_start,
+        data_bytes=written.data_bytes,
+        blocks=written.blocks,
+        aliases=draft.aliases,
+    )
+
+
+def _created_by() -> str:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("diffusers", "transformers"))
+    return f"quickthaw snapshot format {FORMAT_VERSION} with {libraries}"

@@ -1,0 +1,82 @@
+"""Tokenizers, image processors and schedulers: the small parts, built from manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from quickthaw.snapshot.classes import Role, resolve
+from quickthaw.snapshot.fields import UNSAFE_CONFIG_KEYS, Fields
+from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.manifest import Processor, Scheduler
+from quickthaw.snapshot.store import SnapshotStore
+
+CACHED_MAX = 256
+_CONFIG_FILES = ("tokenizer_config.json", "preprocessor_config.json")
+
+
+def build_scheduler(scheduler: Scheduler) -> Any:
+    """A new scheduler: it keeps state between steps, so it is never shared."""
+    kind = resolve(scheduler.class_path, Role.SCHEDULER)
+    try:
+        # Not `from_config`, which imports every compatible scheduler first.
+        return kind(**scheduler.config)
+    except Exception as error:
+        invalid(
+            Problem.MANIFEST,
+            f"scheduler {scheduler.name}",
+            f"{scheduler.class_path} does not accept the config: {error}",
+        )
+
+
+def build_processor(processor: Processor, store: SnapshotStore) -> Any:
+    """Blobs are checked against their digests, then read by the library from a private folder."""
+    kind = resolve(processor.class_path, Role.PROCESSOR)
+    where = f"processor {processor.name}"
+    with tempfile.TemporaryDirectory(prefix="quickthaw-") as folder:
+        for name, blob in processor.files.items():
+            content = store.read_blob(blob)
+            if name in _CONFIG_FILES:
+                refuse_unsafe_file(content, f"{where}, {name}")
+            (Path(folder) / name).write_bytes(content)
+        try:
+            return kind.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            invalid(Problem.MANIFEST, where, f"{processor.class_path} cannot read it: {error}")
+
+
+def refuse_unsafe_file(content: bytes, where: str) -> None:
+    """Raises if a tokenizer's or processor's settings name code to import."""
+    for key in Fields.parse(content, where):
+        if key in UNSAFE_CONFIG_KEYS and key != "_name_or_path":
+            invalid(Problem.UNSAFE, f"{where}, {key}", UNSAFE_CONFIG_KEYS[key])
+
+
+class ProcessorCache:
+    """Processors by content, oldest dropped beyond a bound. Building one takes 0.1 s or more.
+
+    Models share them, so only one thread may run pipelines that do.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._built: dict[str, Any] = {}
+
+    def get(self, processor: Processor, store: SnapshotStore) -> Any:
+        key = _key(processor)
+        with self._lock:
+            if key not in self._built:
+                if len(self._built) >= CACHED_MAX:
+                    del self._built[next(iter(self._built))]
+                self._built[key] = build_processor(processor, store)
+            return self._built[key]
+
+
+def _key(processor: Processor) -> str:
+    parts = [processor.class_path]
+    for name, blob in sorted(processor.files.items()):
+        parts += [name, blob.digest]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,58 @@
+"""What a load did and how long each part took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quickthaw.snapshot.tiers import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentReport:
+    """One component of one load.
+
+    Seconds are wall time. Reading and copying overlap, so they do not add up: `read_seconds` lasts
+    until the last byte is in host memory and checked, `copy_seconds` from the first copy to the
+    device until the last has arrived. Both are 0 where nothing was read or copied.
+    """
+
+    name: str
+    digest: str
+    nbytes: int
+    source: Tier
+    copier: str | None
+    """The I/O path, where a file was read."""
+    read_seconds: float
+    copy_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """One load. The parts follow one another, so they add up to `total_seconds`, nearly."""
+
+    components: tuple[ComponentReport, ...]
+    manifest_seconds: float
+    skeleton_seconds: float
+    tokenizer_seconds: float
+    bytes_seconds: float
+    bind_seconds: float
+    total_seconds: float
+
+    @property
+    def source(self) -> Tier:
+        """The slowest tier that anything came from: the kind of start this was."""
+        order = list(Tier)
+        return max((part.source for part in self.components), key=order.index)
+
+    def bytes_from(self, tier: Tier) -> int:
+        found = {part.digest: part.nbytes for part in self.components if part.source == tier}
+        return sum(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """Told while bytes move; `component` is the one that moved last."""
+
+    component: str
+    loaded_bytes: int
+    total_bytes: int

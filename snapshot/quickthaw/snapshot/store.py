@@ -1,0 +1,195 @@
+"""A folder of snapshots that share their components (FORMAT.md §1).
+
+    ROOT/snapshots/<digest>/manifest.json     one folder per snapshot
+    ROOT/components/<sha256>.safetensors      weights, shared by content
+    ROOT/blobs/<sha256>                       tokenizer files, shared by content
+    ROOT/tmp/, ROOT/.lock                     only while something is written
+
+A snapshot on its own, to be copied or committed, is simply a store that holds one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quickthaw.snapshot.files import full_disk_named, read_bounded, refuse_link
+from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.hashes import is_digest
+from quickthaw.snapshot.manifest import MANIFEST_BYTES_MAX, Blob, Manifest
+from quickthaw.snapshot.manifest_json import manifest_digest, parse_manifest
+from quickthaw.snapshot.writer import StoreWriter
+from quickthaw.wire.errors import FailedPrecondition, NotFound, SnapshotCorrupt
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An opened snapshot: its manifest is parsed and matches its digest; weights are unread."""
+
+    digest: str
+    manifest: Manifest
+    store: SnapshotStore
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What `gc` removed."""
+
+    files: int
+    bytes: int
+
+
+class SnapshotStore:
+    """The snapshots under `root`, which need not exist before something is written to it.
+
+    Safe for several processes: additions are atomic, and `gc` refuses to run beside one.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"SnapshotStore({str(self.root)!r})"
+
+    def __iter__(self) -> Iterator[str]:
+        """Digests of the complete snapshots, sorted."""
+        folder = self.root / "snapshots"
+        if not folder.is_dir():
+            return
+        for name in sorted(entry.name for entry in folder.iterdir()):
+            if is_digest(name) and (folder / name / "manifest.json").is_file():
+                yield name
+
+    def __contains__(self, digest: str) -> bool:
+        return is_digest(digest) and self.manifest_path(digest).is_file()
+
+    def manifest_path(self, digest: str) -> Path:
+        return self.root / "snapshots" / _checked(digest) / "manifest.json"
+
+    def component_path(self, digest: str) -> Path:
+        return self.root / "components" / f"{_checked(digest)}.safetensors"
+
+    def blob_path(self, digest: str) -> Path:
+        return self.root / "blobs" / _checked(digest)
+
+    def open(self, digest: str) -> Snapshot:
+        """Raises `NotFound`, `SnapshotInvalid`, or `SnapshotCorrupt` for a changed manifest."""
+        if digest not in self:
+            raise NotFound(f"{self.root} holds no snapshot {digest[:80]!r}")
+        for folder in ("snapshots", f"snapshots/{digest}", "components", "blobs"):
+            refuse_link(self.root / folder)
+        path = self.manifest_path(digest)
+        encoded = read_bounded(path, MANIFEST_BYTES_MAX)
+        if manifest_digest(encoded) != digest:
+            raise SnapshotCorrupt(
+                f"{path}: the manifest was changed after packing; fetch or pack it again",
+                metadata={"path": str(path), "digest": digest},
+            )
+        return Snapshot(digest, parse_manifest(encoded, str(path)), self)
+
+    def only(self) -> str:
+        """The digest of a store that holds a single snapshot."""
+        digests = list(self)
+        if len(digests) != 1:
+            raise NotFound(f"{self.root} holds {len(digests)} snapshots; name one by its digest")
+        return digests[0]
+
+    def read_blob(self, blob: Blob) -> bytes:
+        """The blob's content, checked against its digest."""
+        path = self.blob_path(blob.digest)
+        content = read_bounded(path, blob.bytes)
+        if manifest_digest(content) != blob.digest:
+            raise SnapshotCorrupt(
+                f"{path}: the content does not match its name; fetch or pack it again",
+                metadata={"path": str(path), "digest": blob.digest},
+            )
+        return content
+
+    @contextmanager
+    def writing(self) -> Iterator[StoreWriter]:
+        """Adds to the store, beside other writers but never beside `gc`."""
+        with self._lock(fcntl.LOCK_SH):
+            yield StoreWriter(self.root)
+
+    def import_(self, folder: Path | str) -> tuple[str, ...]:
+        """Copies every snapshot of another store in, checking all content; returns their digests.
+
+        Parts that are here already are not copied again.
+        """
+        source = SnapshotStore(folder)
+        digests = tuple(source)
+        if not digests:
+            invalid(Problem.MISSING, str(folder), "holds no snapshot; wanted snapshots/<digest>/")
+        with self.writing() as writer:
+            for digest in digests:
+                manifest = source.open(digest).manifest
+                for part in manifest.components:
+                    writer.copy_component(
+                        source.component_path(part.digest), part.digest, part.file_bytes
+                    )
+                for processor in manifest.processors:
+                    for blob in processor.files.values():
+                        writer.copy_blob(source.blob_path(blob.digest), blob)
+                writer.add_encoded_manifest(
+                    read_bounded(source.manifest_path(digest), MANIFEST_BYTES_MAX)
+                )
+        return digests
+
+    def remove(self, digest: str) -> None:
+        """Forgets a snapshot; its files go with the next `gc` if no other snapshot shares them."""
+        if digest not in self:
+            raise NotFound(f"{self.root} holds no snapshot {digest[:80]!r}")
+        with self._lock(fcntl.LOCK_EX):
+            shutil.rmtree(self.manifest_path(digest).parent)
+
+    def gc(self) -> Collected:
+        """Removes what no snapshot refers to, also what a crashed writer left behind."""
+        with self._lock(fcntl.LOCK_EX):
+            manifests = [self.open(digest).manifest for digest in self]
+            wanted = {
+                self.component_path(part.digest) for each in manifests for part in each.components
+            } | {
+                self.blob_path(blob.digest)
+                for each in manifests
+                for processor in each.processors
+                for blob in processor.files.values()
+            }
+            files = freed_bytes = 0
+            for folder in ("components", "blobs", "tmp"):
+                for path in (self.root / folder).glob("*"):
+                    if path not in wanted:
+                        files, freed_bytes = files + 1, freed_bytes + path.lstat().st_size
+                        path.unlink()
+            for path in (self.root / "snapshots").glob("*"):
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()  # a writer died between making the folder and its manifest
+            return Collected(files, freed_bytes)
+
+    @contextmanager
+    def _lock(self, kind: int) -> Iterator[None]:
+        with full_disk_named(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise FailedPrecondition(
+                    f"{self.root} is being written or cleaned by another process; "
+                    "repeat when it is done"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _checked(digest: str) -> str:
+    """Digests become file names; nothing else may."""
+    if not is_digest(digest):
+        invalid(Problem.UNSAFE, "digest", f"{digest!r:.80} is not a SHA-256 in lower-case hex")
+    return digest

@@ -1,0 +1,127 @@
+"""Checking every byte of a snapshot, and naming everything that is wrong rather than the first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quickthaw.snapshot.files import open_regular
+from quickthaw.snapshot.format import Problem, check_aligned, parse_header
+from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash, sha256_hex
+from quickthaw.snapshot.inspect import locate
+from quickthaw.snapshot.manifest import Component
+from quickthaw.snapshot.store import SnapshotStore
+from quickthaw.wire.errors import QuickthawError, SnapshotInvalid
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong. `block` and `offset` (in the file) are set for damaged weights."""
+
+    part: str
+    problem: str
+    message: str
+    block: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    digest: str
+    findings: tuple[Finding, ...]
+    checked_bytes: int
+
+    @property
+    def intact(self) -> bool:
+        return not self.findings
+
+
+def verify(
+    path: Path | str,
+    digest: str | None = None,
+    *,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> VerifyReport:
+    """Reads all of a snapshot and compares every hash. Arguments as for `inspect.locate`.
+
+    A broken manifest raises, since nothing else can be checked then; all else is in the report.
+    """
+    snapshot = locate(path, digest)
+    checked = 0
+
+    def count(size: int) -> None:
+        nonlocal checked
+        checked += size
+        on_bytes(size)
+
+    findings: list[Finding] = []
+    for part in {each.digest: each for each in snapshot.manifest.components}.values():
+        findings += _guarded(part.name, _component(snapshot.store, part, count))
+    for processor in snapshot.manifest.processors:
+        for name, blob in processor.files.items():
+            try:
+                count(len(snapshot.store.read_blob(blob)))
+            except QuickthawError as error:
+                findings.append(_finding(f"{processor.name}/{name}", error))
+    return VerifyReport(snapshot.digest, tuple(findings), checked)
+
+
+def _guarded(part: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Ends the findings on a part with the error that kept the rest of it from being read."""
+    try:
+        yield from findings
+    except QuickthawError as error:
+        yield _finding(part, error)
+
+
+def _finding(part: str, error: QuickthawError) -> Finding:
+    return Finding(part, error.metadata.get("problem", error.reason.lower()), error.message)
+
+
+def _component(
+    store: SnapshotStore, part: Component, count: Callable[[int], None]
+) -> Iterator[Finding]:
+    path = store.component_path(part.digest)
+    with os.fdopen(open_regular(path), "rb") as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        if file_bytes != part.file_bytes:
+            yield Finding(
+                part.name,
+                Problem.TRUNCATED if file_bytes < part.file_bytes else Problem.TRAILING_BYTES,
+                f"{path} is {file_bytes} bytes long, not {part.file_bytes}",
+            )
+        header = file.read(part.data_start)
+        count(len(header))
+        yield from _header(part, path, header)
+        whole = hashlib.sha256(header)
+        for block in range(part.block_count):
+            content = file.read(min(BLOCK_BYTES, part.data_bytes - block * BLOCK_BYTES))
+            count(len(content))
+            whole.update(content)
+            if block_hash(content) != part.block_hash(block):
+                offset = part.data_start + block * BLOCK_BYTES
+                yield Finding(
+                    part.name,
+                    "corrupt",
+                    f"block {block} of {path} (offset {offset}) differs from the manifest",
+                    block,
+                    offset,
+                )
+        whole.update(file.read(1))  # anything after the last block changes the digest
+        if whole.hexdigest() != part.digest:
+            yield Finding(part.name, "digest", f"the content of {path} does not match its name")
+
+
+def _header(part: Component, path: Path, raw: bytes) -> Iterator[Finding]:
+    if sha256_hex(raw) != part.header_digest:
+        yield Finding(part.name, "header_digest", f"the header of {path} was changed", None, 0)
+    try:
+        if len(raw) < 8 or int.from_bytes(raw[:8], "little") != len(raw) - 8:
+            yield Finding(part.name, Problem.HEADER_MALFORMED, f"{path} has another header length")
+        else:
+            check_aligned(parse_header(raw, part.data_bytes, str(path)), str(path))
+    except SnapshotInvalid as error:
+        yield _finding(part.name, error)

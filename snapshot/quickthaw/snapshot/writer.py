@@ -1,0 +1,146 @@
+"""Writing into a store: components, blobs and, last of all, the manifest that makes them a model.
+
+Order is what keeps a crash harmless: files appear whole under the hash of their content, nothing
+refers to them until the manifest is renamed into place, and what no manifest refers to is removed
+by the store's next `gc`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from quickthaw.snapshot.files import (
+    full_disk_named,
+    new_file,
+    open_regular,
+    publish,
+    sync_directory,
+)
+from quickthaw.snapshot.format import (
+    Problem,
+    TensorSpec,
+    encode_header,
+    invalid,
+    lay_out,
+)
+from quickthaw.snapshot.hashes import BlockHasher, sha256_hex
+from quickthaw.snapshot.manifest import BLOB_BYTES_MAX, Blob, Manifest
+from quickthaw.snapshot.manifest_json import encode_manifest, manifest_digest, parse_manifest
+from quickthaw.wire.errors import SnapshotCorrupt
+
+COPY_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenComponent:
+    """What the manifest has to say about a file just written."""
+
+    digest: str
+    header_digest: str
+    data_start: int
+    data_bytes: int
+    blocks: str
+
+
+class StoreWriter:
+    """Adds to the store at `root`; made by `SnapshotStore.writing`, which holds its lock."""
+
+    def __init__(self, root: Path) -> None:
+        self._temporary = root / "tmp"
+        self._components = root / "components"
+        self._blobs = root / "blobs"
+        self._snapshots = root / "snapshots"
+        with full_disk_named(root):
+            for folder in (self._temporary, self._components, self._blobs, self._snapshots):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def add_component(
+        self,
+        specs: Sequence[TensorSpec],
+        contents: Iterable[memoryview],
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> WrittenComponent:
+        """Writes one component file; `contents` yields the bytes of each tensor in `specs` order.
+
+        `on_bytes` is told the size of each piece written.
+        """
+        entries = lay_out(specs)
+        header = encode_header(entries)
+        whole, blocks = hashlib.sha256(header), BlockHasher()
+        data_bytes = entries[-1].end if entries else 0
+        remaining = iter(contents)
+        with new_file(self._temporary) as (file, path):
+            file.write(header)
+            for entry in entries:
+                size = entry.end - entry.start
+                piece = memoryview(bytes(size)) if entry.is_pad else next(remaining)
+                if piece.nbytes != size:
+                    raise ValueError(f"{entry.name}: {piece.nbytes} bytes given, {size} declared")
+                file.write(piece)
+                whole.update(piece)
+                blocks.update(piece)
+                on_bytes(size)
+            digest = whole.hexdigest()
+            self._publish(file, path, self._components / f"{digest}.safetensors")
+        return WrittenComponent(
+            digest, sha256_hex(header), len(header), data_bytes, blocks.finish()
+        )
+
+    def add_blob(self, content: bytes) -> Blob:
+        if len(content) > BLOB_BYTES_MAX:
+            invalid(Problem.MANIFEST, "blob", f"{len(content)} bytes is over {BLOB_BYTES_MAX}")
+        digest = sha256_hex(content)
+        with new_file(self._temporary) as (file, path):
+            file.write(content)
+            self._publish(file, path, self._blobs / digest)
+        return Blob(digest, len(content))
+
+    def copy_component(self, source: Path, digest: str, file_bytes: int) -> None:
+        """Brings a file in; raises `SnapshotCorrupt` if its content does not hash to `digest`."""
+        self._copy(source, self._components / f"{digest}.safetensors", digest, file_bytes)
+
+    def copy_blob(self, source: Path, blob: Blob) -> None:
+        self._copy(source, self._blobs / blob.digest, blob.digest, blob.bytes)
+
+    def _copy(self, source: Path, target: Path, digest: str, file_bytes: int) -> None:
+        if target.exists() and target.stat().st_size == file_bytes:
+            return
+        whole, copied = hashlib.sha256(), 0
+        with (
+            open(open_regular(source), "rb", buffering=0) as origin,
+            new_file(self._temporary) as (file, path),
+        ):
+            while copied <= file_bytes and (piece := origin.read(COPY_BYTES)):
+                file.write(piece)
+                whole.update(piece)
+                copied += len(piece)
+            if copied != file_bytes or whole.hexdigest() != digest:
+                raise SnapshotCorrupt(
+                    f"{source}: the content does not match its name ({copied} of {file_bytes} "
+                    "bytes read); fetch it again",
+                    metadata={"path": str(source), "digest": digest},
+                )
+            self._publish(file, path, target)
+
+    def _publish(self, file: BinaryIO, path: Path, target: Path) -> None:
+        with full_disk_named(target.parent):
+            publish(file, path, target)
+
+    def add_manifest(self, manifest: Manifest) -> str:
+        """Makes the snapshot exist and returns its digest. Its parts must be there already."""
+        return self.add_encoded_manifest(encode_manifest(manifest))
+
+    def add_encoded_manifest(self, encoded: bytes) -> str:
+        """The same for a manifest that has been encoded before; its bytes, and digest, are kept."""
+        parse_manifest(encoded, "the new manifest")  # never write what could not be read back
+        digest = manifest_digest(encoded)
+        target = self._snapshots / digest / "manifest.json"
+        with new_file(self._temporary) as (file, path):
+            file.write(encoded)
+            self._publish(file, path, target)
+            sync_directory(self._snapshots)
+        return digest
