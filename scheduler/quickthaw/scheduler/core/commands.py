@@ -9,8 +9,8 @@ The base class of a command says when the shell may carry it out:
   durable. A duplicate of a worker's finish leads to an acknowledgement with no write of its own;
   it must still not overtake the write that the first copy led to.
 
-Within `Immediate`, and within `AfterCommit`, the order of issue is kept. Everything that callers and
-watchers see is `AfterCommit`, so one request's news are in order.
+Within `Immediate`, and within `AfterCommit`, the order of issue is kept. Everything that callers
+and watchers see is `AfterCommit`, so one request's news are in order.
 """
 
 from __future__ import annotations

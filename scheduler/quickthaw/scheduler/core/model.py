@@ -64,6 +64,8 @@ class ModelSpec:
     """A model as it was when the request was submitted; a later registration does not change it.
 
     `components` are in load order. `working_bytes` is what one run needs beyond the weights.
+    `sizes` has the distinct components, largest first, and `weight_bytes` their sum: both are read
+    for every candidate of every placement.
     """
 
     id: ModelId
@@ -72,11 +74,14 @@ class ModelSpec:
     snapshot_uri: str
     components: tuple[Component, ...]
     working_bytes: int
+    sizes: Mapping[Digest, int] = field(init=False, repr=False, compare=False)
+    weight_bytes: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of its distinct components."""
-        return sum({part.digest: part.size_bytes for part in self.components}.values())
+    def __post_init__(self) -> None:
+        largest_first = sorted(self.components, key=lambda part: (-part.size_bytes, part.digest))
+        sizes = {part.digest: part.size_bytes for part in largest_first}
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "weight_bytes", sum(sizes.values()))
 
 
 @dataclass(frozen=True, slots=True)

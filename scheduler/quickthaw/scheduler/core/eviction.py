@@ -1,0 +1,74 @@
+"""What to drop from a worker's VRAM to make room: greedy-dual, by the time to load it again.
+
+Greedy-Dual-Size-Frequency (Cherkasova, HP Labs 1998; for serverless keep-alive: FaasCache, ASPLOS
+2021). A component's credit is `clock + uses x reload_seconds / size`, set when it is used; the one
+with the least credit goes, and the clock rises to that credit, so that what is never used ages.
+Changed here: a request usually needs several victims at once, so those that turn out not to be
+needed, because a bigger one chosen later made the room alone, are let off again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from quickthaw.scheduler.core.model import Digest
+
+_GIB = float(1 << 30)
+
+
+class _Entry(NamedTuple):
+    credit: float
+    uses: int
+    reload_seconds: float
+
+
+_UNKNOWN = _Entry(0.0, 0, 0.0)
+
+
+class GreedyDual:
+    """The credits of one worker's components."""
+
+    __slots__ = ("_clock", "_entries")
+
+    def __init__(self) -> None:
+        self._clock = 0.0
+        self._entries: dict[Digest, _Entry] = {}
+
+    def touch(self, digest: Digest, size_bytes: int, reload_seconds: float) -> None:
+        """The component was loaded or is about to be used."""
+        uses = self._entries.get(digest, _UNKNOWN).uses + 1
+        credit = self._clock + uses * reload_seconds * _GIB / max(size_bytes, 1)
+        self._entries[digest] = _Entry(credit, uses, reload_seconds)
+
+    def gone(self, digest: Digest) -> None:
+        """The component has left VRAM; the clock rises to its credit."""
+        if (entry := self._entries.pop(digest, None)) is not None:
+            self._clock = max(self._clock, entry.credit)
+
+    def reload_seconds(self, digests: Iterable[Digest]) -> float:
+        """The time that it will take to bring these back."""
+        return sum(self._entries.get(digest, _UNKNOWN).reload_seconds for digest in digests)
+
+    def victims(
+        self, evictable: Mapping[Digest, int], need_bytes: int
+    ) -> tuple[Digest, ...] | None:
+        """Which of `evictable` (digest to size) to drop to free `need_bytes`; None if all of them
+        are not enough."""
+        chosen: list[Digest] = []
+        freed = 0
+        for digest in sorted(evictable, key=lambda d: (self._credit(d), d)):
+            if freed >= need_bytes:
+                break
+            chosen.append(digest)
+            freed += evictable[digest]
+        if freed < need_bytes:
+            return None
+        for digest in sorted(chosen, key=lambda d: (-self._credit(d), d)):
+            if freed - evictable[digest] >= need_bytes:
+                chosen.remove(digest)
+                freed -= evictable[digest]
+        return tuple(chosen)
+
+    def _credit(self, digest: Digest) -> float:
+        return self._entries.get(digest, _UNKNOWN).credit

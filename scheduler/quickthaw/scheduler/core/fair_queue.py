@@ -1,0 +1,170 @@
+"""The order of waiting requests: fair between tenants, by priority and age inside one.
+
+Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) over GPU-milliseconds. A tenant's next
+request has the start tag `S = max(V, F)`; the least tag goes first; being placed it moves the
+tenant's finish tag to `F = S + cost / weight`. The cost is an estimate, and `settle` corrects F by
+what the meter says. V, the virtual time, is the least tag of those waiting when something is
+placed, so that a request placed out of turn (`bypass`) does not let newcomers wait for it. Between
+two tenants that always have work, weighted service differs by at most one request of each:
+`c_i / w_i + c_j / w_j`, where costs are what was settled.
+
+Inside a tenant, one step of priority is worth a fixed head start in submission time. Within that
+span priorities are strict, and beyond it nobody starves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from quickthaw.scheduler.core.model import Job, RequestId, TenantId
+
+
+class Rank(NamedTuple):
+    """The place inside a tenant: a smaller rank goes first."""
+
+    effective_ms: int
+    sequence: int
+    request_id: RequestId
+
+
+class Waiting:
+    """One request in the queue. `cost_ms` is the estimate that its tenant will be charged."""
+
+    __slots__ = ("bypassed", "cost_ms", "impatient_at_ms", "job", "rank")
+
+    def __init__(self, job: Job, rank: Rank, cost_ms: float) -> None:
+        self.job = job
+        self.rank = rank
+        self.cost_ms = cost_ms
+        self.bypassed = 0
+        """Later requests that were placed while no worker was found for this one."""
+        self.impatient_at_ms = 0
+        """Until then it may wait for a busy worker that has its model; 0 before the first wait."""
+
+
+class _Tenant:
+    __slots__ = ("finish", "ranks", "weight")
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.finish = 0.0
+        self.ranks: list[Rank] = []
+
+
+class FairQueue:
+    def __init__(self, weights: Mapping[str, float], priority_head_start_ms: int) -> None:
+        self._weights = weights
+        self._head_start_ms = priority_head_start_ms
+        self._virtual = 0.0
+        self._sequence = 0
+        self.cost_ms = 0.0
+        """Of all that wait."""
+        self._tenants: dict[TenantId, _Tenant] = {}
+        self._waiting: dict[RequestId, Waiting] = {}
+        # Tenants with work; the length of `_tenants` is bounded by `_forget`.
+        self._backlogged: dict[TenantId, _Tenant] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, request_id: RequestId) -> bool:
+        return request_id in self._waiting
+
+    def get(self, request_id: RequestId) -> Waiting:
+        return self._waiting[request_id]
+
+    def length_of(self, tenant: TenantId) -> int:
+        known = self._backlogged.get(tenant)
+        return len(known.ranks) if known else 0
+
+    def rank(self, job: Job) -> Rank:
+        """A new request's place for life: queued again, it has it again."""
+        self._sequence += 1
+        effective_ms = job.submitted_ms - job.priority * self._head_start_ms
+        return Rank(effective_ms, self._sequence, job.request_id)
+
+    def add(self, job: Job, rank: Rank, cost_ms: float) -> Waiting:
+        waiting = self._waiting[job.request_id] = Waiting(job, rank, max(cost_ms, 1.0))
+        self.cost_ms += waiting.cost_ms
+        tenant = self._tenants.get(job.tenant)
+        if tenant is None:
+            tenant = self._tenants[job.tenant] = _Tenant(self._weights.get(job.tenant, 1.0))
+        if not tenant.ranks:
+            tenant.finish = max(tenant.finish, self._virtual)
+            self._backlogged[job.tenant] = tenant
+        insort(tenant.ranks, rank)
+        return waiting
+
+    def remove(self, request_id: RequestId) -> None:
+        """It ended while it waited; its tenant is charged nothing."""
+        waiting = self._waiting.pop(request_id)
+        self.cost_ms = self.cost_ms - waiting.cost_ms if self._waiting else 0.0
+        tenant = self._backlogged[waiting.job.tenant]
+        del tenant.ranks[bisect_left(tenant.ranks, waiting.rank)]
+        if not tenant.ranks:
+            del self._backlogged[waiting.job.tenant]
+
+    def take(self, request_id: RequestId) -> float:
+        """It was placed: its tenant is charged. Returns the charge, for `settle`."""
+        self._virtual = max(self._virtual, min(t.finish for t in self._backlogged.values()))
+        waiting = self._waiting[request_id]
+        self.charge(waiting.job.tenant, waiting.cost_ms)
+        self.remove(request_id)
+        self._forget()
+        return waiting.cost_ms
+
+    def charge(self, tenant_id: TenantId, cost_ms: float) -> None:
+        """`cost_ms` may be negative: what was charged too much. V never goes back for it."""
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None:
+            if cost_ms <= 0.0:
+                return
+            tenant = self._tenants[tenant_id] = _Tenant(self._weights.get(tenant_id, 1.0))
+            tenant.finish = self._virtual
+        tenant.finish = max(self._virtual, tenant.finish + cost_ms / tenant.weight)
+
+    def in_order(self, limit: int) -> Iterator[Waiting]:
+        """At most `limit` that wait, in the order in which they would be placed if each found a
+        worker. What was yielded may be taken or removed meanwhile, and nothing else changed.
+        """
+        heads = [(tenant.finish, name, 0) for name, tenant in self._backlogged.items()]
+        heapq.heapify(heads)
+        ranks_of: dict[TenantId, list[Rank]] = {}
+        while heads and limit:
+            tag, name, index = heads[0]
+            tenant = self._tenants[name]
+            if (ranks := ranks_of.get(name)) is None:
+                ranks = ranks_of[name] = tenant.ranks[:limit]
+            waiting = self._waiting[ranks[index].request_id]
+            if index + 1 < len(ranks):
+                after = tag + waiting.cost_ms / tenant.weight
+                heapq.heapreplace(heads, (after, name, index + 1))
+            else:
+                heapq.heappop(heads)
+            limit -= 1
+            yield waiting
+
+    def position(self, request_id: RequestId, exact_max: int) -> int:
+        """How many go before it: exact up to `exact_max`, beyond that an estimate."""
+        for ahead, waiting in enumerate(self.in_order(exact_max + 1)):
+            if waiting.job.request_id == request_id:
+                return ahead
+        waiting = self._waiting[request_id]
+        tenant = self._backlogged[waiting.job.tenant]
+        own_ahead = bisect_left(tenant.ranks, waiting.rank)
+        # Each other tenant gets about as many turns as this one until then, if it has them.
+        others = (t for t in self._backlogged.values() if t is not tenant)
+        turns = sum(min(len(other.ranks), own_ahead + 1) for other in others)
+        return max(exact_max + 1, own_ahead + turns)
+
+    def _forget(self) -> None:
+        """Drops tenants without work whose past no longer counts, once there are many."""
+        if len(self._tenants) > 2 * len(self._backlogged) + 64:
+            self._tenants = {
+                name: tenant
+                for name, tenant in self._tenants.items()
+                if tenant.ranks or tenant.finish > self._virtual
+            }

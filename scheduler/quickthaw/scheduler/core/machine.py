@@ -1,0 +1,197 @@
+"""The way into the core: one event in, the commands that follow out; and questions that change
+nothing. What each event means is in `requests`, `workers`, `attempts` and `planner`.
+
+A machine is used from one thread. It holds every request that has not ended and nothing else of the
+past but the newest placement decisions and what the estimates learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, assert_never
+
+from quickthaw.scheduler.core import attempts, quoting, requests, workers
+from quickthaw.scheduler.core.commands import Command, SendFinishedAck
+from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
+from quickthaw.scheduler.core.events import (
+    AttemptFinished,
+    AttemptLoading,
+    AttemptRunning,
+    CancelRequested,
+    CordonRequested,
+    DrainRequested,
+    Event,
+    RequestJournalled,
+    RequestRecovered,
+    ResidencyChanged,
+    Tick,
+    UncordonRequested,
+    WorkerDisconnected,
+    WorkerGoodbye,
+    WorkerHeartbeat,
+    WorkerHello,
+)
+from quickthaw.scheduler.core.fleet import Worker
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    AttemptRecord,
+    Decision,
+    Job,
+    Quote,
+    RequestId,
+    WorkerId,
+)
+from quickthaw.scheduler.core.planner import plan
+from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.core.state import State
+from quickthaw.wire.errors import QuickthawError
+
+
+class RequestView(NamedTuple):
+    """A request that has not ended, as it is now."""
+
+    job: Job
+    state: RequestState
+    attempts: int
+    attempt: AttemptRecord | None
+    stopping: bool
+
+
+class Machine:
+    """`prices` are fixed for an attempt when it is placed and for a worker when it attaches."""
+
+    def __init__(
+        self, settings: CoreSettings, prices: PriceTable, estimates: Estimates | None = None
+    ) -> None:
+        known = estimates or LearnedEstimates(settings.estimates_max)
+        self._state = State.empty(settings, prices, known)
+
+    def handle(self, event: Event, now_ms: int) -> list[Command]:
+        """`now_ms` never goes back. The commands are in the order in which to issue them."""
+        state = self._state
+        state.now_ms = max(now_ms, state.now_ms)
+        state.out = []
+        self._dispatch(event)
+        return state.out
+
+    def _dispatch(self, event: Event) -> None:
+        state = self._state
+        match event:
+            case RequestJournalled():
+                requests.on_journalled(state, event)
+                plan(state)
+            case AttemptFinished():
+                attempts.on_finished(state, event)
+                # Also for an attempt that is not its own any more: the worker may forget it.
+                state.out.append(SendFinishedAck(event.worker_id, event.attempt_id))
+                plan(state)
+            case AttemptRunning():
+                attempts.on_running(state, event)
+            case AttemptLoading():
+                attempts.on_loading(state, event)
+            case WorkerHeartbeat():
+                workers.on_heartbeat(state, event)
+            case ResidencyChanged():
+                workers.on_residency(state, event)
+                plan(state)
+            case WorkerHello():
+                workers.on_hello(state, event)
+                plan(state)
+            case WorkerDisconnected():
+                workers.on_disconnected(state, event)
+                plan(state)
+            case WorkerGoodbye():
+                workers.on_goodbye(state, event)
+                plan(state)
+            case CancelRequested():
+                requests.on_cancel(state, event)
+                plan(state)
+            case DrainRequested():
+                workers.on_drain(state, event)
+                plan(state)
+            case CordonRequested():
+                workers.on_cordon(state, event)
+                plan(state)
+            case UncordonRequested():
+                workers.on_uncordon(state, event)
+                plan(state)
+            case RequestRecovered():
+                requests.on_recovered(state, event)
+            case Tick():
+                requests.expire_deadlines(state)
+                workers.expire_silence(state)
+                state.impatience.due(state.now_ms)
+                plan(state)
+            case _:
+                assert_never(event)
+
+    # ---- questions ---------------------------------------------------------------------------
+
+    def next_timer_ms(self) -> int | None:
+        """When a Tick is due at the latest; None if nothing waits for time to pass."""
+        state = self._state
+        silent = state.fleet.longest_silent()
+        times = (
+            state.deadlines.next_ms(),
+            state.impatience.next_ms(),
+            state.ledger.next_expiry_ms(),
+            None if silent is None else silent.last_heard_ms + state.settings.lease_ms,
+        )
+        return min((at_ms for at_ms in times if at_ms is not None), default=None)
+
+    def admission_error(self, job: Job, now_ms: int) -> QuickthawError | None:
+        """Why the request must not be journalled: DeadlineExpired, ModelCannotFit,
+        BudgetExhausted (over its price cap) or QueueFull; None if it may be."""
+        return quoting.admission_error(self._state, job, now_ms)
+
+    def quote(self, job: Job, now_ms: int) -> Quote:
+        """Where the job would go if it were submitted now. Raises what `admission_error` returns,
+        and Unavailable while no worker is there."""
+        return quoting.quote(self._state, job, now_ms)
+
+    def request(self, request_id: RequestId) -> RequestView | None:
+        """None for one that has ended or never was."""
+        tracked = self._state.requests.get(request_id)
+        if tracked is None:
+            return None
+        return RequestView(
+            tracked.job,
+            tracked.life.state,
+            tracked.attempts,
+            tracked.attempt,
+            tracked.stopping is not None,
+        )
+
+    def requests(self) -> Iterable[RequestId]:
+        """All that have not ended; not to be kept while events are handled."""
+        return self._state.requests.keys()
+
+    def queue_length(self) -> int:
+        return len(self._state.queue)
+
+    def queue_position(self, request_id: RequestId) -> int | None:
+        """How many go before it, exact for the first `queue_position_exact_max`; None if it does
+        not wait."""
+        state = self._state
+        if request_id not in state.queue:
+            return None
+        return state.queue.position(request_id, state.settings.queue_position_exact_max)
+
+    def owner(self, worker_id: WorkerId, attempt_id: AttemptId) -> RequestId | None:
+        """The request of an open attempt if this worker has its lease: whose progress, previews
+        and logs may be passed on."""
+        tracked = attempts.owned(self._state, worker_id, attempt_id)
+        return None if tracked is None else tracked.job.request_id
+
+    def workers(self) -> Iterable[Worker]:
+        """To be read only, and not kept while events are handled."""
+        return self._state.fleet.workers.values()
+
+    def worker(self, worker_id: WorkerId) -> Worker | None:
+        return self._state.fleet.workers.get(worker_id)
+
+    def explain(self, request_id: RequestId) -> tuple[Decision, ...]:
+        """One decision for each attempt, oldest first; empty if it is too long ago."""
+        return self._state.decisions.of(request_id)

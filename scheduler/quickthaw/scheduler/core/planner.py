@@ -1,0 +1,167 @@
+"""One pass over the queue: who of those that wait is placed now, and who goes before whom.
+
+The pass follows the fair order but does not stop at a request that no worker can take:
+
+- A request for which no worker is found is passed over. After `bypass_max` later ones were placed
+  it reserves a worker, which then takes nothing else, so that it runs as soon as that one is free.
+- A request that would have to load what some full worker has gives way, within a small window, to
+  later ones that are warm on the worker in question. If none is, it is placed after all: no worker
+  idles for the sake of residency.
+- A request may wait for a full worker that has its model when that is sooner done than a load
+  elsewhere; at most as long as that load takes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from quickthaw.scheduler.core import attempts
+from quickthaw.scheduler.core.fair_queue import Waiting
+from quickthaw.scheduler.core.model import (
+    Candidate,
+    Decision,
+    ModelSpec,
+    RequestId,
+    WorkerId,
+)
+from quickthaw.scheduler.core.placement import Placement, Query, Unplaced, place
+from quickthaw.scheduler.core.state import State
+
+CAPACITY_REASONS = frozenset({"depth", "vram_in_use"})
+"""Refusals that pass with time: a worker worth reserving."""
+
+
+def plan(state: State) -> None:
+    """Places what can be placed."""
+    if state.fleet.open_count and len(state.queue):
+        _Pass(state).run()
+
+
+class _Pass:
+    __slots__ = ("_deferred", "_hopeless", "_misses", "_queued_on", "_skipped", "_state")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._misses = 0
+        # Those passed over so far, in the fair order; `_deferred` are those only for a window.
+        self._skipped: list[Waiting] = []
+        self._deferred: dict[RequestId, Waiting] = {}
+        self._queued_on: dict[WorkerId, int] = {}
+        # Snapshots for which no worker was found in this pass: their next request need not ask.
+        self._hopeless: set[str] = set()
+
+    def run(self) -> None:
+        state = self._state
+        settings = state.settings
+        for waiting in state.queue.in_order(settings.look_ahead_visits):
+            if not state.fleet.open_count or self._misses >= settings.look_ahead:
+                break
+            self._visit(waiting, len(self._deferred) < settings.collation_window)
+        for waiting in list(self._deferred.values()):
+            if not state.fleet.open_count:
+                break
+            self._skipped.remove(waiting)
+            self._visit(waiting, may_defer=False)
+        for waiting in self._skipped:
+            if waiting.bypassed >= settings.bypass_max:
+                self._reserve(waiting)
+
+    def _visit(self, waiting: Waiting, may_defer: bool) -> None:
+        state, job = self._state, waiting.job
+        tracked = state.requests[job.request_id]
+        overtaken = waiting.bypassed >= state.settings.bypass_max
+        special = job.deadline_ms or job.price_cap_nanodollars or tracked.lost_on or overtaken
+        digest = job.model.snapshot_digest
+        if (digest in self._hopeless and not special) or not self._fits_somewhere(job.model):
+            self._skipped.append(waiting)
+            return
+        impatient = 0 < waiting.impatient_at_ms <= state.now_ms
+        query = Query(job, tracked.lost_on, not (overtaken or impatient), self._queued_on)
+        found = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
+        if isinstance(found, Unplaced):
+            self._miss(waiting, found)
+            if not found.for_the_job_only and not special:
+                self._hopeless.add(digest)
+        elif may_defer and found.held_elsewhere and not found.warm and not overtaken:
+            self._deferred[job.request_id] = waiting
+            self._skipped.append(waiting)
+        else:
+            self._place(waiting, found)
+
+    def _fits_somewhere(self, model: ModelSpec) -> bool:
+        wanted = model.weight_bytes + model.working_bytes
+        return any(kind.vram_bytes >= wanted for kind in self._state.fleet.classes())
+
+    def _place(self, waiting: Waiting, found: Placement) -> None:
+        state, job = self._state, waiting.job
+        tracked = state.requests[job.request_id]
+        why = describe(found)
+        if not attempts.place(state, tracked, found.chosen, why):
+            self._misses += 1
+            self._skipped.append(waiting)
+            return
+        self._deferred.pop(job.request_id, None)
+        for earlier in self._skipped:
+            if earlier.rank != waiting.rank:
+                earlier.bypassed += 1
+        self._decide(waiting, found.chosen.worker_id, found, found.tie_break)
+
+    def _miss(self, waiting: Waiting, found: Unplaced) -> None:
+        state = self._state
+        self._skipped.append(waiting)
+        self._decide(waiting, None, found, "")
+        if found.waits_for is None:
+            self._misses += 1
+            return
+        self._queued_on[found.waits_for] = self._queued_on.get(found.waits_for, 0) + 1
+        if waiting.impatient_at_ms == 0:
+            waiting.impatient_at_ms = state.now_ms + max(1, math.ceil(found.wait_seconds * 1000))
+            state.impatience.set(waiting.job.request_id, waiting.impatient_at_ms)
+
+    def _decide(
+        self,
+        waiting: Waiting,
+        chosen: WorkerId | None,
+        found: Placement | Unplaced,
+        tie_break: str,
+    ) -> None:
+        state, request_id = self._state, waiting.job.request_id
+        attempt = state.requests[request_id].attempts + (chosen is None)
+        decision = Decision(
+            attempt, state.now_ms, chosen, found.candidates, found.refusals, tie_break
+        )
+        state.decisions.add(request_id, decision)
+
+    def _reserve(self, waiting: Waiting) -> None:
+        """Keeps the worker that is free soonest for a request that was passed over too often."""
+        state, request_id = self._state, waiting.job.request_id
+        if (kept := state.reservations.get(request_id)) is not None:
+            worker = state.fleet.workers.get(kept)
+            if worker is not None and worker.reserved_for == request_id and worker.ready:
+                return
+            attempts.unreserve(state, request_id)
+        decisions = state.decisions.of(request_id)
+        refusals = decisions[-1].refusals if decisions else ()
+        free = [
+            (max((held.expected_end_ms for held in worker.held.values()), default=0), worker_id)
+            for worker_id, reason, _detail in refusals
+            if reason in CAPACITY_REASONS
+            and (worker := state.fleet.workers.get(worker_id)) is not None
+            and worker.reserved_for is None
+        ]
+        if free:
+            _free_ms, worker_id = min(free)
+            state.fleet.workers[worker_id].reserved_for = request_id
+            state.reservations[request_id] = worker_id
+
+
+def describe(found: Placement) -> str:
+    """One line for people: why this worker."""
+    chosen: Candidate = found.chosen
+    others = len(found.candidates) - 1
+    where = "all of it in VRAM" if found.warm else f"from {chosen.start_tier.name.lower()}"
+    told = (
+        f"{chosen.worker_id}: {where}, wait {chosen.drain_seconds:.2f} s, load "
+        f"{chosen.load_seconds:.2f} s, run {chosen.run_seconds:.2f} s; best of {others + 1}"
+    )
+    return f"{told}; tie broken by {found.tie_break}" if found.tie_break else told

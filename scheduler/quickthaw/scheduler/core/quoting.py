@@ -1,0 +1,109 @@
+"""What a caller can be told before anything is accepted: a refusal, or a quote. Changes nothing."""
+
+from __future__ import annotations
+
+from quickthaw.scheduler.core.model import Estimate, Job, Quote, Tier
+from quickthaw.scheduler.core.placement import Query, Unplaced, place
+from quickthaw.scheduler.core.state import State
+from quickthaw.wire.errors import (
+    BudgetExhausted,
+    DeadlineExpired,
+    ModelCannotFit,
+    QueueFull,
+    QuickthawError,
+    Unavailable,
+)
+
+
+def admission_error(state: State, job: Job, now_ms: int) -> QuickthawError | None:
+    """Why the request must not be journalled, or None."""
+    return _impossible(state, job, now_ms) or _queue_full(state, job)
+
+
+def quote(state: State, job: Job, now_ms: int) -> Quote:
+    """Raises what `admission_error` would return, and Unavailable while there is no worker to
+    quote for."""
+    if (error := admission_error(state, job, now_ms)) is not None:
+        raise error
+    query = Query(job, patient=False, hypothetical=True)
+    found = place(query, state.fleet, state.estimates, state.settings.placement, now_ms)
+    if isinstance(found, Unplaced):
+        raise Unavailable(
+            "no worker could take the request now; attach one, or uncordon one that is there"
+        )
+    chosen = found.chosen
+    worker = state.fleet.workers[chosen.worker_id]
+    run = state.estimates.run_seconds(job.model.id, worker.spec.gpu_type, job.work_units)
+    spread = run.p95 / run.p50 if run.p50 > 0.0 else 1.0
+    start_p50 = chosen.drain_seconds + _backlog_seconds(state)
+    rate = worker.kind.rate_nanodollars_per_second
+    load_p95 = 0.0
+    by_tier: dict[Tier, int] = {}
+    for digest, size_bytes in job.model.sizes.items():
+        if digest not in worker.planned:
+            tier = worker.tier_below(digest)
+            by_tier[tier] = by_tier.get(tier, 0) + size_bytes
+    for tier, size_bytes in by_tier.items():
+        load_p95 += state.estimates.load_seconds(chosen.worker_id, tier, size_bytes).p95
+    return Quote(
+        worker_id=chosen.worker_id,
+        start_tier=chosen.start_tier,
+        start_seconds=Estimate(start_p50, start_p50 * spread),
+        load_seconds=Estimate(chosen.load_seconds, load_p95),
+        run_seconds=run,
+        price_nanodollars=Estimate(run.p50 * rate, run.p95 * rate, run.samples),
+        rate_nanodollars_per_second=rate,
+        price_version=state.prices.version,
+    )
+
+
+def _impossible(state: State, job: Job, now_ms: int) -> QuickthawError | None:
+    if job.deadline_ms and job.deadline_ms <= now_ms:
+        return DeadlineExpired(
+            f"the deadline, {job.deadline_ms} unix ms, has passed: it is {now_ms}; "
+            "name a later one or none"
+        )
+    model = job.model
+    wanted = model.weight_bytes + model.working_bytes
+    classes = list(state.fleet.classes())
+    fitting = [kind for kind in classes if kind.vram_bytes >= wanted]
+    if classes and not fitting:
+        largest = max(kind.vram_bytes for kind in classes)
+        return ModelCannotFit(
+            f"{model.id} needs {wanted} bytes of device memory and the largest attached worker "
+            f"has {largest}; attach a larger one",
+            metadata={"needs_bytes": str(wanted), "largest_bytes": str(largest)},
+        )
+    if (cap := job.price_cap_nanodollars) and fitting:
+        lowest = min(
+            round(
+                state.estimates.run_seconds(model.id, kind.gpu_type, job.work_units).p95
+                * kind.rate_nanodollars_per_second
+            )
+            for kind in fitting
+        )
+        if lowest > cap:
+            return BudgetExhausted(
+                f"the price cap is {cap} nano-dollars and the cheapest attached worker would take "
+                f"up to {lowest} (p95); raise the cap or ask for less work",
+                metadata={"cap_nanodollars": str(cap), "p95_nanodollars": str(lowest)},
+            )
+    return None
+
+
+def _queue_full(state: State, job: Job) -> QuickthawError | None:
+    settings, queue = state.settings, state.queue
+    if len(queue) >= settings.queue_max:
+        told = f"{len(queue)} requests wait, which is the limit"
+    elif (own := queue.length_of(job.tenant)) >= settings.queue_max_per_tenant:
+        told = f"{own} requests of {job.tenant} wait, which is the limit for one tenant"
+    else:
+        return None
+    delay = settings.queue_retry_seconds
+    return QueueFull(f"{told}; try again in {delay:g} s", retry_delay_seconds=delay)
+
+
+def _backlog_seconds(state: State) -> float:
+    """The run time that waits now, spread over all that can run at once."""
+    lanes = sum(w.spec.concurrency for w in state.fleet.workers.values() if w.ready)
+    return state.queue.cost_ms / 1000 / max(lanes, 1)

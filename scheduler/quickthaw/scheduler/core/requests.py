@@ -1,0 +1,94 @@
+"""What callers and time do to a request: it arrives, is cancelled, passes its deadline."""
+
+from __future__ import annotations
+
+from quickthaw.scheduler.core.attempts import DEADLINE_EXPIRED, end_in_queue, enqueue
+from quickthaw.scheduler.core.commands import JournalCancel, SendCancel
+from quickthaw.scheduler.core.events import CancelRequested, RequestJournalled, RequestRecovered
+from quickthaw.scheduler.core.lifecycle import Life, RequestState, path
+from quickthaw.scheduler.core.model import Failure, Job
+from quickthaw.scheduler.core.state import State, Tracked
+
+
+def on_journalled(state: State, event: RequestJournalled) -> None:
+    if event.job.request_id not in state.requests:
+        enqueue(state, _track(state, event.job, "accepted"), "")
+
+
+def on_recovered(state: State, event: RequestRecovered) -> None:
+    tracked = _track(state, event.job, "recovered")
+    tracked.attempts = event.attempts
+    tracked.lost_on = event.lost_on
+    cancelled = Failure("CANCELLED", "cancelled by the caller")
+    if (attempt := event.open_attempt) is None:
+        enqueue(state, tracked, "recovered")
+        if event.cancel_requested:
+            end_in_queue(state, tracked, RequestState.CANCELLED, cancelled)
+        return
+    tracked.attempts = max(event.attempts, attempt.number)
+    tracked.attempt = attempt
+    tracked.life.to(RequestState.PLACED, state.now_ms, "recovered")
+    for step in path(RequestState.PLACED, event.open_state):
+        tracked.life.to(step, state.now_ms, "recovered")
+    if event.cancel_requested:
+        tracked.stopping = cancelled
+    # The worker has a whole lease from now to come back and say that it still has the attempt.
+    state.ledger.lease(
+        attempt.attempt_id,
+        attempt.request_id,
+        attempt.worker_id,
+        attempt.incarnation,
+        state.now_ms,
+    )
+
+
+def on_cancel(state: State, event: CancelRequested) -> None:
+    tracked = state.requests.get(event.request_id)
+    if tracked is None:
+        return
+    failure = Failure("CANCELLED", event.detail)
+    if tracked.life.state is RequestState.QUEUED:
+        end_in_queue(state, tracked, RequestState.CANCELLED, failure)
+    elif tracked.stopping is None:
+        state.out.append(JournalCancel(event.request_id))
+        _stop(state, tracked, failure)
+
+
+def expire_deadlines(state: State) -> None:
+    for request_id in state.deadlines.due(state.now_ms):
+        tracked = state.requests[request_id]
+        failure = Failure(
+            DEADLINE_EXPIRED,
+            f"the request had not ended by its deadline, {tracked.job.deadline_ms} unix ms; "
+            "allow more time or ask for less work",
+        )
+        if tracked.life.state is RequestState.QUEUED:
+            end_in_queue(state, tracked, RequestState.FAILED, failure)
+        elif tracked.stopping is None:
+            _stop(state, tracked, failure)
+
+
+def resend_cancel(state: State, tracked: Tracked) -> None:
+    """Asks the worker to stop the open attempt, if that is wanted and the worker can hear."""
+    attempt = tracked.attempt
+    if attempt is None or tracked.stopping is None:
+        return
+    worker = state.fleet.workers.get(attempt.worker_id)
+    if worker is not None and worker.connected:
+        state.out.append(
+            SendCancel(attempt.worker_id, attempt.attempt_id, tracked.stopping.message)
+        )
+
+
+def _stop(state: State, tracked: Tracked, failure: Failure) -> None:
+    tracked.stopping = failure
+    resend_cancel(state, tracked)
+
+
+def _track(state: State, job: Job, detail: str) -> Tracked:
+    life = Life(job.request_id, state.now_ms, detail)
+    tracked = Tracked(job, life, state.queue.rank(job))
+    state.requests[job.request_id] = tracked
+    if job.deadline_ms:
+        state.deadlines.set(job.request_id, job.deadline_ms)
+    return tracked

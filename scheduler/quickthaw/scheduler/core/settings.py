@@ -1,0 +1,63 @@
+"""The numbers by which the core decides: every weight and every bound of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementPolicy:
+    """Weights and bounds of `placement`.
+
+    The three weights turn everything into seconds: `load_weight` (mu) charges load seconds to the
+    one who causes them, for the worker is lost to others meanwhile; money is divided by what a
+    second is worth to the caller (lambda is its inverse); `eviction_weight` (nu) charges for what
+    others will have to load again.
+    """
+
+    load_weight: float = 1.0
+    eviction_weight: float = 1.0
+    second_worth_nanodollars: int = 1_000_000
+    """When the caller names none: a tenth of a cent, 1000 seconds a dollar."""
+    hint_slack_seconds: float = 0.25
+    """A hinted worker is taken if it finishes at most this much after the best."""
+    resident_candidates: int = 8
+    """Workers looked at because they hold something of the model."""
+    idle_candidates: int = 2
+    """Least loaded workers looked at in each class of equal price, type and size."""
+    explain_workers_max: int = 32
+    """Fleets up to this size get a reason for every worker, not only for those looked at."""
+    queue_ahead: int = 1
+    """Attempts a worker may hold beyond those that run: the next one loads meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    max_attempts: int = 3
+    lease_ms: int = 15_000
+    """Silence after which a worker has lost what it held."""
+    heartbeat_interval_ms: int = 2_000
+    queue_max: int = 10_000
+    queue_max_per_tenant: int = 2_000
+    queue_retry_seconds: float = 2.0
+    """What a caller who finds the queue full is told to wait."""
+    priority_head_start_ms: int = 600_000
+    """Inside a tenant, one step of priority is worth this much earlier submission: high priority
+    goes first, and yet a low one waits at most this much longer for it."""
+    tenant_weights: dict[str, float] = field(default_factory=dict)
+    """Shares of the fleet under contention; 1 for who is not named."""
+    look_ahead: int = 16
+    """Requests that a planning pass may find no worker for before it gives up."""
+    look_ahead_visits: int = 256
+    """Requests that a planning pass may visit."""
+    collation_window: int = 4
+    """Requests that may wait, in one pass, for a later one whose model is already resident."""
+    bypass_max: int = 16
+    """Later requests that may be placed before an unplaceable one; then it reserves a worker."""
+    queue_position_exact_max: int = 64
+    """Positions up to this one are exact; farther back they are estimated."""
+    decisions_max: int = 1_000
+    """Requests whose placement decisions are remembered."""
+    estimates_max: int = 20_000
+    """(worker, tier) and (model, GPU) pairs whose speeds are remembered."""

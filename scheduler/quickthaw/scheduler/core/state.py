@@ -1,0 +1,134 @@
+"""Everything the core remembers between two events, and the few facts that several rules share."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from quickthaw.scheduler.core.commands import Command
+from quickthaw.scheduler.core.estimates import Estimates
+from quickthaw.scheduler.core.fair_queue import FairQueue, Rank
+from quickthaw.scheduler.core.fleet import Fleet
+from quickthaw.scheduler.core.ledger import Ledger
+from quickthaw.scheduler.core.lifecycle import Life
+from quickthaw.scheduler.core.model import (
+    AttemptRecord,
+    Decision,
+    Failure,
+    Job,
+    RequestId,
+    WorkerId,
+)
+from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.settings import CoreSettings
+
+
+class Tracked:
+    """One request that has not ended."""
+
+    __slots__ = ("attempt", "attempts", "charged_ms", "job", "life", "lost_on", "rank", "stopping")
+
+    def __init__(self, job: Job, life: Life, rank: Rank) -> None:
+        self.job = job
+        self.life = life
+        self.rank = rank
+        self.attempts = 0
+        """The highest number that an attempt ever had."""
+        self.attempt: AttemptRecord | None = None
+        """The open one; exactly while the state is PLACED, LOADING or RUNNING."""
+        self.charged_ms = 0.0
+        """What its tenant was charged in the fair order for the open attempt."""
+        self.lost_on: frozenset[WorkerId] = frozenset()
+        self.stopping: Failure | None = None
+        """Why it shall end, while a worker has been asked to stop it."""
+
+
+class Decisions:
+    """Why each of the most recent requests went where it went, for operators."""
+
+    def __init__(self, requests_max: int) -> None:
+        self._requests_max = requests_max
+        self._decisions: OrderedDict[RequestId, list[Decision]] = OrderedDict()
+
+    def add(self, request_id: RequestId, decision: Decision) -> None:
+        """A try that found no worker gives way to the next decision for the same attempt."""
+        known = self._decisions.setdefault(request_id, [])
+        if known and known[-1].attempt == decision.attempt:
+            known.pop()
+        known.append(decision)
+        if len(self._decisions) > self._requests_max:
+            self._decisions.popitem(last=False)
+
+    def of(self, request_id: RequestId) -> tuple[Decision, ...]:
+        return tuple(self._decisions.get(request_id, ()))
+
+
+class Timers:
+    """One time for each of some requests. Ended ones are swept out once they are the most."""
+
+    def __init__(self) -> None:
+        self._at_ms: dict[RequestId, int] = {}
+        self._heap: list[tuple[int, RequestId]] = []
+
+    def set(self, request_id: RequestId, at_ms: int) -> None:
+        self._at_ms[request_id] = at_ms
+        heapq.heappush(self._heap, (at_ms, request_id))
+
+    def drop(self, request_id: RequestId) -> None:
+        self._at_ms.pop(request_id, None)
+        if len(self._heap) > 2 * len(self._at_ms) + 64:
+            self._heap = [(at_ms, known) for known, at_ms in self._at_ms.items()]
+            heapq.heapify(self._heap)
+
+    def due(self, now_ms: int) -> list[RequestId]:
+        """Those whose time has come, earliest first; their timers are gone."""
+        found: list[RequestId] = []
+        while (at_ms := self.next_ms()) is not None and at_ms <= now_ms:
+            request_id = heapq.heappop(self._heap)[1]
+            del self._at_ms[request_id]
+            found.append(request_id)
+        return found
+
+    def next_ms(self) -> int | None:
+        while self._heap and self._at_ms.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+
+@dataclass(slots=True)
+class State:
+    """`out` collects the commands of the event that is being handled, in order."""
+
+    settings: CoreSettings
+    prices: PriceTable
+    estimates: Estimates
+    fleet: Fleet
+    ledger: Ledger
+    queue: FairQueue
+    requests: dict[RequestId, Tracked]
+    deadlines: Timers
+    impatience: Timers
+    reservations: dict[RequestId, WorkerId]
+    decisions: Decisions
+    now_ms: int
+    out: list[Command]
+
+    @classmethod
+    def empty(cls, settings: CoreSettings, prices: PriceTable, estimates: Estimates) -> State:
+        fleet = Fleet(estimates, settings.placement.queue_ahead)
+        return cls(
+            settings=settings,
+            prices=prices,
+            estimates=estimates,
+            fleet=fleet,
+            ledger=Ledger(fleet, settings.lease_ms),
+            queue=FairQueue(settings.tenant_weights, settings.priority_head_start_ms),
+            requests={},
+            deadlines=Timers(),
+            impatience=Timers(),
+            reservations={},
+            decisions=Decisions(settings.decisions_max),
+            now_ms=0,
+            out=[],
+        )

@@ -1,0 +1,210 @@
+"""What workers say of themselves and operators of workers, and what silence means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quickthaw.scheduler.core import attempts
+from quickthaw.scheduler.core.commands import (
+    CloseStream,
+    JournalMetered,
+    SendAssign,
+    SendHeartbeatAck,
+    SendWelcome,
+)
+from quickthaw.scheduler.core.events import (
+    AttemptReport,
+    CordonRequested,
+    DrainRequested,
+    ResidencyChanged,
+    UncordonRequested,
+    WorkerDisconnected,
+    WorkerGoodbye,
+    WorkerHeartbeat,
+    WorkerHello,
+)
+from quickthaw.scheduler.core.fleet import Held, Worker
+from quickthaw.scheduler.core.ledger import Lease
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import AttemptId, Tier, WorkerId, attempt_number
+from quickthaw.scheduler.core.requests import resend_cancel
+from quickthaw.scheduler.core.state import State, Tracked
+
+# ---- attach ----------------------------------------------------------------------------------
+
+
+def on_hello(state: State, event: WorkerHello) -> None:
+    """The worker's word replaces what was known; attempts are matched with the leases."""
+    spec = event.spec
+    before = state.fleet.workers.get(spec.worker_id)
+    for lease in state.ledger.on(spec.worker_id):
+        if lease.incarnation != spec.incarnation:
+            attempts.lose(state, state.requests[lease.request_id], "its worker was started anew")
+    worker = state.fleet.attach(spec, state.prices.rate(spec.gpu_type), state.now_ms)
+    known: Mapping[AttemptId, Held] = {}
+    if before is not None:
+        worker.cordoned = before.cordoned
+        if before.spec.incarnation == spec.incarnation:
+            known = before.held
+            worker.draining, worker.stop = before.draining, before.stop
+    state.fleet.change_residency(worker, event.residency, ())
+    revoked = tuple(
+        report.attempt_id
+        for report in event.attempts
+        if not _claim(state, worker, report, known.get(report.attempt_id))
+    )
+    settings = state.settings
+    state.out.append(
+        SendWelcome(spec.worker_id, settings.heartbeat_interval_ms, settings.lease_ms, revoked)
+    )
+    for lease in state.ledger.on(spec.worker_id):
+        if lease.attempt_id in worker.held:
+            resend_cancel(state, state.requests[lease.request_id])
+        else:
+            _assign_again(state, worker, lease, known.get(lease.attempt_id))
+    attempts.tell_drain(state, worker)
+
+
+def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | None) -> bool:
+    """Whether an attempt that the worker names is still its own; then it is held again.
+
+    One without a lease is adopted if it is the request's next: the write of its placement was lost
+    with an earlier scheduler.
+    """
+    tracked = state.requests.get(report.request_id)
+    number = attempt_number(report.request_id, report.attempt_id)
+    if tracked is None or number is None:
+        return False
+    fresh = Held(tracked.job.model, (), state.now_ms)
+    if held is not None:
+        fresh.evicts = held.evicts & worker.resident[Tier.VRAM].keys()
+        fresh.expected_end_ms = held.expected_end_ms
+    lease = state.ledger.get(report.attempt_id)
+    if lease is not None:
+        if (lease.worker_id, lease.incarnation) != (worker.worker_id, worker.spec.incarnation):
+            return False
+    elif number <= tracked.attempts or tracked.life.state is not RequestState.QUEUED:
+        # Its number is used up, lest the next attempt have the same id.
+        tracked.attempts = max(tracked.attempts, number)
+        return False
+    state.ledger.adopt(worker, report.attempt_id, report.request_id, fresh, state.now_ms)
+    if lease is None:
+        attempts.open_attempt(state, tracked, worker, number, "adopted: the worker had it already")
+    _hear(state, tracked, report)
+    return True
+
+
+def _assign_again(state: State, worker: Worker, lease: Lease, held: Held | None) -> None:
+    """A leased attempt that the worker does not know: its Assign was lost, or else the attempt."""
+    tracked = state.requests[lease.request_id]
+    if tracked.life.state is RequestState.PLACED and tracked.stopping is None:
+        model = tracked.job.model
+        planned, working = worker.planned, worker.working_bytes(model.working_bytes)
+        missing = sum(size for digest, size in model.sizes.items() if digest not in planned)
+        need_bytes = worker.planned_bytes + missing + working - worker.spec.vram_bytes
+        victims = worker.credits.victims(worker.evictable(model.sizes), max(0, need_bytes))
+        again = Held(model, victims or (), held.expected_end_ms if held else state.now_ms)
+        granted = state.ledger.grant(
+            worker, lease.attempt_id, lease.request_id, again, state.now_ms
+        )
+        if granted is not None:
+            number = tracked.attempts
+            state.out.append(
+                SendAssign(worker.worker_id, lease.attempt_id, number, tracked.job, granted)
+            )
+            return
+    attempts.lose(state, tracked, "its worker does not know it", exclude=False)
+
+
+# ---- life ------------------------------------------------------------------------------------
+
+
+def on_heartbeat(state: State, event: WorkerHeartbeat) -> None:
+    worker = state.fleet.workers.get(event.worker_id)
+    if worker is None:
+        state.out.append(CloseStream(event.worker_id, "not attached: say Hello again"))
+        return
+    state.fleet.heard(worker, state.now_ms)
+    revoked: list[AttemptId] = []
+    metered: list[tuple[AttemptId, int]] = []
+    for report in event.attempts:
+        tracked = attempts.owned(state, event.worker_id, report.attempt_id)
+        if tracked is None:
+            revoked.append(report.attempt_id)
+            continue
+        state.ledger.renew((report.attempt_id,), state.now_ms)
+        if _hear(state, tracked, report):
+            metered.append((report.attempt_id, report.metered_ms))
+    if metered:
+        state.out.append(JournalMetered(tuple(metered)))
+    state.out.append(SendHeartbeatAck(event.worker_id, event.sequence, tuple(revoked)))
+
+
+def _hear(state: State, tracked: Tracked, report: AttemptReport) -> bool:
+    """Follows the worker's view of an attempt; True if its run time is news. An end that is only
+    mentioned is waited for: the worker says it again in full."""
+    if report.state in (RequestState.LOADING, RequestState.RUNNING):
+        attempts.advance(state, tracked, report.state)
+    return attempts.meter(tracked, report.metered_ms)
+
+
+def on_residency(state: State, event: ResidencyChanged) -> None:
+    if (worker := state.fleet.workers.get(event.worker_id)) is not None:
+        state.fleet.change_residency(worker, event.added, event.removed)
+
+
+def on_disconnected(state: State, event: WorkerDisconnected) -> None:
+    if (worker := state.fleet.workers.get(event.worker_id)) is not None:
+        worker.connected = False
+        state.fleet.refresh(worker)
+
+
+def on_goodbye(state: State, event: WorkerGoodbye) -> None:
+    if event.worker_id in state.fleet.workers:
+        _remove(state, event.worker_id, "its worker left")
+
+
+def expire_silence(state: State) -> None:
+    """Ends leases that were not renewed, and forgets workers that were silent for so long."""
+    for lease in state.ledger.expired(state.now_ms):
+        attempts.lose(
+            state,
+            state.requests[lease.request_id],
+            f"its worker was silent for {state.settings.lease_ms} ms",
+        )
+    while (worker := state.fleet.longest_silent()) is not None:
+        if state.now_ms - worker.last_heard_ms < state.settings.lease_ms:
+            return
+        _remove(state, worker.worker_id, "its worker was silent for too long")
+
+
+def _remove(state: State, worker_id: WorkerId, detail: str) -> None:
+    connected = state.fleet.workers[worker_id].connected
+    for lease in state.ledger.on(worker_id):
+        attempts.lose(state, state.requests[lease.request_id], detail)
+    state.fleet.detach(worker_id)
+    if connected:
+        state.out.append(CloseStream(worker_id, detail))
+
+
+# ---- operators -------------------------------------------------------------------------------
+
+
+def on_drain(state: State, event: DrainRequested) -> None:
+    if (worker := state.fleet.workers.get(event.worker_id)) is not None:
+        worker.draining, worker.stop = True, event.stop
+        state.fleet.refresh(worker)
+        attempts.tell_drain(state, worker)
+
+
+def on_cordon(state: State, event: CordonRequested) -> None:
+    if (worker := state.fleet.workers.get(event.worker_id)) is not None:
+        worker.cordoned = True
+        state.fleet.refresh(worker)
+
+
+def on_uncordon(state: State, event: UncordonRequested) -> None:
+    """Also ends a drain, unless the worker has been told to stop."""
+    if (worker := state.fleet.workers.get(event.worker_id)) is not None:
+        worker.cordoned = worker.draining = worker.stop = False
+        state.fleet.refresh(worker)
