@@ -1,0 +1,42 @@
+"""Answers that say what went wrong, before they are bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Detail: TypeAlias = "str | Sequence[Mapping[str, object]]"
+"""A text, or a list of `loc`, `msg`, `type` items where arguments are at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    status: int
+    detail: Detail
+    error_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.detail, str):
+            return self.detail
+        return "; ".join(str(item.get("msg")) for item in self.detail)
+
+
+class HttpError(Exception):
+    """Carries the answer to a request that cannot go on."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: Detail,
+        error_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.answer = ErrorAnswer(status, detail, error_type, headers or {})
+        super().__init__(self.answer.text)
+
+
+class ClientGone(Exception):
+    """The caller closed its connection before it had its answer."""

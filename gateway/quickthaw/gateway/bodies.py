@@ -1,0 +1,81 @@
+"""Reading what a caller sends, within bounds of size and time, and noticing that it left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from quickthaw.gateway.answers import ClientGone, HttpError
+from quickthaw.gateway.json_text import JsonObject, parse_object
+from quickthaw.gateway.settings import Limits
+
+T = TypeVar("T")
+
+
+async def read_arguments(request: Request, limits: Limits) -> JsonObject:
+    """The body as a JSON object, whatever its declared type. Raises HttpError, ClientGone."""
+    return parse_object(await read_body(request, limits))
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limits.body_bytes_max:
+        raise _too_large(limits)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                body += message.get("body", b"")
+                if len(body) > limits.body_bytes_max:
+                    raise _too_large(limits)
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError as error:
+        raise HttpError(
+            408,
+            f"the body did not arrive within {limits.body_seconds:g} s; send it again",
+            "request_timeout",
+            # What is left of the body would be read as the next request.
+            {"connection": "close"},
+        ) from error
+
+
+def _too_large(limits: Limits) -> HttpError:
+    return HttpError(
+        413,
+        f"the body is over {limits.body_bytes_max} bytes; send files by URL instead",
+        "bad_request",
+        {"connection": "close"},
+    )
+
+
+async def until_gone(receive: Receive, work: Coroutine[object, object, T]) -> T:
+    """Runs `work` for as long as the caller listens. Raises ClientGone, with `work` cancelled.
+
+    Only after the whole body was read: from then on `receive` has nothing to say but goodbye.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        for pending in (task, gone):
+            pending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await pending
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,50 @@
+"""What every handler of one gateway shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from quickthaw.gateway.links import Links
+from quickthaw.gateway.metrics import GatewayMetrics
+from quickthaw.gateway.platform import Credential, Platform
+from quickthaw.gateway.settings import Limits
+
+FAREWELL_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Gateway:
+    limits: Limits
+    platform: Platform
+    links: Links
+    metrics: GatewayMetrics
+    public_url: str
+    """Without a trailing slash."""
+    own_credential: Credential
+    """For reading files on behalf of a link's holder; empty if the gateway has no key."""
+    draining: bool = False
+    _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    def start(self, work: Coroutine[object, object, None]) -> None:
+        """Runs what must happen although the request that wanted it is over, such as a cancel.
+
+        Bounded by the requests that can be open and by each call's own time limit.
+        """
+        task = asyncio.ensure_future(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def close(self) -> None:
+        if self._chores:
+            await asyncio.wait(set(self._chores), timeout=FAREWELL_SECONDS)
+        await self.platform.close()
+
+
+def gateway_of(request: Request) -> Gateway:
+    gateway = request.state.gateway
+    assert isinstance(gateway, Gateway)
+    return gateway

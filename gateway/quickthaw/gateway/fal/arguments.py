@@ -1,0 +1,101 @@
+"""fal's argument names and habits, turned into the input of a model of ours.
+
+The platform's models use fal's names, so that little is left to translate: picture sizes by name,
+explicit nulls, arguments that a model does not have (fal ignores them), `format` for
+`output_format`, and `sync_mode`, which is about the answer and not about the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.json_text import Json, JsonObject
+
+PRESETS: Final[Mapping[str, tuple[int, int]]] = {
+    "square_hd": (1024, 1024),
+    "square": (512, 512),
+    "portrait_4_3": (768, 1024),
+    "portrait_16_9": (576, 1024),
+    "landscape_4_3": (1024, 768),
+    "landscape_16_9": (1024, 576),
+}
+"""Width and height in pixels, as fal's documentation has them."""
+
+SIDE_DEFAULT: Final = 512
+SIZE_NAMES: Final = ("image_size", "video_size")
+_INPUT_ECHO_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    input: JsonObject
+    sync_mode: bool
+    """Answer with data: URIs in place of links."""
+
+
+def translate_arguments(arguments: JsonObject, schema: Mapping[str, Json]) -> ModelInput:
+    """`schema` is the model's input schema. Raises HttpError 422 for a size with no meaning."""
+    properties = schema_properties(schema)
+    given: JsonObject = {name: value for name, value in arguments.items() if value is not None}
+    sync_mode = given.get("sync_mode") is True
+    for name in SIZE_NAMES:
+        if name in given:
+            given |= _size(name, given.pop(name), properties)
+    if "output_format" in properties and "format" not in properties and "format" in given:
+        given.setdefault("output_format", given["format"])
+    if schema.get("additionalProperties", False) is False and properties:
+        given = {name: value for name, value in given.items() if name in properties}
+    return ModelInput(given, sync_mode)
+
+
+def with_previews(input_: JsonObject, schema: Mapping[str, Json], previews: int) -> JsonObject:
+    """Asks for about `previews` of them over the run, unless the caller said how many."""
+    properties = schema_properties(schema)
+    if "preview_every" not in properties or "preview_every" in input_:
+        return input_
+    steps = input_.get("num_inference_steps", _default(properties, "num_inference_steps"))
+    every = max(1, steps // previews) if isinstance(steps, int) else 1
+    return {**input_, "preview_every": every}
+
+
+def schema_properties(schema: Mapping[str, Json]) -> Mapping[str, Json]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def _default(properties: Mapping[str, Json], name: str) -> Json:
+    declared = properties.get(name)
+    return declared.get("default") if isinstance(declared, Mapping) else None
+
+
+def _size(name: str, value: Json, properties: Mapping[str, Json]) -> JsonObject:
+    """The size as the model takes it: an object, or two arguments of its own."""
+    if isinstance(value, str):
+        if value not in PRESETS:
+            raise _unknown_preset(name, value)
+        width, height = PRESETS[value]
+        value = {"width": width, "height": height}
+    elif isinstance(value, Mapping):
+        value = {"width": SIDE_DEFAULT, "height": SIDE_DEFAULT, **value}
+    if name in properties or not {"width", "height"} <= properties.keys():
+        return {name: value}
+    return dict(value) if isinstance(value, Mapping) else {name: value}
+
+
+def _unknown_preset(name: str, value: str) -> HttpError:
+    return HttpError(
+        422,
+        [
+            {
+                "loc": ["body", name],
+                "msg": f"Input should be one of {', '.join(PRESETS)}, or an object with width and "
+                "height in pixels",
+                "type": "one_of",
+                "ctx": {"expected": list(PRESETS)},
+                "input": value[:_INPUT_ECHO_CHARS_MAX],
+            }
+        ],
+    )

@@ -1,0 +1,87 @@
+"""What the headers of a fal call ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.platform import Credential
+from quickthaw.v1 import types_pb2
+from quickthaw.wire.errors import InvalidArgument, Unauthenticated
+from quickthaw.wire.limits import IDEMPOTENCY_KEY_CHARS_MAX
+
+KEY_CHARS_MAX = 512
+HINT_CHARS_MAX = 200
+START_TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    credential: Credential
+    priority: types_pb2.Priority.ValueType
+    start_timeout_seconds: float | None
+    """From submission until a worker must have begun."""
+    worker_hint: str
+    idempotency_key: str
+
+
+def read_options(headers: Mapping[str, str]) -> CallOptions:
+    """`headers` finds names in any case. Raises HttpError, InvalidArgument, Unauthenticated."""
+    low = headers.get("x-fal-queue-priority", "").lower() == "low"
+    return CallOptions(
+        credential=read_credential(headers),
+        priority=types_pb2.PRIORITY_LOW if low else types_pb2.PRIORITY_NORMAL,
+        start_timeout_seconds=_start_timeout(headers.get("x-fal-request-timeout")),
+        worker_hint=_printable(headers.get("x-fal-runner-hint", "")[:HINT_CHARS_MAX]),
+        idempotency_key=_idempotency_key(headers.get("idempotency-key", "")),
+    )
+
+
+def read_credential(headers: Mapping[str, str]) -> Credential:
+    """The caller's key for the scheduler, which alone decides whether it is good.
+
+    Raises Unauthenticated for what no key looks like; no header at all is passed on as none,
+    since a scheduler may run with authorization off.
+    """
+    value = headers.get("authorization", "").strip()
+    if not value:
+        return Credential("")
+    scheme, _, key = value.partition(" ")
+    key = key.strip()
+    if scheme.lower() not in ("key", "bearer") or not key:
+        raise Unauthenticated("the Authorization header is `Key <key>` or `Bearer <key>`")
+    if len(key) > KEY_CHARS_MAX or not (key.isascii() and key.isprintable()) or " " in key:
+        raise Unauthenticated("that is no key: keys look like qt_<id>_<secret>")
+    return Credential(f"Key {key}")
+
+
+def _start_timeout(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= START_TIMEOUT_SECONDS_MAX:
+        raise HttpError(
+            400,
+            f"X-Fal-Request-Timeout is {text[:40]!r}: give seconds, above 0 and at most "
+            f"{START_TIMEOUT_SECONDS_MAX:.0f}",
+            "bad_request",
+        )
+    return seconds
+
+
+def _idempotency_key(text: str) -> str:
+    if len(text) > IDEMPOTENCY_KEY_CHARS_MAX:
+        raise InvalidArgument(
+            f"Idempotency-Key has {len(text)} characters: give at most {IDEMPOTENCY_KEY_CHARS_MAX}"
+        )
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """Header bytes reach us as Latin-1; what is no text in it is no name of anything either."""
+    return "".join(character for character in text if character.isprintable())

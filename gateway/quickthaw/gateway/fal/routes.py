@@ -1,0 +1,23 @@
+"""fal's routes. Paths arrive with their surface's prefix and without a trailing slash."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from quickthaw.gateway.fal import queue
+from quickthaw.gateway.fal.run import run
+from quickthaw.gateway.fal.schema import queue_document
+from quickthaw.gateway.fal.stream import stream
+
+_REQUEST = "/queue/{endpoint:path}/requests/{request_id}"
+
+ROUTES = [
+    Route(f"{_REQUEST}/status/stream", queue.status_stream, methods=["GET"]),
+    Route(f"{_REQUEST}/status", queue.status, methods=["GET"]),
+    Route(f"{_REQUEST}/cancel", queue.cancel, methods=["PUT"]),
+    Route(_REQUEST, queue.result, methods=["GET"]),
+    Route("/queue/{endpoint:path}", queue.submit, methods=["POST"]),
+    Route("/run/{endpoint:path}/stream", stream, methods=["POST"]),
+    Route("/run/{endpoint:path}", run, methods=["POST"]),
+    Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
+]

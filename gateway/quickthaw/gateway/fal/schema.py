@@ -1,0 +1,228 @@
+"""An endpoint's own OpenAPI document: what code generators and playgrounds of fal's API read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quickthaw.gateway.context import gateway_of
+from quickthaw.gateway.fal.arguments import PRESETS, SIZE_NAMES, schema_properties
+from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
+from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.respond import json_response
+from quickthaw.v1 import catalog_pb2
+
+OPENAPI_VERSION: Final = "3.0.3"
+
+_IMAGE: JsonObject = {
+    "type": "object",
+    "required": ["url"],
+    "properties": {
+        "url": {"type": "string"},
+        "content_type": {"type": "string"},
+        "file_name": {"type": "string"},
+        "file_size": {"type": "integer"},
+        "width": {"type": "integer"},
+        "height": {"type": "integer"},
+    },
+}
+_OUTPUT: JsonObject = {
+    "type": "object",
+    "required": ["images", "timings", "has_nsfw_concepts", "prompt"],
+    "properties": {
+        "images": {"type": "array", "items": {"$ref": "#/components/schemas/Image"}},
+        "timings": {"type": "object", "properties": {"inference": {"type": "number"}}},
+        "seed": {"type": "integer"},
+        "has_nsfw_concepts": {"type": "array", "items": {"type": "boolean"}},
+        "prompt": {"type": "string"},
+        "receipt": {"type": "object", "description": "What the request cost and where it ran."},
+    },
+}
+_QUEUE_STATUS: JsonObject = {
+    "type": "object",
+    "required": ["status", "request_id"],
+    "properties": {
+        "status": {"type": "string", "enum": ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]},
+        "request_id": {"type": "string"},
+        "response_url": {"type": "string"},
+        "status_url": {"type": "string"},
+        "cancel_url": {"type": "string"},
+        "queue_position": {"type": "integer"},
+        "logs": {"type": "array", "items": {"type": "object"}},
+        "metrics": {"type": "object"},
+        "error": {"type": "string"},
+        "error_type": {"type": "string", "nullable": True},
+    },
+}
+
+
+async def queue_document(request: Request) -> Response:
+    """Readable without a key where the gateway has its own."""
+    gateway = gateway_of(request)
+    endpoint = parse_endpoint_id(request.query_params.get("endpoint_id", ""))
+    credential = read_credential(request.headers) or gateway.own_credential
+    model = await gateway.platform.model(credential, endpoint.full)
+    return json_response(endpoint_document(endpoint, model, gateway.public_url))
+
+
+def endpoint_document(
+    endpoint: EndpointId, model: catalog_pb2.Model, public_url: str
+) -> JsonObject:
+    name = _pascal(endpoint.full)
+    schema = object_or_empty(model.input_schema_json)
+    schemas: JsonObject = {
+        "QueueStatus": _ordered(_QUEUE_STATUS),
+        f"{name}Input": _input_schema(schema),
+        f"{name}Output": _ordered(_OUTPUT),
+        "Image": _ordered(_IMAGE),
+        "ImageSize": _ordered(_IMAGE_SIZE),
+    }
+    return {
+        "openapi": OPENAPI_VERSION,
+        "info": {
+            "title": f"Queue OpenAPI for {endpoint}",
+            "version": "1.0.0",
+            "description": model.description,
+            "x-fal-metadata": {
+                "endpointId": endpoint.full,
+                "category": _category(schema_properties(schema)),
+                "thumbnailUrl": "",
+                "playgroundUrl": f"{public_url}/",
+                "documentationUrl": f"{public_url}/openapi.json",
+            },
+        },
+        "servers": [{"url": f"{public_url}/queue"}],
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "apiKeyAuth": {"type": "apiKey", "in": "header", "name": "Authorization"}
+            },
+        },
+        "security": [{"apiKeyAuth": []}],
+        "paths": _paths(endpoint.full, name),
+    }
+
+
+_IMAGE_SIZE: JsonObject = {
+    "type": "object",
+    "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
+}
+
+
+def _paths(endpoint: str, name: str) -> JsonObject:
+    request_id: Json = {
+        "name": "request_id",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+    root = f"/{endpoint}/requests/{{request_id}}"
+    return {
+        f"/{endpoint}": {
+            "post": {
+                "requestBody": {"required": True, "content": _content(f"{name}Input")},
+                "responses": {"200": _answer("The request is queued.", "QueueStatus")},
+            }
+        },
+        f"{root}/status": {
+            "get": {
+                "parameters": [
+                    request_id,
+                    {"name": "logs", "in": "query", "schema": {"type": "string"}},
+                ],
+                "responses": {
+                    "200": _answer("It has ended.", "QueueStatus"),
+                    "202": _answer("It waits or runs.", "QueueStatus"),
+                },
+            }
+        },
+        f"{root}/cancel": {
+            "put": {
+                "parameters": [request_id],
+                "responses": {"202": {"description": "It will be cancelled."}},
+            }
+        },
+        root: {
+            "get": {
+                "parameters": [request_id],
+                "responses": {"200": _answer("The model's output.", f"{name}Output")},
+            }
+        },
+    }
+
+
+def _content(schema: str) -> JsonObject:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _answer(description: str, schema: str) -> JsonObject:
+    return {"description": description, "content": _content(schema)}
+
+
+def _input_schema(schema: Mapping[str, Json]) -> JsonObject:
+    properties = {
+        name: _size_schema(declared) if name in SIZE_NAMES else _openapi(declared)
+        for name, declared in schema_properties(schema).items()
+    }
+    required = schema.get("required")
+    return _ordered(
+        {
+            "type": "object",
+            "required": list(required) if isinstance(required, Sequence) else [],
+            "properties": properties,
+        }
+    )
+
+
+def _size_schema(declared: Json) -> JsonObject:
+    default = declared.get("default") if isinstance(declared, Mapping) else None
+    return {
+        "anyOf": [
+            {"$ref": "#/components/schemas/ImageSize"},
+            {"type": "string", "enum": list(PRESETS)},
+        ],
+        **({} if default is None else {"default": default}),
+    }
+
+
+def _openapi(schema: Json) -> Json:
+    """JSON Schema 2020-12 in the words of OpenAPI 3.0, which has no null type and other limits."""
+    if isinstance(schema, str) or not isinstance(schema, (Mapping, Sequence)):
+        return schema
+    if isinstance(schema, Sequence):
+        return [_openapi(item) for item in schema]
+    converted: JsonObject = {
+        name: _openapi(value) for name, value in schema.items() if not name.startswith("$")
+    }
+    types = converted.get("type")
+    if isinstance(types, list):
+        named = [name for name in types if name != "null"]
+        converted["type"] = named[0] if named else "object"
+        converted["nullable"] = "null" in types
+    if "const" in converted:
+        converted["enum"] = [converted.pop("const")]
+    for exclusive, inclusive in (
+        ("exclusiveMinimum", "minimum"),
+        ("exclusiveMaximum", "maximum"),
+    ):
+        limit = converted.get(exclusive)
+        if isinstance(limit, (int, float)) and not isinstance(limit, bool):
+            converted |= {inclusive: limit, exclusive: True}
+    return converted
+
+
+def _ordered(schema: JsonObject) -> JsonObject:
+    return {**schema, "x-fal-order-properties": list(schema_properties(schema))}
+
+
+def _category(properties: Mapping[str, Json]) -> str:
+    return "image-to-image" if "image_url" in properties else "text-to-image"
+
+
+def _pascal(endpoint: str) -> str:
+    words = "".join(char if char.isalnum() else " " for char in endpoint).split()
+    return "".join(word[:1].upper() + word[1:] for word in words)

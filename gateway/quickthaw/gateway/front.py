@@ -1,0 +1,177 @@
+"""What happens to every request before and after its handler, whatever the surface.
+
+Routing by host and prefix, a request id, CORS, errors turned into answers, one access log line, and
+metrics. The handlers behind it raise; nobody else turns an exception into bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Router
+from starlette.types import Message, Receive, Scope, Send
+
+from quickthaw.gateway.answers import ClientGone, ErrorAnswer, HttpError
+from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.cors import ANSWER_HEADERS, preflight
+from quickthaw.gateway.fal.errors import CLIENT_CLOSED_REQUEST, error_answer
+from quickthaw.gateway.respond import REQUEST_ID_HEADER, error_response
+from quickthaw.gateway.surfaces import route_path, surface_of
+from quickthaw.wire.errors import QuickthawError
+from quickthaw.wire.status import translate
+
+logger = logging.getLogger("quickthaw.gateway.access")
+
+_PATH_CHARS_MAX = 300
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what became of it."""
+
+    surface: str
+    method: str
+    path: str
+    client: str
+    request_id: str
+    """For the answer's header; handlers replace it by the platform's request id once they know."""
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 0
+    """0 until the answer began."""
+    first_byte_seconds: float = 0.0
+    sent_bytes: int = 0
+
+
+def exchange_of(request: Request) -> Exchange:
+    exchange = request.state.exchange
+    assert isinstance(exchange, Exchange)
+    return exchange
+
+
+class Front:
+    """The gateway's ASGI application."""
+
+    def __init__(self, router: Router, gateway: Gateway) -> None:
+        self._router = router
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", "the server offers neither websockets nor lifespan"
+        headers = Headers(scope=scope)
+        path = route_path(headers.get("host", ""), scope["path"])
+        exchange = _exchange(scope, path)
+        inner: Scope = {
+            **scope,
+            "path": path,
+            "app": self,  # Makes the router raise its 404 and 405, which become answers here.
+            "state": {"gateway": self._gateway, "exchange": exchange},
+        }
+        with self._gateway.metrics.open_requests.labels(exchange.surface).track_inprogress():
+            try:
+                await self._answer(inner, headers, receive, _observed(send, exchange))
+            finally:
+                self._record(exchange)
+
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["state"]["exchange"]
+        try:
+            if exchange.method == "OPTIONS":
+                await preflight(headers)(scope, receive, send)
+            else:
+                await self._router(scope, receive, send)
+        except ClientGone:
+            exchange.status = CLIENT_CLOSED_REQUEST
+        except Exception as error:
+            answer = self._error_answer(error)
+            if exchange.status:
+                # Too late for a status: ending without the last chunk tells the reader.
+                logger.warning("answer to %s broke off: %s", exchange.request_id, answer.text)
+                return
+            await error_response(answer)(scope, receive, send)
+
+    def _error_answer(self, error: Exception) -> ErrorAnswer:
+        match error:
+            case HttpError():
+                reason, answer = error.answer.error_type or "INVALID_INPUT", error.answer
+            case HTTPException():
+                reason, answer = "ROUTE", _route_answer(error)
+            case QuickthawError():
+                reason, answer = error.reason, error_answer(error)
+            case _:
+                ours = translate(error)
+                reason, answer = ours.reason, error_answer(ours)
+        self._gateway.metrics.errors.labels(reason.upper()).inc()
+        return answer
+
+    def _record(self, exchange: Exchange) -> None:
+        metrics = self._gateway.metrics
+        seconds = time.perf_counter() - exchange.started
+        status = exchange.status or CLIENT_CLOSED_REQUEST
+        metrics.requests.labels(exchange.surface, str(status)).inc()
+        metrics.request_seconds.labels(exchange.surface).observe(seconds)
+        metrics.first_byte_seconds.labels(exchange.surface).observe(
+            exchange.first_byte_seconds or seconds
+        )
+        metrics.sent_bytes.labels(exchange.surface).inc(exchange.sent_bytes)
+        fields: dict[str, object] = {
+            "client": exchange.client,
+            "method": exchange.method,
+            "path": exchange.path,
+            "surface": exchange.surface,
+            "status": status,
+            "seconds": round(seconds, 6),
+            "first_byte_seconds": round(exchange.first_byte_seconds, 6),
+            "sent_bytes": exchange.sent_bytes,
+            "request_id": exchange.request_id,
+        }
+        logger.info(
+            " ".join(f"{name}={value}" for name, value in fields.items()), extra={"fields": fields}
+        )
+
+
+def _exchange(scope: Scope, path: str) -> Exchange:
+    surface = surface_of(path)
+    client = scope.get("client")
+    return Exchange(
+        surface=surface,
+        method=scope["method"],
+        # A link to a file is a capability and a query may hold a token: neither is for a log.
+        path="/files/..." if surface == "files" else quote(path)[:_PATH_CHARS_MAX],
+        client=client[0] if client else "-",
+        request_id=str(uuid.uuid4()),
+    )
+
+
+def _observed(send: Send, exchange: Exchange) -> Send:
+    async def observe(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            exchange.status = message["status"]
+            exchange.first_byte_seconds = time.perf_counter() - exchange.started
+            headers = [*message.get("headers", []), *ANSWER_HEADERS]
+            if not any(name == REQUEST_ID_HEADER.encode() for name, _ in headers):
+                headers.append((REQUEST_ID_HEADER.encode(), exchange.request_id.encode()))
+            message = {**message, "headers": headers}
+        else:
+            exchange.sent_bytes += len(message.get("body", b""))
+        await send(message)
+
+    return observe
+
+
+def _route_answer(error: HTTPException) -> ErrorAnswer:
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case 404:
+            return ErrorAnswer(404, "nothing is served at this path", "not_found", headers)
+        case 405:
+            allowed = headers.get("Allow", "another method")
+            return ErrorAnswer(405, f"this path answers {allowed} only", "bad_request", headers)
+        case status:
+            return ErrorAnswer(status, error.detail, "bad_request", headers)

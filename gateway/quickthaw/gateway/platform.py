@@ -1,0 +1,202 @@
+"""The scheduler, as the gateway calls it: one channel for every caller, the caller's key per call.
+
+The Python SDK holds one key per client; a gateway holds none of its callers' keys for longer than a
+request, which is why this binds to the generated stubs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from typing import NewType, TypeVar
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+
+from quickthaw.gateway.settings import Limits
+from quickthaw.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    types_pb2,
+)
+from quickthaw.wire.errors import Unavailable
+from quickthaw.wire.limits import CHANNEL_OPTIONS
+from quickthaw.wire.process import Address
+from quickthaw.wire.status import error_from_rpc
+
+Credential = NewType("Credential", str)
+"""A key as the `authorization` metadata carries it; empty for a caller that sent none."""
+
+READY_SECONDS = 2.0
+PAUSE_SECONDS = 0.05
+PAUSE_SECONDS_MAX = 1.0
+
+_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    # gRPC would wait up to two minutes before it looks for a scheduler again that was away.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+T = TypeVar("T")
+
+
+class Platform:
+    """Every method raises the errors of `quickthaw.wire.errors`, whatever gRPC made of them."""
+
+    def __init__(self, scheduler: Address, limits: Limits) -> None:
+        self._limits = limits
+        self._channel = grpc.aio.insecure_channel(str(scheduler), options=_OPTIONS)
+        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
+        self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
+        # The generated stub's types know only the threaded channel.
+        self._health_check = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        self._models: OrderedDict[tuple[Credential, str], tuple[float, catalog_pb2.Model]] = (
+            OrderedDict()
+        )
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def ready(self) -> bool:
+        try:
+            answer = await self._health_check(
+                health_pb2.HealthCheckRequest(), timeout=READY_SECONDS
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def submit(
+        self, credential: Credential, request: inference_pb2.SubmitRequest
+    ) -> inference_pb2.SubmitResponse:
+        """Tried again while the scheduler restarts, which is safe with an idempotency key only."""
+        if not request.idempotency_key:
+            request.idempotency_key = f"gateway-{uuid.uuid4()}"
+        return await self._patiently(
+            lambda: self._inference.Submit(
+                request, metadata=_metadata(credential), timeout=self._limits.call_seconds
+            )
+        )
+
+    async def get(self, credential: Credential, request_id: str) -> types_pb2.Request:
+        return await self._patiently(
+            lambda: self._inference.Get(
+                inference_pb2.GetRequest(request_id=request_id),
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds,
+            )
+        )
+
+    async def cancel(
+        self, credential: Credential, request_id: str
+    ) -> types_pb2.RequestState.ValueType:
+        answer = await self._patiently(
+            lambda: self._inference.Cancel(
+                inference_pb2.CancelRequest(request_id=request_id),
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds,
+            )
+        )
+        return answer.state
+
+    async def watch(
+        self, credential: Credential, request_id: str, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[inference_pb2.Event, None]:
+        """From the request's first event on. Close the iterator to stop watching."""
+        call = self._inference.Watch(
+            inference_pb2.WatchRequest(request_id=request_id),
+            metadata=_metadata(credential),
+            timeout=timeout_seconds or self._limits.run_seconds_max,
+        )
+        try:
+            with _our_errors():
+                async for event in call:
+                    yield event
+        finally:
+            call.cancel()
+
+    async def read_artifact(
+        self, credential: Credential, uri: str
+    ) -> AsyncGenerator[inference_pb2.ReadArtifactResponse, None]:
+        call = self._inference.ReadArtifact(
+            inference_pb2.ReadArtifactRequest(uri=uri),
+            metadata=_metadata(credential),
+            timeout=self._limits.run_seconds_max,
+        )
+        try:
+            with _our_errors():
+                async for part in call:
+                    yield part
+        finally:
+            call.cancel()
+
+    async def model(self, credential: Credential, model_id: str) -> catalog_pb2.Model:
+        """By id or alias, at most `model_cache_seconds` old. Raises ModelNotFound."""
+        entry = (credential, model_id)
+        now = time.monotonic()
+        if (known := self._models.get(entry)) is not None and known[0] > now:
+            return known[1]
+        model = await self._patiently(
+            lambda: self._catalog.GetModel(
+                catalog_pb2.GetModelRequest(id=model_id),
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds,
+            )
+        )
+        self._models[entry] = (now + self._limits.model_cache_seconds, model)
+        self._models.move_to_end(entry)
+        if len(self._models) > self._limits.models_cached_max:
+            self._models.popitem(last=False)
+        return model
+
+    async def _patiently(self, make_call: Callable[[], Awaitable[T]]) -> T:
+        """A short call that can be repeated; a scheduler that restarts is waited for."""
+        give_up = time.monotonic() + self._limits.reconnect_seconds
+        pause_seconds = PAUSE_SECONDS
+        while True:
+            try:
+                return await self._short(make_call())
+            except Unavailable:
+                if time.monotonic() + pause_seconds > give_up:
+                    raise
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+
+    async def _short(self, call: Awaitable[T]) -> T:
+        """A call whose only deadline is ours: missing it is no request's fault."""
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if late and not error.trailing_metadata():
+                raise Unavailable(
+                    f"the scheduler did not answer within {self._limits.call_seconds:g} s; "
+                    "try again",
+                    retry_delay_seconds=1.0,
+                ) from error
+            raise error_from_rpc(error) from error
+
+
+def _metadata(credential: Credential) -> tuple[tuple[str, str], ...]:
+    return (("authorization", credential),) if credential else ()
+
+
+@contextlib.contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise error_from_rpc(error) from error

@@ -1,0 +1,122 @@
+"""Answers as bytes: JSON, and event streams that are cut when nobody reads them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from quickthaw.gateway.answers import ErrorAnswer
+from quickthaw.gateway.bodies import until_gone
+from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.json_text import Json, JsonObject, render
+
+REQUEST_ID_HEADER = "x-fal-request-id"
+ERROR_TYPE_HEADER = "x-fal-error-type"
+
+
+def json_response(
+    value: Json, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(render(value), status, dict(headers or {}), media_type="application/json")
+
+
+def error_body(answer: ErrorAnswer) -> JsonObject:
+    """`detail` and, where there is one, `error_type`."""
+    detail: Json = answer.detail if isinstance(answer.detail, str) else _items(answer)
+    body: JsonObject = {"detail": detail}
+    if answer.error_type is not None:
+        body["error_type"] = answer.error_type
+    return body
+
+
+def error_response(answer: ErrorAnswer) -> Response:
+    headers = dict(answer.headers)
+    if answer.error_type is not None:
+        headers[ERROR_TYPE_HEADER] = answer.error_type
+    return json_response(error_body(answer), answer.status, headers)
+
+
+def _items(answer: ErrorAnswer) -> list[Json]:
+    assert not isinstance(answer.detail, str)
+    # Values are what json.loads made of a request, plus our own texts and numbers.
+    return [{key: _plain(value) for key, value in item.items()} for item in answer.detail]
+
+
+def _plain(value: object) -> Json:
+    match value:
+        case None | str() | int() | float():
+            return value
+        case dict():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case _:
+            return str(value)
+
+
+class EventStream(Response):
+    """Server-sent events, one JSON object each, flushed one by one.
+
+    When it ends or the reader leaves, also before it began, `events` is closed and `on_end` called.
+    Comments fill silences. Each event is one `data:` line and an empty one, without name or id:
+    anything else upsets some client.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        events: AsyncGenerator[JsonObject, None],
+        headers: Mapping[str, str] | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(
+            None,
+            200,
+            {"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})},
+            media_type="text/event-stream",
+        )
+        # A length would promise an end.
+        del self.headers["content-length"]
+        self._gateway = gateway
+        self._events = events
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._gateway.metrics.open_streams.track_inprogress():
+                await until_gone(receive, self._pump(send))
+        finally:
+            self._on_end()
+
+    async def _pump(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        following: asyncio.Task[JsonObject | None] | None = None
+        try:
+            while True:
+                following = asyncio.create_task(_next(self._events))
+                while not (
+                    await asyncio.wait({following}, timeout=self._gateway.limits.ping_seconds)
+                )[0]:
+                    await send(_chunk(b": ping\n\n"))
+                event = following.result()
+                if event is None:
+                    break
+                await send(_chunk(f"data: {render(event)}\n\n".encode()))
+        finally:
+            # The source's own `finally` is to run now and not at some collection of garbage.
+            if following is not None and not following.done():
+                following.cancel()
+                await asyncio.wait({following})
+            await self._events.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _next(events: AsyncGenerator[JsonObject, None]) -> JsonObject | None:
+    return await anext(events, None)
+
+
+def _chunk(data: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": data, "more_body": True}

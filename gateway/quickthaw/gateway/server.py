@@ -1,0 +1,165 @@
+"""One gateway process: it listens, says so, serves until told to stop, and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from quickthaw.gateway.app import build_app
+from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.http11 import protocol_with
+from quickthaw.gateway.links import Links, load_key, load_secret
+from quickthaw.gateway.metrics import GatewayMetrics
+from quickthaw.gateway.platform import Credential, Platform
+from quickthaw.gateway.settings import GatewaySettings, Limits
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.process import Address, address_in_use, serve_metrics, watch_loop_lag
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a gateway is to be found, port 0 replaced by what it got."""
+
+    http: Address
+    public_url: str
+    metrics_url: str | None
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn raises them again after its shutdown, and we exit with 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: GatewaySettings, on_ready: Callable[[Listening], None]) -> None:
+    """Until SIGTERM or SIGINT, then drained. Raises AddressInUse or SettingsInvalid at first."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as listening:
+        on_ready(listening)
+        await stop.wait()
+        logger.info("draining for at most %d s", settings.limits.drain_seconds)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
+    """A gateway that serves for as long as the context is open; leaving it drains."""
+    registry = CollectorRegistry()
+    metrics = GatewayMetrics(registry)
+    secret = load_secret(settings.link_secret_file)
+    own_credential = Credential(load_key(settings.key_file))
+    _say_what_is_missing(settings)
+    with contextlib.closing(_listen(settings.http)) as listener:
+        address = Address(settings.http.host, listener.getsockname()[1])
+        public_url = settings.public_url or f"http://{address}"
+        gateway = Gateway(
+            limits=settings.limits,
+            platform=Platform(settings.scheduler, settings.limits),
+            links=Links(secret, public_url),
+            metrics=metrics,
+            public_url=public_url,
+            own_credential=own_credential,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(gateway.close)
+            metrics_url = _serve_metrics(settings, registry, stack)
+            lag = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds))
+            stack.callback(lag.cancel)
+            await stack.enter_async_context(_served(gateway, listener, settings.limits))
+            yield Listening(address, public_url, metrics_url)
+
+
+@contextlib.asynccontextmanager
+async def _served(gateway: Gateway, listener: socket.socket, limits: Limits) -> AsyncIterator[None]:
+    server = _Server(_uvicorn_config(gateway, limits))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            if serving.done():
+                serving.result()
+            await asyncio.sleep(0)
+        yield
+    finally:
+        gateway.draining = True
+        server.should_exit = True
+        await serving
+
+
+def _uvicorn_config(gateway: Gateway, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(gateway),
+        http=protocol_with(
+            header_seconds=limits.header_seconds,
+            stall_seconds=limits.stall_seconds,
+            on_stall=gateway.metrics.stalled_readers.inc,
+        ),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Who the caller is behind a proxy is the operator's proxy's log to keep.
+        proxy_headers=False,
+        limit_concurrency=limits.connections_max,
+        h11_max_incomplete_event_size=limits.header_bytes_max,
+        timeout_keep_alive=limits.keep_alive_seconds,
+        timeout_graceful_shutdown=limits.drain_seconds,
+        backlog=BACKLOG,
+    )
+
+
+def _listen(address: Address) -> socket.socket:
+    """Raises AddressInUse, and SettingsInvalid for an address that this machine has not got."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsInvalid(f"--http {address}: {error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise address_in_use("the gateway", address) from error
+        raise SettingsInvalid(f"--http {address}: {error}") from error
+    return listener
+
+
+def _serve_metrics(
+    settings: GatewaySettings, registry: CollectorRegistry, stack: contextlib.AsyncExitStack
+) -> str | None:
+    if settings.metrics is None:
+        return None
+    server, address = serve_metrics(registry, settings.metrics)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return f"http://{address}/metrics"
+
+
+def _say_what_is_missing(settings: GatewaySettings) -> None:
+    if settings.key_file is None:
+        logger.warning("no --key-file: files travel inside the answers as data: URIs")
+    elif settings.link_secret_file is None:
+        logger.warning("no --link-secret-file: links to files die with this process")

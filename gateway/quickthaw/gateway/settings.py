@@ -1,0 +1,128 @@
+"""What one gateway process was told at its start."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.process import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what callers can make the gateway hold, wait for or send."""
+
+    connections_max: int = 4096
+    """Open HTTP connections; one more is answered 503 and closed."""
+    header_bytes_max: int = 32 * 1024
+    """Request line and headers together."""
+    header_seconds: float = 10.0
+    """From a connection's (or a request's) first byte to the end of its headers."""
+    body_bytes_max: int = 4 * 1024 * 1024
+    body_seconds: float = 60.0
+    keep_alive_seconds: int = 75
+    """How long an idle connection stays open between requests."""
+    call_seconds: float = 30.0
+    """One short call to the scheduler."""
+    reconnect_seconds: float = 5.0
+    """How long calls wait for a scheduler that is not there, such as one that restarts."""
+    run_seconds_max: float = 3600.0
+    """One synchronous run or stream, queueing included; then it is cancelled."""
+    stall_seconds: float = 30.0
+    """How long a reader may take nothing of an answer before it is cut off."""
+    ping_seconds: float = 10.0
+    """Silence on an event stream after which a comment keeps it alive."""
+    drain_seconds: int = 30
+    """From SIGTERM until requests that are still open are cut off."""
+    inline_bytes_max: int = 32 * 1024 * 1024
+    """All files of one answer as data: URIs; beyond it they are links."""
+    log_lines_max: int = 1000
+    """Lines of one request's log in an answer; the newest are kept."""
+    models_cached_max: int = 1024
+    model_cache_seconds: float = 5.0
+    previews_per_stream: int = 8
+    """How many previews a stream asks the model for, spread over its steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    scheduler: Address
+    http: Address
+    public_url: str | None = None
+    """Without a trailing slash; None: `http://` and the address listened on."""
+    metrics: Address | None = None
+    key_file: Path | None = None
+    """The gateway's own key (scope admin), with which it reads files for the holders of a link.
+    None: files travel inside the answers as data: URIs."""
+    link_secret_file: Path | None = None
+    """What links are signed with; made if it does not exist. Replicas share one. None: a secret
+    that lives as long as the process."""
+    log_level: str = "info"
+    log_json: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+def parse_settings(arguments: Sequence[str]) -> GatewaySettings:
+    """From a command line. Raises SettingsInvalid; argparse itself exits on unknown flags."""
+    parsed = _parser().parse_args(arguments)
+    limits = {entry.name: getattr(parsed, entry.name) for entry in fields(Limits)}
+    for name, value in limits.items():
+        if value <= 0:
+            flag = "--" + name.replace("_", "-")
+            raise SettingsInvalid(f"{flag} is {value}: give a number above zero")
+    return GatewaySettings(
+        scheduler=Address.parse(parsed.scheduler),
+        http=Address.parse(parsed.http),
+        public_url=None if parsed.public_url is None else _public_url(parsed.public_url),
+        metrics=None if parsed.metrics is None else Address.parse(parsed.metrics),
+        key_file=parsed.key_file,
+        link_secret_file=parsed.link_secret_file,
+        log_level=parsed.log_level,
+        log_json=parsed.log_json,
+        limits=Limits(**limits),
+    )
+
+
+def _public_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise SettingsInvalid(
+            f"--public-url {text!r} is no base URL: write http(s)://HOST[:PORT][/PATH]"
+        )
+    return text.rstrip("/")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m quickthaw.gateway",
+        description="Serves the HTTP APIs of a Quickthaw platform.",
+    )
+    parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="its gRPC address")
+    parser.add_argument("--http", default="127.0.0.1:7080", metavar="HOST:PORT")
+    parser.add_argument(
+        "--public-url", metavar="URL", help="the base of every URL in an answer, as callers see it"
+    )
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus; not served if absent")
+    parser.add_argument(
+        "--key-file", type=Path, metavar="PATH", help="the gateway's own key, of scope admin"
+    )
+    parser.add_argument(
+        "--link-secret-file", type=Path, metavar="PATH", help="signs file links; made if missing"
+    )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    parser.add_argument("--log-json", action="store_true")
+    for entry in fields(Limits):
+        parser.add_argument(
+            "--" + entry.name.replace("_", "-"),
+            type=type(entry.default),
+            default=entry.default,
+            metavar="N",
+            help=f"limit; {entry.default} if not given",
+        )
+    return parser

@@ -1,0 +1,366 @@
+"""A platform's Inference and Catalog on a real socket, whose requests do what a test says.
+
+Without a word from the test a request runs to its end at once: a log line, a preview if its input
+asks for any, one picture. `hold()` makes requests wait; then the test moves each one by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import jsonschema_rs
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from quickthaw.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    types_pb2,
+)
+from quickthaw.wire import errors
+from quickthaw.wire.limits import ARTIFACT_CHUNK_BYTES, SERVER_OPTIONS
+from quickthaw.wire.status import ErrorInterceptor
+
+MODEL_ID = "quickthaw/shapes"
+ALIAS = "fal-ai/shapes/dev"
+ADMIN_KEY = "qt_admin_secret"
+ALICE_KEY = "qt_alice_secret"
+BOB_KEY = "qt_bob_secret"
+TENANTS = {ADMIN_KEY: "admin", ALICE_KEY: "alice", BOB_KEY: "bob"}
+SUBMITTED_UNIX_MS = 1_700_000_000_000
+
+SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["prompt"],
+    "properties": {
+        "prompt": {"type": "string", "minLength": 1, "maxLength": 200},
+        "image_size": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["width", "height"],
+            "properties": {
+                "width": {"type": "integer", "minimum": 64, "maximum": 1024, "multipleOf": 8},
+                "height": {"type": "integer", "minimum": 64, "maximum": 1024, "multipleOf": 8},
+            },
+            "default": {"width": 64, "height": 64},
+        },
+        "num_images": {"type": "integer", "minimum": 1, "maximum": 8, "default": 1},
+        "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": 100, "default": 16},
+        "guidance_scale": {"type": "number", "exclusiveMinimum": 0, "default": 7.5},
+        "seed": {"type": ["integer", "null"], "minimum": 0, "default": None},
+        "output_format": {"type": "string", "enum": ["png", "jpeg"], "default": "png"},
+        "preview_every": {"type": "integer", "minimum": 0, "default": 0},
+    },
+}
+
+
+@dataclass
+class FakeRequest:
+    """`record` is what Get answers; `events` what Watch replays."""
+
+    record: types_pb2.Request
+    submitted: inference_pb2.SubmitRequest
+    events: list[inference_pb2.Event] = field(default_factory=list)
+    news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    watchers: int = 0
+
+    @property
+    def input(self) -> dict[str, object]:
+        loaded = json.loads(self.submitted.input_json)
+        assert isinstance(loaded, dict)
+        return loaded
+
+    async def events_after(self, count: int) -> list[inference_pb2.Event]:
+        async with self.news:
+            await self.news.wait_for(lambda: len(self.events) > count)
+            return self.events[count:]
+
+    async def emit(self, event: inference_pb2.Event) -> None:
+        event.request_id = self.record.request_id
+        event.sequence = len(self.events) + 1
+        event.unix_ms = SUBMITTED_UNIX_MS + event.sequence
+        async with self.news:
+            self.events.append(event)
+            self.news.notify_all()
+
+    async def move(
+        self, state: types_pb2.RequestState.ValueType, *, queue_position: int = 0
+    ) -> None:
+        self.record.state = state
+        self.record.queue_position = queue_position
+        self.record.attempts = 0 if state == types_pb2.REQUEST_STATE_QUEUED else 1
+        change = inference_pb2.StateChange(
+            state=state, attempt=self.record.attempts, queue_position=queue_position
+        )
+        await self.emit(inference_pb2.Event(state_change=change))
+
+    async def log(self, text: str) -> None:
+        await self.emit(inference_pb2.Event(log=inference_pb2.LogLine(level="info", text=text)))
+
+    async def preview(self, step: int, data: bytes = b"preview") -> None:
+        preview = inference_pb2.Preview(
+            step=step, content_type="image/jpeg", data=data, width=32, height=32
+        )
+        await self.emit(inference_pb2.Event(preview=preview))
+
+    async def succeed(self, *artifacts: types_pb2.Artifact) -> None:
+        self.record.artifacts.extend(artifacts)
+        self.record.output_json = "{}"
+        await self._finish(types_pb2.REQUEST_STATE_SUCCEEDED)
+
+    async def fail(
+        self,
+        reason: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        violations: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.record.failure.CopyFrom(
+            types_pb2.Failure(reason=reason, message=message, retryable=retryable)
+        )
+        for name, description in violations:
+            self.record.failure.violations.add(field=name, description=description)
+        cancelled = reason == "CANCELLED"
+        await self._finish(
+            types_pb2.REQUEST_STATE_CANCELLED if cancelled else types_pb2.REQUEST_STATE_FAILED
+        )
+
+    async def _finish(self, state: types_pb2.RequestState.ValueType) -> None:
+        self.record.state = state
+        self.record.finished_unix_ms = SUBMITTED_UNIX_MS + 2000
+        self.record.receipt.CopyFrom(
+            types_pb2.Receipt(
+                request_id=self.record.request_id,
+                model=self.record.model,
+                worker_id="worker-0",
+                gpu_type="cpu",
+                run_ms=1234,
+                billed_ms=1234,
+                price_nanodollars=12340,
+                attempts=1,
+                start_tier=types_pb2.TIER_DISK,
+                placement="resident on worker-0",
+                seed=7,
+            )
+        )
+        await self.emit(inference_pb2.Event(finished=self.record))
+
+
+class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogServicer):
+    def __init__(self) -> None:
+        self.requests: dict[str, FakeRequest] = {}
+        self.artifacts: dict[str, tuple[str, types_pb2.Artifact, bytes]] = {}
+        self.refuse_submit: errors.QuickthawError | None = None
+        self.hints: list[str] = []
+        self._held = False
+        self._submitted = asyncio.Condition()
+
+    def hold(self) -> None:
+        self._held = True
+
+    async def submitted(self, count: int = 1) -> FakeRequest:
+        """The newest request, once there are `count` of them."""
+        async with self._submitted:
+            await self._submitted.wait_for(lambda: len(self.requests) >= count)
+        return list(self.requests.values())[-1]
+
+    def forget_events(self) -> None:
+        """As a restart does."""
+        for request in self.requests.values():
+            request.events.clear()
+
+    def picture(
+        self,
+        request: FakeRequest,
+        data: bytes,
+        name: str = "0.png",
+        content_type: str = "image/png",
+    ) -> types_pb2.Artifact:
+        artifact = types_pb2.Artifact(
+            uri=f"artifacts/{request.record.request_id}/{name}",
+            name=name,
+            content_type=content_type,
+            size_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            width=64,
+            height=64,
+        )
+        self.artifacts[artifact.uri] = (request.record.tenant, artifact, data)
+        return artifact
+
+    # ---- Inference -----------------------------------------------------------------------------
+
+    async def Submit(  # noqa: N802 - the name is the wire's
+        self, request: inference_pb2.SubmitRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.SubmitResponse:
+        tenant = _tenant(context)
+        if self.refuse_submit is not None:
+            raise self.refuse_submit
+        _check_model(request.model)
+        for known in self.requests.values():
+            if known.submitted.idempotency_key == request.idempotency_key != "":
+                return inference_pb2.SubmitResponse(
+                    request_id=known.record.request_id, deduplicated=True
+                )
+        input_ = _checked_input(request.input_json)
+        made = FakeRequest(
+            types_pb2.Request(
+                request_id=f"req-{len(self.requests) + 1}",
+                tenant=tenant,
+                model=MODEL_ID,
+                priority=request.priority,
+                state=types_pb2.REQUEST_STATE_QUEUED,
+                input_json=json.dumps(input_),
+                submitted_unix_ms=SUBMITTED_UNIX_MS,
+            ),
+            request,
+        )
+        async with self._submitted:
+            self.requests[made.record.request_id] = made
+            self._submitted.notify_all()
+        if not self._held:
+            await self._play(made, input_)
+        return inference_pb2.SubmitResponse(
+            request_id=made.record.request_id, state=types_pb2.REQUEST_STATE_QUEUED
+        )
+
+    async def _play(self, request: FakeRequest, input_: dict[str, object]) -> None:
+        await request.move(types_pb2.REQUEST_STATE_RUNNING)
+        await request.log("drawing")
+        if input_["preview_every"]:
+            await request.preview(1)
+        count = input_["num_images"]
+        assert isinstance(count, int)
+        await request.succeed(
+            *(
+                self.picture(request, f"picture {index}".encode(), f"{index}.png")
+                for index in range(count)
+            )
+        )
+
+    async def Get(  # noqa: N802 - the name is the wire's
+        self, request: inference_pb2.GetRequest, context: grpc.aio.ServicerContext
+    ) -> types_pb2.Request:
+        return self._find(request.request_id, context).record
+
+    async def Cancel(  # noqa: N802 - the name is the wire's
+        self, request: inference_pb2.CancelRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.CancelResponse:
+        found = self._find(request.request_id, context)
+        if not found.record.HasField("receipt"):
+            found.cancelled.set()
+            await found.fail("CANCELLED", "cancelled by the caller")
+        return inference_pb2.CancelResponse(state=found.record.state)
+
+    async def Watch(  # noqa: N802 - the name is the wire's
+        self, request: inference_pb2.WatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[inference_pb2.Event]:
+        found = self._find(request.request_id, context)
+        found.watchers += 1
+        seen = 0
+        try:
+            while True:
+                fresh = await found.events_after(seen)
+                for event in fresh:
+                    seen += 1
+                    yield event
+                    if event.HasField("finished"):
+                        return
+        finally:
+            found.watchers -= 1
+
+    async def ReadArtifact(  # noqa: N802 - the name is the wire's
+        self, request: inference_pb2.ReadArtifactRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[inference_pb2.ReadArtifactResponse]:
+        tenant = _tenant(context)
+        owner, artifact, data = self.artifacts.get(request.uri, ("", types_pb2.Artifact(), b""))
+        if tenant not in (owner, "admin") or not owner:
+            raise errors.ArtifactNotFound(f"no artifact {request.uri}")
+        for offset in range(0, max(1, len(data)), ARTIFACT_CHUNK_BYTES):
+            yield inference_pb2.ReadArtifactResponse(
+                data=data[offset : offset + ARTIFACT_CHUNK_BYTES],
+                artifact=artifact if offset == 0 else None,
+            )
+
+    def _find(self, request_id: str, context: grpc.aio.ServicerContext) -> FakeRequest:
+        tenant = _tenant(context)
+        found = self.requests.get(request_id)
+        if found is None or found.record.tenant != tenant:
+            raise errors.RequestNotFound(f"no request {request_id}")
+        return found
+
+    # ---- Catalog -------------------------------------------------------------------------------
+
+    async def GetModel(  # noqa: N802 - the name is the wire's
+        self, request: catalog_pb2.GetModelRequest, context: grpc.aio.ServicerContext
+    ) -> catalog_pb2.Model:
+        _tenant(context)
+        _check_model(request.id)
+        return catalog_pb2.Model(
+            id=MODEL_ID,
+            aliases=[ALIAS],
+            family="sd",
+            input_schema_json=json.dumps(SCHEMA),
+            description="Draws shapes.",
+        )
+
+
+@asynccontextmanager
+async def served(platform: FakePlatform, port: int = 0) -> AsyncIterator[int]:
+    """On 127.0.0.1 for as long as the context is open; the port."""
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
+    inference_pb2_grpc.add_InferenceServicer_to_server(platform, server)
+    catalog_pb2_grpc.add_CatalogServicer_to_server(platform, server)
+    checks = health.aio.HealthServicer()
+    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(None)
+
+
+def _tenant(context: grpc.aio.ServicerContext) -> str:
+    metadata = dict(context.invocation_metadata() or ())
+    scheme, _, key = str(metadata.get("authorization", "")).partition(" ")
+    if scheme != "Key" or key not in TENANTS:
+        raise errors.Unauthenticated("no such key")
+    return TENANTS[key]
+
+
+def _check_model(model_id: str) -> None:
+    if model_id not in (MODEL_ID, ALIAS):
+        raise errors.ModelNotFound(f"no model {model_id!r}")
+
+
+def _checked_input(input_json: str) -> dict[str, object]:
+    input_ = json.loads(input_json)
+    found = list(jsonschema_rs.validator_for(SCHEMA).iter_errors(input_))
+    if found:
+        raise errors.InvalidInput(
+            found[0].message,
+            violations=tuple(
+                errors.FieldViolation(
+                    ".".join(["input", *map(str, each.instance_path)]), each.message
+                )
+                for each in found
+            ),
+        )
+    properties = SCHEMA["properties"]
+    assert isinstance(properties, dict)
+    defaults = {name: declared.get("default") for name, declared in properties.items()}
+    return {**defaults, **input_}
