@@ -46,7 +46,7 @@ class AsyncClient:
         data_dir: Path | None = None,
         context: Context | None = None,
     ) -> None:
-        """Connects at the first call. Raises SettingsInvalid if no platform or key is found."""
+        """Connects at the first call. Raises as `find_endpoint`."""
         self.endpoint: Endpoint = find_endpoint(grpc, key, data_dir)
         self._context = context or Context()
         self._driver = AsyncDriver(self.endpoint)
@@ -132,9 +132,11 @@ class AsyncClient:
         """As `Client.read_artifact`, with its errors."""
         return await self._driver.drive(artifacts.read_artifact(self._context, artifact))
 
-    async def save_artifact(self, artifact: Artifact | str, path: Path) -> Path:
+    async def save_artifact(self, artifact: Artifact | str, path: Path | str) -> Path:
         """As `Client.save_artifact`, with its errors."""
-        return await self._driver.drive(artifacts.save_artifact(self._context, artifact, path))
+        return await self._driver.drive(
+            artifacts.save_artifact(self._context, artifact, Path(path))
+        )
 
     async def explain(self, request_id: str) -> Explanation:
         """As `Client.explain`, with its errors."""

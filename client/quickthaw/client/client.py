@@ -51,7 +51,7 @@ class Client:
         data_dir: Path | None = None,
         context: Context | None = None,
     ) -> None:
-        """Connects at the first call. Raises SettingsInvalid if no platform or key is found."""
+        """Connects at the first call. Raises as `find_endpoint`."""
         self.endpoint: Endpoint = find_endpoint(grpc, key, data_dir)
         self._context = context or Context()
         self._driver = SyncDriver(self.endpoint)
@@ -151,13 +151,13 @@ class Client:
         """
         return self._driver.drive(artifacts.read_artifact(self._context, artifact))
 
-    def save_artifact(self, artifact: Artifact | str, path: Path) -> Path:
+    def save_artifact(self, artifact: Artifact | str, path: Path | str) -> Path:
         """Writes an output file to `path`, or into it if it is a folder; the file's path.
 
         The file appears whole and checked, or not at all. Raises as `read_artifact`; StorageFull;
         OSError as opening a file does.
         """
-        return self._driver.drive(artifacts.save_artifact(self._context, artifact, path))
+        return self._driver.drive(artifacts.save_artifact(self._context, artifact, Path(path)))
 
     def explain(self, request_id: str) -> Explanation:
         """Why a request ran where it did. Raises RequestNotFound, also when it is long past."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.errors import SettingsInvalid, Unauthenticated, Unavailable
 
 RUN_FILE = "run.json"
 
@@ -76,15 +76,17 @@ def find_endpoint(
     `grpc` is `HOST:PORT`, or `grpcs://HOST:PORT` for TLS; without it `$QUICKTHAW_GRPC`, then the
     run file of `data_dir`. `key`, then `$QUICKTHAW_KEY`, then the run file's key file, which is
     used for the run file's own address only: a local admin key is never sent elsewhere. A
-    `data_dir` that the caller names goes before the environment. Raises SettingsInvalid.
+    `data_dir` that the caller names goes before the environment. Raises Unavailable if no platform
+    is named or running, Unauthenticated if there is no key for it, SettingsInvalid for files that
+    cannot be read.
     """
     run_file = RunFile.read(data_dir or default_data_dir(environ))
     from_environment = environ.get("QUICKTHAW_GRPC") if data_dir is None else None
     address = grpc or from_environment or (run_file.grpc if run_file else None)
     if address is None:
-        raise SettingsInvalid(
+        raise Unavailable(
             f"no platform is running in {data_dir or default_data_dir(environ)}: start one with "
-            "`quickthaw up`, or name one with QUICKTHAW_GRPC=HOST:PORT"
+            "`quickthaw up`, or name another with QUICKTHAW_GRPC=HOST:PORT"
         )
     target = address.removeprefix("grpcs://")
     local = run_file if run_file is not None and run_file.grpc == target else None
@@ -92,7 +94,7 @@ def find_endpoint(
     if not secret and local is not None:
         secret = read_key_file(local.key_file)
     if not secret:
-        raise SettingsInvalid(f"no key for {target}: set QUICKTHAW_KEY, or pass `key`")
+        raise Unauthenticated(f"no key for {target}: set QUICKTHAW_KEY, or pass `key`")
     return Endpoint(target, secret, tls=address.startswith("grpcs://"))
 
 

@@ -1,0 +1,1 @@
+"""The `quickthaw` command. It imports nothing here, so that `--help` stays quick."""

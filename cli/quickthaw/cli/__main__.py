@@ -1,0 +1,5 @@
+"""`python -m quickthaw.cli` is `quickthaw`."""
+
+from quickthaw.cli.main import main
+
+main()

@@ -1,0 +1,161 @@
+"""`quickthaw up`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from quickthaw.cli.up.settings import UpSettings
+
+app = typer.Typer()
+
+
+@app.command("up")
+def up(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Everything the platform keeps: journal, keys, snapshots, pictures, logs. "
+            "Default: $QUICKTHAW_DATA_DIR, else ~/.local/share/quickthaw.",
+            show_default=False,
+        ),
+    ] = None,
+    http: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where HTTP is served.")
+    ] = "127.0.0.1:7080",
+    grpc: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where gRPC is served.")
+    ] = "127.0.0.1:7070",
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the scheduler's metrics are served.")
+    ] = "127.0.0.1:7071",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="How many. Default: one per GPU, else one.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="What they run on: auto, cpu or cuda.")] = "auto",
+    fleet: Annotated[
+        str, typer.Option(help="Who starts them: local (child processes) or ray.")
+    ] = "local",
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The journal: sqlite:///PATH or postgresql://... Default: SQLite in DIR.",
+            show_default=False,
+        ),
+    ] = None,
+    blob_store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where output files go: a folder or s3://... Default: DIR/blobs.",
+            show_default=False,
+        ),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A price table in TOML.", show_default=False),
+    ] = None,
+    vram_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What a worker may use of its device's memory, such as 8GiB. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(help="Of the parts: debug, info, warning or error.")
+    ] = "info",
+    drain_seconds: Annotated[
+        int, typer.Option(min=0, help="How long what runs may take to end at SIGTERM.")
+    ] = 30,
+) -> None:
+    """Run the whole platform on this machine until it is told to stop.
+
+    Starts the scheduler, the workers and the gateway, and starts again what dies. When all is ready
+    one line is printed on stdout:
+
+    `quickthaw ready http=URL grpc=HOST:PORT metrics=URL key-file=PATH`
+
+    Port 0 picks a free one. Ctrl-C or SIGTERM lets what runs end, then exits 0; a second one kills.
+    The parts' logs are in `DIR/logs`; `DIR/prometheus-targets.json` lists their metrics in the
+    format of Prometheus' file_sd.
+
+    ```
+    quickthaw up
+    quickthaw up --data-dir ./data --http 0.0.0.0:8080 --workers 2 --device cpu
+    quickthaw up --http 127.0.0.1:0 --grpc 127.0.0.1:0 --metrics 127.0.0.1:0
+    ```
+    """
+    from quickthaw.cli.up.settings import UpSettings
+    from quickthaw.client import default_data_dir
+    from quickthaw.wire.process import Address
+
+    settings = UpSettings(
+        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
+        http=Address.parse(http),
+        grpc=Address.parse(grpc),
+        metrics=Address.parse(metrics),
+        workers=workers,
+        device=device,
+        fleet=fleet,
+        store=store or os.environ.get("QUICKTHAW_STORE"),
+        blob_store=blob_store,
+        prices=prices.absolute() if prices is not None else None,
+        vram_bytes=vram_bytes,
+        log_level=log_level,
+        drain_seconds=drain_seconds,
+    )
+    import asyncio
+
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: UpSettings) -> None:
+    import asyncio
+
+    from quickthaw.cli.up.datadir import locked
+    from quickthaw.cli.up.devices import visible_gpus
+    from quickthaw.cli.up.platform import Platform
+
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    report = reporter()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            hurry.set()
+            return
+        report("stopping; what runs may end (once more to kill it)")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    with locked(settings.data_dir):
+        await Platform(settings, visible_gpus(os.environ), report, announce).run(stop, hurry)
+    report("stopped")
+
+
+def announce(values: Mapping[str, str]) -> None:
+    """The ready line: the one thing that `up` says on stdout."""
+    print("quickthaw ready", *(f"{name}={value}" for name, value in values.items()), flush=True)
+
+
+def reporter() -> Callable[[str], None]:
+    """Progress for a person, on stderr."""
+    if sys.stderr.isatty():
+        from quickthaw.cli.output import stderr
+
+        console = stderr()
+        return lambda text: console.print(f"[dim]·[/dim] {text}")
+    return lambda text: print(f"quickthaw: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,114 @@
+"""The entry point: puts the commands together and turns every error into a line and a status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from quickthaw.cli.commands import parts, up
+from quickthaw.cli.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    PartFailed,
+    UsageFault,
+)
+from quickthaw.cli.output import report_error
+from quickthaw.wire.errors import QuickthawError, RequestCancelled, SettingsInvalid
+
+app = typer.Typer(
+    name="quickthaw",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (up, parts):
+    app.add_typer(group.app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"quickthaw {version('quickthaw')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Serverless inference on your own GPUs.
+
+    Start a platform, draw something, see what it cost and why it ran where it did:
+
+    ```
+    quickthaw up &
+    quickthaw run shapes prompt="a red circle above a blue square" seed=7
+    quickthaw requests
+    quickthaw explain REQUEST
+    quickthaw usage
+    ```
+
+    A platform on this machine is found by itself; another one by QUICKTHAW_GRPC and QUICKTHAW_KEY.
+    Exit status: 0 it worked, 1 it failed, 2 it was called wrongly, 130 it was interrupted.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit status of `quickthaw ARGUMENTS...`. Errors are told, never raised."""
+    as_json = "--json" in arguments
+    try:
+        status: object = app(args=list(arguments), prog_name="quickthaw", standalone_mode=False)
+    except TyperException as error:
+        return _report_usage(error, as_json)
+    except typer.Abort:
+        return _interrupted()
+    except (UsageFault, SettingsInvalid) as error:
+        report_error(error, as_json)
+        return EXIT_USAGE
+    except RequestCancelled as error:
+        report_error(error, as_json)
+        return EXIT_FAILED
+    except (QuickthawError, PartFailed, OSError) as error:
+        report_error(error, as_json)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return _interrupted()
+    if status == EXIT_INTERRUPTED:
+        return _interrupted()
+    return status if isinstance(status, int) else EXIT_OK
+
+
+def _report_usage(error: TyperException, as_json: bool) -> int:
+    """A mistake in the command line itself. A group called without a command shows its help."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "quickthaw"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return EXIT_USAGE
+    message = " ".join(error.format_message().split())
+    message = message[:1].lower() + message[1:].rstrip(".")
+    report_error(UsageFault(message, f"`{path} --help` shows how it is called"), as_json)
+    return EXIT_USAGE
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr, flush=True)
+    return EXIT_INTERRUPTED
+
+
+def main() -> NoReturn:
+    sys.exit(run(sys.argv[1:]))

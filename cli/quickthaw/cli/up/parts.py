@@ -1,0 +1,42 @@
+"""The command lines of the parts; the names of their files."""
+
+from __future__ import annotations
+
+from quickthaw.cli.up.process import Command
+from quickthaw.cli.up.settings import UpSettings
+
+ADMIN_KEY_FILE = "admin.key"
+WORKER_KEY_FILE = "worker.key"
+LINK_SECRET_FILE = "links.secret"
+
+
+def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
+    """`grpc` and `metrics` are what the settings say at first, then what the first start got."""
+    arguments = ["quickthaw.scheduler", "--data-dir", str(settings.data_dir), "--grpc", grpc]
+    arguments += ["--metrics", metrics, "--blob-store", settings.blobs]
+    arguments += ["--log-level", settings.log_level]
+    if settings.prices is not None:
+        arguments += ["--prices", str(settings.prices)]
+    return Command(
+        name="scheduler",
+        arguments=tuple(arguments),
+        ready_word="quickthaw-scheduler",
+        log=settings.logs / "scheduler.log",
+        # Not an argument: the URL may hold a password, and every user can read a command line.
+        environment={"QUICKTHAW_STORE": settings.store} if settings.store else {},
+    )
+
+
+def gateway(settings: UpSettings, scheduler: str, http: str) -> Command:
+    arguments = ["quickthaw.gateway", "--scheduler", scheduler, "--http", http]
+    arguments += ["--metrics", f"{settings.metrics.host}:0", "--log-level", settings.log_level]
+    arguments += ["--key-file", str(settings.data_dir / ADMIN_KEY_FILE)]
+    arguments += ["--link-secret-file", str(settings.data_dir / LINK_SECRET_FILE)]
+    arguments += ["--drain-seconds", str(settings.drain_seconds)]
+    return Command(
+        name="gateway",
+        arguments=tuple(arguments),
+        ready_word="quickthaw-gateway",
+        log=settings.logs / "gateway.log",
+        environment={},
+    )

@@ -1,0 +1,162 @@
+"""One child process: started on a tether, its output logged, its ready line read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.handlers
+import os
+import shlex
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quickthaw.cli.errors import PartFailed
+
+LOG_BYTES_MAX = 10 * 1024 * 1024
+LOG_FILES_KEPT = 3
+LAST_LINES = 20
+LINE_BYTES_MAX = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run and how to know it. `name` is unique in a platform: `scheduler`, `worker-0`."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """After `python -m`."""
+    ready_word: str
+    """What the ready line begins with: `quickthaw-scheduler`."""
+    log: Path
+    environment: Mapping[str, str]
+    """Added to this process's own."""
+
+
+def parse_ready_line(line: str, ready_word: str) -> dict[str, str] | None:
+    """`WORD ready NAME=VALUE ...` as a mapping; None for any other line."""
+    words = line.split()
+    if words[:2] != [ready_word, "ready"]:
+        return None
+    try:
+        return dict(pair.partition("=")[::2] for pair in shlex.split(line)[2:])
+    except ValueError:
+        return None
+
+
+class Process:
+    """A running child. Make it with `start`."""
+
+    def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
+        self.command = command
+        self._process = process
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._ready: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        self._log = _log_file(command.log)
+        self._pumps = asyncio.create_task(self._pump_all())
+
+    @classmethod
+    async def start(cls, command: Command) -> Process:
+        """Raises OSError if the process cannot be started."""
+        command.log.parent.mkdir(parents=True, exist_ok=True)
+        tether = (sys.executable, "-m", "quickthaw.cli.tether", str(os.getpid()))
+        process = await asyncio.create_subprocess_exec(
+            *(*tether, sys.executable, "-m", *command.arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **command.environment},
+            # Its own session: a Ctrl-C at the terminal is ours to pass on, in order.
+            start_new_session=True,
+        )
+        return cls(command, process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        return tuple(self._lines)
+
+    async def ready(self) -> dict[str, str]:
+        """The values of the ready line. Raises PartFailed if the process ends before it."""
+        gone = asyncio.create_task(self.exited())
+        try:
+            either: set[asyncio.Future[Any]] = {self._ready, gone}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if self._ready.done():
+                return self._ready.result()
+            raise PartFailed(
+                f"the {self.command.name} {describe_status(gone.result())} before it was ready",
+                self.last_lines,
+            )
+        finally:
+            gone.cancel()
+
+    async def exited(self) -> int:
+        """Waits for the end; the exit status, -N for signal N. All that it said is logged then."""
+        status = await self._process.wait()
+        await asyncio.shield(self._pumps)
+        return status
+
+    async def stop(self, grace_seconds: float) -> int:
+        """SIGTERM, and SIGKILL if that takes longer than `grace_seconds`; the exit status."""
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_seconds):
+                return await self.exited()
+        except TimeoutError:
+            self.kill()
+            return await self.exited()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def _pump_all(self) -> None:
+        streams = (self._process.stdout, self._process.stderr)
+        try:
+            await asyncio.gather(*(self._pump(stream) for stream in streams if stream is not None))
+        finally:
+            self._log.close()
+
+    async def _pump(self, stream: asyncio.StreamReader) -> None:
+        """Moves what the child says into its log. Never lets the pipe fill up, whatever comes."""
+        rest = b""
+        while chunk := await stream.read(LINE_BYTES_MAX):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LINE_BYTES_MAX:
+                lines.append(rest)
+                rest = b""
+            for line in lines:
+                self._take(line.decode(errors="replace"))
+        if rest:
+            self._take(rest.decode(errors="replace"))
+
+    def _take(self, line: str) -> None:
+        self._lines.append(line)
+        self._log.handle(logging.makeLogRecord({"msg": line}))
+        if not self._ready.done():
+            values = parse_ready_line(line, self.command.ready_word)
+            if values is not None:
+                self._ready.set_result(values)
+
+
+def _log_file(path: Path) -> logging.Handler:
+    return logging.handlers.RotatingFileHandler(
+        path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8"
+    )
+
+
+def describe_status(status: int) -> str:
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"

@@ -1,0 +1,83 @@
+"""What `quickthaw up` was asked for, and the bounds that it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.process import Address
+
+DEVICES = ("auto", "cpu", "cuda")
+FLEETS = ("local", "ray")
+WORKERS_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How a part that dies is brought back, and when that is given up."""
+
+    pause_seconds: float = 0.2
+    """Before the first restart; doubles with every start that fails."""
+    pause_seconds_max: float = 15.0
+    failed_starts_max: int = 5
+    """Starts in a row that did not get as far as ready."""
+    restarts_max: int = 120
+    """Restarts within `restarts_window_seconds`, also of a part that gets ready every time."""
+    restarts_window_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpSettings:
+    data_dir: Path
+    http: Address
+    grpc: Address
+    metrics: Address
+    workers: int | None = None
+    """None for one per GPU, or one where there is none."""
+    device: str = "auto"
+    fleet: str = "local"
+    store: str | None = None
+    blob_store: str | None = None
+    prices: Path | None = None
+    vram_bytes: str | None = None
+    log_level: str = "info"
+    bundled_model: bool = True
+    start_timeout_seconds: float = 180.0
+    drain_seconds: int = 30
+    """For what runs at SIGTERM; the processes get a little longer before they are killed."""
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+
+    def __post_init__(self) -> None:
+        """Raises SettingsInvalid, naming the option."""
+        _one_of("--device", self.device, DEVICES)
+        _one_of("--fleet", self.fleet, FLEETS)
+        if self.workers is not None and not 1 <= self.workers <= WORKERS_MAX:
+            raise SettingsInvalid(
+                f"--workers {self.workers}: give a number from 1 to {WORKERS_MAX}"
+            )
+        if self.prices is not None and not self.prices.is_file():
+            raise SettingsInvalid(f"--prices {self.prices}: no such file")
+        if self.data_dir.exists() and not self.data_dir.is_dir():
+            raise SettingsInvalid(f"--data-dir {self.data_dir} is not a folder")
+
+    @property
+    def blobs(self) -> str:
+        return self.blob_store or str(self.data_dir / "blobs")
+
+    @property
+    def snapshots(self) -> Path:
+        return self.data_dir / "snapshots"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+    @property
+    def stop_seconds(self) -> float:
+        return self.drain_seconds + 5.0
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsInvalid(f"{option} {value!r}: choose one of {', '.join(allowed)}")
