@@ -7,33 +7,21 @@ that they are reproducible and never NaN.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DiffusionPipeline,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5TokenizerFast,
-)
+import transformers
+from tokenizers.pre_tokenizers import ByteLevel
+
+# Neither library types its constructors.
+df: Any = diffusers
+tf: Any = transformers
+
 
 CORPUS = (
     "a red circle above a blue square on a white background",
@@ -44,7 +32,7 @@ TEXT_TOKENS = 16
 CLIP_HIDDEN = 32
 T5_HIDDEN = 32
 
-PipelineT = TypeVar("PipelineT", bound=DiffusionPipeline)
+MERGES = 60
 
 
 @contextmanager
@@ -55,50 +43,55 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
-    """A byte-level BPE with CLIP's conventions. Merges come from the trainer: rank decides."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        show_progress=False,
-        end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    bpe.train_from_iterator(CORPUS, trainer)
-    # Ids from the trainer may differ from run to run between equal frequencies; sorting fixes them.
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _merges(bpe)
+def clip_tokenizer(pad_token: str = "<|endoftext|>") -> Any:
+    """A byte-level BPE with CLIP's conventions."""
+    letters = sorted(ByteLevel.alphabet())
+    merges = _merges(Counter(word for line in CORPUS for word in line.split()))
     pieces = [*letters, *(letter + "</w>" for letter in letters)]
     pieces += [left + right for left, right in merges]
     vocab = {piece: rank for rank, piece in enumerate(dict.fromkeys(pieces))}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
-    return CLIPTokenizer(
+    return tf.CLIPTokenizer(
         vocab=vocab, merges=merges, model_max_length=TEXT_TOKENS, pad_token=pad_token
     )
 
 
-def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
-    import json
+def _merges(words: Counter[str]) -> list[tuple[str, str]]:
+    """Byte-pair training. The library's own trainer breaks ties differently from run to run."""
+    parts = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges: list[tuple[str, str]] = []
+    for _ in range(MERGES):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in itertools.pairwise(parts[word]):
+                pairs[pair] += count
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        parts = {word: _merged(pieces, best) for word, pieces in parts.items()}
+    return merges
 
-    merges = json.loads(bpe.to_str())["model"]["merges"]
-    return [
-        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges
-    ]
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    found: list[str] = []
+    for piece in pieces:
+        if found and (found[-1], piece) == pair:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
 
 
-def t5_tokenizer() -> T5TokenizerFast:
+def t5_tokenizer() -> Any:
     words = sorted({word for line in CORPUS for word in line.split()})
     letters = sorted({letter for word in words for letter in word})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -6.0)]
     pieces += [("▁" + word, -4.0) for word in words] + [(letter, -8.0) for letter in letters]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
+    return tf.T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
 
 
-def _clip_config(tokenizer: CLIPTokenizer, **overrides: Any) -> CLIPTextConfig:
-    return CLIPTextConfig(
+def _clip_config(tokenizer: Any, **overrides: Any) -> Any:
+    return tf.CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=CLIP_HIDDEN,
         intermediate_size=37,  # odd on purpose: its biases need padding in a snapshot
@@ -113,8 +106,8 @@ def _clip_config(tokenizer: CLIPTokenizer, **overrides: Any) -> CLIPTextConfig:
     )
 
 
-def _vae(**overrides: Any) -> AutoencoderKL:
-    return AutoencoderKL(
+def _vae(**overrides: Any) -> Any:
+    return df.AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
@@ -125,11 +118,11 @@ def _vae(**overrides: Any) -> AutoencoderKL:
     )
 
 
-def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:
+def tiny_sd(seed: int = 0) -> Any:
     """Stable Diffusion 1.5's shape; draws 32×32 by default."""
     with seeded(seed):
         tokenizer = clip_tokenizer()
-        unet = UNet2DConditionModel(
+        unet = df.UNet2DConditionModel(
             block_out_channels=(16, 32),
             layers_per_block=1,
             norm_num_groups=4,
@@ -141,12 +134,12 @@ def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=CLIP_HIDDEN,
         )
-        pipeline = StableDiffusionPipeline(
+        pipeline = df.StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_clip_config(tokenizer)),
+            text_encoder=tf.CLIPTextModel(_clip_config(tokenizer)),
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+            scheduler=df.DDIMScheduler(clip_sample=False, steps_offset=1),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -154,11 +147,11 @@ def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:
     return _ready(pipeline)
 
 
-def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
+def tiny_sdxl(seed: int = 0) -> Any:
     """SDXL's shape: two text encoders, pooled embedding, size conditioning."""
     with seeded(seed):
         tokenizer, tokenizer_2 = clip_tokenizer(), clip_tokenizer(pad_token="!")
-        unet = UNet2DConditionModel(
+        unet = df.UNet2DConditionModel(
             block_out_channels=(16, 32),
             layers_per_block=1,
             norm_num_groups=4,
@@ -175,25 +168,25 @@ def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         )
-        pipeline = StableDiffusionXLPipeline(
+        pipeline = df.StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_clip_config(tokenizer)),
-            text_encoder_2=CLIPTextModelWithProjection(
+            text_encoder=tf.CLIPTextModel(_clip_config(tokenizer)),
+            text_encoder_2=tf.CLIPTextModelWithProjection(
                 _clip_config(tokenizer_2, hidden_act="gelu", projection_dim=CLIP_HIDDEN)
             ),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
             unet=unet,
-            scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012),
+            scheduler=df.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012),
         )
     return _ready(pipeline)
 
 
-def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> FluxPipeline:
+def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> Any:
     """Flux dev's shape (`guidance_embeds=False`: schnell's); T5 brings tied weights."""
     with seeded(seed):
         tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
-        transformer = FluxTransformer2DModel(
+        transformer = df.FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
             num_layers=2,
@@ -205,16 +198,16 @@ def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> FluxPipeline:
             axes_dims_rope=(4, 4, 8),
             guidance_embeds=guidance_embeds,
         )
-        pipeline = FluxPipeline(
+        pipeline = df.FluxPipeline(
             vae=_vae(
                 shift_factor=0.0609,
                 scaling_factor=0.3611,
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             ),
-            text_encoder=CLIPTextModel(_clip_config(tokenizer)),
-            text_encoder_2=T5EncoderModel(
-                T5Config(
+            text_encoder=tf.CLIPTextModel(_clip_config(tokenizer)),
+            text_encoder_2=tf.T5EncoderModel(
+                tf.T5Config(
                     vocab_size=len(tokenizer_2),
                     d_model=T5_HIDDEN,
                     d_kv=8,
@@ -227,12 +220,12 @@ def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> FluxPipeline:
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
             transformer=transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(),
+            scheduler=df.FlowMatchEulerDiscreteScheduler(),
         )
     return _ready(pipeline)
 
 
-def _ready(pipeline: PipelineT) -> PipelineT:
+def _ready(pipeline: Any) -> Any:
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)

@@ -14,7 +14,8 @@ JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, J
 
 TEXT_CHARS_MAX = 4096
 DEPTH_MAX = 16
-LIST_ITEMS_MAX = 65_536
+LIST_ITEMS_MAX = 4096
+LAYERS_MAX = 1024
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 
 UNSAFE_CONFIG_KEYS: Mapping[str, str] = {
@@ -42,6 +43,9 @@ def check_config(config: JsonValue, where: str, depth: int = 0) -> None:
             for key, value in config.items():
                 if (why := UNSAFE_CONFIG_KEYS.get(key)) is not None:
                     invalid(Problem.UNSAFE, f"{where}.{key}", f"{why}; remove it and pack again")
+                if "layers" in key and _largest(value) > LAYERS_MAX:
+                    # Building the module would keep the process busy for as long as one likes.
+                    invalid(Problem.MANIFEST, f"{where}.{key}", f"is over {LAYERS_MAX} layers")
                 check_config(value, f"{where}.{key}", depth + 1)
         case list():
             if len(config) > LIST_ITEMS_MAX:
@@ -53,6 +57,16 @@ def check_config(config: JsonValue, where: str, depth: int = 0) -> None:
                 invalid(Problem.MANIFEST, where, f"is longer than {TEXT_CHARS_MAX} characters")
         case _:
             pass
+
+
+def _largest(value: JsonValue) -> float:
+    match value:
+        case int() | float():
+            return value
+        case list():
+            return max((_largest(item) for item in value), default=0)
+        case _:
+            return 0
 
 
 def parse_object(encoded: bytes, where: str) -> dict[str, JsonValue]:

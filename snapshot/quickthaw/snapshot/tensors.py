@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import torch
 
@@ -29,13 +30,15 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
+Holder: TypeAlias = dict[str, torch.Tensor | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """Where a module keeps one tensor: `holder[key]`, in its `_parameters` or its `_buffers`."""
 
     name: str
-    holder: dict[str, torch.Tensor | None]
+    holder: Holder
     key: str
     is_parameter: bool
 
@@ -48,7 +51,9 @@ def slots(module: torch.nn.Module) -> Iterator[Slot]:
     """
     for prefix, part in module.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
-        for holder, is_parameter in ((part._parameters, True), (part._buffers, False)):
+        # torch types the two by what they hold; assigning either kind is up to `is_parameter`.
+        holders = cast("tuple[Holder, Holder]", (part._parameters, part._buffers))
+        for holder, is_parameter in zip(holders, (True, False), strict=True):
             for key, tensor in holder.items():
                 if tensor is not None:
                     yield Slot(start + key, holder, key, is_parameter)
