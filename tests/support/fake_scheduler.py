@@ -126,7 +126,7 @@ class Session:
 
 
 def _matches(message: fleet_pb2.WorkerMessage, kind: str, attempt_id: str) -> bool:
-    name = message.WhichOneof("kind")
+    name: str | None = message.WhichOneof("kind")
     if name is None:
         return False
     part = getattr(message, name)

@@ -147,15 +147,17 @@ class Agent:
                     error = error_from_rpc(rpc_error)
                     if isinstance(error, _FATAL):
                         raise error from rpc_error
-                    logger.warning("stream to the scheduler lost: %s", error.message)
-                except (TimeoutError, asyncio.InvalidStateError, errors.Unavailable) as error:
-                    logger.warning("stream to the scheduler lost: %s", error or "no answer in time")
+                    self._lost(error.message)
+                except TimeoutError:
+                    self._lost("no Welcome in time")
+                except (asyncio.InvalidStateError, errors.Unavailable) as error:
+                    self._lost(str(error))
                 except asyncio.CancelledError:
                     # A call that we cancelled raises this too; only a task's own end may pass.
                     task = asyncio.current_task()
                     if task is not None and task.cancelling():
                         raise
-                    logger.warning("stream to the scheduler given up: it did not answer")
+                    self._lost("given up, for it did not answer")
                 finally:
                     self._connected = False
                     self._metrics.stream_connected.set(0)
@@ -167,6 +169,10 @@ class Agent:
         finally:
             self._disarm()
             self._left.set()
+
+    def _lost(self, why: str) -> None:
+        if not self._leaving.is_set():
+            logger.warning("stream to the scheduler lost: %s", why)
 
     async def _back_off(self, failures: int) -> None:
         ceiling = min(
@@ -289,7 +295,8 @@ class Agent:
             await call.write(frame)
             if frame.messages[-1].HasField("goodbye"):
                 await call.done_writing()
-                return
+                # The scheduler hangs up when it has read that; until then the stream must live.
+                await asyncio.Event().wait()
 
     async def _beat(self, interval_seconds: float) -> None:
         while True:

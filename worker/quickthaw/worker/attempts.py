@@ -238,7 +238,7 @@ class BeginStore:
 
 @dataclass(frozen=True, slots=True)
 class StopWork:
-    """Ask the attempt's load or run to stop. Its Returned event still comes."""
+    """Ask the attempt's load, run or store to stop. Its Returned event may still come."""
 
     attempt_id: str
 

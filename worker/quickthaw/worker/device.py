@@ -121,6 +121,9 @@ def build_host(
 
 def _import_pipelines(families: tuple[str, ...]) -> None:
     diffusers = importlib.import_module("diffusers")
+    # Both write warnings of their own to stderr, about optional libraries and about prompts.
+    importlib.import_module("diffusers.utils.logging").set_verbosity_error()
+    importlib.import_module("transformers.utils.logging").set_verbosity_error()
     for family in families:
         if (name := _PIPELINE_CLASSES.get(family)) is not None:
             getattr(diffusers, name)

@@ -53,7 +53,11 @@ class DiffusionEngine:
         def begin() -> None:
             host = self._build()
             for digest in prepare:
-                host.prepare(digest)
+                try:
+                    host.prepare(digest)
+                except QuickthawError as error:
+                    # A request for it will be told the same; the others need not suffer.
+                    logger.warning("cannot prepare %s: %s", digest[:12], error.message)
             self._host = host
             self._tell(loop, host)
 

@@ -261,7 +261,7 @@ class AttemptMachine:
 
     def _let_go(self, attempt: _Attempt, commands: list[Command]) -> None:
         attempt_id = attempt.assignment.attempt_id
-        if attempt.phase in (Phase.LOADING, Phase.RUNNING):
+        if attempt.phase in (Phase.LOADING, Phase.RUNNING, Phase.STORING):
             commands.append(StopWork(attempt_id))
         elif attempt.phase is Phase.READY:
             commands.append(ReleaseModel(attempt_id))

@@ -32,6 +32,14 @@ from quickthaw.worker.shell import Shell
 
 logger = logging.getLogger(__name__)
 
+# gRPC waits up to two minutes between its own attempts to connect, longer than a lease; the agent
+# has its own backoff, and a new stream must be a new attempt.
+_RECONNECT_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
 STOP_SECONDS = 10.0
 """For runs to notice that they are cancelled, before the process goes anyway."""
 
@@ -66,14 +74,16 @@ class Worker:
             self._on_residency,
         )
         store = ArtifactStore(open_store(settings.blob_store), settings.blob_store)
-        self._shell = Shell(
+        self.shell = Shell(
             AttemptMachine(settings.concurrency, settings.attempts_max),
             self._engine_for,
             store,
             self._outbox,
             self.metrics,
         )
-        self._channel = grpc.aio.insecure_channel(str(settings.scheduler), options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(
+            str(settings.scheduler), options=[*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS]
+        )
         self._agent = Agent(
             self._channel,
             settings.key,
@@ -87,7 +97,7 @@ class Worker:
                 version=_version(),
                 labels=dict(settings.labels),
             ),
-            self._shell,
+            self.shell,
             self._outbox,
             self.metrics,
             time.monotonic,
@@ -167,13 +177,13 @@ class Worker:
     async def _until_told_to_stop(self) -> None:
         """SIGTERM, or the scheduler's DrainWorker once nothing is left to run."""
         while not self._terminated.is_set():
-            self._shell.changed.clear()
-            if self._agent.stop_when_idle.is_set() and self._shell.machine.idle:
+            self.shell.changed.clear()
+            if self._agent.stop_when_idle.is_set() and self.shell.machine.idle:
                 return
             waits = [asyncio.create_task(self._terminated.wait())]
             waits.append(
                 asyncio.create_task(
-                    self._shell.changed.wait()
+                    self.shell.changed.wait()
                     if self._agent.stop_when_idle.is_set()
                     else self._agent.stop_when_idle.wait()
                 )
@@ -196,11 +206,11 @@ class Worker:
         cancelled = asyncio.create_task(self._cancelled.wait())
         try:
             async with asyncio.timeout(limit_seconds):
-                while not (self._shell.machine.idle and not self._shell.machine.unacknowledged()):
+                while not (self.shell.machine.idle and not self.shell.machine.unacknowledged()):
                     if until_cancelled and self._cancelled.is_set():
                         return False
-                    self._shell.changed.clear()
-                    changed = asyncio.create_task(self._shell.changed.wait())
+                    self.shell.changed.clear()
+                    changed = asyncio.create_task(self.shell.changed.wait())
                     waits = {changed, cancelled} if until_cancelled else {changed}
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                     changed.cancel()

@@ -104,6 +104,7 @@ class Shell:
         self._stops: dict[str, asyncio.Event] = {}
         self._assignments: dict[str, Assignment] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._uploads: dict[str, asyncio.Task[None]] = {}
         self.changed = asyncio.Event()
         """Set whenever an event has been handled; a waiter clears it before it looks."""
 
@@ -130,10 +131,11 @@ class Shell:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _perform(self, command: Command) -> None:
         match command:
@@ -144,10 +146,13 @@ class Shell:
             case BeginRun(assignment):
                 self._spawn(self._run(assignment))
             case BeginStore(assignment, files):
-                self._spawn(self._put(assignment, files))
+                self._uploads[assignment.attempt_id] = self._spawn(self._put(assignment, files))
             case StopWork(attempt_id):
                 if (stop := self._stops.get(attempt_id)) is not None:
                     stop.set()
+                if (upload := self._uploads.get(attempt_id)) is not None:
+                    # Another attempt of the request may be writing the same names by now.
+                    upload.cancel()
             case ReleaseModel(attempt_id):
                 self._engine_for(self._assignments[attempt_id].family).release(attempt_id)
                 self._drop(attempt_id)
@@ -211,6 +216,8 @@ class Shell:
             result = await self._store.put_all(assignment.request_id, files)
         except Exception as error:
             result = failure_from(error, assignment.attempt_id)
+        finally:
+            del self._uploads[assignment.attempt_id]
         self.post(StoreReturned(assignment.attempt_id, result))
 
     async def _unload(self, digests: tuple[str, ...], tier: Tier, engine: Engine) -> None:
