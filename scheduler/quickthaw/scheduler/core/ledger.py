@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from quickthaw.scheduler.core.fleet import Fleet, Held, Worker
+from quickthaw.scheduler.core.fleet import Held, Worker
+from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.model import AttemptId, Digest, RequestId, WorkerId
 
 

@@ -1,5 +1,5 @@
 """The way into the core: one event in, the commands that follow out; and questions that change
-nothing. What each event means is in `requests`, `workers`, `attempts` and `planner`.
+nothing. What each event means is in `requests`, `attachment`, `reports` and `planner`.
 
 A machine is used from one thread. It holds every request that has not ended and nothing else of the
 past but the newest placement decisions and what the estimates learned.
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, assert_never
 
-from quickthaw.scheduler.core import attempts, quoting, requests, workers
+from quickthaw.scheduler.core import attachment, quoting, reports, requests
 from quickthaw.scheduler.core.commands import Command, SendFinishedAck
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import (
@@ -83,45 +83,45 @@ class Machine:
                 requests.on_journalled(state, event)
                 plan(state)
             case AttemptFinished():
-                attempts.on_finished(state, event)
+                reports.on_finished(state, event)
                 # Also for an attempt that is not its own any more: the worker may forget it.
                 state.out.append(SendFinishedAck(event.worker_id, event.attempt_id))
                 plan(state)
             case AttemptRunning():
-                attempts.on_running(state, event)
+                reports.on_running(state, event)
             case AttemptLoading():
-                attempts.on_loading(state, event)
+                reports.on_loading(state, event)
             case WorkerHeartbeat():
-                workers.on_heartbeat(state, event)
+                attachment.on_heartbeat(state, event)
             case ResidencyChanged():
-                workers.on_residency(state, event)
+                attachment.on_residency(state, event)
                 plan(state)
             case WorkerHello():
-                workers.on_hello(state, event)
+                attachment.on_hello(state, event)
                 plan(state)
             case WorkerDisconnected():
-                workers.on_disconnected(state, event)
+                attachment.on_disconnected(state, event)
                 plan(state)
             case WorkerGoodbye():
-                workers.on_goodbye(state, event)
+                attachment.on_goodbye(state, event)
                 plan(state)
             case CancelRequested():
                 requests.on_cancel(state, event)
                 plan(state)
             case DrainRequested():
-                workers.on_drain(state, event)
+                attachment.on_drain(state, event)
                 plan(state)
             case CordonRequested():
-                workers.on_cordon(state, event)
+                attachment.on_cordon(state, event)
                 plan(state)
             case UncordonRequested():
-                workers.on_uncordon(state, event)
+                attachment.on_uncordon(state, event)
                 plan(state)
             case RequestRecovered():
                 requests.on_recovered(state, event)
             case Tick():
                 requests.expire_deadlines(state)
-                workers.expire_silence(state)
+                attachment.expire_silence(state)
                 state.impatience.due(state.now_ms)
                 plan(state)
             case _:
@@ -182,7 +182,7 @@ class Machine:
     def owner(self, worker_id: WorkerId, attempt_id: AttemptId) -> RequestId | None:
         """The request of an open attempt if this worker has its lease: whose progress, previews
         and logs may be passed on."""
-        tracked = attempts.owned(self._state, worker_id, attempt_id)
+        tracked = reports.owned(self._state, worker_id, attempt_id)
         return None if tracked is None else tracked.job.request_id
 
     def workers(self) -> Iterable[Worker]:

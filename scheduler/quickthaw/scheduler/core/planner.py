@@ -24,7 +24,8 @@ from quickthaw.scheduler.core.model import (
     RequestId,
     WorkerId,
 )
-from quickthaw.scheduler.core.placement import Placement, Query, Unplaced, place
+from quickthaw.scheduler.core.placement import place
+from quickthaw.scheduler.core.scoring import Placement, Query, Unplaced
 from quickthaw.scheduler.core.state import State
 
 CAPACITY_REASONS = frozenset({"depth", "vram_in_use"})

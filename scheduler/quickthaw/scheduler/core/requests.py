@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from quickthaw.scheduler.core.attempts import DEADLINE_EXPIRED, end_in_queue, enqueue
+from quickthaw.scheduler.core.attempts import enqueue
 from quickthaw.scheduler.core.commands import JournalCancel, SendCancel
+from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end_in_queue
 from quickthaw.scheduler.core.events import CancelRequested, RequestJournalled, RequestRecovered
 from quickthaw.scheduler.core.lifecycle import Life, RequestState, path
 from quickthaw.scheduler.core.model import Failure, Job

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from quickthaw.scheduler.core.commands import Command
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.fair_queue import FairQueue, Rank
-from quickthaw.scheduler.core.fleet import Fleet
+from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.ledger import Ledger
 from quickthaw.scheduler.core.lifecycle import Life
 from quickthaw.scheduler.core.model import (

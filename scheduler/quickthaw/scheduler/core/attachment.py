@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quickthaw.scheduler.core import attempts
+from quickthaw.scheduler.core import reports
+from quickthaw.scheduler.core.attempts import open_attempt
 from quickthaw.scheduler.core.commands import (
     CloseStream,
     JournalMetered,
@@ -12,6 +13,7 @@ from quickthaw.scheduler.core.commands import (
     SendHeartbeatAck,
     SendWelcome,
 )
+from quickthaw.scheduler.core.endings import lose, tell_drain
 from quickthaw.scheduler.core.events import (
     AttemptReport,
     CordonRequested,
@@ -39,7 +41,7 @@ def on_hello(state: State, event: WorkerHello) -> None:
     before = state.fleet.workers.get(spec.worker_id)
     for lease in state.ledger.on(spec.worker_id):
         if lease.incarnation != spec.incarnation:
-            attempts.lose(state, state.requests[lease.request_id], "its worker was started anew")
+            lose(state, state.requests[lease.request_id], "its worker was started anew")
     worker = state.fleet.attach(spec, state.prices.rate(spec.gpu_type), state.now_ms)
     known: Mapping[AttemptId, Held] = {}
     if before is not None:
@@ -62,7 +64,7 @@ def on_hello(state: State, event: WorkerHello) -> None:
             resend_cancel(state, state.requests[lease.request_id])
         else:
             _assign_again(state, worker, lease, known.get(lease.attempt_id))
-    attempts.tell_drain(state, worker)
+    tell_drain(state, worker)
 
 
 def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | None) -> bool:
@@ -89,7 +91,7 @@ def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | Non
         return False
     state.ledger.adopt(worker, report.attempt_id, report.request_id, fresh, state.now_ms)
     if lease is None:
-        attempts.open_attempt(state, tracked, worker, number, "adopted: the worker had it already")
+        open_attempt(state, tracked, worker, number, "adopted: the worker had it already")
     _hear(state, tracked, report)
     return True
 
@@ -113,7 +115,7 @@ def _assign_again(state: State, worker: Worker, lease: Lease, held: Held | None)
                 SendAssign(worker.worker_id, lease.attempt_id, number, tracked.job, granted)
             )
             return
-    attempts.lose(state, tracked, "its worker does not know it", exclude=False)
+    lose(state, tracked, "its worker does not know it", exclude=False)
 
 
 # ---- life ------------------------------------------------------------------------------------
@@ -128,7 +130,7 @@ def on_heartbeat(state: State, event: WorkerHeartbeat) -> None:
     revoked: list[AttemptId] = []
     metered: list[tuple[AttemptId, int]] = []
     for report in event.attempts:
-        tracked = attempts.owned(state, event.worker_id, report.attempt_id)
+        tracked = reports.owned(state, event.worker_id, report.attempt_id)
         if tracked is None:
             revoked.append(report.attempt_id)
             continue
@@ -144,8 +146,8 @@ def _hear(state: State, tracked: Tracked, report: AttemptReport) -> bool:
     """Follows the worker's view of an attempt; True if its run time is news. An end that is only
     mentioned is waited for: the worker says it again in full."""
     if report.state in (RequestState.LOADING, RequestState.RUNNING):
-        attempts.advance(state, tracked, report.state)
-    return attempts.meter(tracked, report.metered_ms)
+        reports.advance(state, tracked, report.state)
+    return reports.meter(tracked, report.metered_ms)
 
 
 def on_residency(state: State, event: ResidencyChanged) -> None:
@@ -167,7 +169,7 @@ def on_goodbye(state: State, event: WorkerGoodbye) -> None:
 def expire_silence(state: State) -> None:
     """Ends leases that were not renewed, and forgets workers that were silent for so long."""
     for lease in state.ledger.expired(state.now_ms):
-        attempts.lose(
+        lose(
             state,
             state.requests[lease.request_id],
             f"its worker was silent for {state.settings.lease_ms} ms",
@@ -181,7 +183,7 @@ def expire_silence(state: State) -> None:
 def _remove(state: State, worker_id: WorkerId, detail: str) -> None:
     connected = state.fleet.workers[worker_id].connected
     for lease in state.ledger.on(worker_id):
-        attempts.lose(state, state.requests[lease.request_id], detail)
+        lose(state, state.requests[lease.request_id], detail)
     state.fleet.detach(worker_id)
     if connected:
         state.out.append(CloseStream(worker_id, detail))
@@ -194,7 +196,7 @@ def on_drain(state: State, event: DrainRequested) -> None:
     if (worker := state.fleet.workers.get(event.worker_id)) is not None:
         worker.draining, worker.stop = True, event.stop
         state.fleet.refresh(worker)
-        attempts.tell_drain(state, worker)
+        tell_drain(state, worker)
 
 
 def on_cordon(state: State, event: CordonRequested) -> None:

@@ -1,0 +1,198 @@
+"""All attached workers, and the index by which placement finds candidates without a scan.
+
+Changes to a worker go through `Fleet`, which keeps the index in step.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from quickthaw.scheduler.core.estimates import Estimates
+from quickthaw.scheduler.core.fleet import LOWER_TIERS, Held, Worker, WorkerClass
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    Digest,
+    Residency,
+    Tier,
+    WorkerId,
+    WorkerSpec,
+)
+
+_Ring = OrderedDict[WorkerId, None]
+
+
+class Fleet:
+    """All attached workers. Dictionaries keep an order, so that equal runs decide equally."""
+
+    def __init__(self, estimates: Estimates, queue_ahead: int) -> None:
+        self.workers: OrderedDict[WorkerId, Worker] = OrderedDict()
+        """Longest silent first."""
+        self.open_count = 0
+        """Workers that accept."""
+        self._estimates = estimates
+        self._queue_ahead = queue_ahead
+        # Per tier and component, the ready workers that have it: least recently assigned first, so
+        # that a bounded look at a popular component's holders sees those with room.
+        self._holders: dict[Tier, dict[Digest, _Ring]] = {tier: {} for tier in Tier}
+        # Per class, who accepts, by the number of attempts held.
+        self._open: dict[WorkerClass, list[_Ring]] = {}
+        self._bucket: dict[WorkerId, int] = {}
+        self._class_sizes: dict[WorkerClass, int] = {}
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def classes(self) -> Iterable[WorkerClass]:
+        """Of all attached workers."""
+        return self._class_sizes.keys()
+
+    def holders(self, digest: Digest, tier: Tier) -> Iterable[WorkerId]:
+        """Least recently assigned first; for VRAM by plan."""
+        return self._holders[tier].get(digest, ())
+
+    def longest_silent(self) -> Worker | None:
+        return next(iter(self.workers.values()), None)
+
+    def least_loaded(self, kind: WorkerClass) -> Iterator[WorkerId]:
+        """Those of a class that accept, emptiest first."""
+        for ring in self._open.get(kind, ()):
+            yield from ring
+
+    # ---- changing ----------------------------------------------------------------------------
+
+    def attach(self, spec: WorkerSpec, rate: int, now_ms: int) -> Worker:
+        """Adds a worker that holds nothing yet, in place of what was known of its id."""
+        self.detach(spec.worker_id)
+        kind = WorkerClass(spec.gpu_type, rate, spec.vram_bytes)
+        worker = Worker(spec, kind, spec.concurrency + self._queue_ahead, now_ms)
+        self.workers[spec.worker_id] = worker
+        self._class_sizes[kind] = self._class_sizes.get(kind, 0) + 1
+        self._open.setdefault(kind, [])
+        self._estimates.worker_attached(spec)
+        self.refresh(worker)
+        return worker
+
+    def detach(self, worker_id: WorkerId) -> None:
+        worker = self.workers.pop(worker_id, None)
+        if worker is None:
+            return
+        self._leave_bucket(worker)
+        self._index(worker, ready=False)
+        self._class_sizes[worker.kind] -= 1
+        if self._class_sizes[worker.kind] == 0:
+            del self._class_sizes[worker.kind]
+            self._open.pop(worker.kind, None)
+
+    def heard(self, worker: Worker, now_ms: int) -> None:
+        """The worker has given a sign of life."""
+        worker.last_heard_ms = now_ms
+        self.workers.move_to_end(worker.worker_id)
+
+    def refresh(self, worker: Worker) -> None:
+        """To be called after a worker's switches (cordoned, connected, ...) were changed."""
+        if worker.ready != worker.indexed:
+            self._index(worker, worker.ready)
+        bucket = len(worker.held) if worker.accepts else -1
+        if bucket == self._bucket.get(worker.worker_id, -1):
+            return
+        self._leave_bucket(worker)
+        if bucket >= 0:
+            rings = self._open[worker.kind]
+            while len(rings) <= bucket:
+                rings.append(OrderedDict())
+            rings[bucket][worker.worker_id] = None
+            self._bucket[worker.worker_id] = bucket
+            self.open_count += 1
+
+    def change_residency(
+        self, worker: Worker, added: Iterable[Residency], removed: Iterable[Residency]
+    ) -> None:
+        """Applies a worker's report: first what is gone, then what is new."""
+        for digest, tier, _size in removed:
+            if worker.resident[tier].pop(digest, None) is None:
+                continue
+            if tier is Tier.VRAM:
+                worker.credits.gone(digest)
+                for held in worker.held.values():
+                    held.evicts.discard(digest)
+            elif worker.indexed:
+                self._drop_holder(tier, digest, worker.worker_id)
+        for digest, tier, size_bytes in added:
+            worker.resident[tier][digest] = size_bytes
+            if tier is not Tier.VRAM and worker.indexed:
+                self._add_holder(tier, digest, worker.worker_id)
+        for digest, tier, _size in added:
+            if tier is Tier.VRAM:
+                self._touch(worker, digest)
+        self._replan(worker)
+
+    def hold(self, worker: Worker, attempt_id: AttemptId, held: Held) -> None:
+        """An attempt is the worker's from now on."""
+        worker.held[attempt_id] = held
+        self._replan(worker)
+        for digest in held.model.sizes:
+            self._touch(worker, digest)
+            if worker.indexed:
+                self._holders[Tier.VRAM][digest].move_to_end(worker.worker_id)
+
+    def release(self, worker: Worker, attempt_id: AttemptId) -> None:
+        """The attempt has ended; evictions that it asked for and that never came are off."""
+        held = worker.held.pop(attempt_id, None)
+        if held is None:
+            return
+        self._replan(worker)
+        for digest in held.model.sizes:
+            ring = self._holders[Tier.VRAM].get(digest)
+            if ring is not None and worker.worker_id in ring:
+                ring.move_to_end(worker.worker_id, last=False)
+
+    def expect_end(self, worker: Worker, attempt_id: AttemptId, expected_end_ms: int) -> None:
+        worker.held[attempt_id].expected_end_ms = expected_end_ms
+        worker.replan()
+
+    # ---- keeping the index -------------------------------------------------------------------
+
+    def _replan(self, worker: Worker) -> None:
+        before = worker.planned
+        worker.replan()
+        if worker.indexed:
+            for digest in before:
+                if digest not in worker.planned:
+                    self._drop_holder(Tier.VRAM, digest, worker.worker_id)
+            for digest in worker.planned:
+                if digest not in before:
+                    self._add_holder(Tier.VRAM, digest, worker.worker_id)
+        self.refresh(worker)
+
+    def _index(self, worker: Worker, ready: bool) -> None:
+        """Takes the worker's components into the index or out of it."""
+        change = self._add_holder if ready else self._drop_holder
+        if ready != worker.indexed:
+            worker.indexed = ready
+            for digest in worker.planned:
+                change(Tier.VRAM, digest, worker.worker_id)
+            for tier in LOWER_TIERS:
+                for digest in worker.resident[tier]:
+                    change(tier, digest, worker.worker_id)
+
+    def _touch(self, worker: Worker, digest: Digest) -> None:
+        size_bytes = worker.planned.get(digest) or worker.resident[Tier.VRAM].get(digest, 0)
+        below = worker.tier_below(digest)
+        reload = self._estimates.load_seconds(worker.worker_id, below, size_bytes)
+        worker.credits.touch(digest, size_bytes, reload.p50)
+
+    def _add_holder(self, tier: Tier, digest: Digest, worker_id: WorkerId) -> None:
+        self._holders[tier].setdefault(digest, OrderedDict())[worker_id] = None
+
+    def _drop_holder(self, tier: Tier, digest: Digest, worker_id: WorkerId) -> None:
+        ring = self._holders[tier].get(digest)
+        if ring is not None:
+            ring.pop(worker_id, None)
+            if not ring:
+                del self._holders[tier][digest]
+
+    def _leave_bucket(self, worker: Worker) -> None:
+        bucket = self._bucket.pop(worker.worker_id, None)
+        if bucket is not None:
+            del self._open[worker.kind][bucket][worker.worker_id]
+            self.open_count -= 1

@@ -1,0 +1,123 @@
+"""What a worker says of its attempts: loading, running, so far, finished."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from quickthaw.scheduler.core.attempts import opened, tell_progress
+from quickthaw.scheduler.core.commands import (
+    JournalProgress,
+)
+from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end, lose
+from quickthaw.scheduler.core.events import AttemptFinished, AttemptLoading, AttemptRunning
+from quickthaw.scheduler.core.lifecycle import RequestState, path
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    AttemptRecord,
+    Failure,
+    Outcome,
+    Tier,
+    WorkerId,
+)
+from quickthaw.scheduler.core.state import State, Tracked
+
+
+def on_loading(state: State, event: AttemptLoading) -> None:
+    if (tracked := owned(state, event.worker_id, event.attempt_id)) is not None:
+        advance(state, tracked, RequestState.LOADING)
+
+
+def on_running(state: State, event: AttemptRunning) -> None:
+    if (tracked := owned(state, event.worker_id, event.attempt_id)) is not None:
+        _note_load(state, tracked, event.load_ms, event.start_tier)
+        advance(state, tracked, RequestState.RUNNING)
+
+
+def on_finished(state: State, event: AttemptFinished) -> bool:
+    """False if it is not the worker's attempt, or not any more."""
+    tracked = owned(state, event.worker_id, event.attempt_id)
+    if tracked is None:
+        return False
+    _note_load(state, tracked, event.load_ms, event.start_tier)
+    meter(tracked, event.metered_ms)
+    if event.outcome is Outcome.SUCCEEDED or event.metered_ms:
+        advance(state, tracked, RequestState.RUNNING)
+    stopping = tracked.stopping
+    if stopping is not None and stopping.reason == DEADLINE_EXPIRED:
+        end(state, tracked, RequestState.FAILED, stopping)
+        return True
+    match event.outcome:
+        case Outcome.SUCCEEDED:
+            _learn_run(state, tracked, event.metered_ms)
+            end(state, tracked, RequestState.SUCCEEDED, payload=event.payload)
+        case Outcome.FAILED:
+            failure = event.failure or Failure("INTERNAL", "the worker gave no reason")
+            end(state, tracked, RequestState.FAILED, failure, payload=event.payload)
+        case Outcome.CANCELLED if stopping is not None:
+            end(state, tracked, RequestState.CANCELLED, stopping, payload=event.payload)
+        case Outcome.CANCELLED:
+            lose(state, tracked, "its worker stopped it unasked", exclude=False)
+    return True
+
+
+def owned(state: State, worker_id: WorkerId, attempt_id: AttemptId) -> Tracked | None:
+    """The request whose open attempt this is, if the worker holds its lease."""
+    lease = state.ledger.get(attempt_id)
+    worker = state.fleet.workers.get(worker_id)
+    if lease is None or worker is None or lease.worker_id != worker_id:
+        return None
+    return (
+        state.requests[lease.request_id] if lease.incarnation == worker.spec.incarnation else None
+    )
+
+
+def advance(state: State, tracked: Tracked, to: RequestState) -> None:
+    """Follows the worker to LOADING or RUNNING through every state between; old news is nothing."""
+    for step in path(tracked.life.state, to):
+        attempt = opened(tracked)
+        if step is RequestState.LOADING:
+            tracked.attempt = replace(attempt, loading_ms=state.now_ms)
+        elif step is RequestState.RUNNING:
+            tracked.attempt = replace(attempt, started_ms=state.now_ms)
+            _expect_run_end(state, tracked, attempt)
+        tracked.life.to(step, state.now_ms)
+        state.out.append(JournalProgress(opened(tracked), step))
+        tell_progress(state, tracked, attempt, "")
+
+
+def meter(tracked: Tracked, metered_ms: int) -> bool:
+    """Notes the run time so far; True if it is news. It never shrinks."""
+    attempt = opened(tracked)
+    if metered_ms <= attempt.metered_ms:
+        return False
+    tracked.attempt = replace(attempt, metered_ms=metered_ms)
+    return True
+
+
+def _note_load(state: State, tracked: Tracked, load_ms: int, start_tier: Tier | None) -> None:
+    """Keeps the first report of a load, and learns from it."""
+    attempt = opened(tracked)
+    if attempt.start_tier is not None or start_tier is None:
+        return
+    tracked.attempt = replace(attempt, load_ms=load_ms, start_tier=start_tier)
+    worker = state.fleet.workers[attempt.worker_id]
+    held = worker.held[attempt.attempt_id]
+    if held.load_tier is start_tier:
+        state.estimates.loaded(
+            attempt.worker_id, start_tier, held.expected_load_seconds, load_ms / 1000
+        )
+
+
+def _learn_run(state: State, tracked: Tracked, metered_ms: int) -> None:
+    job, gpu_type = tracked.job, opened(tracked).gpu_type
+    state.estimates.ran(job.model.id, gpu_type, job.work_units, metered_ms / 1000)
+
+
+def _expect_run_end(state: State, tracked: Tracked, attempt: AttemptRecord) -> None:
+    """The run has begun: now its end is known better than at placement."""
+    job = tracked.job
+    run = state.estimates.run_seconds(job.model.id, attempt.gpu_type, job.work_units)
+    worker = state.fleet.workers[attempt.worker_id]
+    expected_end_ms = state.now_ms + math.ceil(run.p50 * 1000)
+    state.fleet.expect_end(worker, attempt.attempt_id, expected_end_ms)

@@ -1,0 +1,481 @@
+"""A cluster on virtual time: the real core, a simulated journal, wire and workers, and a seed.
+
+What can go wrong here: workers crash and come back as a new process; streams break with everything
+that is under way in them lost; finishes are said twice; workers fall silent behind a live stream;
+the scheduler crashes, losing every write that is not committed, and starts again from the journal;
+callers cancel; deadlines pass. After the trouble the cluster is left alone until all is quiet.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from quickthaw.scheduler.core import commands as out
+from quickthaw.scheduler.core import events as into
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.machine import Machine
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    AttemptRecord,
+    Component,
+    Digest,
+    Failure,
+    Job,
+    LedgerLine,
+    ModelId,
+    ModelSpec,
+    Outcome,
+    Priority,
+    RequestId,
+    Residency,
+    TenantId,
+    Tier,
+    WorkerId,
+    WorkerSpec,
+)
+from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.settings import CoreSettings
+
+SETTINGS = CoreSettings(lease_ms=5_000, heartbeat_interval_ms=1_000, max_attempts=3)
+PRICES = PriceTable("sim-1", 1_000, {"h100": 1_000_000, "l4": 200_000})
+
+
+@dataclass(slots=True)
+class Row:
+    """A request as the journal has it."""
+
+    job: Job
+    state: RequestState = RequestState.QUEUED
+    attempts: int = 0
+    open: AttemptRecord | None = None
+    lost_on: frozenset[WorkerId] = frozenset()
+    cancel: bool = False
+    ends: int = 0
+
+
+class Journal:
+    """Durable: survives the scheduler. Applies whole commands in order."""
+
+    def __init__(self) -> None:
+        self.rows: dict[RequestId, Row] = {}
+        self.ledger: dict[AttemptId, LedgerLine] = {}
+
+    def apply(self, command: out.Journal) -> None:
+        match command:
+            case out.JournalPlacement(attempt=attempt):
+                row = self.rows[attempt.request_id]
+                assert row.open is None, "placed twice"
+                assert not row.state.terminal, "placed after its end"
+                row.open, row.attempts, row.state = attempt, attempt.number, RequestState.PLACED
+            case out.JournalProgress(attempt=attempt, state=state):
+                row = self.rows[attempt.request_id]
+                row.open, row.state = attempt, state
+            case out.JournalMetered(metered_ms=metered):
+                for attempt_id, metered_ms in metered:
+                    row = self.rows[RequestId(attempt_id.rpartition(".")[0])]
+                    assert row.open is not None
+                    assert row.open.attempt_id == attempt_id
+                    row.open = replace(row.open, metered_ms=metered_ms)
+            case out.JournalCancel(request_id=request_id):
+                self.rows[request_id].cancel = True
+            case out.JournalEnd():
+                self._end(command)
+            case _:
+                raise AssertionError(f"not a write: {command}")
+
+    def _end(self, command: out.JournalEnd) -> None:
+        row = self.rows[command.job.request_id]
+        if command.ledger is not None:
+            line = command.ledger
+            assert line.attempt_id not in self.ledger, f"{line.attempt_id} billed twice"
+            self.ledger[line.attempt_id] = line
+        row.open = None
+        match command.then:
+            case out.RequestEnd(state=state, receipt=receipt):
+                row.ends += 1
+                row.state = state
+                if command.ledger is not None:
+                    assert receipt.billed_ms == command.ledger.billed_ms
+                    assert receipt.price_nanodollars == command.ledger.price_nanodollars
+            case out.Requeued():
+                row.state = RequestState.QUEUED
+                assert command.attempt is not None
+                row.lost_on |= {command.attempt.worker_id}
+
+
+@dataclass(slots=True)
+class Work:
+    """An attempt at a simulated worker."""
+
+    attempt_id: AttemptId
+    job: Job
+    evict: tuple[Digest, ...]
+    state: RequestState = RequestState.PLACED
+    started_ms: int = 0
+    end: into.AttemptFinished | None = None
+
+
+@dataclass(slots=True)
+class SimWorker:
+    """A worker process: runs one after the other, and says its ends until acknowledged."""
+
+    spec: WorkerSpec
+    vram: dict[Digest, int] = field(default_factory=dict)
+    work: dict[AttemptId, Work] = field(default_factory=dict)
+    stream: int = 0
+    """Which stream is the live one; 0 for none. Messages of others are lost."""
+    latency_ms: int = 10
+    """Of its wire, either way."""
+    silent_until_ms: int = 0
+    acked_ms: int = 0
+    beats: int = 0
+    ran_ms: dict[AttemptId, int] = field(default_factory=dict)
+
+
+class Cluster:
+    def __init__(self, seed: int, *, requests: int = 30, workers: int = 4) -> None:
+        self.random = Random(seed)
+        self.now_ms = 1_000_000
+        self._order = itertools.count()
+        self._streams = itertools.count(1)
+        self._agenda: list[tuple[int, int, Callable[[], None]]] = []
+        self.journal = Journal()
+        self._uncommitted: list[out.Command] = []
+        self._epoch = 0
+        self.machine = Machine(SETTINGS, PRICES)
+        self.models = self._models()
+        self.workers = {w.spec.worker_id: w for w in map(self._worker, range(workers))}
+        self.trouble_until_ms = self.now_ms + 60_000
+        self._requests = requests
+        self.told: dict[RequestId, int] = {}
+
+    # ---- the run -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until every request has ended; fails if that takes an hour of virtual time."""
+        for worker in self.workers.values():
+            self._later(self.random.randrange(3_000), lambda w=worker: self._connect(w))
+        for number in range(self._requests):
+            self._later(self.random.randrange(50_000), lambda n=number: self._submit(n))
+        for _ in range(self.random.randrange(24)):
+            self._later(self.random.randrange(60_000), self._make_trouble)
+        self._later(500, self._tick)
+        limit_ms = self.now_ms + 3_600_000
+        while not self._quiet():
+            at_ms, _, act = heapq.heappop(self._agenda)
+            assert at_ms < limit_ms, f"not done: {self._unfinished()}"
+            self.now_ms = max(self.now_ms, at_ms)
+            act()
+            self._check()
+
+    def _quiet(self) -> bool:
+        rows = self.journal.rows
+        return len(rows) == self._requests and all(row.state.terminal for row in rows.values())
+
+    def _unfinished(self) -> list[Row]:
+        return [row for row in self.journal.rows.values() if not row.state.terminal]
+
+    def _later(self, delay_ms: int, act: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (self.now_ms + delay_ms, next(self._order), act))
+
+    def _check(self) -> None:
+        for worker in self.workers.values():
+            assert sum(worker.vram.values()) <= worker.spec.vram_bytes, "out of device memory"
+
+    # ---- the scheduler -----------------------------------------------------------------------
+
+    def _feed(self, event: into.Event) -> None:
+        epoch = self._epoch
+        for command in self.machine.handle(event, self.now_ms):
+            if isinstance(command, out.Immediate):
+                self._carry_out(command)
+            else:
+                self._uncommitted.append(command)
+        if self._uncommitted:
+            self._later(self.random.choice((1, 5, 250)), lambda: self._commit(epoch))
+
+    def _commit(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        batch, self._uncommitted = self._uncommitted, []
+        for command in batch:
+            if isinstance(command, out.Journal):
+                self.journal.apply(command)
+            else:
+                self._carry_out(command)
+
+    def _carry_out(self, command: out.Command) -> None:
+        match command:
+            case out.SendWelcome(worker_id=worker_id, revoked_attempt_ids=revoked):
+                self._to_worker(worker_id, lambda w: self._acknowledged(w, revoked))
+            case out.SendHeartbeatAck(worker_id=worker_id, revoked_attempt_ids=revoked):
+                self._to_worker(worker_id, lambda w: self._acknowledged(w, revoked))
+            case out.SendFinishedAck(worker_id=worker_id, attempt_id=attempt_id):
+                self._to_worker(worker_id, lambda w: self._forget(w, attempt_id))
+            case out.SendAssign():
+                self._to_worker(command.worker_id, lambda w: self._assigned(w, command))
+            case out.SendCancel(worker_id=worker_id, attempt_id=attempt_id):
+                self._to_worker(worker_id, lambda w: self._stop(w, attempt_id, by_order=True))
+            case out.CloseStream(worker_id=worker_id):
+                self._break(self.workers[worker_id])
+            case out.TellEnd(job=job):
+                row = self.journal.rows[job.request_id]
+                assert row.state.terminal, "told before it was durable"
+                self.told[job.request_id] = self.told.get(job.request_id, 0) + 1
+            case _:
+                pass
+
+    def _tick(self) -> None:
+        self._feed(into.Tick())
+        due_ms = self.machine.next_timer_ms()
+        delay_ms = 1_000 if due_ms is None else due_ms - self.now_ms
+        self._later(min(1_000, max(1, delay_ms)), self._tick)
+
+    def _restart_scheduler(self) -> None:
+        """Everything that is not in the journal is gone."""
+        self._epoch += 1
+        self._uncommitted = []
+        self.machine = Machine(SETTINGS, PRICES)
+        for worker in self.workers.values():
+            self._break(worker)
+        for row in self.journal.rows.values():
+            if row.state.terminal:
+                continue
+            state = row.state if row.open is not None else RequestState.PLACED
+            self._feed(
+                into.RequestRecovered(
+                    row.job, row.attempts, row.open, state, row.lost_on, row.cancel
+                )
+            )
+
+    # ---- callers -----------------------------------------------------------------------------
+
+    def _submit(self, number: int) -> None:
+        random = self.random
+        job = Job(
+            request_id=RequestId(f"req_{number:03}"),
+            tenant=TenantId(random.choice("abc")),
+            model=random.choice(self.models),
+            submitted_ms=self.now_ms,
+            priority=random.choice(list(Priority)),
+            deadline_ms=self.now_ms + random.randrange(5_000, 60_000)
+            if random.random() < 0.2
+            else 0,
+        )
+        self.journal.rows[job.request_id] = Row(job)
+        self._feed(into.RequestJournalled(job))
+        if random.random() < 0.2:
+            self._later(
+                random.randrange(8_000), lambda: self._feed(into.CancelRequested(job.request_id))
+            )
+
+    # ---- trouble -----------------------------------------------------------------------------
+
+    def _make_trouble(self) -> None:
+        worker = self.random.choice(list(self.workers.values()))
+        match self.random.randrange(5):
+            case 0:
+                self._crash(worker)
+            case 1:
+                self._break(worker)
+            case 2:
+                worker.silent_until_ms = self.now_ms + self.random.randrange(10_000)
+            case 3:
+                self._restart_scheduler()
+            case _:
+                self._restart_scheduler()
+                self._crash(worker)
+
+    def _crash(self, worker: SimWorker) -> None:
+        """The process dies and another starts in its place, with nothing in its memory."""
+        incarnation = f"{worker.spec.incarnation}'"
+        worker.spec = replace(worker.spec, incarnation=incarnation)
+        worker.vram.clear()
+        worker.work.clear()
+        self._break(worker)
+
+    def _break(self, worker: SimWorker) -> None:
+        if worker.stream:
+            worker.stream = 0
+            worker_id = worker.spec.worker_id
+            if self.machine.worker(worker_id) is not None:
+                self._feed(into.WorkerDisconnected(worker_id))
+            self._later(self.random.choice((50, 300, 2_000, 8_000)), lambda: self._connect(worker))
+
+    # ---- the wire ----------------------------------------------------------------------------
+
+    def _to_worker(self, worker_id: WorkerId, receive: Callable[[SimWorker], None]) -> None:
+        worker = self.workers[worker_id]
+        stream = worker.stream
+        self._later(
+            worker.latency_ms,
+            lambda: receive(worker) if stream and stream == worker.stream else None,
+        )
+
+    def _to_scheduler(self, worker: SimWorker, event: into.Event) -> None:
+        stream = worker.stream
+        if worker.silent_until_ms > self.now_ms:
+            delay_ms = worker.silent_until_ms - self.now_ms
+        else:
+            delay_ms = worker.latency_ms
+        self._later(
+            delay_ms, lambda: self._feed(event) if stream and stream == worker.stream else None
+        )
+
+    # ---- a worker ----------------------------------------------------------------------------
+
+    def _connect(self, worker: SimWorker) -> None:
+        if worker.stream:
+            return
+        worker.stream = next(self._streams)
+        self._feed(
+            into.WorkerHello(
+                worker.spec,
+                tuple(Residency(d, Tier.VRAM, size) for d, size in worker.vram.items()),
+                tuple(self._report(worker, work) for work in worker.work.values()),
+            )
+        )
+        for work in worker.work.values():
+            if work.end is not None:
+                self._to_scheduler(worker, work.end)
+        self._later(1_000, lambda s=worker.stream: self._beat(worker, s))
+
+    def _report(self, worker: SimWorker, work: Work) -> into.AttemptReport:
+        metered_ms = self.now_ms - work.started_ms if work.started_ms else 0
+        state = work.state
+        if work.end is not None:
+            state, metered_ms = RequestState[work.end.outcome.name], work.end.metered_ms
+        return into.AttemptReport(work.attempt_id, work.job.request_id, state, metered_ms)
+
+    def _beat(self, worker: SimWorker, stream: int) -> None:
+        if stream != worker.stream:
+            return
+        if self.now_ms - worker.acked_ms > SETTINGS.lease_ms:
+            for attempt_id in list(worker.work):
+                self._stop(worker, attempt_id, by_order=False)
+        worker.beats += 1
+        open_work = [work for work in worker.work.values() if work.end is None]
+        reports = tuple(self._report(worker, work) for work in open_work)
+        beat = into.WorkerHeartbeat(worker.spec.worker_id, worker.beats, reports)
+        self._to_scheduler(worker, beat)
+        self._later(1_000, lambda: self._beat(worker, stream))
+
+    def _acknowledged(self, worker: SimWorker, revoked: tuple[AttemptId, ...]) -> None:
+        worker.acked_ms = self.now_ms
+        for attempt_id in revoked:
+            self._forget(worker, attempt_id)
+
+    def _forget(self, worker: SimWorker, attempt_id: AttemptId) -> None:
+        worker.work.pop(attempt_id, None)
+        self._next(worker)
+
+    def _assigned(self, worker: SimWorker, assign: out.SendAssign) -> None:
+        if assign.attempt_id not in worker.work:
+            work = Work(assign.attempt_id, assign.job, assign.evict_digests)
+            worker.work[assign.attempt_id] = work
+            self._next(worker)
+
+    def _next(self, worker: SimWorker) -> None:
+        """Starts the first waiting attempt if there is a place to run it."""
+        open_work = [work for work in worker.work.values() if work.end is None]
+        waiting = [work for work in open_work if work.state is RequestState.PLACED]
+        if not waiting or len(open_work) - len(waiting) >= worker.spec.concurrency:
+            return
+        work = waiting[0]
+        gone = [(d, worker.vram.pop(d)) for d in work.evict if d in worker.vram]
+        missing = {d: s for d, s in work.job.model.sizes.items() if d not in worker.vram}
+        # Room that the scheduler promised: if it is not there, the worker frees what it does not
+        # need itself, as a real one does, after a restart of the scheduler forgot evictions.
+        needed = {d for other in open_work for d in other.job.model.sizes}
+        for digest in sorted(worker.vram):
+            used = sum(worker.vram.values()) + sum(missing.values())
+            if used + work.job.model.working_bytes <= worker.spec.vram_bytes:
+                break
+            if digest not in needed:
+                gone.append((digest, worker.vram.pop(digest)))
+        work.state = RequestState.LOADING
+        worker_id = worker.spec.worker_id
+        removed = tuple(Residency(d, Tier.VRAM, s) for d, s in gone)
+        if removed:
+            self._to_scheduler(worker, into.ResidencyChanged(worker_id, (), removed))
+        self._to_scheduler(worker, into.AttemptLoading(worker_id, work.attempt_id))
+        delay_ms = 1 + sum(missing.values()) * self.random.randrange(1, 30)
+        self._later(delay_ms, lambda: self._loaded(worker, work, missing))
+
+    def _alive(self, worker: SimWorker, work: Work) -> bool:
+        return worker.work.get(work.attempt_id) is work and work.end is None
+
+    def _loaded(self, worker: SimWorker, work: Work, missing: dict[Digest, int]) -> None:
+        if not self._alive(worker, work):
+            return
+        worker.vram.update(missing)
+        work.state, work.started_ms = RequestState.RUNNING, self.now_ms
+        worker_id = worker.spec.worker_id
+        added = tuple(Residency(d, Tier.VRAM, s) for d, s in missing.items())
+        if added:
+            self._to_scheduler(worker, into.ResidencyChanged(worker_id, added))
+        self._to_scheduler(worker, into.AttemptRunning(worker_id, work.attempt_id, 5, Tier.DISK))
+        self._later(self.random.randrange(50, 4_000), lambda: self._ran(worker, work))
+
+    def _ran(self, worker: SimWorker, work: Work) -> None:
+        if self._alive(worker, work):
+            failed = self.random.random() < 0.05
+            self._end(worker, work, Outcome.FAILED if failed else Outcome.SUCCEEDED)
+
+    def _stop(self, worker: SimWorker, attempt_id: AttemptId, *, by_order: bool) -> None:
+        work = worker.work.get(attempt_id)
+        if work is None or work.end is not None:
+            return
+        if by_order:
+            self._end(worker, work, Outcome.CANCELLED)
+        else:
+            self._forget(worker, attempt_id)
+
+    def _end(self, worker: SimWorker, work: Work, outcome: Outcome) -> None:
+        metered_ms = self.now_ms - work.started_ms if work.started_ms else 0
+        worker.ran_ms[work.attempt_id] = metered_ms
+        failure = Failure("ENGINE_FAILED", "simulated") if outcome is Outcome.FAILED else None
+        work.end = into.AttemptFinished(
+            worker.spec.worker_id,
+            work.attempt_id,
+            work.job.request_id,
+            outcome,
+            metered_ms,
+            failure=failure,
+        )
+        self._to_scheduler(worker, work.end)
+        if self.random.random() < 0.2:
+            self._to_scheduler(worker, work.end)
+        self._next(worker)
+
+    # ---- the setting -------------------------------------------------------------------------
+
+    def _models(self) -> list[ModelSpec]:
+        shared = Component(Digest("text"), 10)
+        return [
+            ModelSpec(
+                ModelId(f"sim/{name}"),
+                "sd",
+                name,
+                "",
+                (shared, Component(Digest(name), self.random.randrange(20, 60))),
+                self.random.randrange(1, 15),
+            )
+            for name in "klmnop"
+        ]
+
+    def _worker(self, number: int) -> SimWorker:
+        return SimWorker(
+            WorkerSpec(
+                WorkerId(f"w{number}"),
+                "i",
+                self.random.choice(["h100", "l4"]),
+                self.random.randrange(100, 180),
+                concurrency=self.random.choice((1, 1, 2)),
+            ),
+            latency_ms=self.random.choice((1, 20, 300)),
+        )
