@@ -7,15 +7,18 @@ import time
 from pathlib import Path
 
 import torch
-from data import SceneSource, contact_sheet, to_pictures
 from diffusers import AutoencoderKL
-from measure import read, score
 from PIL import Image
 from torch.nn import functional
 
+from data import SceneSource, contact_sheet, to_pictures
+from measure import read, score
+
 LATENT_CHANNELS = 4
-EDGE_WEIGHT = 2.0
+EDGE_WEIGHT = 1.0
 """Weight of the loss on differences between neighbours: a soft edge costs little in plain L1."""
+CROP_SHARE = 0.75
+"""Share of the steps that train on crops, before whole pictures."""
 KL_WEIGHT = 1e-6
 """Just enough to keep latents bounded; their scale is set to one afterwards."""
 
@@ -23,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def build() -> AutoencoderKL:
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -33,20 +36,39 @@ def build() -> AutoencoderKL:
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=64,
+        # Without attention the network is all convolutions, and what it learns on crops holds.
+        mid_block_add_attention=False,
     )
+    # A fresh posterior has a deviation near one and drowns its own mean for hundreds of steps.
+    with torch.no_grad():
+        vae.quant_conv.bias[LATENT_CHANNELS:] = -6.0
+    return vae
 
 
 def _edges(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return batch[..., 1:] - batch[..., :-1], batch[..., 1:, :] - batch[..., :-1, :]
 
 
+def _crops(pictures: torch.Tensor) -> torch.Tensor:
+    """One random quarter of each picture: four times as many steps for the same time."""
+    half = pictures.shape[-1] // 2
+    corners = torch.randint(0, half + 1, (len(pictures), 2)).tolist()
+    return torch.stack(
+        [
+            picture[:, top : top + half, left : left + half]
+            for picture, (top, left) in zip(pictures, corners, strict=True)
+        ]
+    )
+
+
 def _loss(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     posterior = vae.encode(pictures).latent_dist
     decoded = vae.decode(posterior.sample()).sample.float()
-    loss = functional.l1_loss(decoded, pictures)
+    loss: torch.Tensor = functional.l1_loss(decoded, pictures)
     for ours, theirs in zip(_edges(decoded), _edges(pictures), strict=True):
         loss = loss + EDGE_WEIGHT * functional.l1_loss(ours, theirs)
-    return loss + KL_WEIGHT * posterior.kl().mean()
+    penalty: torch.Tensor = posterior.kl().mean()
+    return loss + KL_WEIGHT * penalty
 
 
 def train(vae: AutoencoderKL, *, steps: int, batch_size: int, rate: float, seed: int) -> None:
@@ -60,10 +82,12 @@ def train(vae: AutoencoderKL, *, steps: int, batch_size: int, rate: float, seed:
     started = time.monotonic()
     for step in range(1, steps + 1):
         _, pictures = source.batch(batch_size)
+        if step <= steps * CROP_SHARE:
+            pictures = _crops(pictures)
         with torch.autocast("cpu", torch.bfloat16):
             loss = _loss(vae, pictures)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from captions import Pair, Scene, Single, all_scenes, is_held_out
 from numpy.typing import NDArray
+
+from captions import Pair, Scene, Single, all_scenes, is_held_out
 from render import render
 
 SINGLE_SHARE = 0.25

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from captions import Background, Colour, Pair, Relation, Scene, Shape, Single, parse
 from numpy.typing import NDArray
 from PIL import Image
+
+from captions import Background, Colour, Pair, Relation, Scene, Shape, Single, parse
 from render import BACKGROUNDS, COLOURS, SIZE, coverage
 
 BACKGROUND_DISTANCE = 60.0
@@ -29,6 +30,11 @@ SMALLEST_REGION = 12
 """Regions of fewer pixels are specks, not figures."""
 LEAST_OVERLAP = 0.8
 """Intersection over union below which a region has no shape."""
+SLIMMEST = 1.4
+"""A region longer than this many times its width, or the reverse, has no shape."""
+
+GROWTHS = (-1.0, 0.0, 1.0, 2.0, 3.0)
+"""Extents to try for an ideal silhouette, relative to the region's box."""
 
 Key = TypeVar("Key")
 
@@ -42,6 +48,30 @@ class Region:
     x: float
     y: float
     pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A bounding box: x and y are its centre, pixels."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @classmethod
+    def around(cls, mask: NDArray[np.bool_]) -> _Box:
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        width, height = float(np.ptp(columns)) + 1, float(np.ptp(rows)) + 1
+        return cls(float(columns[0]) + width / 2, float(rows[0]) + height / 2, width, height)
+
+    @property
+    def bottom(self) -> float:
+        return self.y + self.height / 2
+
+    @property
+    def mean(self) -> float:
+        return (self.width + self.height) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +124,26 @@ def _components(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 
 
 def _interior(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask less its outline, whose pixels mix two colours; the mask itself if nothing is left."""
+    """The mask less its outline, whose pixels mix two colours; all of it if nothing is left."""
     padded = np.pad(mask, 1)
     inner = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inner if inner.any() else mask
 
 
-def _shape(mask: NDArray[np.bool_], x: float, y: float, width: int, height: int) -> Shape | None:
-    if not 0.75 <= width / height <= 1.33:
+def _shape(mask: NDArray[np.bool_], box: _Box) -> Shape | None:
+    """The silhouette that overlaps the mask best, each tried in a few sizes and at two heights.
+
+    An ideal silhouette may be a little larger than the mask's box: a drawn triangle's apex fades
+    out before its geometric tip, so its box is lower than the triangle is.
+    """
+    if not 1 / SLIMMEST <= box.width / box.height <= SLIMMEST:
         return None
-    overlaps: dict[Shape, float] = {}
-    for shape in Shape:
-        ideal = coverage(shape, x, y, (width + height) / 2) > 0.5
-        overlaps[shape] = float((mask & ideal).sum() / (mask | ideal).sum())
+    overlaps = dict.fromkeys(Shape, 0.0)
+    for shape, extent in itertools.product(Shape, (box.mean + grown for grown in GROWTHS)):
+        for y in (box.y, box.bottom - extent / 2):
+            ideal = coverage(shape, box.x, y, extent) > 0.5
+            overlap = float((mask & ideal).sum() / (mask | ideal).sum())
+            overlaps[shape] = max(overlaps[shape], overlap)
     best = max(overlaps, key=lambda shape: overlaps[shape])
     return best if overlaps[best] >= LEAST_OVERLAP else None
 
@@ -128,18 +165,9 @@ def read(picture: NDArray[np.uint8]) -> Reading:
         mask = rough & (apart > 0.5 * np.linalg.norm(colour - ground))
         if mask.sum() < SMALLEST_REGION:
             continue
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        width, height = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
-        x, y = float(columns[0]) + width / 2, float(rows[0]) + height / 2
-        regions.append(
-            Region(
-                _nearest(colour, COLOURS, PALETTE_DISTANCE),
-                _shape(mask, x, y, width, height),
-                x,
-                y,
-                int(mask.sum()),
-            )
-        )
+        box = _Box.around(mask)
+        name = _nearest(colour, COLOURS, PALETTE_DISTANCE)
+        regions.append(Region(name, _shape(mask, box), box.x, box.y, int(mask.sum())))
     return Reading(_nearest(ground, BACKGROUNDS, PALETTE_DISTANCE), tuple(regions))
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import assert_never
 
 import numpy as np
-from captions import Background, Colour, Figure, Pair, Relation, Scene, Shape, Single, parse
 from numpy.typing import NDArray
 from PIL import Image
+
+from captions import Background, Colour, Figure, Pair, Relation, Scene, Shape, Single, parse
 
 SIZE = 64
 """Width and height of a picture, pixels."""
@@ -87,25 +88,31 @@ def place(scene: Scene, chance: random.Random) -> list[Placed]:
             assert_never(scene)
 
 
-def _distance(shape: Shape, dx: NDArray[np.float32], dy: NDArray[np.float32], half: float):
+def _distance(
+    shape: Shape, dx: NDArray[np.float32], dy: NDArray[np.float32], half: float
+) -> NDArray[np.floating]:
+    """Signed distance to the outline, negative inside; exact where it is small."""
+    distance: NDArray[np.floating]
     match shape:
         case Shape.CIRCLE:
-            return np.hypot(dx, dy) - half
+            distance = np.hypot(dx, dy) - half
         case Shape.SQUARE:
-            return np.maximum(np.abs(dx), np.abs(dy)) - half
+            distance = np.maximum(np.abs(dx), np.abs(dy)) - half
         case Shape.TRIANGLE:
             # Apex up: the flank falls by the whole height over half the base, slope 2.
-            flank = (2 * np.abs(dx) - dy - half) / np.sqrt(5.0)
-            return np.maximum(flank, dy - half)
+            flank = (2 * np.abs(dx) - dy - half) / np.sqrt(np.float32(5))
+            distance = np.maximum(flank, dy - half)
         case _:
             assert_never(shape)
+    return distance
 
 
 def coverage(shape: Shape, x: float, y: float, extent: float) -> NDArray[np.float32]:
     """How much of each pixel the shape covers, 0 to 1: SIZE x SIZE, rows first."""
     centres = np.arange(SIZE, dtype=np.float32) + 0.5
     dx, dy = centres[None, :] - x, centres[:, None] - y
-    return np.clip(0.5 - _distance(shape, dx, dy, extent / 2), 0, 1).astype(np.float32)
+    covered: NDArray[np.floating] = 0.5 - _distance(shape, dx, dy, extent / 2)
+    return covered.clip(0, 1).astype(np.float32)
 
 
 def draw(placed: Sequence[Placed], background: Background) -> NDArray[np.uint8]:

@@ -8,11 +8,18 @@ the meaning, and trains the encoder further.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
 from captions import (
     Background,
     Colour,
@@ -24,10 +31,6 @@ from captions import (
     varied_caption,
 )
 from data import SceneSource
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import nn
-from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 MAX_TOKENS = 32
 WIDTH = 160
@@ -53,22 +56,21 @@ def build_tokenizer() -> CLIPTokenizer:
     learner.train_from_iterator(
         (varied_caption(scene, chance) for scene in all_scenes() for _ in range(3)), trainer
     )
-    merges = [line.split(" ") for line in _merges(learner)]
+    merges = _merges(learner)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *map("".join, merges)]
     vocabulary = {word: index for index, word in enumerate([*words, START, END])}
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=[(left, right) for left, right in merges],
+        # Annotated as strings, but handed on to a byte-pair model that takes pairs.
+        merges=cast("list[str]", merges),
         model_max_length=MAX_TOKENS,
     )
 
 
-def _merges(learner: Tokenizer) -> list[str]:
-    import json
-
-    model = json.loads(learner.to_str())["model"]
-    return [" ".join(pair) for pair in model["merges"]]
+def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
+    """The learnt merges in order of rank; the library shows them only in its serialised form."""
+    return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
 
 
 def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -90,9 +92,7 @@ def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
     """Token ids, N x MAX_TOKENS, padded as the pipeline pads."""
-    encoded = tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=MAX_TOKENS
-    )
+    encoded = tokenizer(list(texts), padding="max_length", truncation=True, max_length=MAX_TOKENS)
     return torch.tensor(encoded["input_ids"])
 
 
@@ -142,7 +142,7 @@ def teach_grammar(
             start=torch.zeros(()),
         )
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
