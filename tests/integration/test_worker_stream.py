@@ -304,17 +304,27 @@ async def test_a_wrong_key_ends_the_worker_with_the_schedulers_words(
     assert scheduler.attempts_to_attach == 1
 
 
-async def test_an_unreachable_scheduler_is_tried_again(tmp_path: Path) -> None:
+async def test_a_scheduler_that_is_not_there_yet_is_tried_again(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     await scheduler.start()
     await scheduler.stop()
     async with a_worker(scheduler, tmp_path, "--families", "noop") as worker:
-        while worker.metric("stream_reconnects_total") < 3:
-            await asyncio.sleep(0)  # lets the worker go on; there is no event for a failed attempt
         await scheduler.start()
         await welcomed(scheduler)
         await worker.ready.wait()
         await scheduler.stop()
+
+
+async def test_a_scheduler_that_cannot_serve_now_is_tried_again(
+    scheduler: FakeScheduler, worker: RunningWorker
+) -> None:
+    scheduler.refuse = errors.Unavailable("recovering the journal")
+    for _ in range(3):
+        await scheduler.tried()
+    scheduler.refuse = None
+    await welcomed(scheduler)
+    await worker.ready.wait()
+    assert worker.metric("stream_reconnects_total") >= 3
 
 
 async def test_a_draining_worker_finishes_what_runs_takes_nothing_more_and_says_goodbye(

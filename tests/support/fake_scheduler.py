@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -142,6 +141,7 @@ class FakeScheduler(fleet_pb2_grpc.FleetServicer):
         self.refuse: errors.QuickthawError | None = None
         """What Attach answers with instead of a stream."""
         self.attempts_to_attach = 0
+        self._attempts: asyncio.Queue[None] = asyncio.Queue()
         self._port = 0
         self._sessions: asyncio.Queue[Session] = asyncio.Queue()
         self._server: grpc.aio.Server | None = None
@@ -174,16 +174,15 @@ class FakeScheduler(fleet_pb2_grpc.FleetServicer):
             await self._server.stop(grace=None)
             self._server = None
 
+    async def tried(self) -> None:
+        """The next time that somebody calls Attach, with or without success."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self._attempts.get()
+
     async def attached(self) -> Session:
         """The next stream whose Hello has arrived. It still waits for its Welcome."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._sessions.get()
-
-    @asynccontextmanager
-    async def welcomed(self) -> AsyncIterator[Session]:
-        session = await self.attached()
-        session.welcome()
-        yield session
 
     async def Attach(  # noqa: N802  # the name is the wire's
         self,
@@ -191,6 +190,7 @@ class FakeScheduler(fleet_pb2_grpc.FleetServicer):
         context: grpc.aio.ServicerContext[fleet_pb2.WorkerFrame, fleet_pb2.SchedulerFrame],
     ) -> AsyncIterator[fleet_pb2.SchedulerFrame]:
         self.attempts_to_attach += 1
+        self._attempts.put_nowait(None)
         metadata = dict(context.invocation_metadata() or ())
         if self.refuse is not None:
             raise self.refuse
