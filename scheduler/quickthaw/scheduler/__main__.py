@@ -1,0 +1,57 @@
+"""`python -m quickthaw.scheduler`: one scheduler process, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from quickthaw.scheduler.scheduler import start
+from quickthaw.scheduler.settings import Settings, parse_settings
+from quickthaw.wire.errors import QuickthawError, SettingsInvalid
+from quickthaw.wire.process import configure_logs
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Prints the ready line, then serves until a signal asks it to stop."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    scheduler = await start(settings)
+    print(
+        f"quickthaw-scheduler ready grpc={scheduler.grpc_address} "
+        f"metrics=http://{scheduler.metrics_address}/metrics",
+        flush=True,
+    )
+    await stopping.wait()
+    logger.info("stopping")
+    await scheduler.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 after a signal, 1 if it could not serve, 2 for bad settings."""
+    try:
+        settings = parse_settings(sys.argv[1:] if argv is None else argv, os.environ)
+        configure_logs(settings.log_level, as_json=settings.log_json)
+        # It tells of every look at the schema; what goes wrong we say ourselves.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        uvloop.run(serve(settings))
+    except SettingsInvalid as error:
+        print(f"quickthaw-scheduler: {error.message}", file=sys.stderr)
+        return 2
+    except QuickthawError as error:
+        print(f"quickthaw-scheduler: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

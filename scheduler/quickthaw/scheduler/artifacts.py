@@ -1,0 +1,85 @@
+"""Reads artifacts from the blob store that the workers write to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from quickthaw.v1 import types_pb2
+from quickthaw.wire import errors, limits
+
+
+def open_blob_store(location: str) -> ObjectStore:
+    """A folder, made if missing, or an object-store URL. Raises SettingsInvalid."""
+    try:
+        if "://" in location:
+            return from_url(location)
+        folder = Path(location).expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        return LocalStore(folder)
+    except (BaseError, OSError, ValueError) as error:
+        raise errors.SettingsInvalid(
+            f"--blob-store {location!r} cannot be opened: {error}"
+        ) from error
+
+
+def request_id_of(uri: str) -> str:
+    """Of `artifacts/<request id>/<name>`. Raises ArtifactNotFound for anything else."""
+    parts = uri.split("/")
+    if len(parts) != 3 or parts[0] != "artifacts" or not parts[1] or not parts[2]:
+        raise not_found(uri)
+    return parts[1]
+
+
+def not_found(uri: str) -> errors.ArtifactNotFound:
+    return errors.ArtifactNotFound(
+        f"there is no artifact {uri[:300]!r}; a finished request's `artifacts` name theirs"
+    )
+
+
+def artifact_of(request: types_pb2.Request, uri: str) -> types_pb2.Artifact:
+    """The artifact as the request's record has it. Raises ArtifactNotFound."""
+    for artifact in request.artifacts:
+        if artifact.uri == uri:
+            return artifact
+    raise not_found(uri)
+
+
+class Artifacts:
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def read(self, artifact: types_pb2.Artifact) -> AsyncIterator[bytes]:
+        """The bytes in chunks of at most `ARTIFACT_CHUNK_BYTES`.
+
+        The digest can only be known at the end: raises ArtifactCorrupt then, and the reader must
+        throw away what it has. Raises ArtifactNotFound, Unavailable.
+        """
+        digest = hashlib.sha256()
+        size_bytes = 0
+        try:
+            found = await obstore.get_async(self._store, artifact.uri)
+            async for chunk in found.stream(min_chunk_size=limits.ARTIFACT_CHUNK_BYTES):
+                piece = memoryview(bytes(chunk))
+                digest.update(piece)
+                size_bytes += len(piece)
+                for start in range(0, len(piece), limits.ARTIFACT_CHUNK_BYTES):
+                    yield bytes(piece[start : start + limits.ARTIFACT_CHUNK_BYTES])
+        except FileNotFoundError as error:
+            raise errors.ArtifactNotFound(
+                f"the blob store no longer has {artifact.uri}; it was deleted after the request"
+            ) from error
+        except (BaseError, OSError) as error:
+            raise errors.Unavailable(
+                f"the blob store does not give {artifact.uri}: {error}", retry_delay_seconds=2.0
+            ) from error
+        if digest.hexdigest() != artifact.sha256 or size_bytes != artifact.size_bytes:
+            raise errors.ArtifactCorrupt(
+                f"{artifact.uri} has {size_bytes} bytes that do not match the digest in the "
+                "request's record; the blob store damaged it, so run the request again"
+            )

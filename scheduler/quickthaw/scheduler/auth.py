@@ -1,0 +1,149 @@
+"""Asks every call for a key and the key for a scope, by one table of methods."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import NoReturn, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.keys import Caller, KeyRing, Scope
+from quickthaw.wire import errors
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+# Health and reflection say nothing about anyone, and probes have no keys.
+OPEN_SERVICES = frozenset(
+    {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "grpc.reflection.v1.ServerReflection",
+    }
+)
+
+SCOPES: Mapping[str, Scope] = {
+    **{
+        f"/quickthaw.v1.Inference/{method}": Scope.CALL
+        for method in (
+            "Submit",
+            "Run",
+            "Get",
+            "List",
+            "Watch",
+            "Cancel",
+            "Quote",
+            "Realtime",
+            "ReadArtifact",
+        )
+    },
+    "/quickthaw.v1.Catalog/Register": Scope.ADMIN,
+    "/quickthaw.v1.Catalog/GetModel": Scope.CALL,
+    "/quickthaw.v1.Catalog/ListModels": Scope.CALL,
+    "/quickthaw.v1.Catalog/Remove": Scope.ADMIN,
+    "/quickthaw.v1.Fleet/Attach": Scope.WORKER,
+    "/quickthaw.v1.Fleet/ListWorkers": Scope.ADMIN,
+    "/quickthaw.v1.Fleet/Drain": Scope.ADMIN,
+    "/quickthaw.v1.Fleet/Cordon": Scope.ADMIN,
+    "/quickthaw.v1.Fleet/Uncordon": Scope.ADMIN,
+    "/quickthaw.v1.Fleet/Explain": Scope.CALL,
+    "/quickthaw.v1.Billing/GetUsage": Scope.CALL,
+    "/quickthaw.v1.Billing/ListLedger": Scope.CALL,
+    "/quickthaw.v1.Billing/GetPrices": Scope.CALL,
+    "/quickthaw.v1.Accounts/CreateKey": Scope.ADMIN,
+    "/quickthaw.v1.Accounts/ListKeys": Scope.ADMIN,
+    "/quickthaw.v1.Accounts/RevokeKey": Scope.ADMIN,
+}
+
+_caller: ContextVar[Caller] = ContextVar("quickthaw_caller")
+
+
+def caller() -> Caller:
+    """Who made the call that the current task serves."""
+    return _caller.get()
+
+
+def tenant_in_question(named: str) -> str:
+    """The caller's own tenant unless an admin names another. Raises PermissionDenied."""
+    who = caller()
+    if named and named != who.tenant and not who.may(Scope.ADMIN):
+        raise errors.PermissionDenied(
+            f"the key belongs to tenant {who.tenant!r}; reading {named!r} needs the scope 'admin'"
+        )
+    return named or who.tenant
+
+
+class AuthInterceptor(grpc.aio.ServerInterceptor):
+    """Runs inside the ErrorInterceptor, which turns what it raises into a status."""
+
+    def __init__(self, keys: KeyRing, clock: Clock) -> None:
+        self._keys = keys
+        self._clock = clock
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails],
+            Awaitable[grpc.RpcMethodHandler[_Request, _Response] | None],
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[_Request, _Response] | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        try:
+            await self._admit(handler_call_details)
+        except errors.QuickthawError as error:
+            return _refusal(handler, error)
+        return handler
+
+    async def _admit(self, details: grpc.HandlerCallDetails) -> None:
+        method = details.method
+        service = method.split("/")[1]
+        if service in OPEN_SERVICES:
+            return
+        authorization: str | None = None
+        for key, value in details.invocation_metadata or ():
+            if key == "authorization" and isinstance(value, str):
+                authorization = value
+        who = await self._keys.authenticate(authorization, self._clock.now_ms())
+        scope = SCOPES[method]
+        if not who.may(scope):
+            raise errors.PermissionDenied(
+                f"{method} needs a key with the scope '{scope.value}'; this one has "
+                f"{', '.join(sorted(s.value for s in who.scopes)) or 'none'}"
+            )
+        # The handler runs in the task that runs the interceptors, so it sees this.
+        _caller.set(who)
+
+
+def _refusal(
+    handler: grpc.RpcMethodHandler[_Request, _Response], error: errors.QuickthawError
+) -> grpc.RpcMethodHandler[_Request, _Response]:
+    """A handler of the same kind that only raises."""
+
+    async def unary(_request: object, _context: object) -> NoReturn:
+        raise error
+
+    async def streaming(_request: object, _context: object) -> AsyncIterator[object]:
+        raise error
+        yield
+
+    make: Callable[..., object]
+    match (handler.request_streaming, handler.response_streaming):
+        case (False, False):
+            make = grpc.unary_unary_rpc_method_handler
+        case (True, False):
+            make = grpc.stream_unary_rpc_method_handler
+        case (False, True):
+            make = grpc.unary_stream_rpc_method_handler
+        case _:
+            make = grpc.stream_stream_rpc_method_handler
+    body = streaming if handler.response_streaming else unary
+    return cast(
+        "grpc.RpcMethodHandler[_Request, _Response]",
+        make(body, handler.request_deserializer, handler.response_serializer),
+    )

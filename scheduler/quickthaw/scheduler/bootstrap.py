@@ -1,0 +1,73 @@
+"""What a starting scheduler puts in place before it serves: keys, catalog, unfinished requests."""
+
+from __future__ import annotations
+
+import logging
+
+from quickthaw.scheduler.accounts import (
+    DEFAULT_TENANT,
+    KEY_FILES,
+    key_rows,
+    missing_key_files,
+    new_key,
+    write_key_file,
+)
+from quickthaw.scheduler.catalog import Catalog
+from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.dispatcher import Dispatcher
+from quickthaw.scheduler.metrics import STANDARD_CLASS
+from quickthaw.scheduler.settings import Limits, Settings
+from quickthaw.scheduler.store.queries import key_records
+from quickthaw.scheduler.store.recovery import catalog_models, open_requests
+from quickthaw.scheduler.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def core_settings(limits: Limits, tenant_weights: dict[str, float]) -> CoreSettings:
+    return CoreSettings(
+        max_attempts=limits.attempts_max,
+        lease_ms=limits.lease_ms,
+        heartbeat_interval_ms=limits.heartbeat_interval_ms,
+        queue_max=limits.queue_max,
+        queue_max_per_tenant=limits.tenant_queue_max,
+        decisions_max=limits.decisions_max,
+        tenant_weights=tenant_weights,
+    )
+
+
+async def make_missing_keys(settings: Settings, store: Store, clock: Clock) -> None:
+    """The key files of a first start. A file that was deleted is replaced by a new key, because
+    the old one's secret is nowhere any more."""
+    missing = missing_key_files(settings.data_dir)
+    if not missing:
+        return
+    stored = await store.reader.run(lambda connection: key_records(connection, "", 1))
+    for path in missing:
+        record, secret = new_key(
+            tenant=DEFAULT_TENANT,
+            scopes=KEY_FILES[path.name],
+            label=f"{path.name} of the data directory",
+            now_ms=clock.now_ms(),
+        )
+        tenant_class = settings.tenant_classes.get(DEFAULT_TENANT, STANDARD_CLASS)
+        await store.journal.offer(key_rows(record, tenant_class))
+        write_key_file(path, secret)
+        if stored:
+            logger.warning("made a new key in %s: the file was gone, older keys stay valid", path)
+        else:
+            logger.info("made the first key in %s", path)
+
+
+async def load_catalog(store: Store, catalog: Catalog) -> None:
+    catalog.load(await store.reader.run(catalog_models))
+
+
+async def recover_requests(store: Store, dispatcher: Dispatcher) -> None:
+    """Hands every request that has not ended to the core."""
+    recovered = await store.reader.run(lambda connection: list(open_requests(connection)))
+    for each in recovered:
+        dispatcher.recover(each.view, each.event)
+    if recovered:
+        logger.info("recovered %d requests that had not ended", len(recovered))

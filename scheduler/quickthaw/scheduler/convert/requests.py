@@ -1,0 +1,244 @@
+"""Requests, their events and their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quickthaw.scheduler.convert.words import (
+    STATE_FROM_WIRE,
+    STATE_TO_WIRE,
+    checked_text,
+    invalid,
+    priority_from_wire,
+    storable,
+    tier_to_wire,
+)
+from quickthaw.scheduler.core import commands
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import Decision, Estimate, Priority, Quote, Receipt
+from quickthaw.scheduler.store.rows import EndColumns
+from quickthaw.scheduler.views import RequestView
+from quickthaw.v1 import fleet_pb2, inference_pb2, types_pb2
+from quickthaw.wire import errors, limits
+
+NAME_CHARS_MAX = 200
+_FAILURE_CHARS_MAX = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A SubmitRequest whose own fields are checked; model and input are not yet."""
+
+    model: str
+    input_json: str
+    priority: Priority
+    deadline_ms: int
+    idempotency_key: str
+    worker_hint: str
+    second_worth_nanodollars: int
+    price_cap_nanodollars: int
+
+
+def submission(message: inference_pb2.SubmitRequest) -> Submission:
+    """Raises InvalidArgument."""
+    for name in ("deadline_unix_ms", "second_worth_nanodollars", "price_cap_nanodollars"):
+        if getattr(message, name) < 0:
+            raise invalid(name, f"must not be negative, but is {getattr(message, name)}")
+    return Submission(
+        model=checked_text("model", message.model, chars_max=NAME_CHARS_MAX, required=True),
+        input_json=message.input_json,
+        priority=priority_from_wire(message.priority),
+        deadline_ms=message.deadline_unix_ms,
+        idempotency_key=checked_text(
+            "idempotency_key",
+            message.idempotency_key,
+            chars_max=limits.IDEMPOTENCY_KEY_CHARS_MAX,
+        ),
+        worker_hint=checked_text("worker_hint", message.worker_hint, chars_max=NAME_CHARS_MAX),
+        second_worth_nanodollars=message.second_worth_nanodollars,
+        price_cap_nanodollars=message.price_cap_nanodollars,
+    )
+
+
+def states(wire_states: Iterable[types_pb2.RequestState.ValueType]) -> list[RequestState]:
+    """Raises InvalidArgument."""
+    try:
+        return [STATE_FROM_WIRE[state] for state in wire_states]
+    except KeyError as error:
+        raise invalid("states", f"{error.args[0]} is no state") from error
+
+
+def state_message(state: RequestState) -> types_pb2.RequestState.ValueType:
+    return STATE_TO_WIRE[state]
+
+
+def request_message(view: RequestView) -> types_pb2.Request:
+    message = types_pb2.Request(
+        request_id=view.request_id,
+        tenant=view.tenant,
+        model=view.model,
+        snapshot_digest=view.snapshot_digest,
+        # Our numbers are the wire's; see the test of the enumerations.
+        priority=types_pb2.Priority.ValueType(view.priority),
+        state=STATE_TO_WIRE[view.state],
+        input_json=view.input_json,
+        submitted_unix_ms=view.submitted_ms,
+        finished_unix_ms=view.finished_ms,
+        deadline_unix_ms=view.deadline_ms,
+        attempts=view.attempts,
+        queue_position=view.queue_position if view.state is RequestState.QUEUED else 0,
+        output_json=view.output_json,
+    )
+    if view.end_proto:
+        message.MergeFromString(view.end_proto)
+    return message
+
+
+def end_columns(command: commands.JournalEnd) -> EndColumns | None:
+    """What the store keeps of a terminal state; None if the request goes on."""
+    end = command.then
+    if not isinstance(end, commands.RequestEnd):
+        return None
+    finished = end.payload if isinstance(end.payload, fleet_pb2.AttemptFinished) else None
+    message = types_pb2.Request(receipt=_receipt_message(end.receipt, finished))
+    output_json = ""
+    if finished is not None and end.state is RequestState.SUCCEEDED:
+        output_json = storable(finished.output_json)
+        message.artifacts.extend(finished.artifacts)
+    if end.failure is not None:
+        message.failure.reason = end.failure.reason
+        message.failure.message = end.failure.message[:_FAILURE_CHARS_MAX]
+        message.failure.retryable = end.failure.retryable
+        if finished is not None and finished.failure.reason == end.failure.reason:
+            message.failure.violations.extend(finished.failure.violations)
+    return EndColumns(output_json, message.SerializeToString())
+
+
+def _receipt_message(
+    receipt: Receipt, finished: fleet_pb2.AttemptFinished | None
+) -> types_pb2.Receipt:
+    message = types_pb2.Receipt(
+        request_id=receipt.request_id,
+        model=receipt.model,
+        worker_id=receipt.worker_id,
+        gpu_type=receipt.gpu_type,
+        queue_ms=receipt.queue_ms,
+        load_ms=receipt.load_ms,
+        run_ms=receipt.run_ms,
+        billed_ms=receipt.billed_ms,
+        price_nanodollars=receipt.price_nanodollars,
+        rate_nanodollars_per_second=receipt.rate_nanodollars_per_second,
+        price_version=receipt.price_version,
+        attempts=receipt.attempts,
+        start_tier=tier_to_wire(receipt.start_tier),
+        placement=receipt.placement,
+        waiver=receipt.waiver,
+    )
+    if finished is not None:
+        if finished.HasField("load"):
+            message.load.CopyFrom(finished.load)
+        if finished.HasField("seed"):
+            message.seed = finished.seed
+    return message
+
+
+# ---- events ----------------------------------------------------------------------------------
+
+WatchPayload = commands.TellProgress | commands.TellQueued | RequestView | fleet_pb2.AttemptEvent
+"""What the events log holds. A RequestView is the finished request."""
+
+
+def event_message(
+    request_id: str, sequence: int, unix_ms: int, payload: WatchPayload
+) -> inference_pb2.Event:
+    event = inference_pb2.Event(request_id=request_id, sequence=sequence, unix_ms=unix_ms)
+    match payload:
+        case commands.TellProgress():
+            event.state_change.state = STATE_TO_WIRE[payload.state]
+            event.state_change.worker_id = payload.worker_id
+            event.state_change.attempt = payload.attempt
+            event.state_change.detail = payload.detail
+        case commands.TellQueued():
+            event.state_change.state = types_pb2.REQUEST_STATE_QUEUED
+            event.state_change.attempt = payload.attempt
+            event.state_change.queue_position = payload.queue_position
+            event.state_change.detail = payload.detail
+        case RequestView():
+            event.finished.CopyFrom(request_message(payload))
+        case fleet_pb2.AttemptEvent():
+            _copy_kind(payload, event)
+    return event
+
+
+def _copy_kind(source: fleet_pb2.AttemptEvent, event: inference_pb2.Event) -> None:
+    match source.WhichOneof("kind"):
+        case "progress":
+            event.progress.CopyFrom(source.progress)
+        case "preview":
+            event.preview.CopyFrom(source.preview)
+        case "log":
+            event.log.CopyFrom(source.log)
+        case None:
+            pass
+
+
+def failure_message(error: errors.QuickthawError) -> types_pb2.Failure:
+    """A refusal, where it travels as a message and not as a status."""
+    return types_pb2.Failure(
+        reason=error.reason,
+        message=error.message,
+        retryable=error.retry_delay_seconds is not None,
+        violations=[
+            types_pb2.FieldViolation(field=each.field, description=each.description)
+            for each in error.violations
+        ],
+    )
+
+
+# ---- quotes and decisions --------------------------------------------------------------------
+
+
+def quote_message(quote: Quote) -> inference_pb2.QuoteResponse:
+    return inference_pb2.QuoteResponse(
+        worker_id=quote.worker_id,
+        start_tier=tier_to_wire(quote.start_tier),
+        start_seconds=_estimate(quote.start_seconds),
+        load_seconds=_estimate(quote.load_seconds),
+        run_seconds=_estimate(quote.run_seconds),
+        price_nanodollars=_estimate(quote.price_nanodollars),
+        rate_nanodollars_per_second=quote.rate_nanodollars_per_second,
+        price_version=quote.price_version,
+    )
+
+
+def _estimate(estimate: Estimate) -> inference_pb2.Estimate:
+    return inference_pb2.Estimate(p50=estimate.p50, p95=estimate.p95)
+
+
+def decision_message(decision: Decision) -> fleet_pb2.Decision:
+    return fleet_pb2.Decision(
+        attempt=decision.attempt,
+        decided_unix_ms=decision.decided_ms,
+        chosen_worker_id=decision.chosen_worker_id or "",
+        candidates=[
+            fleet_pb2.Candidate(
+                worker_id=each.worker_id,
+                score_seconds=each.score_seconds,
+                drain_seconds=each.drain_seconds,
+                load_seconds=each.load_seconds,
+                run_seconds=each.run_seconds,
+                load_term_seconds=each.load_term_seconds,
+                price_term_seconds=each.price_term_seconds,
+                eviction_term_seconds=each.eviction_term_seconds,
+                start_tier=tier_to_wire(each.start_tier),
+                evict_digests=each.evict_digests,
+            )
+            for each in decision.candidates
+        ],
+        refusals=[
+            fleet_pb2.Refusal(worker_id=each.worker_id, reason=each.reason, detail=each.detail)
+            for each in decision.refusals
+        ],
+        tie_break=decision.tie_break,
+    )

@@ -1,0 +1,226 @@
+"""A worker's stream: its messages as the core's events, the core's commands as messages for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+from quickthaw.scheduler.convert.words import (
+    STATE_FROM_WIRE,
+    checked_text,
+    invalid,
+    tier_from_wire,
+)
+from quickthaw.scheduler.core import commands, events
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    Digest,
+    Failure,
+    Outcome,
+    RequestId,
+    Residency,
+    Tier,
+    TierSpeed,
+    WorkerId,
+    WorkerSpec,
+)
+from quickthaw.v1 import fleet_pb2, types_pb2
+from quickthaw.wire import limits
+
+ID_CHARS_MAX = 200
+GPU_TYPE_CHARS_MAX = 64
+LABELS_MAX = 64
+CONCURRENCY_MAX = 1_000
+DIGEST_CHARS = 64
+ATTEMPT_ID_CHARS_MAX = 80
+
+ToWorker: TypeAlias = (
+    commands.SendAssign
+    | commands.SendCancel
+    | commands.SendDrain
+    | commands.SendWelcome
+    | commands.SendHeartbeatAck
+    | commands.SendFinishedAck
+)
+
+Heard: TypeAlias = events.Event | fleet_pb2.AttemptEvent
+"""What one message means: facts for the core, or something for those who watch."""
+
+
+def hello(message: fleet_pb2.Hello) -> Iterator[events.Event]:
+    """Raises InvalidArgument: the worker is misconfigured or not ours."""
+    worker_id = WorkerId(
+        checked_text("hello.worker_id", message.worker_id, chars_max=ID_CHARS_MAX, required=True)
+    )
+    if not 1 <= message.concurrency <= CONCURRENCY_MAX:
+        raise invalid("hello.concurrency", f"must be 1 to {CONCURRENCY_MAX}")
+    if message.vram_bytes < 0 or message.pinned_bytes < 0:
+        raise invalid("hello.vram_bytes", "must not be negative")
+    if len(message.labels) > LABELS_MAX:
+        raise invalid("hello.labels", f"must be at most {LABELS_MAX}")
+    spec = WorkerSpec(
+        worker_id=worker_id,
+        incarnation=checked_text(
+            "hello.incarnation", message.incarnation, chars_max=64, required=True
+        ),
+        gpu_type=checked_text(
+            "hello.gpu_type", message.gpu_type, chars_max=GPU_TYPE_CHARS_MAX, required=True
+        ),
+        vram_bytes=message.vram_bytes,
+        pinned_bytes=message.pinned_bytes,
+        concurrency=message.concurrency,
+        labels=dict(message.labels),
+        version=checked_text("hello.version", message.version, chars_max=64),
+        tier_speeds=_tier_speeds(message.tier_speeds),
+    )
+    yield events.WorkerHello(spec, _residencies(message.residency), _reports(message.attempts))
+    if message.draining:
+        yield events.DrainRequested(worker_id)
+
+
+def heard(worker_id: WorkerId, message: fleet_pb2.WorkerMessage) -> Iterator[Heard]:
+    """Everything but Hello. A kind that a newer worker knows is passed over.
+
+    Raises InvalidArgument for what no version of a worker may say.
+    """
+    match message.WhichOneof("kind"):
+        case "hello":
+            raise invalid("hello", "was said already on this stream")
+        case "heartbeat":
+            beat = message.heartbeat
+            if beat.draining:
+                yield events.DrainRequested(worker_id)
+            yield events.WorkerHeartbeat(worker_id, beat.sequence, _reports(beat.attempts))
+        case "residency":
+            yield events.ResidencyChanged(
+                worker_id,
+                _residencies(message.residency.added),
+                _residencies(message.residency.removed),
+            )
+        case "loading":
+            yield events.AttemptLoading(worker_id, _attempt_id(message.loading.attempt_id))
+        case "running":
+            running = message.running
+            yield events.AttemptRunning(
+                worker_id,
+                _attempt_id(running.attempt_id),
+                max(0, running.load_ms),
+                tier_from_wire(running.start_tier),
+            )
+        case "event":
+            yield _checked_event(message.event)
+        case "finished":
+            yield _finished(worker_id, message.finished)
+        case "goodbye":
+            yield events.WorkerGoodbye(worker_id)
+        case None:
+            pass
+
+
+def _finished(worker_id: WorkerId, message: fleet_pb2.AttemptFinished) -> events.AttemptFinished:
+    outcomes = {
+        types_pb2.REQUEST_STATE_SUCCEEDED: Outcome.SUCCEEDED,
+        types_pb2.REQUEST_STATE_FAILED: Outcome.FAILED,
+        types_pb2.REQUEST_STATE_CANCELLED: Outcome.CANCELLED,
+    }
+    outcome = outcomes.get(message.outcome)
+    if outcome is None:
+        raise invalid("finished.outcome", "must be SUCCEEDED, FAILED or CANCELLED")
+    failure: Failure | None = None
+    if message.HasField("failure"):
+        said = message.failure
+        failure = Failure(said.reason or "INTERNAL", said.message, said.retryable)
+    return events.AttemptFinished(
+        worker_id=worker_id,
+        attempt_id=_attempt_id(message.attempt_id),
+        request_id=RequestId(message.request_id),
+        outcome=outcome,
+        metered_ms=max(0, message.metered_ms),
+        load_ms=max(0, message.load_ms),
+        start_tier=tier_from_wire(message.start_tier),
+        failure=failure,
+        payload=message,
+    )
+
+
+def _checked_event(message: fleet_pb2.AttemptEvent) -> fleet_pb2.AttemptEvent:
+    _attempt_id(message.attempt_id)
+    if len(message.preview.data) > limits.PREVIEW_BYTES_MAX:
+        raise invalid("event.preview.data", f"must be at most {limits.PREVIEW_BYTES_MAX} bytes")
+    return message
+
+
+def _attempt_id(text: str) -> AttemptId:
+    return AttemptId(
+        checked_text("attempt_id", text, chars_max=ATTEMPT_ID_CHARS_MAX, required=True)
+    )
+
+
+def _residencies(messages: Iterable[fleet_pb2.Residency]) -> tuple[Residency, ...]:
+    """What lies in a tier that this release does not know is passed over."""
+    return tuple(
+        Residency(Digest(each.digest), tier, max(0, each.size_bytes))
+        for each in messages
+        if len(each.digest) <= DIGEST_CHARS and (tier := tier_from_wire(each.tier)) is not None
+    )
+
+
+def _reports(messages: Iterable[fleet_pb2.AttemptStatus]) -> tuple[events.AttemptReport, ...]:
+    return tuple(
+        events.AttemptReport(
+            _attempt_id(each.attempt_id),
+            RequestId(each.request_id),
+            STATE_FROM_WIRE.get(each.state, RequestState.PLACED),
+            max(0, each.metered_ms),
+        )
+        for each in messages
+    )
+
+
+def _tier_speeds(messages: Iterable[fleet_pb2.TierSpeed]) -> dict[Tier, TierSpeed]:
+    return {
+        tier: TierSpeed(each.bytes_per_second, max(0.0, each.latency_seconds))
+        for each in messages
+        if each.bytes_per_second > 0 and (tier := tier_from_wire(each.tier)) is not None
+    }
+
+
+def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.SchedulerMessage:
+    """`input_json` is needed for an Assign."""
+    match command:
+        case commands.SendAssign(job=job):
+            return fleet_pb2.SchedulerMessage(
+                assign=fleet_pb2.Assign(
+                    attempt_id=command.attempt_id,
+                    request_id=job.request_id,
+                    model=job.model.id,
+                    family=job.model.family,
+                    snapshot_digest=job.model.snapshot_digest,
+                    snapshot_uri=job.model.snapshot_uri,
+                    input_json=input_json,
+                    attempt=command.number,
+                    evict_digests=command.evict_digests,
+                    deadline_unix_ms=job.deadline_ms,
+                )
+            )
+        case commands.SendCancel():
+            cancel = fleet_pb2.CancelAttempt(attempt_id=command.attempt_id, reason=command.reason)
+            return fleet_pb2.SchedulerMessage(cancel=cancel)
+        case commands.SendDrain():
+            return fleet_pb2.SchedulerMessage(drain=fleet_pb2.DrainWorker(stop=command.stop))
+        case commands.SendWelcome():
+            welcome = fleet_pb2.Welcome(
+                heartbeat_interval_ms=command.heartbeat_interval_ms,
+                lease_ms=command.lease_ms,
+                revoked_attempt_ids=command.revoked_attempt_ids,
+            )
+            return fleet_pb2.SchedulerMessage(welcome=welcome)
+        case commands.SendHeartbeatAck():
+            ack = fleet_pb2.HeartbeatAck(
+                sequence=command.sequence, revoked_attempt_ids=command.revoked_attempt_ids
+            )
+            return fleet_pb2.SchedulerMessage(heartbeat_ack=ack)
+        case commands.SendFinishedAck():
+            finished = fleet_pb2.FinishedAck(attempt_ids=[command.attempt_id])
+            return fleet_pb2.SchedulerMessage(finished_ack=finished)

@@ -1,0 +1,325 @@
+"""Owns the core: feeds it what happens, carries out what it decides, in the order it asks for.
+
+Everything here runs on the event loop, so the core has one owner and needs no lock. The rules for
+the order are in `core.commands`: writes commit in order; `Immediate` commands run at once;
+`AfterCommit` commands run when every write issued before them is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol, assert_never
+
+from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.convert.requests import WatchPayload, end_columns
+from quickthaw.scheduler.convert.workers import ToWorker, scheduler_message
+from quickthaw.scheduler.core import commands, events
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.machine import Machine
+from quickthaw.scheduler.core.model import Tier
+from quickthaw.scheduler.events_log import EventsLog
+from quickthaw.scheduler.live import LiveRequest, LiveRequests
+from quickthaw.scheduler.metrics import SchedulerMetrics
+from quickthaw.scheduler.store.journal import Journal
+from quickthaw.scheduler.store.rows import command_rows
+from quickthaw.scheduler.store.statements import Row
+from quickthaw.scheduler.views import RequestView
+from quickthaw.v1 import fleet_pb2
+from quickthaw.wire import errors
+
+logger = logging.getLogger(__name__)
+
+
+class Outbox(Protocol):
+    """Where messages for workers go. Both methods drop what has no stream to go to."""
+
+    def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None: ...
+
+    def close(self, worker_id: str, detail: str) -> None: ...
+
+
+class Dispatcher:
+    """See the module. `run` must be running for leases and deadlines to be kept."""
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        journal: Journal,
+        clock: Clock,
+        live: LiveRequests,
+        queue_max: int,
+        log: EventsLog[WatchPayload],
+        outbox: Outbox,
+        metrics: SchedulerMetrics,
+        tick_seconds: float,
+    ) -> None:
+        self.machine = machine
+        self.live = live
+        self.log = log
+        self.clock = clock
+        self._journal = journal
+        self._outbox = outbox
+        self._metrics = metrics
+        self._tick_seconds = tick_seconds
+        self._queue_max = queue_max
+        self._being_journalled = 0
+        self._stopped = False
+        self._last_write: asyncio.Future[None] | None = None
+        self._after: deque[tuple[asyncio.Future[None], Sequence[Callable[[], None]]]] = deque()
+
+    # ---- in ------------------------------------------------------------------------------
+
+    def check_admission(self, request: LiveRequest) -> None:
+        """Raises QueueFull, ModelCannotFit or whatever else refuses a request for now. What is
+        on its way into the journal counts as queued."""
+        self.live.check_room(request.view.input_json)
+        error = self.machine.admission_error(request.job, self.clock.now_ms())
+        if error is not None:
+            raise error
+        if self.machine.queue_length() + self._being_journalled >= self._queue_max:
+            raise errors.QueueFull(
+                f"{self._queue_max} requests wait already; try again later",
+                retry_delay_seconds=2.0,
+            )
+
+    async def journal_request(self, request: LiveRequest, rows: Sequence[Row]) -> None:
+        """Makes a request durable and hands it to the core, whether or not the caller waits.
+
+        Raises StorageFull, StoreUnavailable, Unavailable: then it was never accepted.
+        """
+        write = self._journal.offer(rows)
+        self._being_journalled += 1
+        write.add_done_callback(lambda done: self._accept(request, done))
+        await asyncio.shield(write)
+
+    def _accept(self, request: LiveRequest, write: asyncio.Future[None]) -> None:
+        self._being_journalled -= 1
+        if write.cancelled() or write.exception() is not None:
+            return
+        self.live.add(request)
+        self.log.begin(request.view.request_id)
+        self._metrics.submitted.inc()
+        self.feed(events.RequestJournalled(request.job))
+
+    def recover(self, view: RequestView, event: events.RequestRecovered) -> None:
+        """A request that an earlier process left open. Its events go on above all sequences that
+        were told then: none had as many events as there are milliseconds since 1970."""
+        request = LiveRequest(event.job, view)
+        self.live.add(request)
+        now_ms = self.clock.now_ms()
+        self.log.begin(view.request_id, first_sequence=now_ms)
+        if (attempt := event.open_attempt) is not None:
+            request.worker_id, request.attempt = attempt.worker_id, attempt.number
+            detail = "the scheduler was restarted; waiting for the worker to come back"
+            told = commands.TellProgress(
+                event.job.request_id,
+                event.open_state,
+                now_ms,
+                attempt.worker_id,
+                attempt.number,
+                detail,
+            )
+            self.log.append(view.request_id, now_ms, told)
+        self.feed(event)
+
+    def stop(self, why: errors.QuickthawError) -> None:
+        """Nothing that happens from now on is decided upon: the next process will be told again.
+        Waiting callers and watchers get the error."""
+        self._stopped = True
+        self.log.close(why)
+        for request in self.live:
+            for waiter in request.waiters:
+                if not waiter.done():
+                    waiter.set_exception(why)
+
+    def feed(self, event: events.Event) -> None:
+        if self._stopped:
+            return
+        if isinstance(event, events.ResidencyChanged):
+            self._metrics.evicted(sum(each.tier is Tier.VRAM for each in event.removed))
+        self._perform(self.machine.handle(event, self.clock.now_ms()))
+
+    def attempt_event(self, worker_id: str, event: fleet_pb2.AttemptEvent) -> None:
+        """Progress, a preview or a log line, told in order with the states around it."""
+        self._later([lambda: self._tell_event(worker_id, event)])
+
+    async def run(self) -> None:
+        """Feeds Ticks when the core's timers are due; never returns.
+
+        A tick that comes late itself waits one more turn: the sockets' news are late then too, and
+        a heartbeat unread must not count as silence. The same holds while the journal is behind.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + self._tick_seconds
+            await asyncio.sleep(self._tick_seconds)
+            late = loop.time() - due > self._tick_seconds
+            timer_ms = self.machine.next_timer_ms()
+            if late or timer_ms is None or self._journal.behind:
+                continue
+            if timer_ms <= self.clock.now_ms():
+                self.feed(events.Tick())
+
+    async def wait_for_room(self) -> None:
+        """Holds a worker's stream back while the journal cannot keep up."""
+        while self._journal.behind and self._last_write is not None:
+            # The last write is durable only when all before it are.
+            await asyncio.wait([self._last_write])
+
+    async def durable(self) -> None:
+        """Returns when everything decided so far is durable."""
+        if self._last_write is not None:
+            await asyncio.wait([self._last_write])
+
+    def wait_for_end(self, request: LiveRequest) -> asyncio.Future[RequestView]:
+        waiter: asyncio.Future[RequestView] = asyncio.get_running_loop().create_future()
+        request.waiters.append(waiter)
+        return waiter
+
+    # ---- out -----------------------------------------------------------------------------
+
+    def _perform(self, decided: Sequence[commands.Command]) -> None:
+        rows: list[Row] = []
+        after: list[Callable[[], None]] = []
+        for command in decided:
+            match command:
+                case (
+                    commands.JournalPlacement()
+                    | commands.JournalProgress()
+                    | commands.JournalMetered()
+                    | commands.JournalCancel()
+                    | commands.JournalEnd()
+                ):
+                    rows.extend(self._rows(command))
+                case commands.SendAssign() | commands.SendCancel() | commands.SendDrain():
+                    self._send(command)
+                case commands.CloseStream():
+                    self._outbox.close(command.worker_id, command.detail)
+                case _:
+                    after.append(self._deferred(command))
+        if rows:
+            self._last_write = self._journal.keep(rows)
+        if after:
+            self._later(after)
+
+    def _rows(
+        self,
+        command: commands.JournalPlacement
+        | commands.JournalProgress
+        | commands.JournalMetered
+        | commands.JournalCancel
+        | commands.JournalEnd,
+    ) -> list[Row]:
+        self._metrics.count(command)
+        if not isinstance(command, commands.JournalEnd):
+            return command_rows(command)
+        columns = end_columns(command)
+        request = self.live.get(command.job.request_id)
+        if request is not None:
+            request.end = columns
+        return command_rows(command, columns)
+
+    def _send(self, command: ToWorker) -> None:
+        input_json = ""
+        if isinstance(command, commands.SendAssign):
+            request = self.live.get(command.job.request_id)
+            input_json = request.view.input_json if request is not None else "{}"
+        self._outbox.send(command.worker_id, scheduler_message(command, input_json))
+
+    def _deferred(
+        self,
+        command: commands.SendWelcome
+        | commands.SendHeartbeatAck
+        | commands.SendFinishedAck
+        | commands.TellProgress
+        | commands.TellQueued
+        | commands.TellEnd,
+    ) -> Callable[[], None]:
+        match command:
+            case (
+                commands.SendWelcome() | commands.SendHeartbeatAck() | commands.SendFinishedAck()
+            ) as send:
+                return lambda: self._send(send)
+            case commands.TellProgress() as progress:
+                return lambda: self._tell_progress(progress)
+            case commands.TellQueued() as queued:
+                return lambda: self._tell_queued(queued)
+            case commands.TellEnd() as end:
+                return lambda: self._tell_end(end)
+            case _:
+                assert_never(command)
+
+    def _later(self, actions: Sequence[Callable[[], None]]) -> None:
+        write = self._last_write
+        if not self._after and (write is None or write.done()):
+            for action in actions:
+                action()
+            return
+        assert write is not None
+        self._after.append((write, actions))
+        write.add_done_callback(self._drain)
+
+    def _drain(self, _write: asyncio.Future[None]) -> None:
+        while self._after and self._after[0][0].done():
+            write, actions = self._after.popleft()
+            if write.cancelled() or write.exception() is not None:
+                # The journal has logged why; it gives up only what no store would take.
+                logger.error("%d effects follow a write that failed", len(actions))
+            for action in actions:
+                action()
+
+    # ---- what callers and watchers see ------------------------------------------------------
+
+    def _tell_progress(self, command: commands.TellProgress) -> None:
+        if (request := self.live.get(command.request_id)) is None:
+            return
+        request.view.state = command.state
+        request.view.attempts = command.attempt
+        request.worker_id = command.worker_id
+        request.attempt = command.attempt
+        self.log.append(command.request_id, command.at_ms, command)
+
+    def _tell_queued(self, command: commands.TellQueued) -> None:
+        if (request := self.live.get(command.request_id)) is None:
+            return
+        request.view.state = RequestState.QUEUED
+        request.view.attempts = command.attempt
+        request.view.queue_position = command.queue_position
+        request.worker_id = ""
+        self.log.append(command.request_id, command.at_ms, command)
+
+    def _tell_end(self, command: commands.TellEnd) -> None:
+        request = self.live.remove(command.job.request_id)
+        if request is None:
+            return
+        view = request.view
+        view.state = command.end.state
+        view.attempts = command.end.receipt.attempts
+        view.finished_ms = command.end.finished_ms
+        if request.end is not None:
+            view.output_json = request.end.output_json
+            view.end_proto = request.end.end_proto
+        size_bytes = len(view.input_json) + len(view.output_json) + len(view.end_proto) + 512
+        self.log.append(view.request_id, view.finished_ms, view, final=True, size_bytes=size_bytes)
+        for waiter in request.waiters:
+            if not waiter.done():
+                waiter.set_result(view)
+        self._metrics.ended(command)
+
+    def _tell_event(self, worker_id: str, event: fleet_pb2.AttemptEvent) -> None:
+        request_id, _, number = event.attempt_id.rpartition(".")
+        request = self.live.get(request_id)
+        # What an attempt says that was lost meanwhile would confuse the one that runs now.
+        if request is None or request.worker_id != worker_id or number != str(request.attempt):
+            return
+        self.log.append(
+            request_id,
+            self.clock.now_ms(),
+            event,
+            droppable=True,
+            size_bytes=event.ByteSize() + 128,
+        )

@@ -1,0 +1,162 @@
+"""What happened to each request, kept for those who watch it: bounded, resumable, lossy by rule.
+
+An entry is opaque to this module but for its size and whether it may be dropped. Sequences rise by
+one for every entry, so a gap tells a watcher what it missed. States are never dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from quickthaw.wire import errors
+
+Payload = TypeVar("Payload")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[Payload]):
+    """`size_bytes` counts against the total bound. The last entry of a request is `final`."""
+
+    sequence: int
+    unix_ms: int
+    payload: Payload
+    droppable: bool
+    final: bool
+    size_bytes: int
+
+
+class _Log(Generic[Payload]):
+    __slots__ = ("changed", "entries", "finished", "next_sequence", "watchers")
+
+    def __init__(self, first_sequence: int) -> None:
+        self.entries: list[Entry[Payload]] = []
+        self.next_sequence = first_sequence
+        self.finished = False
+        self.watchers = 0
+        self.changed = asyncio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class EventLimits:
+    per_request_max: int
+    total_bytes_max: int
+    finished_max: int
+    watchers_per_request_max: int
+
+
+class EventsLog(Generic[Payload]):
+    """Belongs to the event loop. A watcher keeps a place, not a queue, so a slow one costs nothing:
+    what was dropped from the ring before it came back is what it loses."""
+
+    def __init__(self, limits: EventLimits) -> None:
+        self._limits = limits
+        self._logs: dict[str, _Log[Payload]] = {}
+        # Ended requests, oldest first: their logs go when room is needed.
+        self._finished: OrderedDict[str, None] = OrderedDict()
+        self._total_bytes = 0
+        self._closed: errors.QuickthawError | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        return self._total_bytes
+
+    def knows(self, request_id: str) -> bool:
+        return request_id in self._logs
+
+    def begin(self, request_id: str, first_sequence: int = 1) -> None:
+        """From now on the request is known. One that an earlier process knew needs a first
+        sequence above all that were told then."""
+        self._logs[request_id] = _Log(first_sequence)
+
+    def close(self, why: errors.QuickthawError) -> None:
+        """Ends every watch with an error."""
+        self._closed = why
+        for log in self._logs.values():
+            log.changed.set()
+
+    def append(
+        self,
+        request_id: str,
+        unix_ms: int,
+        payload: Payload,
+        *,
+        droppable: bool = False,
+        final: bool = False,
+        size_bytes: int = 256,
+    ) -> None:
+        log = self._logs.get(request_id)
+        if log is None or log.finished:
+            return
+        log.entries.append(Entry(log.next_sequence, unix_ms, payload, droppable, final, size_bytes))
+        log.next_sequence += 1
+        self._total_bytes += size_bytes
+        if len(log.entries) > self._limits.per_request_max:
+            self._drop_one(log)
+        if final:
+            log.finished = True
+            self._finished[request_id] = None
+        log.changed.set()
+        log.changed = asyncio.Event()
+        self._make_room()
+
+    def _drop_one(self, log: _Log[Payload]) -> None:
+        """The oldest entry that may go. A log of states alone is bounded by the attempts."""
+        for index, entry in enumerate(log.entries):
+            if entry.droppable:
+                self._total_bytes -= entry.size_bytes
+                del log.entries[index]
+                return
+
+    def _make_room(self) -> None:
+        while self._finished and (
+            len(self._finished) > self._limits.finished_max
+            or self._total_bytes > self._limits.total_bytes_max
+        ):
+            request_id, _ = self._finished.popitem(last=False)
+            log = self._logs.pop(request_id)
+            self._total_bytes -= sum(entry.size_bytes for entry in log.entries)
+        if self._total_bytes > self._limits.total_bytes_max:
+            for log in self._logs.values():
+                self._drop_one(log)
+
+    async def watch(
+        self, request_id: str, after_sequence: int = 0
+    ) -> AsyncIterator[Entry[Payload]]:
+        """Entries after `after_sequence`, waiting for more until the final one.
+
+        The request must be known; ends at once if nothing is left to tell. Raises
+        ResourceExhausted if too many watch the request, and what the log was closed with.
+        """
+        log = self._logs[request_id]
+        if log.watchers >= self._limits.watchers_per_request_max:
+            raise errors.ResourceExhausted(
+                f"{log.watchers} streams watch request {request_id} already",
+                retry_delay_seconds=1.0,
+            )
+        log.watchers += 1
+        try:
+            while True:
+                changed = log.changed
+                for entry in _after(log.entries, after_sequence):
+                    after_sequence = entry.sequence
+                    yield entry
+                if log.finished and log.next_sequence - 1 <= after_sequence:
+                    return
+                if self._closed is not None:
+                    raise self._closed
+                if changed is log.changed:
+                    await changed.wait()
+        finally:
+            log.watchers -= 1
+
+
+def _after(entries: list[Entry[Payload]], sequence: int) -> list[Entry[Payload]]:
+    """A copy, because entries come and go while a watcher is being sent one."""
+    start = len(entries)
+    while start and entries[start - 1].sequence > sequence:
+        start -= 1
+    return entries[start:]

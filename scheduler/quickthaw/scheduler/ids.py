@@ -1,0 +1,51 @@
+"""Names that we make: sortable for requests, unguessable for keys."""
+
+from __future__ import annotations
+
+import secrets
+from random import Random
+
+# Crockford's base 32 keeps the order of the numbers and leaves out look-alikes.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_TIME_CHARS = 10
+_RANDOM_CHARS = 12
+_RANDOM_BITS = _RANDOM_CHARS * 5
+
+
+def _encode(number: int, chars: int) -> str:
+    text = ""
+    for _ in range(chars):
+        number, digit = divmod(number, 32)
+        text = _ALPHABET[digit] + text
+    return text
+
+
+class RequestIds:
+    """`req_` + 10 characters of time + 12 of chance, rising within one process.
+
+    Lists page by id and the queue breaks ties by it, so ids of one millisecond rise too: the
+    random part is then counted on instead of drawn again.
+    """
+
+    def __init__(self, random: Random | None = None) -> None:
+        self._random = random or secrets.SystemRandom()
+        self._last = (0, 0)
+
+    def new(self, now_ms: int) -> str:
+        last_ms, last_random = self._last
+        if now_ms > last_ms:
+            # The top bit stays clear, so that counting on cannot overflow into the time.
+            self._last = (now_ms, self._random.getrandbits(_RANDOM_BITS - 1))
+        else:
+            self._last = (last_ms, last_random + 1)
+        moment, chance = self._last
+        return f"req_{_encode(moment, _TIME_CHARS)}{_encode(chance, _RANDOM_CHARS)}"
+
+
+def new_key_id() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(12))
+
+
+def new_key_secret(key_id: str) -> str:
+    """`qt_<key id>_<secret>`, with 256 bits of chance."""
+    return f"qt_{key_id}_{secrets.token_urlsafe(32)}"

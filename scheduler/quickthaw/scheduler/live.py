@@ -1,0 +1,65 @@
+"""The requests that have not ended, with what the core does not keep of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from quickthaw.scheduler.core.model import Job
+from quickthaw.scheduler.store.rows import EndColumns
+from quickthaw.scheduler.views import RequestView
+from quickthaw.wire import errors
+
+
+@dataclass(slots=True)
+class LiveRequest:
+    """`view` is what callers see. `worker_id` and `attempt` say who may send progress."""
+
+    job: Job
+    view: RequestView
+    worker_id: str = ""
+    attempt: int = 0
+    end: EndColumns | None = None
+    waiters: list[asyncio.Future[RequestView]] = field(default_factory=list)
+
+
+class LiveRequests:
+    """By id, with the bytes of their inputs counted, because inputs wait in memory."""
+
+    def __init__(self, input_bytes_max: int) -> None:
+        self._input_bytes_max = input_bytes_max
+        self._input_bytes = 0
+        self._requests: dict[str, LiveRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def input_bytes(self) -> int:
+        return self._input_bytes
+
+    def check_room(self, input_json: str) -> None:
+        """Raises QueueFull."""
+        if self._input_bytes + len(input_json) > self._input_bytes_max:
+            raise errors.QueueFull(
+                f"the inputs of waiting requests fill {self._input_bytes_max} bytes; try again "
+                "when some have run, or pass large files by URL",
+                retry_delay_seconds=2.0,
+            )
+
+    def add(self, request: LiveRequest) -> None:
+        self._requests[request.view.request_id] = request
+        self._input_bytes += len(request.view.input_json)
+
+    def get(self, request_id: str) -> LiveRequest | None:
+        return self._requests.get(request_id)
+
+    def remove(self, request_id: str) -> LiveRequest | None:
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self._input_bytes -= len(request.view.input_json)
+        return request
+
+    def __iter__(self) -> Iterator[LiveRequest]:
+        return iter(list(self._requests.values()))

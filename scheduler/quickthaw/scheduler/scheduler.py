@@ -1,0 +1,198 @@
+"""The scheduler as one object: everything wired, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from wsgiref.simple_server import WSGIServer
+
+import grpc.aio
+
+from quickthaw.scheduler import bootstrap
+from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
+from quickthaw.scheduler.auth import AuthInterceptor
+from quickthaw.scheduler.catalog import Catalog
+from quickthaw.scheduler.clock import Clock, SystemClock
+from quickthaw.scheduler.convert.requests import WatchPayload
+from quickthaw.scheduler.core.machine import Machine
+from quickthaw.scheduler.dispatcher import Dispatcher
+from quickthaw.scheduler.events_log import EventLimits, EventsLog
+from quickthaw.scheduler.keys import KeyRecord, KeyRing
+from quickthaw.scheduler.live import LiveRequests
+from quickthaw.scheduler.metrics import SchedulerMetrics
+from quickthaw.scheduler.prices import load_prices
+from quickthaw.scheduler.requests import Requests
+from quickthaw.scheduler.scrape import snapshot_reader
+from quickthaw.scheduler.server import Health, listen, make_server
+from quickthaw.scheduler.servicers.accounts import AccountsServicer
+from quickthaw.scheduler.servicers.billing import BillingServicer
+from quickthaw.scheduler.servicers.catalog import CatalogServicer
+from quickthaw.scheduler.servicers.fleet import FleetServicer
+from quickthaw.scheduler.servicers.inference import InferenceServicer
+from quickthaw.scheduler.settings import Limits, Settings
+from quickthaw.scheduler.store.journal import JournalLimits
+from quickthaw.scheduler.store.queries import key_record
+from quickthaw.scheduler.store.recovery import tenant_weights
+from quickthaw.scheduler.store.store import Store, open_store
+from quickthaw.scheduler.submissions import Submissions
+from quickthaw.scheduler.worker_streams import WorkerStreams
+from quickthaw.v1 import (
+    billing_pb2_grpc,
+    catalog_pb2_grpc,
+    fleet_pb2_grpc,
+    inference_pb2_grpc,
+)
+from quickthaw.wire import errors
+from quickthaw.wire.process import Address, serve_metrics, watch_loop_lag
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """A running scheduler. Make it with `start`; `stop` it once."""
+
+    grpc_address: Address
+    metrics_address: Address
+    dispatcher: Dispatcher
+    _settings: Settings
+    _server: grpc.aio.Server
+    _metrics_server: WSGIServer
+    _health: Health
+    _store: Store
+    _streams: WorkerStreams
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def stop(self) -> None:
+        """Lets commits in flight end and tells everyone who waits that we go; keeps everything
+        that was accepted for the next start."""
+        why = errors.Unavailable(
+            "the scheduler is shutting down; try again", retry_delay_seconds=1.0
+        )
+        await self._health.set_serving(False)
+        for task in self._tasks:
+            task.cancel()
+        self.dispatcher.stop(why)
+        self._streams.close_all(why)
+        await self._server.stop(self._settings.limits.stop_grace_ms / 1000)
+        await self._store.close()
+        await asyncio.to_thread(self._metrics_server.shutdown)
+        self._metrics_server.server_close()
+
+
+async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
+    """Serving when this returns. Raises SettingsInvalid, AddressInUse, FailedPrecondition (store in
+    use, or from a newer release), StoreUnavailable, StorageFull."""
+    clock = clock or SystemClock()
+    limits = settings.limits
+    prices = load_prices(settings.prices)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    blobs = open_blob_store(settings.blob_store)
+    metrics = SchedulerMetrics(settings.tenant_classes)
+    loop = asyncio.get_running_loop()
+
+    async def load_key(key_id: str) -> KeyRecord | None:
+        return await store.reader.run(lambda connection: key_record(connection, key_id))
+
+    def on_fault(faulty: bool) -> None:
+        metrics.store_faulty.set(faulty)
+        tasks.append(loop.create_task(health.set_serving(not faulty)))
+
+    keys = KeyRing(load_key, limits.key_cache_max)
+    server = make_server(AuthInterceptor(keys, clock), metrics, limits.rpcs_max)
+    health = Health(server)
+    grpc_address = listen(server, settings.grpc)
+    tasks: list[asyncio.Task[None]] = []
+    store = await asyncio.to_thread(
+        open_store,
+        settings.store_url,
+        readers=limits.store_readers,
+        lock_wait_seconds=limits.store_lock_wait_ms / 1000,
+        limits=JournalLimits(limits.journal_batch_max, limits.journal_waiting_max),
+        on_commit=metrics.commit,
+        on_fault=on_fault,
+    )
+    store.journal.start()
+    try:
+        metrics_server, metrics_address = serve_metrics(metrics.registry, settings.metrics)
+    except errors.QuickthawError:
+        await store.close()
+        raise
+    await bootstrap.make_missing_keys(settings, store, clock)
+    catalog = Catalog(limits.models_max)
+    await bootstrap.load_catalog(store, catalog)
+    weights = await store.reader.run(tenant_weights)
+    streams = WorkerStreams(limits.worker_outbound_max)
+    dispatcher = Dispatcher(
+        machine=Machine(bootstrap.core_settings(limits, weights), prices),
+        journal=store.journal,
+        clock=clock,
+        live=LiveRequests(limits.queued_input_bytes_max),
+        queue_max=limits.queue_max,
+        log=_events_log(limits),
+        outbox=streams,
+        metrics=metrics,
+        tick_seconds=limits.tick_ms / 1000,
+    )
+    await bootstrap.recover_requests(store, dispatcher)
+    submissions = Submissions(
+        catalog=catalog,
+        dispatcher=dispatcher,
+        store=store,
+        idempotency_retention_ms=limits.idempotency_retention_hours * 3_600_000,
+    )
+    requests = Requests(dispatcher, store, catalog, metrics)
+    inference_pb2_grpc.add_InferenceServicer_to_server(
+        InferenceServicer(submissions, requests, Artifacts(blobs), limits.realtime_in_flight_max),
+        server,
+    )
+    catalog_pb2_grpc.add_CatalogServicer_to_server(
+        CatalogServicer(catalog, store.journal, clock), server
+    )
+    fleet_pb2_grpc.add_FleetServicer_to_server(
+        FleetServicer(
+            dispatcher=dispatcher,
+            streams=streams,
+            requests=requests,
+            catalog=catalog,
+            metrics=metrics,
+        ),
+        server,
+    )
+    billing_pb2_grpc.add_BillingServicer_to_server(BillingServicer(store.reader, prices), server)
+    billing_pb2_grpc.add_AccountsServicer_to_server(
+        AccountsServicer(
+            journal=store.journal, reader=store.reader, keys=keys, clock=clock, metrics=metrics
+        ),
+        server,
+    )
+    metrics.observe(snapshot_reader(dispatcher.machine, loop))
+    await server.start()
+    await health.set_serving(True)
+    tasks.append(asyncio.create_task(dispatcher.run()))
+    tasks.append(asyncio.create_task(submissions.purge_idempotency_keys()))
+    tasks.append(asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds)))
+    return Scheduler(
+        grpc_address,
+        metrics_address,
+        dispatcher,
+        settings,
+        server,
+        metrics_server,
+        health,
+        store,
+        streams,
+        tasks,
+    )
+
+
+def _events_log(limits: Limits) -> EventsLog[WatchPayload]:
+    return EventsLog(
+        EventLimits(
+            per_request_max=limits.events_per_request_max,
+            total_bytes_max=limits.events_total_bytes_max,
+            finished_max=limits.finished_logs_max,
+            watchers_per_request_max=limits.watchers_per_request_max,
+        )
+    )

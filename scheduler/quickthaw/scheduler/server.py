@@ -1,0 +1,64 @@
+"""The gRPC server: services, interceptors, limits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from quickthaw.scheduler.auth import AuthInterceptor
+from quickthaw.scheduler.metrics import SchedulerMetrics
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2
+from quickthaw.wire.limits import SERVER_OPTIONS
+from quickthaw.wire.process import Address, address_in_use
+from quickthaw.wire.status import ErrorInterceptor
+
+logger = logging.getLogger(__name__)
+
+SERVICES: Sequence[str] = tuple(
+    service.full_name
+    for module in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+)
+
+
+def make_server(auth: AuthInterceptor, metrics: SchedulerMetrics, rpcs_max: int) -> grpc.aio.Server:
+    """Errors are translated outermost, so that what the others raise is too."""
+    return grpc.aio.server(
+        interceptors=[ErrorInterceptor(metrics.rpc_error), auth],
+        options=SERVER_OPTIONS,
+        maximum_concurrent_rpcs=rpcs_max,
+    )
+
+
+def listen(server: grpc.aio.Server, address: Address) -> Address:
+    """Binds without serving yet; the address with its real port. Raises AddressInUse."""
+    try:
+        port = server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise address_in_use("the scheduler", address) from error
+    return Address(address.host, port)
+
+
+class Health:
+    """`grpc.health.v1` for the whole server and for each service."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+
+    async def set_serving(self, serving: bool) -> None:
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for service in ("", *SERVICES):
+            await self._servicer.set(service, status)

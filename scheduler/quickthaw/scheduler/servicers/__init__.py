@@ -1,0 +1,1 @@
+"""The gRPC services: each method parses, calls and renders."""

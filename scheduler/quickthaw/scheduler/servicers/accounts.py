@@ -1,0 +1,114 @@
+"""Tenants and their keys."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterable
+
+import grpc.aio
+
+from quickthaw.scheduler.accounts import key_rows, new_key
+from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.convert.billing import key_message
+from quickthaw.scheduler.convert.words import SCOPE_FROM_WIRE, checked_text, invalid
+from quickthaw.scheduler.keys import LABEL_CHARS_MAX, KeyRecord, KeyRing, Scope, check_tenant
+from quickthaw.scheduler.metrics import SchedulerMetrics
+from quickthaw.scheduler.store.journal import Journal
+from quickthaw.scheduler.store.queries import key_record, key_records
+from quickthaw.scheduler.store.reader import Reader
+from quickthaw.scheduler.store.statements import Row, Statement, Value
+from quickthaw.v1 import billing_pb2, billing_pb2_grpc
+from quickthaw.wire import errors
+
+Context = grpc.aio.ServicerContext[object, object]
+
+KEYS_LISTED_MAX = 10_000
+
+
+class AccountsServicer(billing_pb2_grpc.AccountsServicer):
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        reader: Reader,
+        keys: KeyRing,
+        clock: Clock,
+        metrics: SchedulerMetrics,
+    ) -> None:
+        self._journal = journal
+        self._reader = reader
+        self._keys = keys
+        self._clock = clock
+        self._metrics = metrics
+        # Two revocations at once must not both find another admin key.
+        self._revoking = asyncio.Lock()
+
+    async def CreateKey(
+        self, request: billing_pb2.CreateKeyRequest, context: Context
+    ) -> billing_pb2.CreateKeyResponse:
+        check_tenant(request.tenant)
+        now_ms = self._clock.now_ms()
+        if request.expires_unix_ms and request.expires_unix_ms <= now_ms:
+            raise invalid("expires_unix_ms", "must lie in the future, or be 0 for never")
+        record, secret = new_key(
+            tenant=request.tenant,
+            scopes=_scopes(request.scopes),
+            label=checked_text("label", request.label, chars_max=LABEL_CHARS_MAX),
+            now_ms=now_ms,
+            expires_ms=request.expires_unix_ms,
+        )
+        tenant_class = self._metrics.tenant_class(request.tenant)
+        await self._journal.offer(key_rows(record, tenant_class))
+        self._keys.put(record)
+        return billing_pb2.CreateKeyResponse(key=key_message(record), secret=secret)
+
+    async def ListKeys(
+        self, request: billing_pb2.ListKeysRequest, context: Context
+    ) -> billing_pb2.ListKeysResponse:
+        tenant = checked_text("tenant", request.tenant, chars_max=64)
+        found = await self._reader.run(lambda c: key_records(c, tenant, KEYS_LISTED_MAX))
+        return billing_pb2.ListKeysResponse(keys=[key_message(key) for key in found])
+
+    async def RevokeKey(
+        self, request: billing_pb2.RevokeKeyRequest, context: Context
+    ) -> billing_pb2.RevokeKeyResponse:
+        key_id = checked_text("key_id", request.key_id, chars_max=32, required=True)
+        async with self._revoking:
+            record = await self._reader.run(lambda connection: key_record(connection, key_id))
+            if record is None:
+                raise errors.KeyNotFound(
+                    f"there is no key {key_id!r}; Accounts.ListKeys or `quickthaw keys` lists them"
+                )
+            if record.revoked_unix_ms == 0:
+                record = await self._revoke(record)
+        return billing_pb2.RevokeKeyResponse(key=key_message(record))
+
+    async def _revoke(self, record: KeyRecord) -> KeyRecord:
+        now_ms = self._clock.now_ms()
+        if Scope.ADMIN in record.scopes:
+            everyone = await self._reader.run(lambda c: key_records(c, "", KEYS_LISTED_MAX))
+            if not any(_is_valid_admin(key, now_ms) for key in everyone if key != record):
+                raise errors.FailedPrecondition(
+                    "it is the last valid admin key; make another one first"
+                )
+        values: dict[str, Value] = {"key_key_id": record.key_id, "revoked_unix_ms": now_ms}
+        await self._journal.offer([Row(Statement.REVOKE_KEY, values)])
+        revoked = dataclasses.replace(record, revoked_unix_ms=now_ms)
+        self._keys.put(revoked)
+        return revoked
+
+
+def _is_valid_admin(key: KeyRecord, now_ms: int) -> bool:
+    expired = key.expires_unix_ms and key.expires_unix_ms <= now_ms
+    return Scope.ADMIN in key.scopes and not key.revoked_unix_ms and not expired
+
+
+def _scopes(wire_scopes: Iterable[int]) -> frozenset[Scope]:
+    try:
+        scopes = frozenset(SCOPE_FROM_WIRE[scope] for scope in wire_scopes)
+    except KeyError as error:
+        raise invalid("scopes", f"{error.args[0]} is no scope") from error
+    if not scopes:
+        raise invalid("scopes", "must name at least one of CALL, ADMIN and WORKER")
+    return scopes

@@ -1,0 +1,166 @@
+"""The workers: their streams, and what operators do with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import grpc.aio
+
+from quickthaw.scheduler import auth
+from quickthaw.scheduler.catalog import Catalog
+from quickthaw.scheduler.convert.fleet import worker_message
+from quickthaw.scheduler.convert.requests import decision_message
+from quickthaw.scheduler.convert.words import invalid
+from quickthaw.scheduler.convert.workers import heard, hello
+from quickthaw.scheduler.core import events
+from quickthaw.scheduler.core.model import RequestId, WorkerId
+from quickthaw.scheduler.dispatcher import Dispatcher
+from quickthaw.scheduler.metrics import SchedulerMetrics
+from quickthaw.scheduler.requests import Requests
+from quickthaw.scheduler.worker_streams import WorkerStream, WorkerStreams
+from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc
+from quickthaw.wire import errors, limits
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class FleetServicer(fleet_pb2_grpc.FleetServicer):
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        streams: WorkerStreams,
+        requests: Requests,
+        catalog: Catalog,
+        metrics: SchedulerMetrics,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._streams = streams
+        self._requests = requests
+        self._catalog = catalog
+        self._metrics = metrics
+
+    async def Attach(
+        self, request_iterator: AsyncIterator[fleet_pb2.WorkerFrame], context: Context
+    ) -> AsyncIterator[fleet_pb2.SchedulerFrame]:
+        frames = aiter(request_iterator)
+        first = await anext(frames, None)
+        if first is None or not first.messages or not first.messages[0].HasField("hello"):
+            raise invalid("hello", "must be the first message of the stream")
+        facts = list(hello(first.messages[0].hello))
+        stream = self._streams.open(first.messages[0].hello.worker_id)
+        for fact in facts:
+            self._dispatcher.feed(fact)
+        reading = asyncio.create_task(self._read(stream, first, frames))
+        count = self._metrics.streams.labels("attach")
+        count.inc()
+        try:
+            while True:
+                yield await stream.next_frame()
+        finally:
+            count.dec()
+            reading.cancel()
+            if self._streams.leave(stream):
+                self._dispatcher.feed(events.WorkerDisconnected(WorkerId(stream.worker_id)))
+
+    async def _read(
+        self,
+        stream: WorkerStream,
+        first: fleet_pb2.WorkerFrame,
+        frames: AsyncIterator[fleet_pb2.WorkerFrame],
+    ) -> None:
+        """Until the worker closes its side, says something impossible, or is followed by a newer
+        stream; then the other side ends too."""
+        try:
+            self._hear(stream, first.messages[1:])
+            async for frame in frames:
+                await self._dispatcher.wait_for_room()
+                if not self._streams.is_current(stream):
+                    return
+                self._hear(stream, frame.messages)
+            stream.close(errors.Unavailable("the worker closed its side of the stream"))
+        except errors.QuickthawError as error:
+            stream.close(error)
+        except grpc.aio.AioRpcError:
+            stream.close(errors.Unavailable("the worker's stream broke"))
+
+    def _hear(self, stream: WorkerStream, messages: Sequence[fleet_pb2.WorkerMessage]) -> None:
+        if len(messages) > limits.FRAME_MESSAGES_MAX:
+            raise invalid("messages", f"must be at most {limits.FRAME_MESSAGES_MAX} a frame")
+        worker_id = WorkerId(stream.worker_id)
+        for message in messages:
+            for fact in heard(worker_id, message):
+                if isinstance(fact, fleet_pb2.AttemptEvent):
+                    self._dispatcher.attempt_event(worker_id, fact)
+                elif not self._is_old_news(fact):
+                    self._dispatcher.feed(fact)
+
+    def _is_old_news(self, fact: events.Event) -> bool:
+        """A worker that drains says so in every heartbeat."""
+        if not isinstance(fact, events.DrainRequested):
+            return False
+        worker = self._dispatcher.machine.worker(fact.worker_id)
+        return worker is None or worker.draining
+
+    # ---- operators ---------------------------------------------------------------------------
+
+    async def ListWorkers(
+        self, request: fleet_pb2.ListWorkersRequest, context: Context
+    ) -> fleet_pb2.ListWorkersResponse:
+        workers = sorted(self._dispatcher.machine.workers(), key=lambda each: each.worker_id)
+        return fleet_pb2.ListWorkersResponse(
+            workers=[self._message(each.worker_id) for each in workers]
+        )
+
+    async def Drain(
+        self, request: fleet_pb2.DrainRequest, context: Context
+    ) -> fleet_pb2.DrainResponse:
+        worker_id = self._known(request.worker_id)
+        self._dispatcher.feed(events.DrainRequested(worker_id, request.stop))
+        return fleet_pb2.DrainResponse(worker=self._message(worker_id))
+
+    async def Cordon(
+        self, request: fleet_pb2.CordonRequest, context: Context
+    ) -> fleet_pb2.CordonResponse:
+        worker_id = self._known(request.worker_id)
+        self._dispatcher.feed(events.CordonRequested(worker_id))
+        return fleet_pb2.CordonResponse(worker=self._message(worker_id))
+
+    async def Uncordon(
+        self, request: fleet_pb2.UncordonRequest, context: Context
+    ) -> fleet_pb2.UncordonResponse:
+        worker_id = self._known(request.worker_id)
+        self._dispatcher.feed(events.UncordonRequested(worker_id))
+        return fleet_pb2.UncordonResponse(worker=self._message(worker_id))
+
+    async def Explain(
+        self, request: fleet_pb2.ExplainRequest, context: Context
+    ) -> fleet_pb2.ExplainResponse:
+        view = await self._requests.find(auth.caller().tenant, request.request_id)
+        decisions = self._dispatcher.machine.explain(RequestId(view.request_id))
+        return fleet_pb2.ExplainResponse(
+            request_id=view.request_id,
+            decisions=[decision_message(decision) for decision in decisions],
+        )
+
+    def _known(self, worker_id: str) -> WorkerId:
+        """Raises WorkerNotFound."""
+        if self._dispatcher.machine.worker(WorkerId(worker_id)) is None:
+            raise errors.WorkerNotFound(
+                f"there is no worker {worker_id[:200]!r}; Fleet.ListWorkers or `quickthaw workers` "
+                "lists those that are attached"
+            )
+        return WorkerId(worker_id)
+
+    def _message(self, worker_id: WorkerId) -> fleet_pb2.Worker:
+        machine = self._dispatcher.machine
+        worker = machine.worker(worker_id)
+        assert worker is not None
+        reports = []
+        for attempt_id in worker.held:
+            request_id = RequestId(attempt_id.rpartition(".")[0])
+            request = machine.request(request_id)
+            if request is not None and request.attempt is not None:
+                reports.append((request.attempt, request.state))
+        return worker_message(worker, reports, self._catalog.models().values())

@@ -1,0 +1,129 @@
+"""What callers do with requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc.aio
+
+from quickthaw.scheduler import auth
+from quickthaw.scheduler.artifacts import Artifacts, artifact_of
+from quickthaw.scheduler.convert import requests as convert
+from quickthaw.scheduler.convert.pages import page_size
+from quickthaw.scheduler.convert.words import checked_text
+from quickthaw.scheduler.requests import Requests
+from quickthaw.scheduler.servicers.realtime import RealtimeSession
+from quickthaw.scheduler.submissions import Submissions
+from quickthaw.scheduler.views import RequestView
+from quickthaw.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServicer):
+    def __init__(
+        self,
+        submissions: Submissions,
+        requests: Requests,
+        artifacts: Artifacts,
+        realtime_in_flight_max: int,
+    ) -> None:
+        self._submissions = submissions
+        self._requests = requests
+        self._artifacts = artifacts
+        self._realtime_in_flight_max = realtime_in_flight_max
+
+    async def Submit(
+        self, request: inference_pb2.SubmitRequest, context: Context
+    ) -> inference_pb2.SubmitResponse:
+        accepted = await self._submissions.submit(auth.caller().tenant, convert.submission(request))
+        view = accepted.view
+        return inference_pb2.SubmitResponse(
+            request_id=view.request_id,
+            state=convert.state_message(view.state),
+            queue_position=view.queue_position,
+            deduplicated=accepted.deduplicated,
+        )
+
+    async def Run(
+        self, request: inference_pb2.SubmitRequest, context: Context
+    ) -> types_pb2.Request:
+        accepted = await self._submissions.submit_while_wanted(
+            auth.caller().tenant, convert.submission(request), self._caller_gone
+        )
+        try:
+            view = await self._requests.end_of(accepted)
+        except asyncio.CancelledError:
+            if not accepted.deduplicated:
+                self._caller_gone(accepted.view)
+            raise
+        return convert.request_message(view)
+
+    def _caller_gone(self, view: RequestView) -> None:
+        self._requests.cancel(view, "the caller of Run went away")
+
+    async def Get(self, request: inference_pb2.GetRequest, context: Context) -> types_pb2.Request:
+        view = await self._requests.find(auth.caller().tenant, request.request_id)
+        return convert.request_message(view)
+
+    async def List(
+        self, request: inference_pb2.ListRequestsRequest, context: Context
+    ) -> inference_pb2.ListRequestsResponse:
+        views, next_page_token = await self._requests.page(
+            auth.caller().tenant,
+            before_id=checked_text("page.token", request.page.token, chars_max=64),
+            states=convert.states(request.states),
+            model=checked_text("model", request.model, chars_max=convert.NAME_CHARS_MAX),
+            size=page_size(request.page),
+        )
+        return inference_pb2.ListRequestsResponse(
+            requests=[convert.request_message(view) for view in views],
+            next_page_token=next_page_token,
+        )
+
+    async def Watch(
+        self, request: inference_pb2.WatchRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.Event]:
+        tenant = auth.caller().tenant
+        async for entry in self._requests.watch(tenant, request.request_id, request.after_sequence):
+            yield convert.event_message(
+                request.request_id, entry.sequence, entry.unix_ms, entry.payload
+            )
+
+    async def Cancel(
+        self, request: inference_pb2.CancelRequest, context: Context
+    ) -> inference_pb2.CancelResponse:
+        view = await self._requests.find(auth.caller().tenant, request.request_id)
+        await self._requests.cancel_durably(view)
+        return inference_pb2.CancelResponse(state=convert.state_message(view.state))
+
+    async def Quote(
+        self, request: inference_pb2.SubmitRequest, context: Context
+    ) -> inference_pb2.QuoteResponse:
+        tenant = auth.caller().tenant
+        prepared, _model = self._submissions.prepare(tenant, convert.submission(request))
+        return convert.quote_message(self._requests.quote(prepared))
+
+    async def Realtime(
+        self,
+        request_iterator: AsyncIterator[inference_pb2.RealtimeRequest],
+        context: Context,
+    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
+        session = RealtimeSession(
+            auth.caller().tenant, self._submissions, self._requests, self._realtime_in_flight_max
+        )
+        async for response in session.serve(request_iterator):
+            yield response
+
+    async def ReadArtifact(
+        self, request: inference_pb2.ReadArtifactRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.ReadArtifactResponse]:
+        view = await self._requests.find_by_artifact(auth.caller().tenant, request.uri)
+        artifact = artifact_of(convert.request_message(view), request.uri)
+        first = True
+        async for chunk in self._artifacts.read(artifact):
+            yield inference_pb2.ReadArtifactResponse(
+                data=chunk, artifact=artifact if first else None
+            )
+            first = False

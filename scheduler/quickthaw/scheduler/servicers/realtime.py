@@ -1,0 +1,123 @@
+"""One realtime session: many small requests over one stream."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+
+from quickthaw.scheduler.convert import requests as convert
+from quickthaw.scheduler.convert.words import checked_text, invalid
+from quickthaw.scheduler.requests import Requests
+from quickthaw.scheduler.submissions import Submissions
+from quickthaw.scheduler.views import RequestView
+from quickthaw.v1 import inference_pb2
+from quickthaw.wire import errors
+from quickthaw.wire.status import translate
+
+logger = logging.getLogger(__name__)
+
+TAG_CHARS_MAX = 200
+OUTBOUND_MAX = 256
+"""Answers that may wait for a slow reader; then the session's requests wait with them."""
+
+
+class RealtimeSession:
+    """Lives as long as its stream. The worker that ran the last request is hinted for the next."""
+
+    def __init__(
+        self, tenant: str, submissions: Submissions, requests: Requests, in_flight_max: int
+    ) -> None:
+        self._tenant = tenant
+        self._submissions = submissions
+        self._requests = requests
+        self._in_flight_max = in_flight_max
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._views: dict[str, RequestView] = {}
+        self._worker_hint = ""
+        # None says that nothing more will come.
+        self._outbound: asyncio.Queue[inference_pb2.RealtimeResponse | None] = asyncio.Queue(
+            OUTBOUND_MAX
+        )
+
+    async def serve(
+        self, inputs: AsyncIterator[inference_pb2.RealtimeRequest]
+    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
+        reading = asyncio.create_task(self._read(inputs))
+        try:
+            while (response := await self._outbound.get()) is not None:
+                yield response
+            await reading
+        finally:
+            reading.cancel()
+            for task in self._running.values():
+                task.cancel()
+            for view in self._views.values():
+                self._session_gone(view)
+
+    def _session_gone(self, view: RequestView) -> None:
+        self._requests.cancel(view, "the realtime session ended")
+
+    async def _read(self, inputs: AsyncIterator[inference_pb2.RealtimeRequest]) -> None:
+        """Until the caller closes its side and what it asked for has ended."""
+        try:
+            async for message in inputs:
+                try:
+                    self._take(message)
+                except errors.QuickthawError as error:
+                    await self._refuse(message.tag, error)
+            if self._running:
+                await asyncio.wait(self._running.values())
+        finally:
+            await self._outbound.put(None)
+
+    def _take(self, message: inference_pb2.RealtimeRequest) -> None:
+        tag = checked_text("tag", message.tag, chars_max=TAG_CHARS_MAX, required=True)
+        match message.WhichOneof("kind"):
+            case "cancel":
+                if (view := self._views.get(tag)) is not None:
+                    self._requests.cancel(view, "cancelled by the caller")
+            case "submit":
+                self._begin(tag, message.submit)
+            case None:
+                raise invalid("kind", "is missing: send `submit` or `cancel`")
+
+    def _begin(self, tag: str, message: inference_pb2.SubmitRequest) -> None:
+        if tag in self._running:
+            raise invalid("tag", f"{tag!r} is in use; each input of a session needs its own")
+        if len(self._running) >= self._in_flight_max:
+            raise errors.ResourceExhausted(
+                f"{self._in_flight_max} inputs of this session are in flight; wait for one to end",
+                retry_delay_seconds=0.1,
+            )
+        submission = convert.submission(message)
+        if not submission.worker_hint:
+            submission = dataclasses.replace(submission, worker_hint=self._worker_hint)
+        task = asyncio.create_task(self._run(tag, submission))
+        self._running[tag] = task
+        task.add_done_callback(lambda _done: self._running.pop(tag, None))
+
+    async def _run(self, tag: str, submission: convert.Submission) -> None:
+        try:
+            accepted = await self._submissions.submit_while_wanted(
+                self._tenant, submission, self._session_gone
+            )
+            view = self._views[tag] = accepted.view
+            watch = self._requests.watch(self._tenant, view.request_id, 0)
+            async for entry in watch:
+                event = convert.event_message(
+                    view.request_id, entry.sequence, entry.unix_ms, entry.payload
+                )
+                self._worker_hint = event.finished.receipt.worker_id or self._worker_hint
+                await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, event=event))
+        except errors.QuickthawError as error:
+            await self._refuse(tag, error)
+        except Exception as error:
+            await self._refuse(tag, translate(error))
+        finally:
+            self._views.pop(tag, None)
+
+    async def _refuse(self, tag: str, error: errors.QuickthawError) -> None:
+        refused = convert.failure_message(error)
+        await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, refused=refused))

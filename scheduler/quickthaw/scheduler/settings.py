@@ -1,0 +1,183 @@
+"""The scheduler's settings: from the command line, checked once, frozen."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.process import Address
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def _limit(default: int, minimum: int, maximum: int, text: str) -> int:
+    """A dataclass field for one limit; its name with dashes is the flag."""
+    metadata = {"minimum": minimum, "maximum": maximum, "help": text}
+    value: int = field(default=default, metadata=metadata)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every bound of the scheduler. Each is a flag: `queue_max` is `--queue-max`."""
+
+    queue_max: int = _limit(10_000, 1, 10_000_000, "requests that may wait, of all tenants")
+    tenant_queue_max: int = _limit(2_000, 1, 10_000_000, "requests of one tenant that may wait")
+    queued_input_bytes_max: int = _limit(
+        512 * 1024 * 1024, 1024 * 1024, 1 << 40, "memory for the inputs of all open requests"
+    )
+    attempts_max: int = _limit(3, 1, 100, "workers that may be lost under one request")
+    lease_ms: int = _limit(10_000, 200, 600_000, "silence after which a worker has lost its work")
+    heartbeat_interval_ms: int = _limit(1_000, 20, 60_000, "how often a worker reports")
+    tick_ms: int = _limit(50, 5, 10_000, "how often leases and deadlines are looked at")
+    events_per_request_max: int = _limit(256, 16, 100_000, "events kept for late watchers")
+    events_total_bytes_max: int = _limit(
+        256 * 1024 * 1024, 1024 * 1024, 1 << 40, "memory for all kept events"
+    )
+    finished_logs_max: int = _limit(1_000, 1, 1_000_000, "ended requests whose events are kept")
+    watchers_per_request_max: int = _limit(64, 1, 10_000, "streams that watch one request")
+    decisions_max: int = _limit(10_000, 1, 1_000_000, "placements kept for Explain")
+    realtime_in_flight_max: int = _limit(16, 1, 1_000, "inputs at once in one realtime session")
+    worker_outbound_max: int = _limit(
+        16_384, 256, 1_000_000, "messages that may wait for one slow worker"
+    )
+    rpcs_max: int = _limit(20_000, 10, 1_000_000, "calls and streams open at once")
+    journal_batch_max: int = _limit(512, 1, 10_000, "writes in one transaction")
+    journal_waiting_max: int = _limit(8_192, 1, 1_000_000, "writes that may wait for the store")
+    store_readers: int = _limit(4, 1, 64, "threads that read the store")
+    idempotency_retention_hours: int = _limit(24, 1, 8_760, "how long a key is remembered")
+    key_cache_max: int = _limit(4_096, 16, 1_000_000, "keys kept in memory")
+    models_max: int = _limit(20_000, 1, 1_000_000, "models in the catalog")
+    stop_grace_ms: int = _limit(5_000, 0, 600_000, "how long calls in flight may end at shutdown")
+    store_lock_wait_ms: int = _limit(
+        2_000, 0, 600_000, "how long to wait for another scheduler to let go of the store"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    data_dir: Path
+    grpc: Address
+    metrics: Address
+    store_url: str
+    blob_store: str
+    """An absolute folder or an object-store URL that `obstore` opens; workers write, we read."""
+    prices: Path | None = None
+    tenant_classes: Mapping[str, str] = field(default_factory=dict)
+    """Label of the money metrics by tenant; `standard` for the rest."""
+    log_level: str = "info"
+    log_json: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsInvalid(f"{message}; see --help")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="quickthaw-scheduler",
+        description="Accepts requests over gRPC, places them on attached workers, keeps the bill.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data-dir", required=True, help="the store, the keys and the artifacts")
+    parser.add_argument("--grpc", default="127.0.0.1:7070", help="HOST:PORT; port 0 picks one")
+    parser.add_argument("--metrics", default="127.0.0.1:7071", help="HOST:PORT of /metrics")
+    parser.add_argument(
+        "--store",
+        help="sqlite:///PATH or postgresql://...; default: DIR/quickthaw.db, or QUICKTHAW_STORE",
+    )
+    parser.add_argument("--blob-store", help="a folder or an object-store URL; default: DIR/blobs")
+    parser.add_argument("--prices", help="a price table in TOML; default: the one packaged")
+    parser.add_argument(
+        "--tenant-class",
+        action="append",
+        default=[],
+        metavar="TENANT=CLASS",
+        help="label of a tenant in the money metrics; may be given several times",
+    )
+    parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
+    parser.add_argument("--log-json", action="store_true", help="one JSON object per log line")
+    limits = parser.add_argument_group("limits")
+    for each in dataclasses.fields(Limits):
+        limits.add_argument(
+            _flag(each.name),
+            default=str(each.default),
+            metavar="N",
+            help=f"{each.metadata['help']} (default {each.default})",
+        )
+    return parser
+
+
+def _parse_limits(arguments: argparse.Namespace) -> Limits:
+    values: dict[str, int] = {}
+    for each in dataclasses.fields(Limits):
+        text = getattr(arguments, each.name)
+        low, high = each.metadata["minimum"], each.metadata["maximum"]
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise SettingsInvalid(
+                f"{_flag(each.name)} {text!r} must be a whole number from {low} to {high} "
+                f"({each.metadata['help']})"
+            )
+        values[each.name] = int(text)
+    limits = Limits(**values)
+    if limits.heartbeat_interval_ms * 2 > limits.lease_ms:
+        raise SettingsInvalid(
+            f"--lease-ms {limits.lease_ms} must be at least twice --heartbeat-interval-ms "
+            f"{limits.heartbeat_interval_ms}, or one late heartbeat would lose work"
+        )
+    return limits
+
+
+def _parse_tenant_classes(pairs: Sequence[str]) -> dict[str, str]:
+    classes: dict[str, str] = {}
+    for pair in pairs:
+        tenant, separator, label = pair.partition("=")
+        if not (separator and tenant and label):
+            raise SettingsInvalid(f"--tenant-class {pair!r} must be TENANT=CLASS")
+        classes[tenant] = label
+    if len(set(classes.values())) > 20:
+        raise SettingsInvalid("--tenant-class: at most 20 classes, because each is a metric label")
+    return classes
+
+
+def _parse_address(flag: str, text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except SettingsInvalid as error:
+        raise SettingsInvalid(f"{flag}: {error.message}") from error
+
+
+def parse_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Raises SettingsInvalid, naming the flag. Reads no file but checks that named ones exist."""
+    arguments = _parser().parse_args(argv)
+    data_dir = Path(arguments.data_dir).expanduser().absolute()
+    if data_dir.exists() and not data_dir.is_dir():
+        raise SettingsInvalid(f"--data-dir {data_dir} is not a folder")
+    prices = Path(arguments.prices).expanduser() if arguments.prices else None
+    if prices is not None and not prices.is_file():
+        raise SettingsInvalid(f"--prices {prices}: no such file")
+    # A URL may hold a password, which a command line would show to everyone on the machine.
+    store_url = arguments.store or environment.get("QUICKTHAW_STORE")
+    return Settings(
+        data_dir=data_dir,
+        grpc=_parse_address("--grpc", arguments.grpc),
+        metrics=_parse_address("--metrics", arguments.metrics),
+        store_url=store_url or f"sqlite:///{data_dir / 'quickthaw.db'}",
+        blob_store=arguments.blob_store or str(data_dir / "blobs"),
+        prices=prices,
+        tenant_classes=_parse_tenant_classes(arguments.tenant_class),
+        log_level=arguments.log_level,
+        log_json=arguments.log_json,
+        limits=_parse_limits(arguments),
+    )

@@ -1,0 +1,1 @@
+"""The journal, the ledger and everything else that must survive the process."""

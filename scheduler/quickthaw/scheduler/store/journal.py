@@ -1,0 +1,248 @@
+"""The one writer of the store: a thread that commits whatever is waiting, in one transaction.
+
+Callers on the event loop append and may await the commit. The longer a commit takes, the more the
+next one carries, so throughput rises with load while a lone write still costs one fsync.
+
+Within a batch the rows are ordered by statement (see `statements.Statement`), not by arrival, so
+that a batch becomes a few `executemany` calls; rows of one statement keep their order. A write is
+atomic: its rows commit together or not at all, and never before those of an earlier write.
+
+There are two kinds. A caller's new work (`offer`) fails with the store. What has already happened
+(`keep`) is tried until it is durable: while the store is full or gone it stays at the head of the
+queue, `faulty` is true and everything that waits for it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError, IntegrityError
+
+from quickthaw.scheduler.store.database import Writer
+from quickthaw.scheduler.store.faults import store_fault
+from quickthaw.scheduler.store.statements import Row, Statements
+from quickthaw.wire import errors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLimits:
+    """`waiting_max` refuses callers' new work. What has happened cannot be refused; its bound is
+    that the dispatcher stops reading from workers while `Journal.behind`."""
+
+    batch_max: int = 512
+    waiting_max: int = 8_192
+    retry_delay_seconds: float = 1.0
+    backoff_first_seconds: float = 0.05
+    backoff_max_seconds: float = 2.0
+    stop_tries_max: int = 3
+
+
+@dataclass(slots=True)
+class _Write:
+    rows: Sequence[Row]
+    kept: bool
+    done: asyncio.Future[None]
+    error: errors.QuickthawError | None = None
+
+
+CommitObserver = Callable[[float, int], None]
+"""Called in the writer's thread after each commit with its seconds and its number of writes."""
+
+
+class Journal:
+    """Owns the writer's thread from `start` to `close`; all methods belong to the event loop."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        statements: Statements,
+        limits: JournalLimits,
+        on_commit: CommitObserver | None = None,
+        on_fault: Callable[[bool], None] | None = None,
+    ) -> None:
+        self._writer = writer
+        self._statements = statements
+        self._limits = limits
+        self._on_commit = on_commit
+        self._on_fault = on_fault
+        self._waiting: deque[_Write] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._faulty = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def faulty(self) -> bool:
+        return self._faulty
+
+    @property
+    def behind(self) -> bool:
+        return len(self._waiting) >= self._limits.waiting_max
+
+    def offer(self, rows: Sequence[Row]) -> asyncio.Future[None]:
+        """A caller's new work; the future ends when it is durable, or with StorageFull,
+        StoreUnavailable or Internal. Raises Unavailable while the journal is behind."""
+        if self._stopping:
+            raise errors.Unavailable("the scheduler is shutting down; try again")
+        if self.behind:
+            raise errors.Unavailable(
+                f"{self._limits.waiting_max} writes are waiting for the store; try again later",
+                retry_delay_seconds=self._limits.retry_delay_seconds,
+            )
+        return self._append(rows, kept=False)
+
+    def keep(self, rows: Sequence[Row]) -> asyncio.Future[None]:
+        """Something that has happened. The future fails only for a row that no store would take
+        (a bug of ours), or when the journal is closed while the store is gone."""
+        return self._append(rows, kept=True)
+
+    def _append(self, rows: Sequence[Row], *, kept: bool) -> asyncio.Future[None]:
+        assert self._loop is not None, "the journal was not started"
+        done: asyncio.Future[None] = self._loop.create_future()
+        # A future that nobody awaits must not complain about its exception at collection.
+        done.add_done_callback(_retrieve)
+        with self._wake:
+            self._waiting.append(_Write(rows, kept, done))
+            self._wake.notify()
+        return done
+
+    async def close(self) -> None:
+        """Commits what is waiting, then ends the thread and gives up the store's lock."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._loop is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._writer.close()
+
+    # ---- the writer's thread -----------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff_seconds = self._limits.backoff_first_seconds
+        stop_tries = 0
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            self._commit(batch)
+            if self._on_commit is not None:
+                self._on_commit(time.perf_counter() - started, len(batch))
+            again = [write for write in batch if write.kept and _passes(write.error)]
+            stop_tries += bool(again and self._stopping)
+            if stop_tries > self._limits.stop_tries_max:
+                logger.error("gave up %d writes; the next start finds out again", len(again))
+                again = []
+            self._tell([write for write in batch if write not in again] if again else batch, again)
+            if not again:
+                backoff_seconds = self._limits.backoff_first_seconds
+                continue
+            self._put_back(again)
+            time.sleep(backoff_seconds)
+            backoff_seconds = min(backoff_seconds * 2, self._limits.backoff_max_seconds)
+
+    def _next_batch(self) -> list[_Write]:
+        """Waits for work. Empty only when stopping with nothing left."""
+        with self._wake:
+            while not self._waiting and not self._stopping:
+                self._wake.wait()
+            count = min(len(self._waiting), self._limits.batch_max)
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def _put_back(self, again: list[_Write]) -> None:
+        with self._wake:
+            for write in reversed(again):
+                write.error = None
+                self._waiting.appendleft(write)
+
+    def _tell(self, told: list[_Write], again: list[_Write]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._resolve, told, bool(again))
+        except RuntimeError:
+            logger.warning("the event loop ended before %d writes were told", len(told))
+
+    def _resolve(self, told: list[_Write], faulty: bool) -> None:
+        """On the event loop."""
+        faulty = faulty or any(_passes(write.error) for write in told)
+        if faulty != self._faulty:
+            self._faulty = faulty
+            if self._on_fault is not None:
+                self._on_fault(faulty)
+        for write in told:
+            if write.done.done():
+                continue
+            if write.error is not None:
+                write.done.set_exception(write.error)
+            else:
+                write.done.set_result(None)
+
+    def _commit(self, batch: list[_Write]) -> None:
+        try:
+            self._transaction(batch)
+        except (IntegrityError, DataError) as error:
+            # Some row is at fault: the others must not fail with it.
+            if len(batch) == 1:
+                self._fail(batch, error)
+            else:
+                for write in batch:
+                    self._commit([write])
+        except Exception as error:
+            kept = [write for write in batch if write.kept]
+            self._fail([write for write in batch if not write.kept] or kept, error)
+            if 0 < len(kept) < len(batch):
+                # A large new request may not fit where the small end of another still does.
+                self._commit(kept)
+
+    def _transaction(self, batch: list[_Write]) -> None:
+        connection = self._writer.connection()
+        try:
+            with connection.begin():
+                self._execute(connection, batch)
+        except (IntegrityError, DataError):
+            raise
+        except Exception:
+            # Whatever state it is in, a fresh connection is cheaper than reasoning about this one.
+            self._writer.discard()
+            raise
+
+    def _execute(self, connection: Connection, batch: list[_Write]) -> None:
+        by_statement: dict[int, list[Row]] = {}
+        for write in batch:
+            for row in write.rows:
+                by_statement.setdefault(row.statement.value, []).append(row)
+        for _order, rows in sorted(by_statement.items()):
+            sql = self._statements.sql(rows[0].statement)
+            connection.execute(sql, [row.values for row in rows])
+
+    def _fail(self, batch: list[_Write], error: Exception) -> None:
+        ours = store_fault(error)
+        if isinstance(ours, errors.Internal):
+            logger.error("a write failed", exc_info=error)
+        else:
+            logger.warning("%d writes failed: %s", len(batch), ours.message)
+        for write in batch:
+            write.error = ours
+
+
+def _passes(error: errors.QuickthawError | None) -> bool:
+    """Whether the same write may succeed later. (Another scheduler's lock may go, too.)"""
+    return isinstance(
+        error, errors.StorageFull | errors.StoreUnavailable | errors.FailedPrecondition
+    )
+
+
+def _retrieve(done: asyncio.Future[None]) -> None:
+    if not done.cancelled():
+        done.exception()

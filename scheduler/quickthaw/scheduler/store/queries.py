@@ -1,0 +1,206 @@
+"""What is read from the store, as our types. Each function takes a connection of the reader's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, true
+from sqlalchemy.engine import Connection
+
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    LedgerLine,
+    ModelId,
+    Outcome,
+    Priority,
+    RequestId,
+    TenantId,
+    WorkerId,
+)
+from quickthaw.scheduler.keys import KeyRecord, Scope
+from quickthaw.scheduler.store import schema
+from quickthaw.scheduler.views import RequestView
+
+_requests = schema.requests.c
+_ledger = schema.ledger.c
+_keys = schema.keys.c
+
+
+def view_from_row(row: RowMapping) -> RequestView:
+    return RequestView(
+        request_id=row["request_id"],
+        tenant=row["tenant"],
+        model=row["model_id"],
+        snapshot_digest=row["snapshot_digest"],
+        priority=Priority(row["priority"]),
+        input_json=row["input_json"],
+        submitted_ms=row["submitted_unix_ms"],
+        deadline_ms=row["deadline_unix_ms"],
+        state=RequestState(row["state"]),
+        attempts=row["attempts"],
+        finished_ms=row["finished_unix_ms"],
+        output_json=row["output_json"],
+        end_proto=bytes(row["end_proto"]),
+    )
+
+
+def request_view(connection: Connection, request_id: str) -> RequestView | None:
+    statement = select(schema.requests).where(_requests.request_id == request_id)
+    row = connection.execute(statement).mappings().one_or_none()
+    return view_from_row(row) if row is not None else None
+
+
+def request_page(
+    connection: Connection,
+    tenant: str,
+    *,
+    before_id: str,
+    states: Sequence[RequestState],
+    model_id: str,
+    size: int,
+) -> list[RequestView]:
+    """Newest first; those older than `before_id` unless it is empty."""
+    statement = select(schema.requests).where(_requests.tenant == tenant)
+    if before_id:
+        statement = statement.where(_requests.request_id < before_id)
+    if states:
+        statement = statement.where(_requests.state.in_([state.value for state in states]))
+    if model_id:
+        statement = statement.where(_requests.model_id == model_id)
+    statement = statement.order_by(_requests.request_id.desc()).limit(size)
+    return [view_from_row(row) for row in connection.execute(statement).mappings()]
+
+
+def idempotent_request(
+    connection: Connection, tenant: str, key: str, since_ms: int
+) -> tuple[str, str] | None:
+    """The request id and fingerprint that a key stands for, if it is young enough."""
+    columns = schema.idempotency.c
+    statement = select(columns.request_id, columns.fingerprint).where(
+        columns.tenant == tenant,
+        columns.idempotency_key == key,
+        columns.created_unix_ms >= since_ms,
+    )
+    row = connection.execute(statement).one_or_none()
+    return (row[0], row[1]) if row is not None else None
+
+
+# ---- ledger ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Of one tenant. `until_ms` is exclusive; 0 for no end."""
+
+    tenant: str
+    from_ms: int = 0
+    until_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Sums; `model` and `gpu_type` are empty in the total."""
+
+    model: str
+    gpu_type: str
+    requests: int
+    attempts: int
+    metered_ms: int
+    billed_ms: int
+    price_nanodollars: int
+
+
+def _in_period(period: Period) -> ColumnElement[bool]:
+    until = _ledger.closed_unix_ms < period.until_ms if period.until_ms else true()
+    return and_(_ledger.tenant == period.tenant, _ledger.closed_unix_ms >= period.from_ms, until)
+
+
+def ledger_page(
+    connection: Connection, period: Period, *, request_id: str, after: tuple[int, str], size: int
+) -> list[LedgerLine]:
+    """Oldest first, after the line that closed at `after`."""
+    closed_ms, attempt_id = after
+    statement = select(schema.ledger).where(
+        _in_period(period),
+        or_(
+            _ledger.closed_unix_ms > closed_ms,
+            and_(_ledger.closed_unix_ms == closed_ms, _ledger.attempt_id > attempt_id),
+        ),
+    )
+    if request_id:
+        statement = statement.where(_ledger.request_id == request_id)
+    statement = statement.order_by(_ledger.closed_unix_ms, _ledger.attempt_id).limit(size)
+    return [_line(row) for row in connection.execute(statement).mappings()]
+
+
+def _line(row: RowMapping) -> LedgerLine:
+    return LedgerLine(
+        attempt_id=AttemptId(row["attempt_id"]),
+        request_id=RequestId(row["request_id"]),
+        tenant=TenantId(row["tenant"]),
+        model=ModelId(row["model_id"]),
+        worker_id=WorkerId(row["worker_id"]),
+        gpu_type=row["gpu_type"],
+        attempt=row["attempt"],
+        outcome=Outcome(row["outcome"]),
+        closed_ms=row["closed_unix_ms"],
+        metered_ms=row["metered_ms"],
+        billed_ms=row["billed_ms"],
+        rate_nanodollars_per_second=row["rate_nanodollars_per_second"],
+        price_nanodollars=row["price_nanodollars"],
+        price_version=row["price_version"],
+        waiver=row["waiver"],
+    )
+
+
+def usage(connection: Connection, period: Period) -> tuple[list[Usage], Usage]:
+    """By model and GPU type, and in total."""
+    sums = (
+        func.count(func.distinct(_ledger.request_id)),
+        func.count(_ledger.attempt_id),
+        func.coalesce(func.sum(_ledger.metered_ms), 0),
+        func.coalesce(func.sum(_ledger.billed_ms), 0),
+        func.coalesce(func.sum(_ledger.price_nanodollars), 0),
+    )
+    names = (_ledger.model_id, _ledger.gpu_type)
+    by_model = select(*names, *sums).where(_in_period(period)).group_by(*names).order_by(*names)
+    # PostgreSQL's sums are decimals.
+    lines = [
+        Usage(row[0], row[1], *(int(number) for number in row[2:]))
+        for row in connection.execute(by_model)
+    ]
+    total = connection.execute(select(*sums).where(_in_period(period))).one()
+    return lines, Usage("", "", *(int(number) for number in total))
+
+
+# ---- keys ------------------------------------------------------------------------------------
+
+
+def _key(row: RowMapping) -> KeyRecord:
+    return KeyRecord(
+        key_id=row["key_id"],
+        tenant=row["tenant"],
+        scopes=frozenset(Scope(name) for name in row["scopes"].split()),
+        label=row["label"],
+        secret_sha256=row["secret_sha256"],
+        created_unix_ms=row["created_unix_ms"],
+        expires_unix_ms=row["expires_unix_ms"],
+        revoked_unix_ms=row["revoked_unix_ms"],
+    )
+
+
+def key_record(connection: Connection, key_id: str) -> KeyRecord | None:
+    statement = select(schema.keys).where(_keys.key_id == key_id)
+    row = connection.execute(statement).mappings().one_or_none()
+    return _key(row) if row is not None else None
+
+
+def key_records(connection: Connection, tenant: str, size_max: int) -> list[KeyRecord]:
+    """Newest first, of one tenant or of all."""
+    statement = select(schema.keys).order_by(_keys.created_unix_ms.desc(), _keys.key_id)
+    if tenant:
+        statement = statement.where(_keys.tenant == tenant)
+    rows = connection.execute(statement.limit(size_max)).mappings()
+    return [_key(row) for row in rows]

@@ -1,0 +1,150 @@
+"""What a starting scheduler reads: the catalog, and everything that has not ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import RowMapping, select
+from sqlalchemy.engine import Connection
+
+from quickthaw.scheduler.catalog import CatalogModel
+from quickthaw.scheduler.core.events import RequestRecovered
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    AttemptRecord,
+    Job,
+    ModelSpec,
+    Priority,
+    RequestId,
+    TenantId,
+    Tier,
+    WorkerId,
+)
+from quickthaw.scheduler.core.pricing import WORKER_LOST
+from quickthaw.scheduler.store import schema
+from quickthaw.scheduler.store.queries import view_from_row
+from quickthaw.scheduler.views import RequestView
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """One request that had not ended: as callers saw it, and as the core needs it."""
+
+    view: RequestView
+    event: RequestRecovered
+
+
+def catalog_models(connection: Connection) -> list[CatalogModel]:
+    models, versions = schema.models, schema.model_versions
+    statement = select(
+        models.c.registered_unix_ms, versions.c.document_json, versions.c.version
+    ).join_from(models, versions, models.c.version == versions.c.version)
+    return [
+        CatalogModel.from_document(row.document_json, row.registered_unix_ms)
+        for row in connection.execute(statement)
+    ]
+
+
+def tenant_weights(connection: Connection) -> dict[str, float]:
+    columns = schema.tenants.c
+    rows = connection.execute(select(columns.tenant, columns.weight))
+    return {row.tenant: row.weight for row in rows}
+
+
+def open_requests(connection: Connection) -> Iterator[Recovered]:
+    """In the order of submission."""
+    requests = schema.requests
+    is_open = requests.c.finished_unix_ms == 0
+    attempts = _attempts_by_request(connection)
+    lost_on = _lost_on_by_request(connection)
+    specs: dict[str, ModelSpec] = {}
+    statement = select(requests).where(is_open).order_by(requests.c.request_id)
+    for row in connection.execute(statement).mappings():
+        version = row["model_version"]
+        if version not in specs:
+            specs[version] = _spec(connection, version)
+        request_id = row["request_id"]
+        known = attempts.get(request_id, [])
+        open_row = next((each for each in known if each["ended_unix_ms"] == 0), None)
+        yield Recovered(
+            view_from_row(row),
+            RequestRecovered(
+                job=_job(row, specs[version]),
+                attempts=max([row["attempts"], *(each["attempt"] for each in known)]),
+                open_attempt=_attempt(open_row) if open_row is not None else None,
+                open_state=(
+                    RequestState(open_row["state"]) if open_row is not None else RequestState.PLACED
+                ),
+                lost_on=frozenset(WorkerId(each) for each in lost_on.get(request_id, ())),
+                cancel_requested=bool(row["cancel_requested"]),
+            ),
+        )
+
+
+def _attempts_by_request(connection: Connection) -> dict[str, list[RowMapping]]:
+    requests, attempts = schema.requests, schema.attempts
+    statement = (
+        select(attempts)
+        .join_from(attempts, requests, attempts.c.request_id == requests.c.request_id)
+        .where(requests.c.finished_unix_ms == 0)
+    )
+    found: dict[str, list[RowMapping]] = {}
+    for row in connection.execute(statement).mappings():
+        found.setdefault(row["request_id"], []).append(row)
+    return found
+
+
+def _lost_on_by_request(connection: Connection) -> dict[str, list[str]]:
+    requests, ledger = schema.requests, schema.ledger
+    statement = (
+        select(ledger.c.request_id, ledger.c.worker_id)
+        .join_from(ledger, requests, ledger.c.request_id == requests.c.request_id)
+        .where(requests.c.finished_unix_ms == 0, ledger.c.waiver == WORKER_LOST)
+    )
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(statement):
+        found.setdefault(row.request_id, []).append(row.worker_id)
+    return found
+
+
+def _spec(connection: Connection, version: str) -> ModelSpec:
+    columns = schema.model_versions.c
+    statement = select(columns.document_json).where(columns.version == version)
+    return CatalogModel.from_document(connection.execute(statement).scalar_one(), 0).spec
+
+
+def _job(row: RowMapping, spec: ModelSpec) -> Job:
+    return Job(
+        request_id=RequestId(row["request_id"]),
+        tenant=TenantId(row["tenant"]),
+        model=spec,
+        submitted_ms=row["submitted_unix_ms"],
+        priority=Priority(row["priority"]),
+        work_units=row["work_units"],
+        deadline_ms=row["deadline_unix_ms"],
+        worker_hint=row["worker_hint"],
+        second_worth_nanodollars=row["second_worth_nanodollars"],
+        price_cap_nanodollars=row["price_cap_nanodollars"],
+    )
+
+
+def _attempt(row: RowMapping) -> AttemptRecord:
+    return AttemptRecord(
+        attempt_id=AttemptId(row["attempt_id"]),
+        request_id=RequestId(row["request_id"]),
+        number=row["attempt"],
+        worker_id=WorkerId(row["worker_id"]),
+        incarnation=row["incarnation"],
+        gpu_type=row["gpu_type"],
+        rate_nanodollars_per_second=row["rate_nanodollars_per_second"],
+        price_version=row["price_version"],
+        placed_ms=row["placed_unix_ms"],
+        loading_ms=row["loading_unix_ms"],
+        started_ms=row["started_unix_ms"],
+        load_ms=row["load_ms"],
+        metered_ms=row["metered_ms"],
+        start_tier=Tier(row["start_tier"]) if row["start_tier"] else None,
+        placement=row["placement"],
+    )

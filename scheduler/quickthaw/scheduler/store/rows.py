@@ -1,0 +1,199 @@
+"""The core's writes as rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from quickthaw.scheduler.core import commands
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine
+from quickthaw.scheduler.store.statements import Row, Statement, Value
+
+JournalCommand = (
+    commands.JournalPlacement
+    | commands.JournalProgress
+    | commands.JournalMetered
+    | commands.JournalCancel
+    | commands.JournalEnd
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EndColumns:
+    """What the wire's side makes of a terminal state: see `schema.requests`."""
+
+    output_json: str
+    end_proto: bytes
+
+
+def request_rows(
+    job: Job,
+    *,
+    model_version: str,
+    input_json: str,
+    idempotency: tuple[str, str] | None,
+) -> list[Row]:
+    """A new request, and its idempotency key with the fingerprint of what was asked for."""
+    rows = [
+        Row(
+            Statement.INSERT_REQUEST,
+            {
+                "request_id": job.request_id,
+                "tenant": job.tenant,
+                "model_id": job.model.id,
+                "model_version": model_version,
+                "snapshot_digest": job.model.snapshot_digest,
+                "priority": int(job.priority),
+                "state": RequestState.QUEUED.value,
+                "input_json": input_json,
+                "work_units": job.work_units,
+                "submitted_unix_ms": job.submitted_ms,
+                "deadline_unix_ms": job.deadline_ms,
+                "worker_hint": job.worker_hint,
+                "second_worth_nanodollars": job.second_worth_nanodollars,
+                "price_cap_nanodollars": job.price_cap_nanodollars,
+                "attempts": 0,
+                "finished_unix_ms": 0,
+                "cancel_requested": 0,
+                "output_json": "",
+                "end_proto": b"",
+            },
+        )
+    ]
+    if idempotency is not None:
+        key, fingerprint = idempotency
+        rows.append(
+            Row(
+                Statement.INSERT_IDEMPOTENCY,
+                {
+                    "tenant": job.tenant,
+                    "idempotency_key": key,
+                    "request_id": job.request_id,
+                    "fingerprint": fingerprint,
+                    "created_unix_ms": job.submitted_ms,
+                },
+            )
+        )
+    return rows
+
+
+def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list[Row]:
+    """`end` is given with a JournalEnd whose request ends."""
+    match command:
+        case commands.JournalPlacement(attempt=attempt):
+            state = RequestState.PLACED
+            return [
+                Row(Statement.OPEN_ATTEMPT, _attempt_values(attempt, state.value, ended_ms=0)),
+                _request_row(attempt.request_id, state, attempt.number),
+            ]
+        case commands.JournalProgress(attempt=attempt, state=state):
+            values = {"key_attempt_id": attempt.attempt_id, **_progress_values(attempt)}
+            return [
+                Row(Statement.PROGRESS_ATTEMPT, {**values, "state": state.value}),
+                _request_row(attempt.request_id, state, attempt.number),
+            ]
+        case commands.JournalMetered(metered_ms=metered):
+            return [
+                Row(
+                    Statement.METER_ATTEMPT,
+                    {"key_attempt_id": attempt_id, "metered_ms": metered_ms},
+                )
+                for attempt_id, metered_ms in metered
+            ]
+        case commands.JournalCancel(request_id=request_id):
+            return [Row(Statement.CANCEL_REQUEST, {"key_request_id": request_id})]
+        case commands.JournalEnd():
+            return _end_rows(command, end)
+        case _:
+            assert_never(command)
+
+
+def _end_rows(command: commands.JournalEnd, end: EndColumns | None) -> list[Row]:
+    rows: list[Row] = []
+    attempt, line = command.attempt, command.ledger
+    if attempt is not None:
+        outcome = line.outcome.value if line is not None else "failed"
+        closed_ms = line.closed_ms if line is not None else attempt.placed_ms
+        rows.append(
+            Row(Statement.END_ATTEMPT, _attempt_values(attempt, outcome, ended_ms=closed_ms))
+        )
+    if line is not None:
+        rows.append(Row(Statement.INSERT_LEDGER, _ledger_values(line)))
+    number = attempt.number if attempt is not None else 0
+    match command.then:
+        case commands.Requeued():
+            rows.append(_request_row(command.job.request_id, RequestState.QUEUED, number))
+        case commands.RequestEnd() as then:
+            columns = end or EndColumns("", b"")
+            rows.append(
+                Row(
+                    Statement.END_REQUEST,
+                    {
+                        "key_request_id": command.job.request_id,
+                        "state": then.state.value,
+                        "attempts": then.receipt.attempts,
+                        "ended_unix_ms": then.finished_ms,
+                        "output_json": columns.output_json,
+                        "end_proto": columns.end_proto,
+                    },
+                )
+            )
+        case _:
+            assert_never(command.then)
+    return rows
+
+
+def _request_row(request_id: str, state: RequestState, attempts: int) -> Row:
+    return Row(
+        Statement.UPDATE_REQUEST,
+        {"key_request_id": request_id, "state": state.value, "attempts": attempts},
+    )
+
+
+def _progress_values(attempt: AttemptRecord) -> dict[str, Value]:
+    return {
+        "loading_unix_ms": attempt.loading_ms,
+        "started_unix_ms": attempt.started_ms,
+        "load_ms": attempt.load_ms,
+        "start_tier": int(attempt.start_tier or 0),
+    }
+
+
+def _attempt_values(attempt: AttemptRecord, state: str, *, ended_ms: int) -> dict[str, Value]:
+    return {
+        "attempt_id": attempt.attempt_id,
+        "request_id": attempt.request_id,
+        "attempt": attempt.number,
+        "worker_id": attempt.worker_id,
+        "incarnation": attempt.incarnation,
+        "gpu_type": attempt.gpu_type,
+        "state": state,
+        "rate_nanodollars_per_second": attempt.rate_nanodollars_per_second,
+        "price_version": attempt.price_version,
+        "placed_unix_ms": attempt.placed_ms,
+        **_progress_values(attempt),
+        "metered_ms": attempt.metered_ms,
+        "ended_unix_ms": ended_ms,
+        "placement": attempt.placement,
+    }
+
+
+def _ledger_values(line: LedgerLine) -> dict[str, Value]:
+    return {
+        "attempt_id": line.attempt_id,
+        "request_id": line.request_id,
+        "tenant": line.tenant,
+        "model_id": line.model,
+        "worker_id": line.worker_id,
+        "gpu_type": line.gpu_type,
+        "attempt": line.attempt,
+        "outcome": line.outcome.value,
+        "closed_unix_ms": line.closed_ms,
+        "metered_ms": line.metered_ms,
+        "billed_ms": line.billed_ms,
+        "rate_nanodollars_per_second": line.rate_nanodollars_per_second,
+        "price_nanodollars": line.price_nanodollars,
+        "price_version": line.price_version,
+        "waiver": line.waiver,
+    }

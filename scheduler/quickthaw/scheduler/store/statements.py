@@ -1,0 +1,138 @@
+"""Every statement that changes the store, in the order in which a batch runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from sqlalchemy import ColumnElement, Executable, Table, bindparam, delete, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from quickthaw.scheduler.store import schema
+
+Value = str | int | float | bytes
+
+
+class Statement(Enum):
+    """The value is the place in a batch: parents before children, ends after openings."""
+
+    INSERT_TENANT = 0
+    INSERT_KEY = 1
+    REVOKE_KEY = 2
+    INSERT_MODEL_VERSION = 3
+    DELETE_ALIASES = 4
+    DELETE_MODEL = 5
+    UPSERT_MODEL = 6
+    INSERT_ALIAS = 7
+    PURGE_IDEMPOTENCY = 8
+    INSERT_IDEMPOTENCY = 9
+    INSERT_REQUEST = 10
+    OPEN_ATTEMPT = 11
+    PROGRESS_ATTEMPT = 12
+    METER_ATTEMPT = 13
+    END_ATTEMPT = 14
+    INSERT_LEDGER = 15
+    CANCEL_REQUEST = 16
+    UPDATE_REQUEST = 17
+    END_REQUEST = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One set of values for one statement, by column name (`key_` before those that select)."""
+
+    statement: Statement
+    values: Mapping[str, Value]
+
+
+_PROGRESS = ("state", "loading_unix_ms", "started_unix_ms", "load_ms", "start_tier")
+
+
+def _key(table: Table, column: str) -> ColumnElement[bool]:
+    # A parameter may not carry the name of a column that the same statement sets.
+    return table.c[column] == bindparam(f"key_{column}")
+
+
+class Statements:
+    """The statements in one database's dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self._postgres = dialect == "postgresql"
+        self._sql = self._build()
+
+    def sql(self, statement: Statement) -> Executable:
+        return self._sql[statement]
+
+    def _insert(self, table: Table) -> Executable:
+        return table.insert()
+
+    def _insert_if_new(self, table: Table) -> Executable:
+        if self._postgres:
+            return postgresql.insert(table).on_conflict_do_nothing()
+        return sqlite.insert(table).on_conflict_do_nothing()
+
+    def _upsert(self, table: Table, changed: tuple[str, ...]) -> Executable:
+        keys = [column.name for column in table.primary_key.columns]
+        if self._postgres:
+            insert = postgresql.insert(table)
+            values = {name: insert.excluded[name] for name in changed}
+            return insert.on_conflict_do_update(index_elements=keys, set_=values)
+        lite = sqlite.insert(table)
+        values = {name: lite.excluded[name] for name in changed}
+        return lite.on_conflict_do_update(index_elements=keys, set_=values)
+
+    def _build(self) -> dict[Statement, Executable]:
+        open_request = schema.requests.c.finished_unix_ms == 0
+        open_attempt = schema.attempts.c.ended_unix_ms == 0
+        return {
+            Statement.INSERT_TENANT: self._insert_if_new(schema.tenants),
+            Statement.INSERT_KEY: self._insert(schema.keys),
+            Statement.REVOKE_KEY: update(schema.keys)
+            .where(_key(schema.keys, "key_id"))
+            .values(revoked_unix_ms=bindparam("revoked_unix_ms")),
+            Statement.INSERT_MODEL_VERSION: self._insert_if_new(schema.model_versions),
+            Statement.DELETE_ALIASES: delete(schema.model_aliases).where(
+                _key(schema.model_aliases, "model_id")
+            ),
+            Statement.DELETE_MODEL: delete(schema.models).where(_key(schema.models, "model_id")),
+            Statement.UPSERT_MODEL: self._upsert(schema.models, ("version", "registered_unix_ms")),
+            Statement.INSERT_ALIAS: self._insert(schema.model_aliases),
+            Statement.PURGE_IDEMPOTENCY: delete(schema.idempotency).where(
+                schema.idempotency.c.created_unix_ms < bindparam("key_created_unix_ms")
+            ),
+            # An expired row that was not purged yet is taken over.
+            Statement.INSERT_IDEMPOTENCY: self._upsert(
+                schema.idempotency, ("request_id", "fingerprint", "created_unix_ms")
+            ),
+            Statement.INSERT_REQUEST: self._insert(schema.requests),
+            # Placements are written behind the decision, so the end may have been first.
+            Statement.OPEN_ATTEMPT: self._insert_if_new(schema.attempts),
+            Statement.METER_ATTEMPT: update(schema.attempts)
+            .where(_key(schema.attempts, "attempt_id"), open_attempt)
+            .values(metered_ms=bindparam("metered_ms")),
+            Statement.PROGRESS_ATTEMPT: update(schema.attempts)
+            .where(_key(schema.attempts, "attempt_id"), open_attempt)
+            .values({name: bindparam(name) for name in _PROGRESS}),
+            Statement.END_ATTEMPT: self._upsert(
+                schema.attempts, (*_PROGRESS, "metered_ms", "ended_unix_ms")
+            ),
+            Statement.INSERT_LEDGER: self._insert_if_new(schema.ledger),
+            Statement.CANCEL_REQUEST: update(schema.requests)
+            .where(_key(schema.requests, "request_id"), open_request)
+            .values(cancel_requested=1),
+            # A terminal state is never left, whatever order writes arrive in.
+            Statement.UPDATE_REQUEST: update(schema.requests)
+            .where(_key(schema.requests, "request_id"), open_request)
+            .values(state=bindparam("state"), attempts=bindparam("attempts")),
+            Statement.END_REQUEST: update(schema.requests)
+            .where(_key(schema.requests, "request_id"), open_request)
+            .values(
+                state=bindparam("state"),
+                attempts=bindparam("attempts"),
+                # The guard above compares with the same column, so the parameter needs a name.
+                finished_unix_ms=bindparam("ended_unix_ms"),
+                output_json=bindparam("output_json"),
+                end_proto=bindparam("end_proto"),
+            ),
+        }

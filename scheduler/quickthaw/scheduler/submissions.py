@@ -1,0 +1,176 @@
+"""From a caller's submission to a journalled request: everything that can refuse it comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quickthaw.scheduler.catalog import Catalog, CatalogModel
+from quickthaw.scheduler.convert.requests import Submission
+from quickthaw.scheduler.core.model import Job, RequestId, TenantId
+from quickthaw.scheduler.dispatcher import Dispatcher
+from quickthaw.scheduler.ids import RequestIds
+from quickthaw.scheduler.inputs import canonical
+from quickthaw.scheduler.live import LiveRequest
+from quickthaw.scheduler.store.queries import idempotent_request, request_view
+from quickthaw.scheduler.store.rows import request_rows
+from quickthaw.scheduler.store.statements import Row, Statement
+from quickthaw.scheduler.store.store import Store
+from quickthaw.scheduler.views import RequestView
+from quickthaw.scheduler.work_units import work_units
+from quickthaw.wire import errors
+
+PURGE_INTERVAL_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`request` is None if an idempotency key led to one that has ended already."""
+
+    view: RequestView
+    request: LiveRequest | None
+    deduplicated: bool = False
+
+
+class Submissions:
+    """Belongs to the event loop."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        dispatcher: Dispatcher,
+        store: Store,
+        idempotency_retention_ms: int,
+    ) -> None:
+        self._catalog = catalog
+        self._dispatcher = dispatcher
+        self._store = store
+        self._retention_ms = idempotency_retention_ms
+        self._ids = RequestIds()
+        # One lock for each key in use just now: two calls with one key must not both be new.
+        self._keys_in_use: dict[tuple[str, str], asyncio.Lock] = {}
+
+    def prepare(self, tenant: str, submission: Submission) -> tuple[LiveRequest, CatalogModel]:
+        """Checks everything that needs no waiting. Raises what `Inference.Submit` documents."""
+        now_ms = self._dispatcher.clock.now_ms()
+        model = self._catalog.get(submission.model)
+        completed = self._catalog.schema(model).complete(submission.input_json)
+        if submission.deadline_ms and submission.deadline_ms <= now_ms:
+            raise errors.DeadlineExpired(
+                f"the deadline {submission.deadline_ms} passed {now_ms - submission.deadline_ms} "
+                "ms ago; name one that lies in the future"
+            )
+        input_json = canonical(completed)
+        job = Job(
+            request_id=RequestId(self._ids.new(now_ms)),
+            tenant=TenantId(tenant),
+            model=model.spec,
+            submitted_ms=now_ms,
+            priority=submission.priority,
+            work_units=work_units(completed),
+            deadline_ms=submission.deadline_ms,
+            worker_hint=submission.worker_hint,
+            second_worth_nanodollars=submission.second_worth_nanodollars,
+            price_cap_nanodollars=submission.price_cap_nanodollars,
+        )
+        view = RequestView(
+            request_id=job.request_id,
+            tenant=tenant,
+            model=model.spec.id,
+            snapshot_digest=model.spec.snapshot_digest,
+            priority=submission.priority,
+            input_json=input_json,
+            submitted_ms=now_ms,
+            deadline_ms=submission.deadline_ms,
+        )
+        return LiveRequest(job, view), model
+
+    async def submit(self, tenant: str, submission: Submission) -> Accepted:
+        """Durable when this returns. A caller that goes away meanwhile changes nothing."""
+        if not submission.idempotency_key:
+            return await self._submit_new(tenant, submission, None)
+        key = (tenant, submission.idempotency_key)
+        lock = self._keys_in_use.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                return await self._submit_once(tenant, submission)
+        finally:
+            if not lock.locked():
+                self._keys_in_use.pop(key, None)
+
+    async def submit_while_wanted(
+        self, tenant: str, submission: Submission, unwanted: Callable[[RequestView], None]
+    ) -> Accepted:
+        """As `submit`, but for work that nobody wants without its caller: `unwanted` is told what
+        became durable after the caller had gone."""
+        submitting = asyncio.create_task(self.submit(tenant, submission))
+
+        def tell(done: asyncio.Task[Accepted]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                unwanted(done.result().view)
+
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(tell)
+            raise
+
+    async def _submit_once(self, tenant: str, submission: Submission) -> Accepted:
+        fingerprint = _fingerprint(submission)
+        since_ms = self._dispatcher.clock.now_ms() - self._retention_ms
+        known = await self._store.reader.run(
+            lambda connection: idempotent_request(
+                connection, tenant, submission.idempotency_key, since_ms
+            )
+        )
+        if known is None:
+            return await self._submit_new(tenant, submission, fingerprint)
+        request_id, first_fingerprint = known
+        if first_fingerprint != fingerprint:
+            raise errors.AlreadyExists(
+                f"the idempotency key {submission.idempotency_key!r} was used for a different "
+                f"request, {request_id}; use a new key for new work"
+            )
+        request = self._dispatcher.live.get(request_id)
+        if request is not None:
+            return Accepted(request.view, request, deduplicated=True)
+        view = await self._store.reader.run(lambda connection: request_view(connection, request_id))
+        if view is None:
+            raise errors.Internal(f"request {request_id} has a key but no row")
+        return Accepted(view, None, deduplicated=True)
+
+    async def _submit_new(
+        self, tenant: str, submission: Submission, fingerprint: str | None
+    ) -> Accepted:
+        request, model = self.prepare(tenant, submission)
+        self._dispatcher.check_admission(request)
+        idempotency = (submission.idempotency_key, fingerprint) if fingerprint else None
+        rows = request_rows(
+            request.job,
+            model_version=model.version,
+            input_json=request.view.input_json,
+            idempotency=idempotency,
+        )
+        await self._dispatcher.journal_request(request, rows)
+        return Accepted(request.view, request)
+
+    async def purge_idempotency_keys(self) -> None:
+        """Forgets keys that are past their retention; never returns."""
+        while True:
+            await asyncio.sleep(PURGE_INTERVAL_SECONDS)
+            before_ms = self._dispatcher.clock.now_ms() - self._retention_ms
+            row = Row(Statement.PURGE_IDEMPOTENCY, {"key_created_unix_ms": before_ms})
+            self._store.journal.keep([row])
+
+
+def _fingerprint(submission: Submission) -> str:
+    """What makes two submissions the same request. A retry may well name a later deadline."""
+    parts = (submission.model, submission.input_json, str(int(submission.priority)))
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()

@@ -1,0 +1,46 @@
+"""How much work an input asks for, so that run times of different inputs can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# The image sizes that public clients name instead of giving pixels.
+_NAMED_SIZES = {
+    "square_hd": (1024, 1024),
+    "square": (512, 512),
+    "portrait_4_3": (768, 1024),
+    "portrait_16_9": (576, 1024),
+    "landscape_4_3": (1024, 768),
+    "landscape_16_9": (1024, 576),
+}
+
+
+def work_units(completed: Mapping[str, Any]) -> float:
+    """Steps x megapixels x images of an input with its defaults; what is not there counts as 1."""
+    steps = _number(completed, "num_inference_steps") or _number(completed, "steps") or 1.0
+    images = _number(completed, "num_images") or _number(completed, "num_outputs") or 1.0
+    return steps * images * (_megapixels(completed) or 1.0)
+
+
+def _megapixels(completed: Mapping[str, Any]) -> float | None:
+    size = completed.get("image_size", completed)
+    if isinstance(size, str):
+        width, height = _NAMED_SIZES.get(size) or _pixels(size) or (0, 0)
+        return width * height / 1e6
+    if not isinstance(size, Mapping):
+        return None
+    return (_number(size, "width") or 0.0) * (_number(size, "height") or 0.0) / 1e6
+
+
+def _pixels(text: str) -> tuple[int, int] | None:
+    """From `1024x768`."""
+    width, separator, height = text.partition("x")
+    if not (separator and width.isdecimal() and height.isdecimal()):
+        return None
+    return int(width), int(height)
+
+
+def _number(source: Mapping[str, Any], name: str) -> float | None:
+    value = source.get(name)
+    return float(value) if isinstance(value, int | float) and value > 0 else None

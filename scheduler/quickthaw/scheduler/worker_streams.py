@@ -1,0 +1,108 @@
+"""The workers' streams: what waits for each, and which stream of a worker is its newest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from quickthaw.v1 import fleet_pb2
+from quickthaw.wire import errors, limits
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerStream:
+    """One attached stream. Messages wait in a bounded queue; a worker that lets it overflow has
+    stopped reading and is cut off, to connect again."""
+
+    def __init__(self, worker_id: str, outbound_max: int) -> None:
+        self.worker_id = worker_id
+        self._outbound_max = outbound_max
+        self._outbound: deque[fleet_pb2.SchedulerMessage] = deque()
+        # What was decided before the Welcome could go out: it goes right after it.
+        self._held: list[fleet_pb2.SchedulerMessage] | None = []
+        self._changed = asyncio.Event()
+        self.closed: errors.QuickthawError | None = None
+
+    def send(self, message: fleet_pb2.SchedulerMessage) -> None:
+        if self.closed is not None:
+            return
+        if self._held is not None and not message.HasField("welcome"):
+            self._held.append(message)
+            return
+        self._outbound.append(message)
+        if self._held is not None:
+            self._outbound.extend(self._held)
+            self._held = None
+        if len(self._outbound) > self._outbound_max:
+            self.close(
+                errors.ResourceExhausted(
+                    f"worker {self.worker_id} let {self._outbound_max} messages pile up; it must "
+                    "connect again"
+                )
+            )
+        self._changed.set()
+
+    def close(self, why: errors.QuickthawError) -> None:
+        if self.closed is None:
+            self.closed = why
+            self._changed.set()
+
+    async def next_frame(self) -> fleet_pb2.SchedulerFrame:
+        """Waits for something to send, then takes all of it up to a frame's bound.
+
+        Raises what the stream was closed with, after the last message is out.
+        """
+        while not self._outbound:
+            if self.closed is not None:
+                raise self.closed
+            self._changed.clear()
+            await self._changed.wait()
+        count = min(len(self._outbound), limits.FRAME_MESSAGES_MAX)
+        return fleet_pb2.SchedulerFrame(messages=[self._outbound.popleft() for _ in range(count)])
+
+
+class WorkerStreams:
+    """By worker. Implements `dispatcher.Outbox`."""
+
+    def __init__(self, outbound_max: int) -> None:
+        self._outbound_max = outbound_max
+        self._streams: dict[str, WorkerStream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def open(self, worker_id: str) -> WorkerStream:
+        """A new stream of a worker; an older one of the same worker ends."""
+        older = self._streams.get(worker_id)
+        if older is not None:
+            older.close(
+                errors.FailedPrecondition(
+                    f"another stream said Hello as {worker_id}; each worker needs an id of its own"
+                )
+            )
+        stream = self._streams[worker_id] = WorkerStream(worker_id, self._outbound_max)
+        return stream
+
+    def is_current(self, stream: WorkerStream) -> bool:
+        return self._streams.get(stream.worker_id) is stream
+
+    def leave(self, stream: WorkerStream) -> bool:
+        """Forgets a stream that ended; whether it was the worker's newest."""
+        if not self.is_current(stream):
+            return False
+        del self._streams[stream.worker_id]
+        return True
+
+    def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None:
+        if (stream := self._streams.get(worker_id)) is not None:
+            stream.send(message)
+
+    def close(self, worker_id: str, detail: str) -> None:
+        if (stream := self._streams.get(worker_id)) is not None:
+            stream.close(errors.Unavailable(f"{detail}; connect again"))
+
+    def close_all(self, why: errors.QuickthawError) -> None:
+        for stream in self._streams.values():
+            stream.close(why)
