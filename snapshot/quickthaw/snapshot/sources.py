@@ -57,7 +57,7 @@ def open_folder(folder: Path, *, dtype: str | None) -> Any:
     variant = _variant(folder, modules)
     return pipeline_class.from_pretrained(
         folder,
-        torch_dtype={**dtypes, "default": torch.float32},
+        dtype={**dtypes, "default": torch.float32},
         variant=variant,
         use_safetensors=True,
         local_files_only=True,
@@ -154,7 +154,7 @@ def open_single_file(
     if component is None and any(name.startswith(_WHOLE_CHECKPOINT) for name in names):
         wanted = _majority_dtype(header) if dtype is None else named_dtype(dtype)
         return pipeline_class.from_single_file(
-            str(source), config=str(base), local_files_only=True, torch_dtype=wanted
+            str(source), config=str(base), local_files_only=True, dtype=wanted
         )
     pipeline = open_folder(base, dtype=dtype)
     target = component or _component_with(pipeline, family, names, source)
