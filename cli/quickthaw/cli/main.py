@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from quickthaw.cli.commands import parts, up
+from quickthaw.cli.commands import billing, models, parts, requests, run, snapshot, up, workers
 from quickthaw.cli.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -29,8 +29,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (up, parts):
-    app.add_typer(group.app)
+for commands in (up.app, run.app):
+    app.add_typer(commands)
+for name, group in (
+    ("models", models.app),
+    ("requests", requests.app),
+    ("workers", workers.app),
+    ("keys", billing.keys_app),
+    ("snapshot", snapshot.app),
+):
+    app.add_typer(group, name=name)
+for commands in (requests.explain_app, billing.app, parts.app):
+    app.add_typer(commands)
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,7 +77,7 @@ def root(
     """
 
 
-def run(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> int:
     """The exit status of `quickthaw ARGUMENTS...`. Errors are told, never raised."""
     as_json = "--json" in arguments
     try:
@@ -111,4 +121,4 @@ def _interrupted() -> int:
 
 
 def main() -> NoReturn:
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))

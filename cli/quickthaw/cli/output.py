@@ -110,7 +110,7 @@ def report_error(error: Exception, as_json: bool) -> None:
     """One line `error: ...` on stderr, then what is wrong with which argument and a hint."""
     described = describe(error)
     if as_json:
-        print(json.dumps({"error": described}, indent=2, ensure_ascii=False), flush=True)
+        print(json.dumps({"error": described}, ensure_ascii=False), flush=True)
         return
     lines = [f"error: {described['message']}"]
     if isinstance(error, errors.QuickthawError):

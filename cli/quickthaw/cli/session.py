@@ -70,31 +70,55 @@ def session_command(app: typer.Typer, name: str | None = None) -> Callable[[F], 
     """Adds a command whose first parameter is the session; `--json` and the like come with it."""
 
     def register(function: F) -> F:
-        own = tuple(inspect.signature(function, eval_str=True).parameters.values())[1:]
-
-        def command(**options: object) -> None:
-            session = Session(
-                out=Output(bool(options.pop("json_"))),
-                data_dir=_path(options.pop("data_dir")),
-                grpc=_text(options.pop("grpc")),
-            )
-            function(session, **options)
-
-        command.__doc__ = function.__doc__
-        # Typer reads a command's options from its signature, so the shared ones are added there.
-        signature = inspect.Signature(
-            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *_SHARED)]
-        )
-        vars(command)["__signature__"] = signature
-        app.command(name)(command)
+        app.command(name)(_with_session(function))
         return function
 
     return register
 
 
-def _path(value: object) -> Path | None:
-    return value if isinstance(value, Path) else None
+def session_default(app: typer.Typer) -> Callable[[F], F]:
+    """What a group of commands does when it is called without one. Its options hold for all."""
+
+    def register(function: F) -> F:
+        command = _with_session(function, unless_subcommand=True)
+        app.callback(invoke_without_command=True)(command)
+        return function
+
+    return register
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _with_session(
+    function: Callable[..., None], unless_subcommand: bool = False
+) -> Callable[..., None]:
+    own = tuple(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+    def command(context: typer.Context, **options: object) -> None:
+        for shared in _SHARED:
+            del options[shared.name]
+        if not (unless_subcommand and context.invoked_subcommand):
+            function(_session(context), **options)
+
+    command.__doc__ = function.__doc__
+    # Typer reads a command's options from its signature, so the shared ones are added there.
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    signature = inspect.Signature(
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (context, *own, *_SHARED)]
+    )
+    vars(command)["__signature__"] = signature
+    return command
+
+
+def _session(context: typer.Context) -> Session:
+    """From the command's own options, then its group's: `models --json list` is allowed."""
+    chain = [context.params]
+    if context.parent is not None:
+        chain.append(context.parent.params)
+    options = {
+        shared.name: next((p[shared.name] for p in chain if p.get(shared.name)), shared.default)
+        for shared in _SHARED
+    }
+    return Session(
+        out=Output(as_json=bool(options["json_"])),
+        data_dir=options["data_dir"],
+        grpc=options["grpc"],
+    )

@@ -1,0 +1,165 @@
+"""`quickthaw requests ...` and `quickthaw explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quickthaw.cli.session import Session, session_command, session_default
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quickthaw.client import Decision, Explanation
+
+app = typer.Typer()
+explain_app = typer.Typer()
+RequestArgument = Annotated[str, typer.Argument(metavar="REQUEST", help="A request's id.")]
+
+
+@session_default(app)
+def requests(session: Session) -> None:
+    """Your requests: list, show, watch, cancel. Without a command: the newest 20."""
+    list_requests(session)
+
+
+@session_command(app, "list")
+def list_requests(
+    session: Session,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", help="Only these: queued, running, succeeded, failed, ..."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Only of this model.", show_default=False)] = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, newest first.")] = 20,
+) -> None:
+    """Requests, newest first.
+
+    ```
+    quickthaw requests list --state failed --limit 5
+    ```
+    """
+    from quickthaw.cli.errors import UsageFault
+    from quickthaw.client import RequestState
+
+    try:
+        states = [RequestState(name.lower()) for name in state or ()]
+    except ValueError as error:
+        known = ", ".join(each for each in RequestState if each is not RequestState.UNKNOWN)
+        raise UsageFault(f"--state: {error}", f"choose from {known}") from error
+    with session.client() as client:
+        found = list(client.list(states=states, model=model, limit=limit))
+
+    def render(console: Console) -> None:
+        from quickthaw.cli.render import clock, money, span, table
+        from quickthaw.cli.render import state as styled
+
+        rows = []
+        for each in found:
+            receipt = each.receipt
+            run = span(receipt.run_ms) if receipt else ""
+            price = money(receipt.price_nanodollars) if receipt else ""
+            worker = receipt.worker_id if receipt else ""
+            at = clock(each.submitted_unix_ms)
+            rows.append((each.request_id, each.model, styled(each.state), at, run, price, worker))
+        headings = ("request", "model", "state", "submitted", "run", "price", "worker")
+        console.print(table(headings, rows, "run price"))
+
+    session.out.show(found, render)
+
+
+@session_command(app, "show")
+def show(session: Session, request: RequestArgument) -> None:
+    """One request: its input, state, files and receipt."""
+    from quickthaw.cli import render
+
+    with session.client() as client:
+        found = client.get(request)
+    session.out.show(found, lambda console: render.request(console, found))
+
+
+@session_command(app, "cancel")
+def cancel(session: Session, request: RequestArgument) -> None:
+    """Ask for cancellation. Running work stops at its next step; what ran is billed."""
+    with session.client() as client:
+        state = client.cancel(request)
+    answer = {"request_id": request, "state": state}
+    session.out.show(answer, lambda console: console.print(f"{request} is {state}"))
+
+
+@session_command(app, "watch")
+def watch(
+    session: Session,
+    request: RequestArgument,
+    after: Annotated[int, typer.Option(min=0, help="Skip events up to this sequence number.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where previews are saved.")
+    ] = Path("quickthaw-output"),
+) -> None:
+    """Follow a request to its end, one line an event. Ctrl-C leaves the request alone."""
+    from quickthaw.cli.running import EventPrinter
+    from quickthaw.client import Finished
+
+    printer = EventPrinter(session.out, output, enabled=True)
+    with session.client() as client:
+        for event in client.watch(request, after_sequence=after):
+            printer.take(event)
+            if isinstance(event, Finished):
+                printer.finish(event.request, [])
+
+
+@session_command(explain_app, "explain")
+def explain(session: Session, request: RequestArgument) -> None:
+    """Why a request ran where it did: every candidate's terms, every refusal's reason.
+
+    Seconds, summed; the smallest score wins. `price` is what the run costs there, in the seconds
+    that it is worth to the caller; `evict` what reloading the evicted models will cost.
+    """
+    with session.client() as client:
+        found = client.explain(request)
+    session.out.show(found, lambda console: _render(console, found))
+
+
+def _render(console: Console, found: Explanation) -> None:
+    if not found.decisions:
+        console.print("no worker has been looked for yet")
+    for decision in found.decisions:
+        _render_decision(console, decision)
+
+
+def _render_decision(console: Console, decision: Decision) -> None:
+    from quickthaw.cli.render import clock, seconds, table
+
+    at = clock(decision.decided_unix_ms)
+    if decision.chosen_worker_id:
+        outcome = f"[bold]{decision.chosen_worker_id}[/bold]"
+    else:
+        outcome = "no worker could take it"
+    console.print(f"attempt {decision.attempt}, {at}: {outcome}")
+    if decision.candidates:
+        rows = [
+            (
+                "→" if each.worker_id == decision.chosen_worker_id else "",
+                each.worker_id,
+                f"{each.score_seconds:.3f}",
+                seconds(each.drain_seconds),
+                f"{seconds(each.load_seconds)} ({each.start_tier})",
+                seconds(each.run_seconds),
+                f"{each.load_term_seconds:.3f}",
+                f"{each.price_term_seconds:.3f}",
+                f"{each.eviction_term_seconds:.3f}",
+                len(each.evict_digests) or "",
+            )
+            for each in sorted(decision.candidates, key=lambda each: each.score_seconds)
+        ]
+        headings = ("", "worker", "score", "wait", "load", "run", "+load", "+price", "+evict")
+        console.print(
+            table((*headings, "evicts"), rows, "score wait load run +load +price +evict evicts")
+        )
+    if decision.refusals:
+        refused = [(each.worker_id, each.reason, each.detail) for each in decision.refusals]
+        console.print(table(("refused", "reason", "detail"), refused))
+    if decision.tie_break:
+        console.print(f"[dim]tie broken by {decision.tie_break}[/dim]")

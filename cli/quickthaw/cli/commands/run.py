@@ -1,0 +1,201 @@
+"""`quickthaw run` and `quickthaw quote`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quickthaw.cli.session import Session, session_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quickthaw.client import Client, Event, JsonObject, JsonValue, Quote, Request
+    from quickthaw.client.inference import SubmitOptions
+
+app = typer.Typer()
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog id or alias.")]
+InputsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME=VALUE]...",
+        help="Inputs, read as the model's schema says: numbers, true/false, WIDTHxHEIGHT, JSON. "
+        "NAME=@FILE reads text from a file.",
+        show_default=False,
+    ),
+]
+PriorityOption = Annotated[str, typer.Option(help="Among your own requests: low, normal or high.")]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Fail the request if it has not ended by then."),
+]
+WorkerOption = Annotated[
+    str, typer.Option("--worker", metavar="ID", help="Prefer this worker.", show_default=False)
+]
+PriceCapOption = Annotated[
+    float | None,
+    typer.Option(metavar="DOLLARS", help="Refuse rather than pay more for the run."),
+]
+
+
+@session_command(app, "run")
+def run(
+    session: Session,
+    model: ModelArgument,
+    inputs: InputsArgument = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files are saved.")
+    ] = Path("quickthaw-output"),
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="Print every event as it comes, and save every preview as a file."
+        ),
+    ] = False,
+    priority: PriorityOption = "normal",
+    deadline: DeadlineOption = None,
+    worker: WorkerOption = "",
+    price_cap: PriceCapOption = None,
+) -> None:
+    """Run a model, save what it makes, and show the receipt.
+
+    On a terminal a progress bar and a small preview follow the run. Ctrl-C cancels the request.
+    With `--json` one object is printed: the request, its receipt, the paths of its files. With
+    `--stream --json` every line is an event, the last one `finished`.
+
+    ```
+    quickthaw run shapes prompt="a red circle above a blue square" seed=7
+    quickthaw run shapes prompt=@prompt.txt num_images=4 image_size=64x64 --output pictures
+    quickthaw run shapes prompt="a green triangle" --json | jq .receipt.price_nanodollars
+    ```
+    """
+    from quickthaw.cli.progress import choose_view
+    from quickthaw.cli.running import EventPrinter, save_files
+
+    with session.client() as client:
+        previews = stream or (sys.stderr.isatty() and not session.out.as_json)
+        values = read_inputs(client, model, inputs or [], previews)
+        printer = EventPrinter(session.out, output, enabled=stream)
+        view = choose_view(quiet=stream or session.out.as_json)
+
+        def on_event(event: Event) -> None:
+            printer.take(event)
+            view.take(event)
+
+        options = submit_options(priority, deadline, worker, price_cap)
+        try:
+            with view:
+                request = client.run(model, values, on_event=on_event, **options)
+        except KeyboardInterrupt:
+            if printer.request_id:
+                print(f"cancelled request {printer.request_id}", file=sys.stderr)
+            raise
+        files = save_files(client, request, output)
+        if stream:
+            printer.finish(request, files)
+        else:
+            _show(session, request, files)
+
+
+def _show(session: Session, request: Request, files: list[Path]) -> None:
+    from quickthaw.cli.running import as_json
+
+    def render(console: Console) -> None:
+        from quickthaw.cli.render import receipt
+
+        for path in files:
+            console.print(str(path), markup=False)
+        console.print(f"[dim]request  {request.request_id}[/dim]")
+        if request.receipt is not None:
+            receipt(console, request.receipt)
+
+    session.out.show(as_json(request, files), render)
+
+
+@session_command(app, "quote")
+def quote(
+    session: Session,
+    model: ModelArgument,
+    inputs: InputsArgument = None,
+    priority: PriorityOption = "normal",
+    deadline: DeadlineOption = None,
+    worker: WorkerOption = "",
+    price_cap: PriceCapOption = None,
+) -> None:
+    """Say where a request would run now, when it would start, and what it would cost.
+
+    Nothing is submitted or reserved.
+
+    ```
+    quickthaw quote shapes prompt="a red circle" num_images=4
+    ```
+    """
+    with session.client() as client:
+        values = read_inputs(client, model, inputs or [], wants_previews=False)
+        options = submit_options(priority, deadline, worker, price_cap)
+        answer = client.quote(model, values, **options)
+    session.out.show(answer, lambda console: _render_quote(console, answer))
+
+
+def _render_quote(console: Console, answer: Quote) -> None:
+    from quickthaw.cli import render
+
+    def both(low: str, high: str) -> str:
+        return low if low == high else f"{low} [dim](95 %: {high})[/dim]"
+
+    def spans(estimate: object) -> str:
+        p50, p95 = getattr(estimate, "p50", 0.0), getattr(estimate, "p95", 0.0)
+        return both(render.seconds(p50), render.seconds(p95))
+
+    price = answer.price_nanodollars
+    render.pairs(
+        console,
+        (
+            ("worker", answer.worker_id or "none yet"),
+            ("start", f"in {spans(answer.start_seconds)}"),
+            ("load", f"{spans(answer.load_seconds)} from {answer.start_tier}"),
+            ("run", spans(answer.run_seconds)),
+            ("price", both(render.money(price.p50), render.money(price.p95))),
+            ("rate", f"{render.money(answer.rate_nanodollars_per_second)}/s"),
+        ),
+    )
+
+
+def read_inputs(
+    client: Client, model: str, pairs: list[str], wants_previews: bool
+) -> Mapping[str, JsonValue]:
+    """The input that the pairs spell; with about eight previews a run, if they are wanted."""
+    from quickthaw.cli.values import parse_inputs
+
+    schema = client.models.get(model).input_schema
+    values = parse_inputs(pairs, schema, model)
+    if wants_previews and "preview_every" not in values and "preview_every" in _names(schema):
+        steps = values.get("num_inference_steps")
+        values["preview_every"] = max(1, steps // 8) if isinstance(steps, int) else 4
+    return values
+
+
+def _names(schema: JsonObject) -> Mapping[str, JsonValue]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def submit_options(
+    priority: str, deadline: float | None, worker: str, price_cap: float | None
+) -> SubmitOptions:
+    from quickthaw.cli.errors import UsageFault
+    from quickthaw.client import Priority, SubmitOptions
+
+    if priority not in ("low", "normal", "high"):
+        raise UsageFault(f"--priority {priority!r}: choose low, normal or high")
+    options = SubmitOptions(priority=Priority(priority), worker_hint=worker)
+    if deadline is not None:
+        options["deadline_seconds"] = deadline
+    if price_cap is not None:
+        options["price_cap_nanodollars"] = round(price_cap * 1e9)
+    return options

@@ -1,0 +1,208 @@
+"""`quickthaw snapshot ...`: pack, inspect, verify and list snapshots on disk. Needs no platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quickthaw.cli.output import Output, stderr
+from quickthaw.cli.session import JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from quickthaw.snapshot import PackProgress
+
+app = typer.Typer(help="Snapshots on disk: pack, inspect, verify, list.", no_args_is_help=True)
+SnapshotArgument = Annotated[
+    Path, typer.Argument(metavar="SNAPSHOT", help="A folder as `pack` writes it.")
+]
+DigestOption = Annotated[
+    str | None,
+    typer.Option(metavar="DIGEST", help="Which one, where the folder holds several."),
+]
+
+
+@contextmanager
+def _bar(text: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+    """A bar of bytes on stderr; nothing where that is no terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = stderr()
+    with Progress(
+        *columns,
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        yield progress, progress.add_task(text, total=total)
+
+
+@app.command("pack")
+def pack(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A diffusers folder, or one safetensors file with --base."
+        ),
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="SNAPSHOT", help="A folder; made if it is new, else added to.")
+    ],
+    family: Annotated[
+        str | None,
+        typer.Option(help="sd, sdxl, flux, ... Default: what the source says."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="One line about it.", show_default=False)] = "",
+    licence: Annotated[
+        str, typer.Option("--license", "--licence", help="Of the weights.", show_default=False)
+    ] = "",
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A diffusers folder with the configuration for a single safetensors file.",
+        ),
+    ] = None,
+    component: Annotated[
+        str | None, typer.Option(help="Which component a single safetensors file holds.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Convert the weights: float16, bfloat16 or float32.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Turn a pipeline into a snapshot that workers load at the speed of the hardware.
+
+    Nothing but safetensors is read; pickle files are refused.
+
+    ```
+    quickthaw snapshot pack ./stable-diffusion-xl ./sdxl-snapshot --dtype float16
+    quickthaw snapshot pack ./finetune.safetensors ./sdxl-snapshot --base ./stable-diffusion-xl
+    ```
+    """
+    from quickthaw.snapshot import SnapshotStore
+    from quickthaw.snapshot.pack import pack as pack_snapshot
+
+    with _bar(f"packing {source.name}", None) as (progress, task):
+
+        def on_progress(done: PackProgress) -> None:
+            progress.update(
+                task,
+                description=f"packing {done.component}",
+                completed=done.packed_bytes,
+                total=done.total_bytes,
+            )
+
+        digest = pack_snapshot(
+            source,
+            SnapshotStore(destination),
+            family=family,
+            title=title,
+            licence=licence,
+            base=base,
+            component=component,
+            dtype=dtype,
+            on_progress=on_progress,
+        )
+    answer = {"digest": digest, "snapshot": str(destination)}
+    Output(json_).show(answer, lambda console: console.print(digest))
+
+
+@app.command("inspect")
+def inspect(
+    snapshot: SnapshotArgument, digest: DigestOption = None, json_: JsonOption = False
+) -> None:
+    """What a snapshot holds, from its manifest and headers; no weights are read."""
+    from quickthaw.snapshot import describe
+
+    described = describe(snapshot, digest)
+
+    def render(console: Console) -> None:
+        from quickthaw.cli.render import pairs, size, table
+
+        names = ("digest", "title", "licence", "family", "pipeline", "created_by")
+        pairs(console, [(name.replace("_", " "), str(described[name])) for name in names])
+        parts = described["components"]
+        rows = [(p["name"], p["class"], size(p["data_bytes"]), p["digest"][:16]) for p in parts]
+        rows.append(("total", "", size(described["weight_bytes"]), ""))
+        console.print(table(("component", "class", "size", "digest"), rows, "size"))
+
+    Output(json_).show(described, render)
+
+
+@app.command("verify")
+def verify(
+    snapshot: SnapshotArgument, digest: DigestOption = None, json_: JsonOption = False
+) -> None:
+    """Read every byte and compare every hash; name everything that is wrong.
+
+    Exits 1 if anything is.
+    """
+    from quickthaw.snapshot import locate
+    from quickthaw.snapshot.verify import verify as verify_snapshot
+
+    total = locate(snapshot, digest).manifest.weight_bytes
+    with _bar(f"verifying {snapshot.name}", total) as (progress, task):
+        report = verify_snapshot(
+            snapshot, digest, on_bytes=lambda size: progress.advance(task, size)
+        )
+
+    def render(console: Console) -> None:
+        from quickthaw.cli.render import size
+
+        for finding in report.findings:
+            console.print(f"[red]{finding.part}[/red]: {finding.problem}: {finding.message}")
+        outcome = "intact" if report.intact else f"{len(report.findings)} problem(s)"
+        console.print(f"{report.digest[:16]}: {outcome}, {size(report.checked_bytes)} checked")
+
+    Output(json_).show(report, render)
+    if not report.intact:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_snapshots(
+    store: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]", help="Default: the snapshots of the default data directory."
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """The snapshots in a folder, with what their components share counted once."""
+    from quickthaw.client import default_data_dir
+    from quickthaw.snapshot import SnapshotStore
+
+    place = SnapshotStore(store or default_data_dir() / "snapshots")
+    found = []
+    for digest in place:
+        manifest = place.open(digest).manifest
+        found.append(
+            {
+                "digest": digest,
+                "title": manifest.title,
+                "family": manifest.family,
+                "weight_bytes": manifest.weight_bytes,
+                "components": [part.digest for part in manifest.components],
+            }
+        )
+
+    def render(console: Console) -> None:
+        from quickthaw.cli.render import size, table
+
+        rows = [
+            (each["digest"], each["family"], size(float(str(each["weight_bytes"]))), each["title"])
+            for each in found
+        ]
+        console.print(table(("digest", "family", "weights", "title"), rows, "weights"))
+
+    Output(json_).show(found, render)

@@ -1,0 +1,87 @@
+"""`quickthaw workers ...`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quickthaw.cli.session import Session, session_command, session_default
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quickthaw.client import Worker
+
+app = typer.Typer()
+WorkerArgument = Annotated[str, typer.Argument(metavar="WORKER", help="A worker's id.")]
+
+
+@session_default(app)
+def workers(session: Session) -> None:
+    """The workers: list, drain, cordon, uncordon. Without a command: list. Needs an admin key."""
+    list_workers(session)
+
+
+@session_command(app, "list")
+def list_workers(session: Session) -> None:
+    """Every worker with its state, memory, models in VRAM and running requests."""
+    with session.client() as client:
+        found = client.workers.list()
+
+    def render(console: Console) -> None:
+        from quickthaw.cli.render import money, size, table
+
+        rows = [
+            (
+                w.worker_id,
+                w.gpu_type,
+                w.state,
+                f"{size(w.vram_used_bytes)} of {size(w.vram_bytes)}",
+                f"{size(w.pinned_used_bytes)} of {size(w.pinned_bytes)}",
+                len(w.attempts),
+                f"{money(w.rate_nanodollars_per_second)}/s",
+                ", ".join(w.resident_models),
+            )
+            for w in found
+        ]
+        headings = ("worker", "gpu", "state", "vram", "pinned", "busy", "rate", "models in vram")
+        console.print(table(headings, rows, "vram pinned busy rate"))
+
+    session.out.show(found, render)
+
+
+def _show(session: Session, worker: Worker) -> None:
+    session.out.show(worker, lambda console: console.print(f"{worker.worker_id} is {worker.state}"))
+
+
+@session_command(app, "drain")
+def drain(
+    session: Session,
+    worker: WorkerArgument,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="End the process when nothing runs on it any more.")
+    ] = False,
+) -> None:
+    """No new requests; what runs on it ends.
+
+    ```
+    quickthaw workers drain gpu-box-0 --stop
+    ```
+    """
+    with session.client() as client:
+        _show(session, client.workers.drain(worker, stop=stop))
+
+
+@session_command(app, "cordon")
+def cordon(session: Session, worker: WorkerArgument) -> None:
+    """No new requests until `uncordon`; nothing is stopped."""
+    with session.client() as client:
+        _show(session, client.workers.cordon(worker))
+
+
+@session_command(app, "uncordon")
+def uncordon(session: Session, worker: WorkerArgument) -> None:
+    """Take requests again."""
+    with session.client() as client:
+        _show(session, client.workers.uncordon(worker))
