@@ -25,6 +25,7 @@ from quickthaw.scheduler.core.events import (
     WorkerHeartbeat,
     WorkerHello,
 )
+from quickthaw.scheduler.core.eviction import choose_victims
 from quickthaw.scheduler.core.fleet import Held, Worker
 from quickthaw.scheduler.core.ledger import Lease
 from quickthaw.scheduler.core.lifecycle import RequestState
@@ -104,7 +105,7 @@ def _assign_again(state: State, worker: Worker, lease: Lease, held: Held | None)
         planned, working = worker.planned, worker.working_bytes(model.working_bytes)
         missing = sum(size for digest, size in model.sizes.items() if digest not in planned)
         need_bytes = worker.planned_bytes + missing + working - worker.spec.vram_bytes
-        victims = worker.credits.victims(worker.evictable(model.sizes), max(0, need_bytes))
+        victims = choose_victims(worker.evictable(), model.sizes, need_bytes)
         again = Held(model, victims or (), held.expected_end_ms if held else state.now_ms)
         granted = state.ledger.grant(
             worker, lease.attempt_id, lease.request_id, again, state.now_ms

@@ -9,7 +9,7 @@ needed, because a bigger one chosen later made the room alone, are let off again
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.model import Digest
@@ -50,25 +50,33 @@ class GreedyDual:
         """The time that it will take to bring these back."""
         return sum(self._entries.get(digest, _UNKNOWN).reload_seconds for digest in digests)
 
-    def victims(
-        self, evictable: Mapping[Digest, int], need_bytes: int
-    ) -> tuple[Digest, ...] | None:
-        """Which of `evictable` (digest to size) to drop to free `need_bytes`; None if all of them
-        are not enough."""
-        chosen: list[Digest] = []
-        freed = 0
-        for digest in sorted(evictable, key=lambda d: (self._credit(d), d)):
-            if freed >= need_bytes:
-                break
-            chosen.append(digest)
-            freed += evictable[digest]
-        if freed < need_bytes:
-            return None
-        for digest in sorted(chosen, key=lambda d: (-self._credit(d), d)):
-            if freed - evictable[digest] >= need_bytes:
-                chosen.remove(digest)
-                freed -= evictable[digest]
-        return tuple(chosen)
+    def ordered(self, sizes: Iterable[tuple[Digest, int]]) -> list[tuple[Digest, int]]:
+        """Components with their sizes, least credit first."""
+        return sorted(sizes, key=lambda entry: (self._credit(entry[0]), entry[0]))
 
     def _credit(self, digest: Digest) -> float:
         return self._entries.get(digest, _UNKNOWN).credit
+
+
+def choose_victims(
+    evictable: Iterable[tuple[Digest, int]], wanted: Container[Digest], need_bytes: int
+) -> tuple[Digest, ...] | None:
+    """Which to drop to free `need_bytes`, out of `evictable` (first to go first) less what is
+    `wanted`; None if all of them are not enough."""
+    chosen: list[tuple[Digest, int]] = []
+    freed = 0
+    for digest, size_bytes in evictable:
+        if freed >= need_bytes:
+            break
+        if digest not in wanted:
+            chosen.append((digest, size_bytes))
+            freed += size_bytes
+    if freed < need_bytes:
+        return None
+    kept: list[Digest] = []
+    for digest, size_bytes in reversed(chosen):
+        if freed - size_bytes >= need_bytes:
+            freed -= size_bytes
+        else:
+            kept.append(digest)
+    return tuple(reversed(kept))

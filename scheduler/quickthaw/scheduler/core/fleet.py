@@ -9,7 +9,7 @@ which makes loads single-flight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.eviction import GreedyDual
@@ -58,6 +58,10 @@ class Worker:
     """One worker. Read it freely; change it through `Fleet` only."""
 
     __slots__ = (
+        "_evictable",
+        "_working_bytes",
+        "_working_bytes_least",
+        "accepts",
         "attached_ms",
         "available_ms",
         "connected",
@@ -66,11 +70,11 @@ class Worker:
         "depth",
         "draining",
         "held",
-        "indexed",
         "kind",
         "last_heard_ms",
         "planned",
         "planned_bytes",
+        "ready",
         "reserved_for",
         "resident",
         "spec",
@@ -86,8 +90,10 @@ class Worker:
         """Attempts that it may hold at once."""
         self.attached_ms = now_ms
         self.last_heard_ms = now_ms
-        self.indexed = False
-        """Its components are in the fleet's index: while it is ready."""
+        self.ready = False
+        """Connected and not held back by an operator; kept by `Fleet.refresh`."""
+        self.accepts = False
+        """It is ready and has a place left; kept by `Fleet.refresh`."""
         self.connected = True
         self.cordoned = False
         self.draining = False
@@ -102,6 +108,9 @@ class Worker:
         self.planned_bytes = 0
         self.available_ms = 0
         """When one attempt more could begin to run; in the past if it could at once."""
+        self._working_bytes = 0
+        self._working_bytes_least = 0
+        self._evictable: Sequence[tuple[Digest, int]] | None = None
 
     @property
     def state(self) -> WorkerState:
@@ -111,37 +120,23 @@ class Worker:
             return WorkerState.DRAINING
         return WorkerState.CORDONED if self.cordoned else WorkerState.READY
 
-    @property
-    def ready(self) -> bool:
-        return self.connected and not self.draining and not self.cordoned
-
-    @property
-    def accepts(self) -> bool:
-        """It is ready and has a place left."""
-        return len(self.held) < self.depth and self.ready
-
     def working_bytes(self, more: int = 0) -> int:
         """Of the attempts that may run at once, the hungriest, `more` being one more attempt's."""
-        workings = [held.model.working_bytes for held in self.held.values()]
-        workings.append(more)
-        if len(workings) > self.spec.concurrency:
-            workings.sort(reverse=True)
-            del workings[self.spec.concurrency :]
-        return sum(workings)
+        return self._working_bytes + max(0, more - self._working_bytes_least)
 
     @property
     def committed_bytes(self) -> int:
         """What it will use at most: never over its VRAM by our decisions."""
         return self.planned_bytes + self.working_bytes()
 
-    def evictable(self, wanted: Mapping[Digest, int]) -> dict[Digest, int]:
-        """What may leave VRAM: used by no open attempt, not leaving already, and not wanted."""
-        needed = {digest for held in self.held.values() for digest in held.model.sizes}
-        return {
-            digest: size
-            for digest, size in self.planned.items()
-            if digest not in needed and digest not in wanted
-        }
+    def evictable(self) -> Sequence[tuple[Digest, int]]:
+        """What may leave VRAM, with sizes, first to go first: all of the plan that no open attempt
+        uses. Worked out when it is first asked for after a change."""
+        if self._evictable is None:
+            needed = {digest for held in self.held.values() for digest in held.model.sizes}
+            free = [(d, size) for d, size in self.planned.items() if d not in needed]
+            self._evictable = self.credits.ordered(free)
+        return self._evictable
 
     def leaving(self) -> set[Digest]:
         """Told to go, and not reported gone yet."""
@@ -162,9 +157,17 @@ class Worker:
             planned.update(held.model.sizes)
         self.planned = planned
         self.planned_bytes = sum(planned.values())
+        self._evictable = None
+        self._replan_runs()
+
+    def _replan_runs(self) -> None:
+        """When the next run could begin, and what those that run at once need."""
         concurrency = self.spec.concurrency
-        if len(self.held) < concurrency:
-            self.available_ms = 0
-        else:
+        self.available_ms = 0
+        if len(self.held) >= concurrency:
             ends = sorted((held.expected_end_ms for held in self.held.values()), reverse=True)
             self.available_ms = ends[concurrency - 1]
+        workings = sorted((h.model.working_bytes for h in self.held.values()), reverse=True)
+        self._working_bytes = sum(workings[:concurrency])
+        # One attempt more takes the place of this one, if all places are taken.
+        self._working_bytes_least = workings[concurrency - 1] if len(workings) >= concurrency else 0

@@ -17,6 +17,7 @@ from quickthaw.scheduler.core.model import (
     Tier,
     WorkerId,
     WorkerSpec,
+    WorkerState,
 )
 
 _Ring = OrderedDict[WorkerId, None]
@@ -90,8 +91,10 @@ class Fleet:
 
     def refresh(self, worker: Worker) -> None:
         """To be called after a worker's switches (cordoned, connected, ...) were changed."""
-        if worker.ready != worker.indexed:
-            self._index(worker, worker.ready)
+        ready = worker.state is WorkerState.READY
+        if ready != worker.ready:
+            self._index(worker, ready)
+        worker.accepts = ready and len(worker.held) < worker.depth
         bucket = len(worker.held) if worker.accepts else -1
         if bucket == self._bucket.get(worker.worker_id, -1):
             return
@@ -115,24 +118,25 @@ class Fleet:
                 worker.credits.gone(digest)
                 for held in worker.held.values():
                     held.evicts.discard(digest)
-            elif worker.indexed:
+            elif worker.ready:
                 self._drop_holder(tier, digest, worker.worker_id)
         for digest, tier, size_bytes in added:
             worker.resident[tier][digest] = size_bytes
-            if tier is not Tier.VRAM and worker.indexed:
+            if tier is not Tier.VRAM and worker.ready:
                 self._add_holder(tier, digest, worker.worker_id)
-        for digest, tier, _size in added:
+        for digest, tier, size_bytes in added:
             if tier is Tier.VRAM:
-                self._touch(worker, digest)
+                self._touch(worker, digest, size_bytes)
         self._replan(worker)
 
     def hold(self, worker: Worker, attempt_id: AttemptId, held: Held) -> None:
         """An attempt is the worker's from now on."""
         worker.held[attempt_id] = held
+        for digest, size_bytes in held.model.sizes.items():
+            self._touch(worker, digest, size_bytes)
         self._replan(worker)
-        for digest in held.model.sizes:
-            self._touch(worker, digest)
-            if worker.indexed:
+        if worker.ready:
+            for digest in held.model.sizes:
                 self._holders[Tier.VRAM][digest].move_to_end(worker.worker_id)
 
     def release(self, worker: Worker, attempt_id: AttemptId) -> None:
@@ -155,7 +159,7 @@ class Fleet:
     def _replan(self, worker: Worker) -> None:
         before = worker.planned
         worker.replan()
-        if worker.indexed:
+        if worker.ready:
             for digest in before:
                 if digest not in worker.planned:
                     self._drop_holder(Tier.VRAM, digest, worker.worker_id)
@@ -167,16 +171,15 @@ class Fleet:
     def _index(self, worker: Worker, ready: bool) -> None:
         """Takes the worker's components into the index or out of it."""
         change = self._add_holder if ready else self._drop_holder
-        if ready != worker.indexed:
-            worker.indexed = ready
+        if ready != worker.ready:
+            worker.ready = ready
             for digest in worker.planned:
                 change(Tier.VRAM, digest, worker.worker_id)
             for tier in LOWER_TIERS:
                 for digest in worker.resident[tier]:
                     change(tier, digest, worker.worker_id)
 
-    def _touch(self, worker: Worker, digest: Digest) -> None:
-        size_bytes = worker.planned.get(digest) or worker.resident[Tier.VRAM].get(digest, 0)
+    def _touch(self, worker: Worker, digest: Digest, size_bytes: int) -> None:
         below = worker.tier_below(digest)
         reload = self._estimates.load_seconds(worker.worker_id, below, size_bytes)
         worker.credits.touch(digest, size_bytes, reload.p50)

@@ -49,7 +49,7 @@ class Ledger:
             return False
         sizes = held.model.sizes
         missing = sum(size for digest, size in sizes.items() if digest not in worker.planned)
-        freed = sum(worker.evictable(sizes).get(digest, 0) for digest in held.evicts)
+        freed = sum(size for digest, size in worker.evictable() if digest in held.evicts)
         working = worker.working_bytes(held.model.working_bytes)
         return worker.planned_bytes + missing - freed + working <= worker.spec.vram_bytes
 

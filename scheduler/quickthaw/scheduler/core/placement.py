@@ -53,7 +53,7 @@ def _nominees(job: Job, fleet: Fleet, policy: PlacementPolicy) -> Iterator[Worke
     if largest is not None:
         limit = policy.resident_candidates
         yield from islice(fleet.holders(largest, Tier.VRAM), limit)
-        yield from islice(fleet.holders(largest, Tier.PINNED), limit)
+        yield from islice(fleet.holders(largest, Tier.PINNED), limit // 2)
         if (second := next(sizes, None)) is not None:
             yield from islice(fleet.holders(second, Tier.VRAM), policy.idle_candidates)
         yield from islice(fleet.holders(largest, Tier.DISK), policy.idle_candidates)

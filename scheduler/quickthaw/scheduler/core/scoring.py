@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.estimates import Estimates
+from quickthaw.scheduler.core.eviction import choose_victims
 from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.model import (
@@ -17,7 +18,6 @@ from quickthaw.scheduler.core.model import (
     Refusal,
     Tier,
     WorkerId,
-    WorkerState,
 )
 from quickthaw.scheduler.core.settings import PlacementPolicy
 
@@ -169,8 +169,8 @@ class Scorer:
     def _limits(self, worker: Worker) -> tuple[str, str] | None:
         """Why it is out of the question whatever it holds: the reason's word and the numbers."""
         job = self._job
-        if (state := worker.state) is not WorkerState.READY:
-            return state.value, ""
+        if not worker.ready:
+            return worker.state.value, ""
         if worker.worker_id in self._exclude:
             return "excluded", "the request was lost there"
         if worker.reserved_for is not None and worker.reserved_for != job.request_id:
@@ -189,20 +189,20 @@ class Scorer:
         """Adds the worker to the open or the waiting ones, or says why it is neither."""
         job, model, policy = self._job, self._job.model, self._policy
         full = not worker.accepts and not self._query.hypothetical
-        missing_bytes, load_seconds, start_tier = self._load(worker)
-        if full and missing_bytes:
+        sizes, planned = model.sizes, worker.planned
+        if full and not sizes.keys() <= planned.keys():
             return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
+        missing_bytes, load_seconds, start_tier = self._load(worker)
         evict: tuple[Digest, ...] = ()
         eviction_term = 0.0
-        if missing_bytes or model.working_bytes:
-            used = worker.planned_bytes + worker.working_bytes(model.working_bytes)
-            need_bytes = used + missing_bytes - worker.spec.vram_bytes
-            if need_bytes > 0 and not full:
-                victims = worker.credits.victims(worker.evictable(model.sizes), need_bytes)
-                if victims is None and not self._query.hypothetical:
-                    return "vram_in_use", f"{need_bytes} bytes more than can be freed now"
-                evict = victims or ()
-                eviction_term = policy.eviction_weight * worker.credits.reload_seconds(evict)
+        used = worker.planned_bytes + worker.working_bytes(model.working_bytes)
+        need_bytes = used + missing_bytes - worker.spec.vram_bytes
+        if need_bytes > 0 and not full:
+            victims = choose_victims(worker.evictable(), sizes, need_bytes)
+            if victims is None and not self._query.hypothetical:
+                return "vram_in_use", f"{need_bytes} bytes more than can be freed now"
+            evict = victims or ()
+            eviction_term = policy.eviction_weight * worker.credits.reload_seconds(evict)
         run = self._run_estimate(worker)
         drain_seconds = max(0, worker.available_ms - self._now_ms) / 1000
         if full:
@@ -244,11 +244,12 @@ class Scorer:
             if digest not in planned:
                 tier = worker.tier_below(digest)
                 by_tier[tier] = by_tier.get(tier, 0) + size_bytes
-        if not by_tier:
-            return 0, 0.0, Tier.VRAM
-        load = self._estimates.load_seconds
-        seconds = sum(load(worker.worker_id, tier, size).p50 for tier, size in by_tier.items())
-        return sum(by_tier.values()), seconds, max(by_tier)
+        missing_bytes, seconds, farthest = 0, 0.0, Tier.VRAM
+        for tier, size_bytes in by_tier.items():
+            missing_bytes += size_bytes
+            seconds += self._estimates.load_seconds(worker.worker_id, tier, size_bytes).p50
+            farthest = max(farthest, tier)
+        return missing_bytes, seconds, farthest
 
     def _run_estimate(self, worker: Worker) -> Estimate:
         gpu_type = worker.spec.gpu_type
@@ -289,6 +290,10 @@ def _binding_exclusions(query: Query, fleet: Fleet) -> frozenset[WorkerId]:
     model = query.job.model
     wanted = model.weight_bytes + model.working_bytes
     for worker in fleet.workers.values():
-        if worker.worker_id not in query.excluded and worker.spec.vram_bytes >= wanted:
+        if (
+            worker.ready
+            and worker.spec.vram_bytes >= wanted
+            and worker.worker_id not in query.excluded
+        ):
             return query.excluded
     return frozenset()
