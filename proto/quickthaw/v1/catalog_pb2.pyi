@@ -67,7 +67,9 @@ class Model(_message.Message):
     family: _builtins.str
     """`sd`, `sdxl`, `flux`, ..."""
     snapshot_digest: _builtins.str
-    """SHA-256 of the manifest, lower-case hex."""
+    """SHA-256 of the manifest, lower-case hex. Empty, as are `snapshot_uri` and `components`, for a
+    family without weights (`noop`).
+    """
     snapshot_uri: _builtins.str
     """Where a worker that lacks the snapshot gets it: an absolute path of a snapshot folder or an
     object-store URL.

@@ -112,15 +112,23 @@ def check_model(model: CatalogModel) -> InputSchema:
     require(len(set(model.aliases)) == len(model.aliases), "aliases", "names one twice")
     require(bool(spec.family), "family", "is required, for example 'sdxl'")
     digest_help = "must be 64 lower-case hex digits (SHA-256)"
-    require(_SHA256.fullmatch(spec.snapshot_digest) is not None, "snapshot_digest", digest_help)
+    # A family without weights, such as `noop`, has neither snapshot nor components.
+    weightless = not (spec.snapshot_digest or spec.snapshot_uri or spec.components)
     require(
-        spec.snapshot_uri.startswith("/") or "://" in spec.snapshot_uri,
+        weightless or _SHA256.fullmatch(spec.snapshot_digest) is not None,
+        "snapshot_digest",
+        digest_help,
+    )
+    require(
+        weightless or spec.snapshot_uri.startswith("/") or "://" in spec.snapshot_uri,
         "snapshot_uri",
         "must be an absolute path or an object-store URL",
     )
     require(spec.working_bytes >= 0, "working_bytes", "must not be negative")
     count = len(spec.components)
-    require(1 <= count <= COMPONENTS_MAX, "components", f"must be 1 to {COMPONENTS_MAX}")
+    require(
+        weightless or 1 <= count <= COMPONENTS_MAX, "components", f"must be 1 to {COMPONENTS_MAX}"
+    )
     for index, part in enumerate(spec.components[:COMPONENTS_MAX]):
         require(
             _SHA256.fullmatch(part.digest) is not None, f"components[{index}].digest", digest_help

@@ -1,0 +1,260 @@
+"""How fast the platform itself is: journalled no-op requests, beside Ray Serve's no-op deployment.
+
+    python -m bench.scheduler [--rounds 5] [--seconds 4] [--callers 64] [--without-ray]
+
+Ours is the whole path of a request, each step in its own process: gRPC `Run` in the caller, the
+journal (SQLite, full sync) before the acknowledgement, placement, a worker's stream, the worker's
+`noop` family, the ledger line and the terminal state in one commit, the answer. Ray Serve's is a
+deployment handle called from the driver: no journal, no bill. Both stay up for the whole run and
+are measured in turn, so that a drift of the machine meets both. `fdatasync` of the same disk is
+printed beside the rates, because it bounds ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+from bench.support import record
+
+from quickthaw.cli.up.process import Command, Process
+from quickthaw.client import AsyncClient, Model
+from quickthaw.v1 import inference_pb2, types_pb2
+from quickthaw.v1.inference_pb2_grpc import InferenceStub
+from quickthaw.wire.limits import CHANNEL_OPTIONS
+
+NOOP = Model(
+    id="bench/noop",
+    family="noop",
+    snapshot_digest="",
+    snapshot_uri="",
+    components=(),
+    working_bytes=0,
+    input_schema={"type": "object"},
+)
+FDATASYNC_ROUNDS = 200
+WARM_UP_SECONDS = 1.0
+LATENCY_CALLS = 100
+
+NoOp = Callable[[], Awaitable[None]]
+"""One call; raises unless it succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One round of one system."""
+
+    requests_per_second: float
+    latency_ms_p50: float
+    """Of single calls, one after the other: what the platform adds to a model's run."""
+    latency_ms_p99: float
+
+
+def fdatasync_ms(folder: Path) -> list[float]:
+    """Durations of appending 4 KiB and syncing it, as a journal does."""
+    block = os.urandom(4096)
+    durations = []
+    with (folder / "fdatasync").open("wb", buffering=0) as file:
+        for _ in range(FDATASYNC_ROUNDS):
+            file.write(block)
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            durations.append((time.perf_counter() - began) * 1000)
+    return durations
+
+
+@asynccontextmanager
+async def part(
+    folder: Path, name: str, arguments: tuple[str, ...]
+) -> AsyncIterator[dict[str, str]]:
+    """One process of the platform, ended with the block; the values of its ready line."""
+    process = await Process.start(
+        Command(
+            name, (f"quickthaw.{name}", *arguments), f"quickthaw-{name}", folder / f"{name}.log", {}
+        )
+    )
+    try:
+        yield await process.ready()
+    finally:
+        await process.stop(grace_seconds=10)
+
+
+@asynccontextmanager
+async def quickthaw_noop(folder: Path, callers: int) -> AsyncIterator[NoOp]:
+    scheduler = part(
+        folder,
+        "scheduler",
+        ("--data-dir", str(folder), "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
+    )
+    async with scheduler as listening:
+        worker = part(
+            folder,
+            "worker",
+            (
+                *("--scheduler", listening["grpc"], "--key-file", str(folder / "worker.key")),
+                *("--worker-id", "bench", "--data-dir", str(folder / "worker")),
+                *("--device", "cpu", "--families", "noop"),
+                *("--concurrency", str(callers), "--attempts-max", str(4 * callers)),
+            ),
+        )
+        key = (folder / "admin.key").read_text().strip()
+        async with AsyncClient(grpc=listening["grpc"], key=key) as client:
+            await client.models.register(NOOP)
+        async with (
+            worker,
+            grpc.aio.insecure_channel(listening["grpc"], options=CHANNEL_OPTIONS) as channel,
+        ):
+            stub = InferenceStub(channel)
+            submit = inference_pb2.SubmitRequest(model=NOOP.id, input_json="{}")
+            metadata = (("authorization", f"Key {key}"),)
+
+            async def call() -> None:
+                request = await stub.Run(submit, metadata=metadata)
+                assert request.state == types_pb2.REQUEST_STATE_SUCCEEDED, request
+                assert request.receipt.request_id == request.request_id, request
+
+            yield call
+
+
+@asynccontextmanager
+async def ray_serve_noop(callers: int) -> AsyncIterator[NoOp]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+    @serve.deployment(max_ongoing_requests=4 * callers)
+    class Deployment:
+        async def __call__(self, text: str) -> str:
+            return text
+
+    handle = await asyncio.to_thread(serve.run, Deployment.bind())
+
+    async def call() -> None:
+        assert await handle.remote("{}") == "{}"
+
+    try:
+        yield call
+    finally:
+        await asyncio.to_thread(serve.shutdown)
+        ray.shutdown()
+
+
+async def rate(call: NoOp, callers: int, seconds: float) -> float:
+    """Calls a second with `callers` of them under way."""
+    until = time.perf_counter() + seconds
+    done = 0
+
+    async def caller() -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            await call()
+            done += 1
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+    assert done > 0
+    return done / (time.perf_counter() - began)
+
+
+async def latencies_ms(call: NoOp) -> list[float]:
+    durations = []
+    for _ in range(LATENCY_CALLS):
+        began = time.perf_counter()
+        await call()
+        durations.append((time.perf_counter() - began) * 1000)
+    return durations
+
+
+async def sample(call: NoOp, callers: int, seconds: float) -> Sample:
+    single = await latencies_ms(call)
+    per_second = await rate(call, callers, seconds)
+    return Sample(per_second, statistics.median(single), statistics.quantiles(single, n=100)[98])
+
+
+async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
+    samples: dict[str, list[Sample]] = {}
+    async with quickthaw_noop(folder, arguments.callers) as ours:
+        if arguments.without_ray:
+            systems = {"quickthaw": ours}
+            await alternate(systems, arguments, samples)
+        else:
+            async with ray_serve_noop(arguments.callers) as theirs:
+                await alternate({"quickthaw": ours, "ray_serve": theirs}, arguments, samples)
+    sync_ms = fdatasync_ms(folder)
+    results: dict[str, object] = {name: summary(each) for name, each in samples.items()}
+    results["fdatasync_ms"] = {
+        "p50": statistics.median(sync_ms),
+        "p99": statistics.quantiles(sync_ms, n=100)[98],
+    }
+    if "ray_serve" in samples:
+        ratios = [
+            a.requests_per_second / b.requests_per_second
+            for a, b in zip(samples["quickthaw"], samples["ray_serve"], strict=True)
+        ]
+        results["rate_over_ray_serve"] = spread(ratios)
+    return results
+
+
+async def alternate(
+    systems: dict[str, NoOp], arguments: argparse.Namespace, samples: dict[str, list[Sample]]
+) -> None:
+    for call in systems.values():
+        await rate(call, arguments.callers, WARM_UP_SECONDS)
+    for number in range(arguments.rounds):
+        for name, call in systems.items():
+            each = await sample(call, arguments.callers, arguments.seconds)
+            samples.setdefault(name, []).append(each)
+            print(
+                f"round {number + 1}/{arguments.rounds} {name:10} "
+                f"{each.requests_per_second:8.0f} requests/s, single call "
+                f"{each.latency_ms_p50:.2f} ms (p99 {each.latency_ms_p99:.2f})",
+                file=sys.stderr,
+            )
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def summary(samples: list[Sample]) -> dict[str, object]:
+    return {
+        "requests_per_second": spread([each.requests_per_second for each in samples]),
+        "latency_ms_p50": spread([each.latency_ms_p50 for each in samples]),
+        "latency_ms_p99": spread([each.latency_ms_p99 for each in samples]),
+    }
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scheduler",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of each system, in turn (5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of load in a round (4)")
+    parser.add_argument("--callers", type=int, default=64, help="requests under way at once (64)")
+    parser.add_argument("--without-ray", action="store_true", help="measure ours alone")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="quickthaw-bench-") as folder:
+        results = asyncio.run(measure(arguments, Path(folder)))
+    parameters = {name: getattr(arguments, name) for name in ("rounds", "seconds", "callers")}
+    record("scheduler", parameters, results)
+
+
+if __name__ == "__main__":
+    main()
