@@ -32,9 +32,9 @@ async def worker(scheduler: FakeScheduler, tmp_path: Path) -> AsyncIterator[Runn
         yield worker
 
 
-async def welcomed(scheduler: FakeScheduler, **welcome: int) -> Session:
+async def welcomed(scheduler: FakeScheduler, lease_ms: int = 20_000) -> Session:
     session = await scheduler.attached()
-    session.welcome(**welcome)
+    session.welcome(lease_ms=lease_ms)
     return session
 
 
@@ -223,7 +223,7 @@ async def test_a_worker_that_hears_nothing_for_a_lease_stops_its_runs(
 async def test_acknowledged_heartbeats_keep_a_run_alive_beyond_one_lease(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler, lease_ms=400, heartbeat_ms=50)
+    session = await welcomed(scheduler, lease_ms=400)
     session.assign("a1", input_json='{"run_ms": 1000}')
     end = await session.finished("a1")
     assert end.outcome == SUCCEEDED

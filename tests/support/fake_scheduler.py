@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias, cast
 
 import grpc
 import grpc.aio
 
-from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc
+from quickthaw.v1 import fleet_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.limits import SERVER_OPTIONS
 from quickthaw.wire.status import ErrorInterceptor
+
+# The stubs type handlers for the threaded server only; the asyncio one takes coroutines.
+_Attach: TypeAlias = Callable[
+    [Iterator[fleet_pb2.WorkerFrame], grpc.ServicerContext], Iterator[fleet_pb2.SchedulerFrame]
+]
 
 PATIENCE_SECONDS = 30.0
 KEY = "qt_worker_secret"
@@ -134,7 +139,7 @@ def _matches(message: fleet_pb2.WorkerMessage, kind: str, attempt_id: str) -> bo
     return name == kind and (not attempt_id or getattr(part, "attempt_id", "") == attempt_id)
 
 
-class FakeScheduler(fleet_pb2_grpc.FleetServicer):
+class FakeScheduler:
     """`async with FakeScheduler() as scheduler`: listens on `scheduler.address`."""
 
     def __init__(self) -> None:
@@ -165,7 +170,14 @@ class FakeScheduler(fleet_pb2_grpc.FleetServicer):
     async def start(self) -> None:
         """On the port of the last time, if there was one."""
         self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
-        fleet_pb2_grpc.add_FleetServicer_to_server(self, self._server)
+        attach = grpc.stream_stream_rpc_method_handler(
+            cast("_Attach", self._attach),
+            request_deserializer=fleet_pb2.WorkerFrame.FromString,
+            response_serializer=fleet_pb2.SchedulerFrame.SerializeToString,
+        )
+        service = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
+        handler = grpc.method_handlers_generic_handler(service, {"Attach": attach})
+        self._server.add_generic_rpc_handlers((handler,))
         self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
         await self._server.start()
 
@@ -184,7 +196,7 @@ class FakeScheduler(fleet_pb2_grpc.FleetServicer):
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._sessions.get()
 
-    async def Attach(  # noqa: N802  # the name is the wire's
+    async def _attach(
         self,
         request_iterator: AsyncIterator[fleet_pb2.WorkerFrame],
         context: grpc.aio.ServicerContext[fleet_pb2.WorkerFrame, fleet_pb2.SchedulerFrame],

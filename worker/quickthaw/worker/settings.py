@@ -127,7 +127,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         _must(_DIGEST.fullmatch(digest), "--prepare", digest, "the SHA-256 of a manifest")
     return WorkerSettings(
         scheduler=_address("--scheduler", given.scheduler),
-        key=_key(given.key_file, environment),
         data_dir=data_dir,
         worker_id=worker_id,
         device=given.device,
@@ -148,6 +147,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         verify=not given.no_verify,
         log_level=given.log_level,
         log_json=given.log_json,
+        key=_key(given.key_file, environment),
     )
 
 
