@@ -23,7 +23,7 @@ from quickthaw.snapshot.format import Header, check_aligned, parse_header
 from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash, sha256_hex
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.slab import Slab, SlabRange, pieces
-from quickthaw.wire.errors import SnapshotCorrupt
+from quickthaw.wire.errors import SettingsInvalid, SnapshotCorrupt
 
 SPAN_BYTES = 4 * BLOCK_BYTES
 COPY_BYTES = 64 * 1024 * 1024
@@ -85,6 +85,11 @@ class Transfer:
         reader_count: int,
         clock: Callable[[], float],
     ) -> None:
+        if slab.staging.nbytes < BLOCK_BYTES:
+            raise SettingsInvalid(
+                f"the slab's staging part has {slab.staging.nbytes} bytes; streaming needs at "
+                f"least one block of {BLOCK_BYTES}"
+            )
         self._slab = slab
         self._device = device
         self._readers = readers

@@ -1,0 +1,152 @@
+"""Files of many blocks: spans in parallel, streaming, both I/O paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from quickthaw.snapshot import Component, CpuDevice, Kind, Slab, SnapshotStore
+from quickthaw.snapshot.copiers import DirectCopier, PageCacheCopier, choose
+from quickthaw.snapshot.format import TensorSpec
+from quickthaw.snapshot.hashes import BLOCK_BYTES
+from quickthaw.snapshot.memory import Memory
+from quickthaw.snapshot.transfer import Transfer
+from quickthaw.wire.errors import SettingsInvalid, SnapshotCorrupt
+from support.snapshots import MIB, flip_bit
+
+DATA_BYTES = 9 * BLOCK_BYTES + 12_345
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return random.Random(5).randbytes(DATA_BYTES)
+
+
+@pytest.fixture
+def component(tmp_path: Path, content: bytes) -> Component:
+    with SnapshotStore(tmp_path).writing() as writer:
+        written = writer.add_component(
+            [TensorSpec("a", "U8", (DATA_BYTES,))], [memoryview(content)]
+        )
+    return Component(
+        name="unet",
+        kind=Kind.DENOISER,
+        class_path="diffusers.UNet2DConditionModel",
+        config={},
+        attention=None,
+        dtypes=("U8",),
+        digest=written.digest,
+        header_digest=written.header_digest,
+        data_start=written.data_start,
+        data_bytes=written.data_bytes,
+        blocks=written.blocks,
+        aliases={},
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path, component: Component) -> Path:
+    return SnapshotStore(tmp_path).component_path(component.digest)
+
+
+@pytest.fixture
+def readers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(3) as pool:
+        yield pool
+
+
+def drop_from_cache(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def test_staging_smaller_than_a_block_is_a_wrong_setting(readers: ThreadPoolExecutor) -> None:
+    slab = Slab(8 * MIB, staging_bytes=4096)
+    with pytest.raises(SettingsInvalid, match="staging"):
+        Transfer(slab, CpuDevice(MIB), readers, 1, time.perf_counter)
+
+
+@pytest.mark.parametrize("cold", [True, False])
+@pytest.mark.parametrize("staging_bytes", [BLOCK_BYTES, 3 * BLOCK_BYTES, 40 * MIB])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_file_arrives_whole_streamed_or_pinned(
+    cold: bool,
+    pinned: bool,
+    staging_bytes: int,
+    component: Component,
+    path: Path,
+    content: bytes,
+    readers: ThreadPoolExecutor,
+) -> None:
+    device = CpuDevice(80 * MIB)
+    slab = Slab(staging_bytes + 40 * MIB, staging_bytes=staging_bytes)
+    transfer = Transfer(slab, device, readers, 3, time.perf_counter)
+    room = slab.allocate(component.data_bytes) if pinned else None
+    buffer = device.allocate(component.data_bytes)
+    told: list[int] = []
+    if cold:
+        drop_from_cache(path)
+    done = transfer.from_file(component, path, room, buffer, verify=True, on_bytes=told.append)
+    assert done.copier == ("direct" if cold else "page_cache")
+    assert sum(told) == DATA_BYTES
+    assert done.read_seconds > 0
+    assert buffer.data[:DATA_BYTES].numpy().tobytes() == content
+    if room is not None:
+        again = device.allocate(component.data_bytes)
+        transfer.from_pinned(room, DATA_BYTES, again, told.append)
+        assert again.data[:DATA_BYTES].numpy().tobytes() == content
+
+
+@pytest.mark.parametrize("block", [0, 4, 9])
+def test_the_damaged_block_and_its_place_are_named(
+    block: int, component: Component, path: Path, readers: ThreadPoolExecutor
+) -> None:
+    offset = component.data_start + block * BLOCK_BYTES
+    flip_bit(path, offset + 12_344, bit=7)
+    device = CpuDevice(64 * MIB)
+    slab = Slab(48 * MIB, staging_bytes=4 * MIB)
+    transfer = Transfer(slab, device, readers, 3, time.perf_counter)
+    room = slab.allocate(component.data_bytes)
+    with pytest.raises(SnapshotCorrupt) as caught:
+        transfer.from_file(component, path, room, None, verify=True, on_bytes=lambda _: None)
+    assert caught.value.metadata["component"] == "unet"
+    assert caught.value.metadata["block"] == str(block)
+    assert caught.value.metadata["offset"] == str(offset)
+
+
+@pytest.mark.parametrize("nbytes", [1, 4096, 4097, 3 * MIB + 7])
+def test_both_io_paths_read_the_same_bytes(nbytes: int, tmp_path: Path) -> None:
+    content = random.Random(nbytes).randbytes(4096 + nbytes)
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    for copier in (PageCacheCopier(), DirectCopier()):
+        target = Memory(nbytes + 4096).view
+        descriptor = os.open(file, os.O_RDONLY | copier.open_flags)
+        try:
+            assert copier.read_into(descriptor, 4096, target, nbytes) == nbytes
+            assert target[:nbytes] == content[4096:]
+            short = copier.read_into(descriptor, 4096, Memory(nbytes + 9000).view, nbytes + 5000)
+            assert short == nbytes
+        finally:
+            os.close(descriptor)
+
+
+def test_cold_files_go_past_the_page_cache_and_warm_ones_through_it(
+    path: Path, component: Component
+) -> None:
+    hashlib.sha256(path.read_bytes())
+    assert choose(path, component.file_bytes).name == "page_cache"
+    drop_from_cache(path)
+    assert choose(path, component.file_bytes).name == "direct"
+    assert choose(path, 1000).name == "page_cache", "too small to matter"
