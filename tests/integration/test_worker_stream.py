@@ -304,6 +304,19 @@ async def test_a_wrong_key_ends_the_worker_with_the_schedulers_words(
     assert scheduler.attempts_to_attach == 1
 
 
+async def test_a_worker_whose_id_another_process_took_over_ends(
+    scheduler: FakeScheduler, tmp_path: Path
+) -> None:
+    async def live() -> None:
+        async with a_worker(scheduler, tmp_path, "--families", "noop") as worker:
+            session = await welcomed(scheduler)
+            session.fail_with(errors.FailedPrecondition("each worker needs an id of its own"))
+            await asyncio.wait([worker.done])
+
+    with pytest.raises(errors.FailedPrecondition, match="an id of its own"):
+        await live()
+
+
 async def test_a_scheduler_that_is_not_there_yet_is_tried_again(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     await scheduler.start()
@@ -338,8 +351,8 @@ async def test_a_draining_worker_finishes_what_runs_takes_nothing_more_and_says_
         pass
     session.assign("a2", input_json="{}")
     refused = await session.finished("a2")
-    assert (refused.outcome, refused.failure.reason) == (FAILED, "UNAVAILABLE")
-    assert refused.failure.retryable
+    # Cancelled unasked is how a worker gives an attempt back to be placed elsewhere.
+    assert (refused.outcome, refused.failure.reason) == (CANCELLED, "UNAVAILABLE")
     assert (await session.finished("a1")).outcome == SUCCEEDED
     await session.next("goodbye")
     await worker.done

@@ -37,6 +37,7 @@ class Session:
         self._news = asyncio.Condition()
         self._outgoing: asyncio.Queue[fleet_pb2.SchedulerMessage | None] = asyncio.Queue()
         self.ended = asyncio.Event()
+        self._error: errors.QuickthawError | None = None
 
     # ---- what the test says --------------------------------------------------------------------
 
@@ -71,8 +72,13 @@ class Session:
         self.send(finished_ack=fleet_pb2.FinishedAck(attempt_ids=attempt_ids))
 
     def hang_up(self) -> None:
-        """The stream breaks."""
+        """The stream ends."""
         self._outgoing.put_nowait(None)
+
+    def fail_with(self, error: errors.QuickthawError) -> None:
+        """The stream ends with an error."""
+        self._error = error
+        self.hang_up()
 
     # ---- what the worker says ------------------------------------------------------------------
 
@@ -127,6 +133,8 @@ class Session:
         """For the servicer: what goes out, until `hang_up`."""
         while (message := await self._outgoing.get()) is not None:
             yield fleet_pb2.SchedulerFrame(messages=[message])
+        if self._error is not None:
+            raise self._error
 
 
 def _matches(message: fleet_pb2.WorkerMessage, kind: str, attempt_id: str) -> bool:

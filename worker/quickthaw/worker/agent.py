@@ -41,7 +41,12 @@ from quickthaw.worker.shell import Shell, unix_ms
 logger = logging.getLogger(__name__)
 
 # Trying again with the same key, id and settings cannot end differently.
-_FATAL = (errors.Unauthenticated, errors.PermissionDenied, errors.InvalidArgument)
+_FATAL = (
+    errors.Unauthenticated,
+    errors.PermissionDenied,
+    errors.InvalidArgument,
+    errors.FailedPrecondition,  # another process says Hello under the same id
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +127,11 @@ class Agent:
             self._outbox.put(convert.residency_delta(delta.added, delta.removed))
 
     def refuse_assignments(self, why: str) -> None:
-        """From now on: what is assigned fails at once and may be tried elsewhere."""
+        """From now on: the scheduler is told to place nothing more, and what it had already sent is
+        given back."""
         self._refusal = Failure(errors.Unavailable.reason, why, retryable=True)
+        if self._connected:
+            self._beat_once()
 
     async def leave(self) -> None:
         """Says Goodbye if connected, within a limit. Nothing may be running."""
@@ -301,11 +309,13 @@ class Agent:
     async def _beat(self, interval_seconds: float) -> None:
         while True:
             await asyncio.sleep(interval_seconds)
-            self._sequence += 1
-            lines = self._shell.machine.statuses(self._clock())
-            self._outbox.put(
-                convert.heartbeat(self._sequence, lines, draining=self._refusal is not None)
-            )
+            self._beat_once()
+
+    def _beat_once(self) -> None:
+        self._sequence += 1
+        lines = self._shell.machine.statuses(self._clock())
+        draining = self._refusal is not None
+        self._outbox.put(convert.heartbeat(self._sequence, lines, draining=draining))
 
     # ---- what the scheduler says ---------------------------------------------------------------
 

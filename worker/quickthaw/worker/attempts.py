@@ -148,7 +148,7 @@ class NoRoomYet:
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """`refusal`: end it at once with this, because the worker takes nothing more."""
+    """`refusal`: give it back at once with this, because the worker takes nothing more."""
 
     assignment: Assignment
     unix_ms: int

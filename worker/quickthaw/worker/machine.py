@@ -166,11 +166,13 @@ class AttemptMachine:
         self._attempts[assignment.attempt_id] = attempt
         self._active += 1
         self._waiting[assignment.attempt_id] = None
-        if refusal is None and self._active > self._attempts_max:
-            message = f"the worker already holds {self._attempts_max} attempts; try again later"
-            refusal = Failure("QUEUE_FULL", message, retryable=True)
         if refusal is not None:
-            self._end(attempt, Outcome.FAILED, commands, failure=refusal)
+            # Cancelled unasked: the scheduler gives the request to another worker.
+            self._end(attempt, Outcome.CANCELLED, commands, failure=refusal)
+        elif self._active > self._attempts_max:
+            message = f"the worker already holds {self._attempts_max} attempts; try again later"
+            full = Failure("QUEUE_FULL", message, retryable=True)
+            self._end(attempt, Outcome.FAILED, commands, failure=full)
 
     def _load_returned(
         self,
