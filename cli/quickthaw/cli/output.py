@@ -86,7 +86,9 @@ def describe(error: Exception) -> dict[str, object]:
     match error:
         case errors.QuickthawError():
             described["reason"] = error.reason
-            described["hint"] = next((h for kind, h in _HINTS if isinstance(error, kind)), "")
+            hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+            # What the message says already needs no hint.
+            described["hint"] = "" if "`quickthaw " in error.message else hint
             described["violations"] = plain(error.violations)
             described["metadata"] = dict(error.metadata)
             described["retry_delay_seconds"] = error.retry_delay_seconds

@@ -98,8 +98,8 @@ def read_artifact(context: Context, artifact: Artifact | str) -> Operation[bytes
 
 def save_artifact(context: Context, artifact: Artifact | str, path: Path) -> Operation[Path]:
     # The name comes from the server and must not lead out of the folder.
-    name = PurePosixPath(_uri(artifact)).name or "artifact"
-    target = path / name if path.is_dir() else path
+    name = PurePosixPath(_uri(artifact)).name
+    target = path / ("artifact" if name in ("", "..") else name) if path.is_dir() else path
     patience = Patience(context)
     while True:
         try:

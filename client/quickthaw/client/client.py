@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -118,13 +118,13 @@ class Client:
         states: Iterable[RequestState] = (),
         model: str = "",
         limit: int | None = None,
-    ) -> Iterator[Request]:
+    ) -> Generator[Request, None, None]:
         """The tenant's requests, newest first, fetched page by page. No states means all."""
         return self._driver.iterate(inference.list_requests(self._context, states, model, limit))
 
     def watch(
         self, request_id: str, *, after_sequence: int = 0, timeout_seconds: float | None = None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Every event after `after_sequence`, each once, until the request ends.
 
         Connects again where it broke off. The last event is `Finished`. Raises RequestNotFound;
@@ -167,7 +167,9 @@ class Client:
         """The sum of a period by model and kind of GPU. Raises PermissionDenied for others'."""
         return self._driver.drive(operators.usage(self._context, period or Period()))
 
-    def ledger(self, period: Period | None = None, *, request_id: str = "") -> Iterator[LedgerLine]:
+    def ledger(
+        self, period: Period | None = None, *, request_id: str = ""
+    ) -> Generator[LedgerLine, None, None]:
         """One line for each finished attempt, oldest first. Raises PermissionDenied for others'."""
         return self._driver.iterate(operators.ledger(self._context, period or Period(), request_id))
 
@@ -183,7 +185,7 @@ class Models:
         self._context = context
         self._driver = driver
 
-    def list(self) -> Iterator[Model]:
+    def list(self) -> Generator[Model, None, None]:
         """Every model, fetched page by page."""
         return self._driver.iterate(operators.list_models(self._context))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol, TypeVar, assert_never
 
 import grpc
@@ -90,7 +90,7 @@ class SyncDriver:
             except BaseException as error:
                 failure = error
 
-    def iterate(self, operation: Iteration[ItemT, object]) -> Iterator[ItemT]:
+    def iterate(self, operation: Iteration[ItemT, object]) -> Generator[ItemT, None, None]:
         """The operation's items. Leaving the loop early ends the operation and its stream."""
         outcome: Outcome = None
         failure: BaseException | None = None
