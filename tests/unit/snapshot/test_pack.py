@@ -84,7 +84,7 @@ def test_a_single_file_needs_a_base_and_must_fit_it(folder: Path, tmp_path: Path
 
 
 class Bomb:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return (Path.touch, (Path("exploded"),))
 
 
