@@ -4,6 +4,8 @@ Without a word from the test a request runs to its end at once: a log line, a pr
 asks for any, one picture. `hold()` makes requests wait; then the test moves each one by hand.
 """
 
+# Methods are named as on the wire, hence the exceptions from the naming rule.
+
 from __future__ import annotations
 
 import asyncio
@@ -11,7 +13,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -28,6 +30,10 @@ from quickthaw.v1 import (
 from quickthaw.wire import errors
 from quickthaw.wire.limits import ARTIFACT_CHUNK_BYTES, SERVER_OPTIONS
 from quickthaw.wire.status import ErrorInterceptor
+from support.fake_request import SUBMITTED_UNIX_MS, FakeRequest
+
+# A string: the class is generic for the type checkers only.
+Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
 MODEL_ID = "quickthaw/shapes"
 ALIAS = "fal-ai/shapes/dev"
@@ -35,7 +41,6 @@ ADMIN_KEY = "qt_admin_secret"
 ALICE_KEY = "qt_alice_secret"
 BOB_KEY = "qt_bob_secret"
 TENANTS = {ADMIN_KEY: "admin", ALICE_KEY: "alice", BOB_KEY: "bob"}
-SUBMITTED_UNIX_MS = 1_700_000_000_000
 
 SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -64,101 +69,48 @@ SCHEMA = {
 }
 
 
-@dataclass
-class FakeRequest:
-    """`record` is what Get answers; `events` what Watch replays."""
+class _Unplayed(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogServicer):
+    """The calls that no test of a gateway leads to."""
 
-    record: types_pb2.Request
-    submitted: inference_pb2.SubmitRequest
-    events: list[inference_pb2.Event] = field(default_factory=list)
-    news: asyncio.Condition = field(default_factory=asyncio.Condition)
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    watchers: int = 0
+    async def Run(self, request: object, context: Context) -> types_pb2.Request:  # noqa: N802
+        raise _unplayed()
 
-    @property
-    def input(self) -> dict[str, object]:
-        loaded = json.loads(self.submitted.input_json)
-        assert isinstance(loaded, dict)
-        return loaded
+    async def List(  # noqa: N802
+        self, request: object, context: Context
+    ) -> inference_pb2.ListRequestsResponse:
+        raise _unplayed()
 
-    async def events_after(self, count: int) -> list[inference_pb2.Event]:
-        async with self.news:
-            await self.news.wait_for(lambda: len(self.events) > count)
-            return self.events[count:]
+    async def Quote(  # noqa: N802
+        self, request: object, context: Context
+    ) -> inference_pb2.QuoteResponse:
+        raise _unplayed()
 
-    async def emit(self, event: inference_pb2.Event) -> None:
-        event.request_id = self.record.request_id
-        event.sequence = len(self.events) + 1
-        event.unix_ms = SUBMITTED_UNIX_MS + event.sequence
-        async with self.news:
-            self.events.append(event)
-            self.news.notify_all()
+    def Realtime(  # noqa: N802
+        self, request_iterator: object, context: Context
+    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
+        raise _unplayed()
 
-    async def move(
-        self, state: types_pb2.RequestState.ValueType, *, queue_position: int = 0
-    ) -> None:
-        self.record.state = state
-        self.record.queue_position = queue_position
-        self.record.attempts = 0 if state == types_pb2.REQUEST_STATE_QUEUED else 1
-        change = inference_pb2.StateChange(
-            state=state, attempt=self.record.attempts, queue_position=queue_position
-        )
-        await self.emit(inference_pb2.Event(state_change=change))
+    async def Register(  # noqa: N802
+        self, request: object, context: Context
+    ) -> catalog_pb2.RegisterResponse:
+        raise _unplayed()
 
-    async def log(self, text: str) -> None:
-        await self.emit(inference_pb2.Event(log=inference_pb2.LogLine(level="info", text=text)))
+    async def ListModels(  # noqa: N802
+        self, request: object, context: Context
+    ) -> catalog_pb2.ListModelsResponse:
+        raise _unplayed()
 
-    async def preview(self, step: int, data: bytes = b"preview") -> None:
-        preview = inference_pb2.Preview(
-            step=step, content_type="image/jpeg", data=data, width=32, height=32
-        )
-        await self.emit(inference_pb2.Event(preview=preview))
-
-    async def succeed(self, *artifacts: types_pb2.Artifact) -> None:
-        self.record.artifacts.extend(artifacts)
-        self.record.output_json = "{}"
-        await self._finish(types_pb2.REQUEST_STATE_SUCCEEDED)
-
-    async def fail(
-        self,
-        reason: str,
-        message: str,
-        *,
-        retryable: bool = False,
-        violations: tuple[tuple[str, str], ...] = (),
-    ) -> None:
-        self.record.failure.CopyFrom(
-            types_pb2.Failure(reason=reason, message=message, retryable=retryable)
-        )
-        for name, description in violations:
-            self.record.failure.violations.add(field=name, description=description)
-        cancelled = reason == "CANCELLED"
-        await self._finish(
-            types_pb2.REQUEST_STATE_CANCELLED if cancelled else types_pb2.REQUEST_STATE_FAILED
-        )
-
-    async def _finish(self, state: types_pb2.RequestState.ValueType) -> None:
-        self.record.state = state
-        self.record.finished_unix_ms = SUBMITTED_UNIX_MS + 2000
-        self.record.receipt.CopyFrom(
-            types_pb2.Receipt(
-                request_id=self.record.request_id,
-                model=self.record.model,
-                worker_id="worker-0",
-                gpu_type="cpu",
-                run_ms=1234,
-                billed_ms=1234,
-                price_nanodollars=12340,
-                attempts=1,
-                start_tier=types_pb2.TIER_DISK,
-                placement="resident on worker-0",
-                seed=7,
-            )
-        )
-        await self.emit(inference_pb2.Event(finished=self.record))
+    async def Remove(  # noqa: N802
+        self, request: object, context: Context
+    ) -> catalog_pb2.RemoveResponse:
+        raise _unplayed()
 
 
-class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogServicer):
+def _unplayed() -> errors.QuickthawError:
+    return errors.FailedPrecondition("this platform is played by a test and lacks this call")
+
+
+class FakePlatform(_Unplayed):
     def __init__(self) -> None:
         self.requests: dict[str, FakeRequest] = {}
         self.artifacts: dict[str, tuple[str, types_pb2.Artifact, bytes]] = {}
@@ -202,8 +154,8 @@ class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.Catalo
 
     # ---- Inference -----------------------------------------------------------------------------
 
-    async def Submit(  # noqa: N802 - the name is the wire's
-        self, request: inference_pb2.SubmitRequest, context: grpc.aio.ServicerContext
+    async def Submit(  # noqa: N802
+        self, request: inference_pb2.SubmitRequest, context: Context
     ) -> inference_pb2.SubmitResponse:
         tenant = _tenant(context)
         if self.refuse_submit is not None:
@@ -250,13 +202,13 @@ class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.Catalo
             )
         )
 
-    async def Get(  # noqa: N802 - the name is the wire's
-        self, request: inference_pb2.GetRequest, context: grpc.aio.ServicerContext
+    async def Get(  # noqa: N802
+        self, request: inference_pb2.GetRequest, context: Context
     ) -> types_pb2.Request:
         return self._find(request.request_id, context).record
 
-    async def Cancel(  # noqa: N802 - the name is the wire's
-        self, request: inference_pb2.CancelRequest, context: grpc.aio.ServicerContext
+    async def Cancel(  # noqa: N802
+        self, request: inference_pb2.CancelRequest, context: Context
     ) -> inference_pb2.CancelResponse:
         found = self._find(request.request_id, context)
         if not found.record.HasField("receipt"):
@@ -264,11 +216,13 @@ class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.Catalo
             await found.fail("CANCELLED", "cancelled by the caller")
         return inference_pb2.CancelResponse(state=found.record.state)
 
-    async def Watch(  # noqa: N802 - the name is the wire's
-        self, request: inference_pb2.WatchRequest, context: grpc.aio.ServicerContext
+    async def Watch(  # noqa: N802
+        self, request: inference_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[inference_pb2.Event]:
         found = self._find(request.request_id, context)
-        found.watchers += 1
+        async with found.news:
+            found.watchers += 1
+            found.news.notify_all()
         seen = 0
         try:
             while True:
@@ -280,9 +234,11 @@ class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.Catalo
                         return
         finally:
             found.watchers -= 1
+            if not found.watchers:
+                found.unwatched.set()
 
-    async def ReadArtifact(  # noqa: N802 - the name is the wire's
-        self, request: inference_pb2.ReadArtifactRequest, context: grpc.aio.ServicerContext
+    async def ReadArtifact(  # noqa: N802
+        self, request: inference_pb2.ReadArtifactRequest, context: Context
     ) -> AsyncIterator[inference_pb2.ReadArtifactResponse]:
         tenant = _tenant(context)
         owner, artifact, data = self.artifacts.get(request.uri, ("", types_pb2.Artifact(), b""))
@@ -294,7 +250,7 @@ class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.Catalo
                 artifact=artifact if offset == 0 else None,
             )
 
-    def _find(self, request_id: str, context: grpc.aio.ServicerContext) -> FakeRequest:
+    def _find(self, request_id: str, context: Context) -> FakeRequest:
         tenant = _tenant(context)
         found = self.requests.get(request_id)
         if found is None or found.record.tenant != tenant:
@@ -303,8 +259,8 @@ class FakePlatform(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.Catalo
 
     # ---- Catalog -------------------------------------------------------------------------------
 
-    async def GetModel(  # noqa: N802 - the name is the wire's
-        self, request: catalog_pb2.GetModelRequest, context: grpc.aio.ServicerContext
+    async def GetModel(  # noqa: N802
+        self, request: catalog_pb2.GetModelRequest, context: Context
     ) -> catalog_pb2.Model:
         _tenant(context)
         _check_model(request.id)
@@ -334,7 +290,7 @@ async def served(platform: FakePlatform, port: int = 0) -> AsyncIterator[int]:
         await server.stop(None)
 
 
-def _tenant(context: grpc.aio.ServicerContext) -> str:
+def _tenant(context: Context) -> str:
     metadata = dict(context.invocation_metadata() or ())
     scheme, _, key = str(metadata.get("authorization", "")).partition(" ")
     if scheme != "Key" or key not in TENANTS:

@@ -14,7 +14,7 @@ from quickthaw.gateway.bodies import until_gone
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.ranges import ByteRange, RangeNotSatisfiable, parse_range
 from quickthaw.v1 import inference_pb2, types_pb2
-from quickthaw.wire.errors import ArtifactNotFound
+from quickthaw.wire.errors import ArtifactNotFound, SnapshotCorrupt
 
 Parts = AsyncGenerator[inference_pb2.ReadArtifactResponse, None]
 
@@ -113,7 +113,9 @@ class _FileResponse(Response):
     async def _send_span(self, send: Send, span: ByteRange) -> None:
         offset = 0
         data: bytes | None = self._first.data
-        while data is not None and offset < span.stop:
+        while offset < span.stop:
+            if data is None:
+                raise SnapshotCorrupt(f"{self._first.artifact.uri} ended after {offset} bytes")
             piece = data[max(0, span.start - offset) : max(0, span.stop - offset)]
             offset += len(data)
             if piece:

@@ -6,6 +6,7 @@ metrics. The handlers behind it raise; nobody else turns an exception into bytes
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -24,7 +25,7 @@ from quickthaw.gateway.cors import ANSWER_HEADERS, preflight
 from quickthaw.gateway.fal.errors import CLIENT_CLOSED_REQUEST, error_answer
 from quickthaw.gateway.respond import REQUEST_ID_HEADER, error_response
 from quickthaw.gateway.surfaces import route_path, surface_of
-from quickthaw.wire.errors import QuickthawError
+from quickthaw.wire.errors import QuickthawError, Unavailable
 from quickthaw.wire.status import translate
 
 logger = logging.getLogger("quickthaw.gateway.access")
@@ -88,6 +89,10 @@ class Front:
                 await self._router(scope, receive, send)
         except ClientGone:
             exchange.status = CLIENT_CLOSED_REQUEST
+        except asyncio.CancelledError:
+            if exchange.status or not self._gateway.draining:
+                raise
+            await error_response(error_answer(_going_away()))(scope, receive, send)
         except Exception as error:
             answer = self._error_answer(error)
             if exchange.status:
@@ -134,6 +139,10 @@ class Front:
         logger.info(
             " ".join(f"{name}={value}" for name, value in fields.items()), extra={"fields": fields}
         )
+
+
+def _going_away() -> Unavailable:
+    return Unavailable("the gateway is shutting down; try again", retry_delay_seconds=1.0)
 
 
 def _exchange(scope: Scope, path: str) -> Exchange:

@@ -12,11 +12,12 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import NewType, TypeVar
+from typing import NewType, TypeVar, cast
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
+from grpc_status import rpc_status
 
 from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import (
@@ -26,7 +27,7 @@ from quickthaw.v1 import (
     inference_pb2_grpc,
     types_pb2,
 )
-from quickthaw.wire.errors import Unavailable
+from quickthaw.wire.errors import QuickthawError, Unavailable
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
 from quickthaw.wire.status import error_from_rpc
@@ -180,14 +181,13 @@ class Platform:
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            if late and not error.trailing_metadata():
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and _is_bare(error):
                 raise Unavailable(
                     f"the scheduler did not answer within {self._limits.call_seconds:g} s; "
                     "try again",
                     retry_delay_seconds=1.0,
                 ) from error
-            raise error_from_rpc(error) from error
+            raise _our_error(error) from error
 
 
 def _metadata(credential: Credential) -> tuple[tuple[str, str], ...]:
@@ -199,4 +199,16 @@ def _our_errors() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise error_from_rpc(error) from error
+        raise _our_error(error) from error
+
+
+def _our_error(error: grpc.aio.AioRpcError) -> QuickthawError:
+    if error.code() is grpc.StatusCode.CANCELLED and _is_bare(error):
+        # We cancel calls by cancelling tasks, which raises something else: the server shut down.
+        return Unavailable("the scheduler is shutting down; try again", retry_delay_seconds=1.0)
+    return error_from_rpc(error)
+
+
+def _is_bare(error: grpc.aio.AioRpcError) -> bool:
+    """Whether gRPC itself made the status: none of our servicers said anything."""
+    return rpc_status.from_call(cast("grpc.Call", error)) is None

@@ -15,7 +15,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from quickthaw.gateway.app import build_app
-from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.context import FAREWELL_SECONDS, Gateway
 from quickthaw.gateway.http11 import protocol_with
 from quickthaw.gateway.links import Links, load_key, load_secret
 from quickthaw.gateway.metrics import GatewayMetrics
@@ -100,6 +100,9 @@ async def _served(gateway: Gateway, listener: socket.socket, limits: Limits) -> 
         gateway.draining = True
         server.should_exit = True
         await serving
+        # Those that were cut off still say goodbye, to their callers and to the scheduler.
+        if server.server_state.tasks:
+            await asyncio.wait(set(server.server_state.tasks), timeout=FAREWELL_SECONDS)
 
 
 def _uvicorn_config(gateway: Gateway, limits: Limits) -> uvicorn.Config:
@@ -117,7 +120,8 @@ def _uvicorn_config(gateway: Gateway, limits: Limits) -> uvicorn.Config:
         server_header=False,
         # Who the caller is behind a proxy is the operator's proxy's log to keep.
         proxy_headers=False,
-        limit_concurrency=limits.connections_max,
+        # uvicorn counts the connection that it decides about.
+        limit_concurrency=limits.connections_max + 1,
         h11_max_incomplete_event_size=limits.header_bytes_max,
         timeout_keep_alive=limits.keep_alive_seconds,
         timeout_graceful_shutdown=limits.drain_seconds,

@@ -41,7 +41,8 @@ def _has_port(host: str) -> bool:
 
 def route_path(host: str, path: str) -> str:
     """The path to route by: always with a known first segment, never with a trailing slash."""
-    trimmed = path.rstrip("/") or "/"
+    # `*`, or a whole URL as a proxy is asked for one: no path of ours, but answered like any other.
+    trimmed = ("" if path.startswith("/") else "/") + path.rstrip("/") or "/"
     if (prefix := prefix_of_host(host)) is not None:
         return f"/{prefix}{'' if trimmed == '/' else trimmed}"
     first = trimmed.split("/", 2)[1]

@@ -21,6 +21,7 @@ Item: TypeAlias = "dict[str, object]"
 
 ITEMS_MAX = 32
 _ECHO_BYTES_MAX = 256
+_MESSAGE_END_CHARS = 150
 _TYPES: Mapping[str, str] = {
     "string": "string_type",
     "integer": "int_type",
@@ -71,7 +72,12 @@ def _item(error: jsonschema_rs.ValidationError) -> Item:
 
 
 def _message(error: jsonschema_rs.ValidationError) -> str:
-    return "Field required" if isinstance(error.kind, Kind.Required) else error.message
+    if isinstance(error.kind, Kind.Required):
+        return "Field required"
+    if len(error.message) <= 2 * _MESSAGE_END_CHARS:
+        return error.message
+    # It begins with the value, of whatever length, and ends with what is wrong with it.
+    return f"{error.message[:_MESSAGE_END_CHARS]} [...] {error.message[-_MESSAGE_END_CHARS:]}"
 
 
 def _kind(kind: Kind) -> tuple[str, dict[str, object]]:

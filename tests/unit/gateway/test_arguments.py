@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.fal.arguments import translate_arguments, with_previews
+from quickthaw.gateway.json_text import JsonObject, parse_object, render
+from support.fake_inference import SCHEMA
+
+MODEL = cast("JsonObject", SCHEMA)
+TWO_SIDES: JsonObject = {
+    "additionalProperties": False,
+    "properties": {"prompt": {}, "width": {}, "height": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "height"),
+    [
+        ("square_hd", 1024, 1024),
+        ("square", 512, 512),
+        ("portrait_4_3", 768, 1024),
+        ("portrait_16_9", 576, 1024),
+        ("landscape_4_3", 1024, 768),
+        ("landscape_16_9", 1024, 576),
+        ({"width": 640}, 640, 512),
+        ({}, 512, 512),
+    ],
+)
+def test_a_size_by_name_becomes_pixels(size: JsonObject | str, width: int, height: int) -> None:
+    translated = translate_arguments({"image_size": size}, MODEL)
+    assert translated.input == {"image_size": {"width": width, "height": height}}
+    flat = translate_arguments({"image_size": size}, TWO_SIDES)
+    assert flat.input == {"width": width, "height": height}
+
+
+def test_an_unknown_size_names_the_known_ones() -> None:
+    with pytest.raises(HttpError) as caught:
+        translate_arguments({"image_size": "banana"}, MODEL)
+    answer = caught.value.answer
+    assert answer.status == 422
+    assert not isinstance(answer.detail, str)
+    assert answer.detail[0]["loc"] == ["body", "image_size"]
+    assert answer.detail[0]["type"] == "one_of"
+
+
+def test_a_size_of_another_type_is_left_for_the_schema_to_refuse() -> None:
+    assert translate_arguments({"image_size": 7}, MODEL).input == {"image_size": 7}
+
+
+def test_arguments_that_the_model_lacks_and_nulls_are_dropped() -> None:
+    arguments: JsonObject = {"prompt": "x", "enable_safety_checker": True, "seed": None}
+    assert translate_arguments(arguments, MODEL).input == {"prompt": "x"}
+
+
+def test_a_model_that_takes_anything_gets_everything() -> None:
+    schema: JsonObject = {"additionalProperties": True, "properties": {"prompt": {}}}
+    assert translate_arguments({"other": 1}, schema).input == {"other": 1}
+
+
+def test_format_is_another_name_of_output_format() -> None:
+    assert translate_arguments({"format": "jpeg"}, MODEL).input == {"output_format": "jpeg"}
+    both: JsonObject = {"format": "jpeg", "output_format": "png"}
+    assert translate_arguments(both, MODEL).input == {"output_format": "png"}
+
+
+def test_sync_mode_is_about_the_answer_and_not_an_argument_of_the_model() -> None:
+    translated = translate_arguments({"prompt": "x", "sync_mode": True}, MODEL)
+    assert (translated.input, translated.sync_mode) == ({"prompt": "x"}, True)
+    assert not translate_arguments({"sync_mode": "true"}, MODEL).sync_mode
+
+
+def test_a_stream_asks_for_previews_spread_over_the_steps() -> None:
+    assert with_previews({}, MODEL, 8) == {"preview_every": 2}  # 16 steps by default.
+    assert with_previews({"num_inference_steps": 4}, MODEL, 8)["preview_every"] == 1
+    assert with_previews({"preview_every": 5}, MODEL, 8) == {"preview_every": 5}
+    assert with_previews({"num_inference_steps": "x"}, MODEL, 8)["preview_every"] == 1
+    assert with_previews({}, TWO_SIDES, 8) == {}
+
+
+@pytest.mark.parametrize("body", [b"", b"  ", b"{}"])
+def test_no_body_is_an_empty_object(body: bytes) -> None:
+    assert parse_object(body) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"\xff", 400),
+        (b'{"a": NaN}', 400),
+        (b"[" * 100_000, 400),
+        (b'{"a": ' + b"9" * 5000 + b"}", 400),
+        (b"[]", 422),
+        (b'"text"', 422),
+        (b"null", 422),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes, status: int) -> None:
+    with pytest.raises(HttpError) as caught:
+        parse_object(body)
+    assert caught.value.answer.status == status
+
+
+def test_json_leaves_as_ascii_even_where_it_is_no_text() -> None:
+    assert render({"a": "ü \ud800"}) == '{"a":"\\u00fc \\ud800"}'

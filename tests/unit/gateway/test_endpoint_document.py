@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from quickthaw.gateway.fal.ids import parse_endpoint_id
+from quickthaw.gateway.fal.schema import endpoint_document
+from quickthaw.gateway.json_text import JsonObject
+from quickthaw.v1 import catalog_pb2
+from support.fake_inference import SCHEMA
+
+MODEL = cast("JsonObject", SCHEMA)
+
+
+def the_input_schema() -> JsonObject:
+    model = catalog_pb2.Model(id="fal-ai/shapes/dev", input_schema_json=json.dumps(SCHEMA))
+    document = endpoint_document(parse_endpoint_id("fal-ai/shapes/dev"), model, "http://gw")
+    assert document["servers"] == [{"url": "http://gw/queue"}]
+    assert "/fal-ai/shapes/dev/requests/{request_id}/status" in cast(
+        "JsonObject", document["paths"]
+    )
+    components = cast("JsonObject", document["components"])
+    schemas = cast("JsonObject", components["schemas"])
+    assert {"QueueStatus", "FalAiShapesDevInput", "FalAiShapesDevOutput"} <= schemas.keys()
+    return cast("JsonObject", schemas["FalAiShapesDevInput"])
+
+
+def test_an_input_schema_lists_its_properties_in_order() -> None:
+    schema = the_input_schema()
+    assert schema["required"] == ["prompt"]
+    properties = cast("JsonObject", schema["properties"])
+    assert (
+        schema["x-fal-order-properties"]
+        == list(properties)
+        == list(cast("JsonObject", MODEL["properties"]))
+    )
+
+
+def test_a_size_may_be_an_object_or_a_name() -> None:
+    properties = cast("JsonObject", the_input_schema()["properties"])
+    size = cast("JsonObject", properties["image_size"])
+    reference, names = cast("list[JsonObject]", size["anyOf"])
+    assert reference == {"$ref": "#/components/schemas/ImageSize"}
+    assert "landscape_4_3" in cast("list[str]", names["enum"])
+    assert size["default"] == {"width": 64, "height": 64}
+
+
+def test_what_openapi_3_0_says_differently_is_translated() -> None:
+    properties = cast("JsonObject", the_input_schema()["properties"])
+    seed = cast("JsonObject", properties["seed"])
+    assert (seed["type"], seed["nullable"]) == ("integer", True)
+    guidance = cast("JsonObject", properties["guidance_scale"])
+    assert (guidance["minimum"], guidance["exclusiveMinimum"]) == (0, True)
