@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,14 +10,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from quickthaw.client import AsyncClient, Client
 
-START_SECONDS_MAX = 100
 STOP_SECONDS_MAX = 60
+POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -47,6 +48,10 @@ class Platform:
         content = json.loads((self.data_dir / "run.json").read_text())
         return {name: int(pid) for name, pid in content["pids"].items() if pid}
 
+    def workers(self) -> list[str]:
+        """Ids of the workers that are up now."""
+        return sorted(set(self.pids()) - {"scheduler", "gateway"})
+
     def kill(self, part: str) -> int | None:
         """`kill -9` of a part; its pid, or None if it is down at this moment anyway."""
         pid = self.pids().get(part)
@@ -73,6 +78,15 @@ class Platform:
             self.process.kill()
             self.process.communicate()
         return self.process.returncode
+
+
+async def until(holds: Callable[[], bool], what: str, timeout_seconds: float = 60.0) -> None:
+    """Looks again and again at what only another process changes."""
+    for _ in range(int(timeout_seconds / POLL_SECONDS)):
+        if holds():
+            return
+        await asyncio.sleep(POLL_SECONDS)
+    raise AssertionError(f"{what} did not happen within {timeout_seconds:g} s")
 
 
 def quickthaw(*arguments: str | Path) -> list[str]:
