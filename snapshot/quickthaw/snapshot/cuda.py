@@ -73,6 +73,8 @@ class CudaDevice:
         nbytes = round_up(nbytes, TENSOR_ALIGNMENT)
         if nbytes > self.free_bytes:
             raise full(nbytes, self.free_bytes, self.kind)
+        if nbytes > torch.cuda.mem_get_info(self.torch_device)[0]:
+            torch.cuda.empty_cache()  # what torch keeps for activations is of no use to a new pool
         try:
             return CudaBuffer(nbytes, self.torch_device)
         except torch.OutOfMemoryError as error:

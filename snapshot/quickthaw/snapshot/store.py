@@ -116,13 +116,14 @@ class SnapshotStore:
         with self._lock(fcntl.LOCK_SH):
             yield StoreWriter(self.root)
 
-    def import_(self, folder: Path | str) -> tuple[str, ...]:
-        """Copies every snapshot of another store in, checking all content; returns their digests.
+    def import_(self, folder: Path | str, digest: str | None = None) -> tuple[str, ...]:
+        """Copies the snapshots of another store in, or that of `digest`; returns their digests.
 
-        Parts that are here already are not copied again.
+        All content is checked against its SHA-256 on the way. Parts that are here already are not
+        copied again.
         """
         source = SnapshotStore(folder)
-        digests = tuple(source)
+        digests = tuple(source) if digest is None else (digest,)
         if not digests:
             invalid(Problem.MISSING, str(folder), "holds no snapshot; wanted snapshots/<digest>/")
         with self.writing() as writer:

@@ -17,7 +17,8 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.format import Problem
 from quickthaw.snapshot.pack import PackProgress, pack
 from quickthaw.wire.errors import InvalidArgument, SnapshotInvalid
-from support.snapshots import BUILDERS, a_loader, draw
+from support.original_layout import original_checkpoint
+from support.snapshots import BUILDERS, a_loader, draw, tensors_of
 
 
 @pytest.fixture
@@ -66,6 +67,26 @@ def test_a_single_file_replaces_the_component_it_fits(
         expected = BUILDERS["sd"](0)
         expected.unet.load_state_dict(tuned)
         assert torch.equal(draw(loaded.pipeline), draw(expected))
+
+
+@pytest.mark.parametrize(("kind", "stored"), [(torch.float32, "F32"), (torch.float16, "F16")])
+def test_a_whole_checkpoint_in_the_original_layout_is_packed_with_a_base(
+    kind: torch.dtype, stored: str, folder: Path, tmp_path: Path
+) -> None:
+    wanted = BUILDERS["sd"](4)
+    for module in (wanted.unet, wanted.vae, wanted.text_encoder):
+        torch.nn.Module.to(module, kind)
+    file = tmp_path / "checkpoint.safetensors"
+    save_file(original_checkpoint(wanted), file)
+    store = SnapshotStore(tmp_path / "store")
+    digest = pack(file, store, base=folder)
+    assert store.open(digest).manifest.component("unet").dtypes == (stored,)
+    with a_loader(store) as loader, loader.load(digest) as loaded:
+        for name in ("unet", "vae", "text_encoder"):
+            ours, theirs = (tensors_of(getattr(each, name)) for each in (loaded.pipeline, wanted))
+            assert ours.keys() == theirs.keys()
+            for key, tensor in theirs.items():
+                assert torch.equal(ours[key], tensor), (name, key)
 
 
 def test_a_single_file_needs_a_base_and_must_fit_it(folder: Path, tmp_path: Path) -> None:

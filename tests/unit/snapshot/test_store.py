@@ -84,6 +84,17 @@ def test_importing_damaged_content_is_refused_and_leaves_nothing(
     assert files_of(target.root) == {".lock"}
 
 
+def test_one_snapshot_of_several_can_be_imported(
+    store: SnapshotStore, digests: dict[str, str], tmp_path: Path
+) -> None:
+    target = SnapshotStore(tmp_path)
+    assert target.import_(store.root, digests["sd"]) == (digests["sd"],)
+    assert list(target) == [digests["sd"]]
+    assert len(list((tmp_path / "components").iterdir())) == 3
+    with pytest.raises(NotFound):
+        target.import_(store.root, "0" * 64)
+
+
 def test_importing_from_nowhere_says_so(tmp_path: Path) -> None:
     with pytest.raises(SnapshotInvalid, match="holds no snapshot"):
         SnapshotStore(tmp_path / "a").import_(tmp_path / "b")
