@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import TypeAlias
 
 import pytest
 
@@ -13,6 +14,8 @@ from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2
 from quickthaw.wire import errors
 from support import answers
 from support.fake_platform import KEY, QUICK, FakePlatform
+
+Rig: TypeAlias = tuple[FakePlatform, AsyncClient]
 
 
 @pytest.fixture
@@ -26,12 +29,12 @@ def accept(_message: inference_pb2.SubmitRequest) -> inference_pb2.SubmitRespons
     return inference_pb2.SubmitResponse(request_id=answers.REQUEST_ID)
 
 
-async def watch_all(_message: inference_pb2.WatchRequest):
+async def watch_all(_message: inference_pb2.WatchRequest) -> AsyncIterator[inference_pb2.Event]:
     for event in answers.a_run():
         yield event
 
 
-async def test_run_awaits_a_callback_that_is_a_coroutine(rig):
+async def test_run_awaits_a_callback_that_is_a_coroutine(rig: Rig) -> None:
     platform, client = rig
     platform.scripts |= {"Submit": accept, "Watch": watch_all}
     seen: list[int] = []
@@ -45,11 +48,11 @@ async def test_run_awaits_a_callback_that_is_a_coroutine(rig):
     assert seen == [1, 2, 3, 4, 5, 6, 7]
 
 
-async def test_cancelling_the_task_that_awaits_a_run_cancels_the_request(rig):
+async def test_cancelling_the_task_that_awaits_a_run_cancels_the_request(rig: Rig) -> None:
     platform, client = rig
     running = asyncio.Event()
 
-    async def watch(_message: object):
+    async def watch(_message: object) -> AsyncIterator[inference_pb2.Event]:
         yield answers.a_step(1, 1)
         await platform.event().wait()
 
@@ -66,14 +69,14 @@ async def test_cancelling_the_task_that_awaits_a_run_cancels_the_request(rig):
     assert [m.request_id for m in platform.calls("Cancel")] == [answers.REQUEST_ID]
 
 
-async def test_a_watch_goes_on_after_the_server_restarts(rig):
+async def test_a_watch_goes_on_after_the_server_restarts(rig: Rig) -> None:
     platform, client = rig
 
-    async def before(_message: object):
+    async def before(_message: object) -> AsyncIterator[inference_pb2.Event]:
         yield answers.a_step(1, 1)
         await platform.event().wait()
 
-    async def after(message: inference_pb2.WatchRequest):
+    async def after(message: inference_pb2.WatchRequest) -> AsyncIterator[inference_pb2.Event]:
         yield answers.an_end(message.after_sequence + 1)
 
     platform.scripts["Watch"] = before
@@ -87,11 +90,11 @@ async def test_a_watch_goes_on_after_the_server_restarts(rig):
     assert seen == [1, 2]
 
 
-async def test_closing_a_watch_ends_its_stream_on_the_server(rig):
+async def test_closing_a_watch_ends_its_stream_on_the_server(rig: Rig) -> None:
     platform, client = rig
     ended = platform.event()
 
-    async def watch(_message: object):
+    async def watch(_message: object) -> AsyncIterator[inference_pb2.Event]:
         try:
             yield answers.a_step(1, 1)
             await platform.event().wait()
@@ -104,7 +107,7 @@ async def test_closing_a_watch_ends_its_stream_on_the_server(rig):
     await asyncio.to_thread(platform.wait_for, ended)
 
 
-async def test_errors_are_the_same_classes_as_the_blocking_clients(rig):
+async def test_errors_are_the_same_classes_as_the_blocking_clients(rig: Rig) -> None:
     platform, client = rig
 
     def refuse(_message: object) -> None:
@@ -116,7 +119,7 @@ async def test_errors_are_the_same_classes_as_the_blocking_clients(rig):
     assert caught.value.metadata == {"near": "shapes"}
 
 
-async def test_models_are_listed_over_several_pages(rig):
+async def test_models_are_listed_over_several_pages(rig: Rig) -> None:
     platform, client = rig
 
     def page(message: catalog_pb2.ListModelsRequest) -> catalog_pb2.ListModelsResponse:
@@ -130,10 +133,12 @@ async def test_models_are_listed_over_several_pages(rig):
     assert [m.id async for m in client.models.list()] == ["a/one", "b/two"]
 
 
-async def test_a_realtime_session_answers_each_tag_and_tells_refusals(rig):
+async def test_a_realtime_session_answers_each_tag_and_tells_refusals(rig: Rig) -> None:
     platform, client = rig
 
-    async def session(messages: AsyncIterator[inference_pb2.RealtimeRequest]):
+    async def session(
+        messages: AsyncIterator[inference_pb2.RealtimeRequest],
+    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
         async for message in messages:
             if message.submit.model == "shapes":
                 yield inference_pb2.RealtimeResponse(tag=message.tag, event=answers.an_end(1))
@@ -153,10 +158,12 @@ async def test_a_realtime_session_answers_each_tag_and_tells_refusals(rig):
     assert (second.tag, second.failure.reason) == ("two", "MODEL_NOT_FOUND")
 
 
-async def test_a_broken_realtime_session_is_unavailable(rig):
+async def test_a_broken_realtime_session_is_unavailable(rig: Rig) -> None:
     platform, client = rig
 
-    async def session(messages: AsyncIterator[inference_pb2.RealtimeRequest]):
+    async def session(
+        messages: AsyncIterator[inference_pb2.RealtimeRequest],
+    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
         async for message in messages:
             yield inference_pb2.RealtimeResponse(tag=message.tag, event=answers.a_step(1, 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import pytest
 
@@ -12,6 +13,8 @@ from quickthaw.wire import errors
 from support import answers
 from support.fake_platform import FakePlatform, a_platform
 
+Rig: TypeAlias = tuple[FakePlatform, Client]
+
 
 @pytest.fixture
 def rig() -> Iterator[tuple[FakePlatform, Client]]:
@@ -19,7 +22,7 @@ def rig() -> Iterator[tuple[FakePlatform, Client]]:
         yield both
 
 
-def test_a_model_is_registered_with_its_schema_and_components(rig):
+def test_a_model_is_registered_with_its_schema_and_components(rig: Rig) -> None:
     platform, client = rig
     platform.scripts["Register"] = lambda m: catalog_pb2.RegisterResponse(
         model=m.model, changed=True
@@ -38,7 +41,7 @@ def test_a_model_is_registered_with_its_schema_and_components(rig):
     assert registered.model == model
 
 
-def test_removing_a_model_is_not_repeated_after_a_broken_connection(rig):
+def test_removing_a_model_is_not_repeated_after_a_broken_connection(rig: Rig) -> None:
     platform, client = rig
 
     def fail(_message: object) -> None:
@@ -50,7 +53,7 @@ def test_removing_a_model_is_not_repeated_after_a_broken_connection(rig):
     assert len(platform.calls("Remove")) == 1
 
 
-def test_workers_can_be_listed_and_drained(rig):
+def test_workers_can_be_listed_and_drained(rig: Rig) -> None:
     platform, client = rig
     worker = fleet_pb2.Worker(
         worker_id="w",
@@ -73,7 +76,7 @@ def test_workers_can_be_listed_and_drained(rig):
     assert client.workers.cordon("w") == client.workers.uncordon("w")
 
 
-def test_a_decision_is_explained_with_its_candidates_and_refusals(rig):
+def test_a_decision_is_explained_with_its_candidates_and_refusals(rig: Rig) -> None:
     platform, client = rig
     platform.scripts["Explain"] = lambda m: fleet_pb2.ExplainResponse(
         request_id=m.request_id,
@@ -91,7 +94,7 @@ def test_a_decision_is_explained_with_its_candidates_and_refusals(rig):
     assert decision.refusals[0].reason == "vram"
 
 
-def test_ledger_and_usage_take_a_period(rig):
+def test_ledger_and_usage_take_a_period(rig: Rig) -> None:
     platform, client = rig
 
     def page(message: billing_pb2.ListLedgerRequest) -> billing_pb2.ListLedgerResponse:
@@ -112,7 +115,7 @@ def test_ledger_and_usage_take_a_period(rig):
     assert (asked.tenant, asked.from_unix_ms, asked.until_unix_ms) == ("team", 1, 2)
 
 
-def test_a_new_keys_secret_is_in_the_answer(rig):
+def test_a_new_keys_secret_is_in_the_answer(rig: Rig) -> None:
     platform, client = rig
 
     def create(message: billing_pb2.CreateKeyRequest) -> billing_pb2.CreateKeyResponse:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import TypeAlias
 
 import pytest
 
@@ -21,6 +22,8 @@ from quickthaw.wire import errors
 from support import answers
 from support.fake_platform import KEY, QUICK, FakePlatform, a_platform
 
+Rig: TypeAlias = tuple[FakePlatform, Client]
+
 
 @pytest.fixture
 def rig() -> Iterator[tuple[FakePlatform, Client]]:
@@ -34,13 +37,13 @@ def accept(_message: inference_pb2.SubmitRequest) -> inference_pb2.SubmitRespons
     )
 
 
-async def watch_all(message: inference_pb2.WatchRequest):
+async def watch_all(message: inference_pb2.WatchRequest) -> AsyncIterator[inference_pb2.Event]:
     for event in answers.a_run():
         if event.sequence > message.after_sequence:
             yield event
 
 
-def test_run_submits_follows_and_answers_with_the_ended_request(rig):
+def test_run_submits_follows_and_answers_with_the_ended_request(rig: Rig) -> None:
     platform, client = rig
     platform.scripts |= {"Submit": accept, "Watch": watch_all}
     seen: list[Event] = []
@@ -54,7 +57,7 @@ def test_run_submits_follows_and_answers_with_the_ended_request(rig):
     assert isinstance(seen[-1], Finished)
 
 
-def test_the_key_and_every_option_reach_the_server(rig):
+def test_the_key_and_every_option_reach_the_server(rig: Rig) -> None:
     platform, client = rig
     platform.scripts["Submit"] = accept
     submitted = client.submit(
@@ -76,7 +79,7 @@ def test_the_key_and_every_option_reach_the_server(rig):
     assert message.deadline_unix_ms > 0
 
 
-def test_a_submission_whose_answer_was_lost_is_repeated_under_the_same_key(rig):
+def test_a_submission_whose_answer_was_lost_is_repeated_under_the_same_key(rig: Rig) -> None:
     platform, client = rig
     lost = [errors.Unavailable("the connection broke after the journal had it")]
 
@@ -92,7 +95,7 @@ def test_a_submission_whose_answer_was_lost_is_repeated_under_the_same_key(rig):
     assert first.idempotency_key == second.idempotency_key
 
 
-def test_two_submissions_have_different_keys(rig):
+def test_two_submissions_have_different_keys(rig: Rig) -> None:
     platform, client = rig
     platform.scripts["Submit"] = accept
     client.submit("shapes", {})
@@ -121,7 +124,9 @@ def test_two_submissions_have_different_keys(rig):
     ],
     ids=lambda error: error.reason,
 )
-def test_each_error_arrives_as_the_class_that_was_raised(rig, error: errors.QuickthawError):
+def test_each_error_arrives_as_the_class_that_was_raised(
+    rig: Rig, error: errors.QuickthawError
+) -> None:
     platform, client = rig
 
     def refuse(_message: object) -> None:
@@ -137,7 +142,7 @@ def test_each_error_arrives_as_the_class_that_was_raised(rig, error: errors.Quic
     assert len(platform.calls("Submit")) == 1
 
 
-def test_a_full_queue_is_waited_for_as_long_as_the_server_says(rig):
+def test_a_full_queue_is_waited_for_as_long_as_the_server_says(rig: Rig) -> None:
     platform, client = rig
     full = [errors.QueueFull("full", retry_delay_seconds=0.05)]
 
@@ -150,10 +155,10 @@ def test_a_full_queue_is_waited_for_as_long_as_the_server_says(rig):
     assert client.submit("shapes", {}).request_id == answers.REQUEST_ID
 
 
-def test_a_failed_request_raises_what_it_failed_with(rig):
+def test_a_failed_request_raises_what_it_failed_with(rig: Rig) -> None:
     platform, client = rig
 
-    async def watch(_message: object):
+    async def watch(_message: object) -> AsyncIterator[inference_pb2.Event]:
         yield answers.an_end(1, answers.a_failure("ENGINE_FAILED", "the model raised"))
 
     platform.scripts |= {"Submit": accept, "Watch": watch}
@@ -165,16 +170,16 @@ def test_a_failed_request_raises_what_it_failed_with(rig):
     assert request.state is RequestState.FAILED
 
 
-def test_a_watch_goes_on_after_the_server_restarts(rig):
+def test_a_watch_goes_on_after_the_server_restarts(rig: Rig) -> None:
     platform, client = rig
     seen: list[int] = []
 
-    async def before(message: inference_pb2.WatchRequest):
+    async def before(message: inference_pb2.WatchRequest) -> AsyncIterator[inference_pb2.Event]:
         yield answers.a_change(1, types_pb2.REQUEST_STATE_RUNNING)
         yield answers.a_step(2, 1)
         await platform.event().wait()
 
-    async def after(message: inference_pb2.WatchRequest):
+    async def after(message: inference_pb2.WatchRequest) -> AsyncIterator[inference_pb2.Event]:
         # A replay that overlaps what was seen must not reach the caller twice.
         for event in (answers.a_step(2, 1), answers.a_step(3, 2), answers.an_end(9)):
             yield event
@@ -190,10 +195,10 @@ def test_a_watch_goes_on_after_the_server_restarts(rig):
     assert [m.after_sequence for m in platform.calls("Watch")] == [0, 2]
 
 
-def test_a_watch_that_ends_before_the_request_is_taken_up_again(rig):
+def test_a_watch_that_ends_before_the_request_is_taken_up_again(rig: Rig) -> None:
     platform, client = rig
 
-    async def watch(message: inference_pb2.WatchRequest):
+    async def watch(message: inference_pb2.WatchRequest) -> AsyncIterator[inference_pb2.Event]:
         if message.after_sequence == 0:
             yield answers.a_step(1, 1)
         else:
@@ -203,17 +208,17 @@ def test_a_watch_that_ends_before_the_request_is_taken_up_again(rig):
     assert [type(e) for e in client.watch(answers.REQUEST_ID)] == [Progressed, Finished]
 
 
-def test_a_watch_can_begin_in_the_middle(rig):
+def test_a_watch_can_begin_in_the_middle(rig: Rig) -> None:
     platform, client = rig
     platform.scripts["Watch"] = watch_all
     assert [e.sequence for e in client.watch("r", after_sequence=5)] == [6, 7]
 
 
-def test_leaving_a_watch_early_ends_its_stream_on_the_server(rig):
+def test_leaving_a_watch_early_ends_its_stream_on_the_server(rig: Rig) -> None:
     platform, client = rig
     ended = platform.event()
 
-    async def watch(_message: object):
+    async def watch(_message: object) -> AsyncIterator[inference_pb2.Event]:
         try:
             yield answers.a_step(1, 1)
             await platform.event().wait()
@@ -227,10 +232,10 @@ def test_leaving_a_watch_early_ends_its_stream_on_the_server(rig):
     platform.wait_for(ended)
 
 
-def test_running_for_too_long_cancels_the_request(rig):
+def test_running_for_too_long_cancels_the_request(rig: Rig) -> None:
     platform, client = rig
 
-    async def watch(_message: object):
+    async def watch(_message: object) -> AsyncIterator[inference_pb2.Event]:
         yield answers.a_step(1, 1)
         await platform.event().wait()
 
@@ -244,7 +249,7 @@ def test_running_for_too_long_cancels_the_request(rig):
     assert [m.request_id for m in platform.calls("Cancel")] == [answers.REQUEST_ID]
 
 
-def test_an_interrupted_run_cancels_the_request_and_tells_the_interruption(rig):
+def test_an_interrupted_run_cancels_the_request_and_tells_the_interruption(rig: Rig) -> None:
     platform, client = rig
 
     def interrupt(_event: Event) -> None:
@@ -260,10 +265,10 @@ def test_an_interrupted_run_cancels_the_request_and_tells_the_interruption(rig):
     assert [m.request_id for m in platform.calls("Cancel")] == [answers.REQUEST_ID]
 
 
-def test_an_unreachable_server_leaves_the_request_alone_and_names_it(rig):
+def test_an_unreachable_server_leaves_the_request_alone_and_names_it(rig: Rig) -> None:
     platform, client = rig
 
-    async def watch(_message: object):
+    async def watch(_message: object) -> AsyncIterator[inference_pb2.Event]:
         raise errors.Unavailable("shutting down")
         yield
 
@@ -274,7 +279,7 @@ def test_an_unreachable_server_leaves_the_request_alone_and_names_it(rig):
     assert platform.calls("Cancel") == []
 
 
-def test_nobody_listening_is_unavailable_with_the_address():
+def test_nobody_listening_is_unavailable_with_the_address() -> None:
     with (
         Client("127.0.0.1:9", KEY, context=QUICK) as client,
         pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:9"),
@@ -282,7 +287,7 @@ def test_nobody_listening_is_unavailable_with_the_address():
         client.get("r")
 
 
-def test_a_server_that_does_not_answer_is_unavailable_in_time(rig):
+def test_a_server_that_does_not_answer_is_unavailable_in_time(rig: Rig) -> None:
     platform, _ = rig
     quick = type(QUICK)(retry=type(QUICK.retry)(attempts_max=1), call_timeout_seconds=0.2)
 
@@ -297,7 +302,7 @@ def test_a_server_that_does_not_answer_is_unavailable_in_time(rig):
         client.get("r")
 
 
-def test_lists_are_fetched_page_by_page_and_only_as_far_as_asked(rig):
+def test_lists_are_fetched_page_by_page_and_only_as_far_as_asked(rig: Rig) -> None:
     platform, client = rig
 
     def page(message: inference_pb2.ListRequestsRequest) -> inference_pb2.ListRequestsResponse:
@@ -317,14 +322,14 @@ def test_lists_are_fetched_page_by_page_and_only_as_far_as_asked(rig):
     assert next(iter(client.list())).request_id == "r0"
 
 
-def test_a_closed_client_says_so(rig):
+def test_a_closed_client_says_so(rig: Rig) -> None:
     _, client = rig
     client.close()
     with pytest.raises(errors.FailedPrecondition, match="closed"):
         client.get("r")
 
 
-def test_an_input_over_the_message_limit_is_told_as_such(rig):
+def test_an_input_over_the_message_limit_is_told_as_such(rig: Rig) -> None:
     platform, client = rig
     platform.scripts["Submit"] = accept
     with pytest.raises(errors.MessageTooLarge):

@@ -161,8 +161,8 @@ class FakePlatform:
     def _answer(
         self, method: str, message: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> Any:
-        metadata = dict(context.invocation_metadata() or ())
-        self.received.append(Received(method, message, metadata.get("authorization")))
+        key = dict(context.invocation_metadata() or ()).get("authorization")
+        self.received.append(Received(method, message, None if key is None else str(key)))
         if method not in self.scripts:
             raise errors.Internal(f"the test has no script for {method}")
         return self.scripts[method](message)

@@ -21,11 +21,11 @@ def described() -> dict[str, tuple[str, str]]:
     }
 
 
-def test_every_rpc_that_callers_may_use_is_in_the_table():
+def test_every_rpc_that_callers_may_use_is_in_the_table() -> None:
     assert {m.path for m in TABLE} == described().keys() - NOT_FOR_CALLERS - UNUSED
 
 
-def test_requests_and_responses_are_those_of_the_contract():
+def test_requests_and_responses_are_those_of_the_contract() -> None:
     found = {
         m.path: (m.request.DESCRIPTOR.full_name, m.response.DESCRIPTOR.full_name) for m in TABLE
     }

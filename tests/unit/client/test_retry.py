@@ -1,6 +1,7 @@
 """Patience: how often and how long the client tries again. No network, no clock."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,9 @@ class Time:
         return self.now
 
 
-def pauses_until_the_end(policy: RetryPolicy, failures, seed: int = 0):
+def pauses_until_the_end(
+    policy: RetryPolicy, failures: Sequence[QuickthawError | types_pb2.Request], seed: int = 0
+) -> tuple[list[float], object]:
     """Drives one call whose tries end as `failures` say; the pauses, and the error or answer."""
     time = Time()
     context = Context(retry=policy, monotonic=time, random=random.Random(seed))
@@ -49,7 +52,7 @@ def pauses_until_the_end(policy: RetryPolicy, failures, seed: int = 0):
         return pauses, error
 
 
-def test_an_answer_after_two_broken_connections_is_the_answer():
+def test_an_answer_after_two_broken_connections_is_the_answer() -> None:
     answer = types_pb2.Request(request_id="r")
     pauses, result = pauses_until_the_end(
         RetryPolicy(), [Unavailable("a"), Unavailable("b"), answer]
@@ -58,19 +61,19 @@ def test_an_answer_after_two_broken_connections_is_the_answer():
     assert len(pauses) == 2
 
 
-def test_the_callers_own_mistake_is_not_tried_again():
+def test_the_callers_own_mistake_is_not_tried_again() -> None:
     pauses, result = pauses_until_the_end(RetryPolicy(), [InvalidInput("no")])
     assert isinstance(result, InvalidInput)
     assert pauses == []
 
 
-def test_the_servers_retry_delay_is_waited_for():
+def test_the_servers_retry_delay_is_waited_for() -> None:
     full = QueueFull("full", retry_delay_seconds=2.5)
     pauses, _ = pauses_until_the_end(RetryPolicy(), [full, types_pb2.Request()])
     assert pauses[0] >= 2.5
 
 
-def test_a_delay_beyond_the_policy_is_the_callers_to_wait():
+def test_a_delay_beyond_the_policy_is_the_callers_to_wait() -> None:
     full = QueueFull("full", retry_delay_seconds=100.0)
     pauses, result = pauses_until_the_end(RetryPolicy(total_seconds=60), [full])
     assert result is full
@@ -78,7 +81,7 @@ def test_a_delay_beyond_the_policy_is_the_callers_to_wait():
 
 
 @given(attempts=st.integers(1, 12), seed=st.integers(0, 100), total=st.floats(0.0, 100.0))
-def test_tries_and_pauses_stay_within_the_policy(attempts: int, seed: int, total: float):
+def test_tries_and_pauses_stay_within_the_policy(attempts: int, seed: int, total: float) -> None:
     policy = RetryPolicy(attempts_max=attempts, total_seconds=total)
     failures = [Unavailable(str(n)) for n in range(attempts)]
     pauses, result = pauses_until_the_end(policy, failures, seed)
@@ -88,7 +91,7 @@ def test_tries_and_pauses_stay_within_the_policy(attempts: int, seed: int, total
     assert all(pause <= policy.pause_seconds_max for pause in pauses)
 
 
-def test_a_call_that_must_not_happen_twice_is_made_once():
+def test_a_call_that_must_not_happen_twice_is_made_once() -> None:
     operation = call_with_retry(Context(), CREATE_KEY, billing_pb2.CreateKeyRequest(tenant="t"))
     next(operation)
     with pytest.raises(Unavailable):

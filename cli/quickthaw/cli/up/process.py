@@ -6,7 +6,6 @@ import asyncio
 import logging
 import logging.handlers
 import os
-import shlex
 import signal
 import sys
 from collections import deque
@@ -42,10 +41,8 @@ def parse_ready_line(line: str, ready_word: str) -> dict[str, str] | None:
     words = line.split()
     if words[:2] != [ready_word, "ready"]:
         return None
-    try:
-        return dict(pair.partition("=")[::2] for pair in shlex.split(line)[2:])
-    except ValueError:
-        return None
+    pairs = (word.partition("=") for word in words[2:])
+    return {name: value for name, _, value in pairs}
 
 
 class Process:

@@ -1,0 +1,177 @@
+"""Workers on a Ray cluster.
+
+One Ray actor per worker starts and reaps the same worker process as everywhere, and does nothing
+else: the worker dials the scheduler itself, so no request, picture or weight passes through Ray.
+Ray joins the machines, hands out their GPUs and notices when one is gone. `ray` is an optional
+dependency: `pip install 'quickthaw[ray]'`.
+
+The cluster is the one that RAY_ADDRESS names (Ray's own variable), else one on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quickthaw.cli.fleet.provisioner import Exited, InstanceChange, Offer, Ready, WorkerSpec
+from quickthaw.cli.fleet.ray_host import WorkerHost
+from quickthaw.wire.errors import (
+    FailedPrecondition,
+    ResourceExhausted,
+    SettingsInvalid,
+    Unavailable,
+    WorkerNotFound,
+)
+from quickthaw.wire.process import Address
+
+PLACE_SECONDS_MAX = 60.0
+"""How long Ray may take to find room for an actor and start it."""
+HOST_CPUS = 0.01
+"""The actor itself is idle; the worker's CPUs are the operating system's to share out."""
+KILL_MARGIN_SECONDS = 10.0
+LOST = -9
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    spec: WorkerSpec
+    actor: Any
+
+
+def load_ray() -> Any:
+    """The library. Raises SettingsInvalid if it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise SettingsInvalid(
+            "--fleet ray needs Ray, which is not installed here: pip install 'quickthaw[ray]'"
+        ) from error
+    return ray
+
+
+class RayFleet:
+    """A provisioner on the cluster of `address`: `local` for one of its own on this machine.
+
+    `logs` is used on whichever machine a worker runs on.
+    """
+
+    def __init__(
+        self,
+        logs: Path,
+        address: str | None = None,
+        module: str = "quickthaw.worker",
+        **init: object,
+    ) -> None:
+        self._ray = load_ray()
+        self._logs = logs
+        self._module = module
+        self._init = {"address": address, **init}
+        self._connected = False
+        self._running: dict[str, _Running] = {}
+        self._changes: asyncio.Queue[InstanceChange] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def offers(self) -> tuple[Offer, ...]:
+        await self._connect()
+        free = await asyncio.to_thread(self._ray.available_resources)
+        found = (Offer("cuda", int(free.get("GPU", 0))), Offer("cpu", int(free.get("CPU", 0))))
+        return tuple(offer for offer in found if offer.count)
+
+    async def create(self, spec: WorkerSpec) -> None:
+        if spec.worker_id in self._running:
+            raise FailedPrecondition(f"worker {spec.worker_id} runs already")
+        await self._connect()
+        spec = replace(spec, scheduler=self._reachable(spec.scheduler))
+        actor = self._actor(spec)
+        self._running[spec.worker_id] = _Running(spec, actor)
+        try:
+            async with asyncio.timeout(PLACE_SECONDS_MAX):
+                pid: int = await actor.start.remote(
+                    spec, spec.key_file.read_text(), str(self._logs), self._module
+                )
+        except TimeoutError as error:
+            await self._discard(spec.worker_id)
+            raise ResourceExhausted(
+                f"Ray found no room for worker {spec.worker_id} within {PLACE_SECONDS_MAX:g} s"
+            ) from error
+        except self._ray.exceptions.RayError as error:
+            await self._discard(spec.worker_id)
+            raise Unavailable(f"worker {spec.worker_id} cannot be started: {error}") from error
+        task = asyncio.create_task(self._follow(spec.worker_id, actor, pid))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def destroy(self, worker_id: str) -> None:
+        if worker_id not in self._running:
+            raise WorkerNotFound(f"no worker {worker_id} runs here")
+        await self._stop(self._running[worker_id])
+
+    async def watch(self) -> AsyncIterator[InstanceChange]:
+        while True:
+            yield await self._changes.get()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self._stop(each) for each in tuple(self._running.values())))
+        await asyncio.gather(*self._tasks)
+        if self._connected:
+            await asyncio.to_thread(self._ray.shutdown)
+
+    async def _connect(self) -> None:
+        """Joins the cluster once. Raises Unavailable."""
+        if self._connected:
+            return
+        ray = self._ray
+
+        def connect() -> None:
+            ray.init(log_to_driver=False, logging_level="warning", **self._init)
+
+        try:
+            await asyncio.to_thread(connect)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise Unavailable(f"the Ray cluster cannot be reached: {error}") from error
+        self._connected = True
+
+    def _actor(self, spec: WorkerSpec) -> Any:
+        gpus = 1 if spec.device.startswith("cuda") else 0
+        # Ray decides on the GPU and hides the others, so that it is number 0 for the worker.
+        decorated: Callable[..., Any] = self._ray.remote(WorkerHost)
+        options = {"num_cpus": HOST_CPUS, "num_gpus": gpus, "max_restarts": 0}
+        return decorated.options(**options).remote()  # type: ignore[attr-defined]
+
+    def _reachable(self, scheduler: str) -> str:
+        """A scheduler that listens on all addresses is told to workers by this node's own."""
+        address = Address.parse(scheduler)
+        if address.host not in ("0.0.0.0", "::"):
+            return scheduler
+        return str(Address(self._ray.util.get_node_ip_address(), address.port))
+
+    async def _follow(self, worker_id: str, actor: Any, pid: int) -> None:
+        """Tells what the actor tells; an actor that is gone took its worker with it."""
+        change = Exited(worker_id, LOST, ("the Ray node or actor was lost",))
+        try:
+            metrics: str | None = await actor.ready.remote()
+            if metrics is not None:
+                self._changes.put_nowait(Ready(worker_id, pid, metrics))
+            status, last_lines = await actor.exited.remote()
+            change = Exited(worker_id, status, tuple(last_lines))
+        except self._ray.exceptions.RayError as error:
+            change = Exited(worker_id, LOST, (str(error).splitlines()[0],))
+        finally:
+            await self._discard(worker_id)
+            self._changes.put_nowait(change)
+
+    async def _stop(self, running: _Running) -> None:
+        grace = running.spec.drain_seconds + KILL_MARGIN_SECONDS
+        try:
+            await running.actor.stop.remote(grace)
+        except self._ray.exceptions.RayError:
+            # The actor is gone, and the worker with it; `_follow` tells.
+            return
+
+    async def _discard(self, worker_id: str) -> None:
+        running = self._running.pop(worker_id, None)
+        if running is not None:
+            await asyncio.to_thread(self._ray.kill, running.actor)

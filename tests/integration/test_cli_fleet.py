@@ -1,0 +1,140 @@
+"""One suite for every provisioner: what `up` relies on, whoever starts the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec
+from quickthaw.cli.fleet.local import LocalFleet
+from quickthaw.cli.fleet.ray import RayFleet
+from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, WorkerNotFound
+
+TESTS = Path(__file__).parents[1]
+MODULE = "support.pretend_worker"
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture(params=["local", "ray"])
+async def fleet(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Provisioner]:
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    made: Provisioner
+    if request.param == "local":
+        made = LocalFleet(tmp_path / "logs", gpus=0, module=MODULE)
+    else:
+        made = a_ray_fleet(tmp_path)
+    yield made
+    await made.close()
+
+
+def a_ray_fleet(tmp_path: Path) -> RayFleet:
+    return RayFleet(
+        tmp_path / "logs",
+        "local",
+        MODULE,
+        num_cpus=1,
+        num_gpus=0,
+        include_dashboard=False,
+        object_store_memory=80 * 1024 * 1024,
+    )
+
+
+def a_spec(tmp_path: Path, worker_id: str = "w-0") -> WorkerSpec:
+    key_file = tmp_path / "worker.key"
+    key_file.write_text("qt_the_key")
+    return WorkerSpec(
+        worker_id=worker_id,
+        scheduler="127.0.0.1:1",
+        key_file=key_file,
+        data_dir=tmp_path,
+        snapshot_store=tmp_path / "snapshots",
+        blob_store=str(tmp_path / "blobs"),
+        device="cpu",
+        drain_seconds=1,
+    )
+
+
+async def the_next(changes: AsyncIterator[Any]) -> Any:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await anext(changes)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_a_worker_lives_from_create_to_destroy(fleet: Provisioner, tmp_path: Path) -> None:
+    assert [offer.device for offer in await fleet.offers()] == ["cpu"]
+    with pytest.raises(WorkerNotFound):
+        await fleet.destroy("w-0")
+    changes = fleet.watch()
+
+    await fleet.create(a_spec(tmp_path))
+    ready = await the_next(changes)
+    assert isinstance(ready, Ready)
+    assert (ready.worker_id, ready.metrics) == ("w-0", "http://127.0.0.1:1/metrics")
+    assert not gone(ready.pid)
+    assert "key qt_the_key" in (tmp_path / "logs" / "w-0.log").read_text()
+    with pytest.raises(FailedPrecondition, match="w-0"):
+        await fleet.create(a_spec(tmp_path))
+
+    await fleet.destroy("w-0")
+    assert gone(ready.pid)
+    exited = await the_next(changes)
+    assert isinstance(exited, Exited)
+    assert (exited.worker_id, exited.status) == ("w-0", 0)
+
+    # A killed worker is told, and its name is free again.
+    await fleet.create(a_spec(tmp_path))
+    ready = await the_next(changes)
+    os.kill(ready.pid, signal.SIGKILL)
+    exited = await the_next(changes)
+    assert exited.status == -signal.SIGKILL
+
+    # One that cannot start is told with what it said; there is no Ready before.
+    await fleet.create(a_spec(tmp_path, "w-broken"))
+    exited = await the_next(changes)
+    assert isinstance(exited, Exited)
+    assert (exited.worker_id, exited.status) == ("w-broken", 3)
+    assert "the device is on fire" in exited.last_lines
+
+    # Closing leaves nothing behind.
+    await fleet.create(a_spec(tmp_path, "w-1"))
+    ready = await the_next(changes)
+    await fleet.close()
+    assert gone(ready.pid)
+
+
+async def test_a_worker_that_ignores_the_drain_is_killed(tmp_path: Path) -> None:
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS))
+        patch.setattr("quickthaw.cli.fleet.local.KILL_MARGIN_SECONDS", 0.0)
+        changes = fleet.watch()
+        await fleet.create(a_spec(tmp_path, "w-stubborn"))
+        ready = await the_next(changes)
+        await fleet.destroy("w-stubborn")
+        exited = await the_next(changes)
+    assert exited.status == -signal.SIGKILL
+    assert gone(ready.pid)
+
+
+def test_without_ray_the_error_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(SettingsInvalid, match=r"pip install 'quickthaw\[ray\]'"):
+        RayFleet(tmp_path)
