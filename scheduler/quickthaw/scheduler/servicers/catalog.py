@@ -36,7 +36,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             if known is not None and known.version == model.version:
                 return catalog_pb2.RegisterResponse(model=model_message(known), changed=False)
             self._catalog.check_names(model)
-            await self._journal.offer(_register_rows(model))
+            await self._journal.offer(register_rows(model))
             self._catalog.put(model)
         return catalog_pb2.RegisterResponse(model=model_message(model), changed=True)
 
@@ -70,7 +70,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         return catalog_pb2.RemoveResponse()
 
 
-def _register_rows(model: CatalogModel) -> list[Row]:
+def register_rows(model: CatalogModel) -> list[Row]:
     model_id = model.spec.id
     return [
         Row(
