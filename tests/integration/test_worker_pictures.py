@@ -6,18 +6,21 @@ import hashlib
 import io
 import json
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from quickthaw.snapshot import SnapshotStore
+from quickthaw.snapshot import Loader, SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import fleet_pb2, types_pb2
+from quickthaw.worker import drawing
 from support.fake_scheduler import FakeScheduler, Session
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 from support.workers import RunningWorker, a_worker
@@ -482,8 +485,6 @@ async def test_a_full_blob_store_fails_the_request_by_name_and_leaves_nothing(
 
 
 async def test_weights_that_are_not_finite_fail_the_request(studio: Studio, tmp_path: Path) -> None:
-    import torch
-
     broken = tiny_sd(seed=3)
     with torch.no_grad():
         broken.vae.decoder.conv_out.bias.fill_(float("nan"))
@@ -500,3 +501,41 @@ async def test_weights_that_are_not_finite_fail_the_request(studio: Studio, tmp_
     assert (end.outcome, end.failure.reason) == (FAILED, "ENGINE_FAILED")
     assert "not finite" in end.failure.message
     assert not end.artifacts
+
+
+def _out_of_memory_times(times: int, then: Callable[..., Any]) -> Callable[..., Any]:
+    """A GPU whose memory somebody else has taken: not to be had on a machine without one."""
+    left = [times]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return then(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("where", ["run", "load"])
+async def test_out_of_memory_evicts_what_is_idle_and_tries_once_more(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    await studio.draw("sd")
+    owner, name = (drawing, "draw") if where == "run" else (Loader, "load")
+    monkeypatch.setattr(owner, name, _out_of_memory_times(1, getattr(owner, name)))
+    await studio.draw("flux")
+    assert studio.resident(VRAM) == set(studio.packed.components("flux").values())
+    assert studio.worker.metric("evictions_total", tier="vram") == 3
+
+
+@pytest.mark.parametrize("where", ["run", "load"])
+async def test_out_of_memory_for_good_is_told_with_what_to_do(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    owner, name = (drawing, "draw") if where == "run" else (Loader, "load")
+    monkeypatch.setattr(owner, name, _out_of_memory_times(2, getattr(owner, name)))
+    failure = await studio.fail("sd")
+    assert failure.reason == "RESOURCE_EXHAUSTED"
+    assert "ask for a smaller image" in failure.message
+    assert failure.retryable
+    await studio.draw("sd")

@@ -54,7 +54,7 @@ def test_a_machine_without_a_gpu_is_passed_over_in_silence(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.INFO):
-        gpu = find_gpu(index=99)
+        gpu = find_gpu("99")
     assert gpu is None
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
@@ -70,11 +70,11 @@ def test_a_machine_without_a_gpu_is_passed_over_in_silence(
     ],
 )
 def test_a_gpus_name_becomes_a_price_tier(name: str, gib: int, expected: str) -> None:
-    assert Gpu(FakeNvml(name, gib << 30), 0).type_name == expected
+    assert Gpu(FakeNvml(name, gib << 30), "0").type_name == expected
 
 
 def test_readings_are_in_base_units_and_what_is_not_told_is_left_out() -> None:
-    reading = Gpu(FakeNvml(), 0).read()
+    reading = Gpu(FakeNvml(), "0").read()
     assert reading.power_watts == 250
     assert reading.energy_joules == 7
     assert reading.utilization_ratio == 0.5
@@ -85,7 +85,7 @@ def test_readings_are_in_base_units_and_what_is_not_told_is_left_out() -> None:
 
 def test_the_monitor_shows_its_last_reading() -> None:
     registry = CollectorRegistry()
-    monitor = GpuMonitor(Gpu(FakeNvml(), 0), registry)
+    monitor = GpuMonitor(Gpu(FakeNvml(), "0"), registry)
     try:
         text = generate_latest(registry).decode()
     finally:

@@ -101,22 +101,42 @@ def test_the_key_file_goes_before_the_environment(tmp_path: Path) -> None:
 
 
 def test_a_cpu_worker_offers_a_part_of_the_machines_memory() -> None:
-    choice = choose_device(settings("--device", "cpu"), lambda index: None, 16 * GIB)
+    choice = choose_device(settings("--device", "cpu"), lambda name: None, 16 * GIB)
     assert (choice.kind, choice.gpu_type) == ("cpu", "cpu")
     assert choice.vram_bytes == 4 * GIB
     assert 0 < choice.pinned_bytes <= GIB
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu() -> None:
-    assert choose_device(settings(), lambda index: None, 16 * GIB).kind == "cpu"
+    assert choose_device(settings(), lambda name: None, 16 * GIB).kind == "cpu"
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_what_to_do() -> None:
     with pytest.raises(SettingsInvalid, match="--device is 'cuda:3', but NVML finds no such GPU"):
-        choose_device(settings("--device", "cuda:3"), lambda index: None, 16 * GIB)
+        choose_device(settings("--device", "cuda:3"), lambda name: None, 16 * GIB)
 
 
 def test_a_gpu_that_nvml_does_not_see_can_be_described_by_hand() -> None:
     flags = ("--device", "cuda:1", "--gpu-type", "l4", "--vram-bytes", "20GiB")
-    choice = choose_device(settings(*flags), lambda index: None, 16 * GIB)
+    choice = choose_device(settings(*flags), lambda name: None, 16 * GIB)
     assert (choice.kind, choice.index, choice.gpu_type) == ("cuda", 1, "l4")
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "asked"),
+    [
+        (None, "cuda:1", ["1"]),
+        ("3,5", "cuda:1", ["5"]),
+        ("GPU-abc", "auto", ["GPU-abc"]),
+        ("", "auto", []),
+        ("-1", "auto", []),
+    ],
+)
+def test_nvml_is_asked_for_the_device_that_cuda_means(
+    visible: str | None, device: str, asked: list[str]
+) -> None:
+    environment = KEY if visible is None else {**KEY, "CUDA_VISIBLE_DEVICES": visible}
+    flags = ["--scheduler", ":1", "--device", device, "--gpu-type", "l4", "--vram-bytes", "1GiB"]
+    names: list[str] = []
+    choose_device(parse(flags, environment), names.append, 16 * GIB)
+    assert names == asked

@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import uvloop
+
 from quickthaw.wire import errors
 from quickthaw.wire.process import configure_logs, serve_metrics
 from quickthaw.worker.device import choose_device
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     configure_logs(settings.log_level, as_json=settings.log_json)
     try:
-        asyncio.run(_run(settings))
+        uvloop.run(_run(settings))
     except errors.QuickthawError as error:
         print(f"quickthaw-worker: {error.message}", file=sys.stderr)
         return 2 if isinstance(error, errors.SettingsInvalid) else 1

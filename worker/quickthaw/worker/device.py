@@ -56,14 +56,15 @@ def memory_bytes() -> int:
 
 def choose_device(
     settings: WorkerSettings,
-    gpu_of: Callable[[int], Gpu | None] = find_gpu,
+    gpu_of: Callable[[str], Gpu | None] = find_gpu,
     ram_bytes: int | None = None,
 ) -> DeviceChoice:
     """Fills in what the settings left open. Raises SettingsInvalid for a device not there."""
     ram_bytes = memory_bytes() if ram_bytes is None else ram_bytes
     kind, _, number = settings.device.partition(":")
     index = int(number or 0)
-    gpu = None if kind == "cpu" else gpu_of(index)
+    name = _nvml_name(index, settings.visible_gpus)
+    gpu = None if kind == "cpu" or name is None else gpu_of(name)
     if kind == "auto":
         kind = "cpu" if gpu is None else "cuda"
     if kind == "cpu":
@@ -89,6 +90,13 @@ def choose_device(
         pinned_bytes=settings.pinned_bytes or ram_bytes * 2 // 5,
         gpu=gpu,
     )
+
+
+def _nvml_name(index: int, visible: tuple[str, ...] | None) -> str | None:
+    """NVML's index or UUID of CUDA device `index`: NVML knows nothing of CUDA_VISIBLE_DEVICES."""
+    if visible is None:
+        return str(index)
+    return visible[index] if index < len(visible) and visible[index] != "-1" else None
 
 
 def build_host(

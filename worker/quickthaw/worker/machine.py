@@ -302,7 +302,8 @@ class AttemptMachine:
     # ---- what can begin now --------------------------------------------------------------------
 
     def _unblock(self) -> None:
-        for attempt_id in self._waiting:
+        # Loads begin in order, so only the first can have found no room.
+        if (attempt_id := next(iter(self._waiting), None)) is not None:
             self._attempts[attempt_id].blocked = False
 
     def _advance(self, now: float, unix_ms: int, commands: list[Command]) -> None:

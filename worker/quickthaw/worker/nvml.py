@@ -35,13 +35,17 @@ class Reading:
 
 
 class Gpu:
-    """One device, by the index that CUDA_VISIBLE_DEVICES leaves visible to NVML."""
+    """One device, by its index or UUID. Raises NVMLError if there is none."""
 
-    def __init__(self, nvml: ModuleType, index: int) -> None:
+    def __init__(self, nvml: ModuleType, name: str) -> None:
         self._nvml: Any = nvml
-        self._handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-        name = self._nvml.nvmlDeviceGetName(self._handle)
-        self.name: str = name.decode() if isinstance(name, bytes) else name
+        self._handle = (
+            self._nvml.nvmlDeviceGetHandleByIndex(int(name))
+            if name.isdecimal()
+            else self._nvml.nvmlDeviceGetHandleByUUID(name)
+        )
+        product = self._nvml.nvmlDeviceGetName(self._handle)
+        self.name: str = product.decode() if isinstance(product, bytes) else product
         self.total_bytes = int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
     @property
@@ -82,8 +86,8 @@ class Gpu:
         )
 
 
-def find_gpu(index: int = 0) -> Gpu | None:
-    """None, without a word, where there is no GPU, no driver or no `nvidia-ml-py`."""
+def find_gpu(name: str) -> Gpu | None:
+    """By index or UUID. None, without a word, where there is no GPU, driver or `nvidia-ml-py`."""
     try:
         # Optional: the extra `gpu` brings it.
         import pynvml  # type: ignore[import-untyped]  # the package has no annotations
@@ -91,9 +95,7 @@ def find_gpu(index: int = 0) -> Gpu | None:
         return None
     try:
         pynvml.nvmlInit()
-        if index >= pynvml.nvmlDeviceGetCount():
-            return None
-        return Gpu(pynvml, index)
+        return Gpu(pynvml, name)
     except pynvml.NVMLError as error:
         logger.debug("NVML is not usable: %s", error)
         return None

@@ -43,6 +43,7 @@ class WorkerSettings:
     data_dir: Path
     worker_id: str
     device: str
+    visible_gpus: tuple[str, ...] | None
     gpu_type: str | None
     vram_bytes: int | None
     pinned_bytes: int | None
@@ -130,6 +131,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         data_dir=data_dir,
         worker_id=worker_id,
         device=given.device,
+        visible_gpus=_visible_gpus(environment),
         gpu_type=given.gpu_type,
         vram_bytes=_size("--vram-bytes", given.vram_bytes),
         pinned_bytes=_size("--pinned-bytes", given.pinned_bytes),
@@ -149,6 +151,14 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         log_json=given.log_json,
         key=_key(given.key_file, environment),
     )
+
+
+def _visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """What CUDA renumbers devices by; None if it shows them all."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return None
+    return tuple(name.strip() for name in given.split(",") if name.strip())
 
 
 def _must(condition: object, flag: str, value: str, wanted: str) -> None:
