@@ -17,6 +17,7 @@ from quickthaw.scheduler.core.events import (
     AttemptRunning,
     Event,
     RequestJournalled,
+    RequestRecovered,
     Tick,
     WorkerHello,
 )
@@ -157,6 +158,10 @@ class Scenario:
         commands = self.machine.handle(event, self.now_ms)
         if isinstance(event, RequestJournalled):
             self.accepted.add(event.job.request_id)
+        if isinstance(event, RequestRecovered):
+            self.accepted.add(event.job.request_id)
+            if event.open_attempt is not None:
+                self.placed[event.open_attempt.attempt_id] += 1
         for command in commands:
             self._note(command)
         self.check()
