@@ -14,7 +14,7 @@ from quickthaw.gateway.bodies import until_gone
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.ranges import ByteRange, RangeNotSatisfiable, parse_range
 from quickthaw.v1 import inference_pb2, types_pb2
-from quickthaw.wire.errors import ArtifactNotFound, SnapshotCorrupt
+from quickthaw.wire.errors import ArtifactCorrupt, ArtifactNotFound
 
 Parts = AsyncGenerator[inference_pb2.ReadArtifactResponse, None]
 
@@ -111,18 +111,22 @@ class _FileResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_span(self, send: Send, span: ByteRange) -> None:
+        """Raises ArtifactCorrupt, and then the file's last piece was not sent."""
+        artifact = self._first.artifact
         offset = 0
         data: bytes | None = self._first.data
         while offset < span.stop:
             if data is None:
-                raise SnapshotCorrupt(f"{self._first.artifact.uri} ended after {offset} bytes")
+                raise ArtifactCorrupt(f"{artifact.uri} ended after {offset} bytes")
             piece = data[max(0, span.start - offset) : max(0, span.stop - offset)]
             offset += len(data)
+            following = None
+            # The digest is compared at the end of the whole file: its last piece waits for that.
+            if offset < span.stop or span.stop == artifact.size_bytes:
+                following = await anext(self._parts, None)
             if piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            if offset < span.stop:
-                following = await anext(self._parts, None)
-                data = None if following is None else following.data
+            data = None if following is None else following.data
 
 
 ROUTES = [Route("/files/{signature}/{request_id}/{name:path}", read_file, methods=["GET", "HEAD"])]

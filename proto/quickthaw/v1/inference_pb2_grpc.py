@@ -163,7 +163,8 @@ class InferenceServicer:
 
     def ReadArtifact(self, request, context):
         """The bytes of one artifact, in chunks of at most 256 KiB. NOT_FOUND: no such artifact of this
-        tenant. DATA_LOSS: the stored bytes no longer match the digest in the request's record.
+        tenant; with the scope `admin`, of any. DATA_LOSS: the stored bytes no longer match the digest in
+        the request's record, which is known at the end: throw away what was read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -74,7 +74,8 @@ class InferenceStub:
     """
     ReadArtifact: _grpc.UnaryStreamMultiCallable[_inference_pb2.ReadArtifactRequest, _inference_pb2.ReadArtifactResponse]
     """The bytes of one artifact, in chunks of at most 256 KiB. NOT_FOUND: no such artifact of this
-    tenant. DATA_LOSS: the stored bytes no longer match the digest in the request's record.
+    tenant; with the scope `admin`, of any. DATA_LOSS: the stored bytes no longer match the digest in
+    the request's record, which is known at the end: throw away what was read.
     """
 
 @_typing.type_check_only
@@ -122,7 +123,8 @@ class InferenceAsyncStub(InferenceStub):
     """
     ReadArtifact: _aio.UnaryStreamMultiCallable[_inference_pb2.ReadArtifactRequest, _inference_pb2.ReadArtifactResponse]  # type: ignore[assignment]
     """The bytes of one artifact, in chunks of at most 256 KiB. NOT_FOUND: no such artifact of this
-    tenant. DATA_LOSS: the stored bytes no longer match the digest in the request's record.
+    tenant; with the scope `admin`, of any. DATA_LOSS: the stored bytes no longer match the digest in
+    the request's record, which is known at the end: throw away what was read.
     """
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
@@ -221,7 +223,8 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.ReadArtifactResponse], _abc.AsyncIterator[_inference_pb2.ReadArtifactResponse]]:
         """The bytes of one artifact, in chunks of at most 256 KiB. NOT_FOUND: no such artifact of this
-        tenant. DATA_LOSS: the stored bytes no longer match the digest in the request's record.
+        tenant; with the scope `admin`, of any. DATA_LOSS: the stored bytes no longer match the digest in
+        the request's record, which is known at the end: throw away what was read.
         """
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

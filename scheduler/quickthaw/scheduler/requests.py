@@ -35,8 +35,8 @@ class Requests:
         self._catalog = catalog
         self._metrics = metrics
 
-    async def find(self, tenant: str, request_id: str) -> RequestView:
-        """Raises RequestNotFound."""
+    async def find(self, tenant: str | None, request_id: str) -> RequestView:
+        """`tenant`: whose it must be; None for anyone's. Raises RequestNotFound."""
         live = self._dispatcher.live.get(request_id)
         if live is not None:
             view: RequestView | None = self._now(live)
@@ -44,7 +44,7 @@ class Requests:
             view = await self._store.reader.run(lambda c: request_view(c, request_id))
         else:
             view = None
-        if view is None or view.tenant != tenant:
+        if view is None or tenant not in (None, view.tenant):
             raise errors.RequestNotFound(
                 f"there is no request {request_id[:ID_CHARS_MAX]!r}; Inference.List or "
                 "`quickthaw requests` lists yours"
@@ -129,8 +129,8 @@ class Requests:
         """Raises what Submit would."""
         return self._dispatcher.machine.quote(request.job, self._dispatcher.clock.now_ms())
 
-    async def find_by_artifact(self, tenant: str, uri: str) -> RequestView:
-        """The request that made an artifact. Raises ArtifactNotFound."""
+    async def find_by_artifact(self, tenant: str | None, uri: str) -> RequestView:
+        """The request that made an artifact, as `find`. Raises ArtifactNotFound."""
         try:
             return await self.find(tenant, request_id_of(uri))
         except errors.RequestNotFound as error:

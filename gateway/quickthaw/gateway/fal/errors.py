@@ -34,6 +34,7 @@ _REQUEST_ERRORS: Mapping[type[errors.QuickthawError], tuple[int, str]] = {
     errors.RequestCancelled: (CLIENT_CLOSED_REQUEST, "client_cancelled"),
     errors.Unavailable: (503, "runner_scheduling_failure"),
     errors.SnapshotCorrupt: (500, "internal_error"),
+    errors.ArtifactCorrupt: (500, "internal_error"),
     # Trying again would take the next worker down as well.
     errors.AttemptsExhausted: (500, "runner_server_error"),
     errors.Internal: (500, "internal_error"),
