@@ -12,6 +12,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 
 from quickthaw.scheduler.core import commands as out
@@ -158,9 +159,9 @@ class Cluster:
     def run(self) -> None:
         """Until every request has ended; fails if that takes an hour of virtual time."""
         for worker in self.workers.values():
-            self._later(self.random.randrange(3_000), lambda w=worker: self._connect(w))
+            self._later(self.random.randrange(3_000), partial(self._connect, worker))
         for number in range(self._requests):
-            self._later(self.random.randrange(50_000), lambda n=number: self._submit(n))
+            self._later(self.random.randrange(50_000), partial(self._submit, number))
         for _ in range(self.random.randrange(24)):
             self._later(self.random.randrange(60_000), self._make_trouble)
         self._later(500, self._tick)
@@ -184,7 +185,13 @@ class Cluster:
 
     def _check(self) -> None:
         for worker in self.workers.values():
-            assert sum(worker.vram.values()) <= worker.spec.vram_bytes, "out of device memory"
+            at_work = (RequestState.LOADING, RequestState.RUNNING)
+            used = sum(worker.vram.values()) + sum(
+                work.job.model.working_bytes
+                for work in worker.work.values()
+                if work.end is None and work.state in at_work
+            )
+            assert used <= worker.spec.vram_bytes, "out of device memory"
 
     # ---- the scheduler -----------------------------------------------------------------------
 
@@ -342,7 +349,7 @@ class Cluster:
         for work in worker.work.values():
             if work.end is not None:
                 self._to_scheduler(worker, work.end)
-        self._later(1_000, lambda s=worker.stream: self._beat(worker, s))
+        self._later(1_000, partial(self._beat, worker, worker.stream))
 
     def _report(self, worker: SimWorker, work: Work) -> into.AttemptReport:
         metered_ms = self.now_ms - work.started_ms if work.started_ms else 0

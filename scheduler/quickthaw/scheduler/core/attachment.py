@@ -82,6 +82,7 @@ def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | Non
     if held is not None:
         fresh.evicts = held.evicts & worker.resident[Tier.VRAM].keys()
         fresh.expected_end_ms = held.expected_end_ms
+        fresh.expected_ms, fresh.running = held.expected_ms, held.running
     lease = state.ledger.get(report.attempt_id)
     if lease is not None:
         if (lease.worker_id, lease.incarnation) != (worker.worker_id, worker.spec.incarnation):

@@ -35,13 +35,14 @@ def place(state: State, tracked: Tracked, chosen: Candidate, placement: str) -> 
     job, worker = tracked.job, state.fleet.workers[chosen.worker_id]
     number = tracked.attempts + 1
     attempt_id = attempt_id_of(job.request_id, number)
-    seconds = chosen.drain_seconds + chosen.load_seconds + chosen.run_seconds
+    expected_ms = math.ceil((chosen.load_seconds + chosen.run_seconds) * 1000)
     held = Held(
         job.model,
         chosen.evict_digests,
-        state.now_ms + math.ceil(seconds * 1000),
-        chosen.load_seconds,
-        chosen.start_tier,
+        state.now_ms + math.ceil(chosen.drain_seconds * 1000) + expected_ms,
+        expected_ms=expected_ms,
+        expected_load_seconds=chosen.load_seconds,
+        load_tier=chosen.start_tier,
     )
     evicts = state.ledger.grant(worker, attempt_id, job.request_id, held, state.now_ms)
     if evicts is None:

@@ -113,7 +113,7 @@ def _close(state: State, tracked: Tracked, outcome: Outcome, waived_for: str) ->
     billed = bill(
         outcome, attempt.metered_ms, attempt.rate_nanodollars_per_second, waived_for=waived_for
     )
-    state.ledger.release(attempt.attempt_id)
+    state.ledger.release(attempt.attempt_id, state.now_ms)
     if (worker := state.fleet.workers.get(attempt.worker_id)) is not None and worker.stop:
         tell_drain(state, worker)
     state.queue.charge(job.tenant, attempt.metered_ms - tracked.charged_ms)

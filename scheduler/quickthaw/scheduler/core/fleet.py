@@ -37,21 +37,34 @@ class WorkerClass(NamedTuple):
 class Held:
     """An open attempt on a worker: what it keeps in VRAM, what it makes leave, when it may end."""
 
-    __slots__ = ("evicts", "expected_end_ms", "expected_load_seconds", "load_tier", "model")
+    __slots__ = (
+        "evicts",
+        "expected_end_ms",
+        "expected_load_seconds",
+        "expected_ms",
+        "load_tier",
+        "model",
+        "running",
+    )
 
     def __init__(
         self,
         model: ModelSpec,
         evicts: Iterable[Digest],
         expected_end_ms: int,
+        *,
+        expected_ms: int = 0,
         expected_load_seconds: float = 0.0,
         load_tier: Tier = Tier.VRAM,
     ) -> None:
         self.model = model
         self.evicts = set(evicts)
         self.expected_end_ms = expected_end_ms
+        self.expected_ms = expected_ms
+        """Of its own load and run, without what it waits for before."""
         self.expected_load_seconds = expected_load_seconds
         self.load_tier = load_tier
+        self.running = False
 
 
 class Worker:
@@ -158,9 +171,9 @@ class Worker:
         self.planned = planned
         self.planned_bytes = sum(planned.values())
         self._evictable = None
-        self._replan_runs()
+        self.replan_runs()
 
-    def _replan_runs(self) -> None:
+    def replan_runs(self) -> None:
         """When the next run could begin, and what those that run at once need."""
         concurrency = self.spec.concurrency
         self.available_ms = 0

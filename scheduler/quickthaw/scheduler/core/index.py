@@ -139,20 +139,29 @@ class Fleet:
             for digest in held.model.sizes:
                 self._holders[Tier.VRAM][digest].move_to_end(worker.worker_id)
 
-    def release(self, worker: Worker, attempt_id: AttemptId) -> None:
-        """The attempt has ended; evictions that it asked for and that never came are off."""
+    def release(self, worker: Worker, attempt_id: AttemptId, now_ms: int) -> None:
+        """The attempt has ended; evictions that it asked for and that never came are off. Those
+        that wait for its place begin as much earlier, or later, than was expected."""
         held = worker.held.pop(attempt_id, None)
         if held is None:
             return
+        gained_ms = held.expected_end_ms - now_ms
+        for other in worker.held.values():
+            if not other.running:
+                end_ms = other.expected_end_ms - gained_ms
+                other.expected_end_ms = max(end_ms, now_ms + other.expected_ms)
         self._replan(worker)
         for digest in held.model.sizes:
             ring = self._holders[Tier.VRAM].get(digest)
             if ring is not None and worker.worker_id in ring:
                 ring.move_to_end(worker.worker_id, last=False)
 
-    def expect_end(self, worker: Worker, attempt_id: AttemptId, expected_end_ms: int) -> None:
-        worker.held[attempt_id].expected_end_ms = expected_end_ms
-        worker.replan()
+    def run(self, worker: Worker, attempt_id: AttemptId, expected_end_ms: int) -> None:
+        """The attempt runs now, which tells its end better than what was expected before."""
+        held = worker.held[attempt_id]
+        held.running = True
+        held.expected_end_ms = expected_end_ms
+        worker.replan_runs()
 
     # ---- keeping the index -------------------------------------------------------------------
 

@@ -103,11 +103,11 @@ class Ledger:
                 self._leases[attempt_id] = lease._replace(expires_ms=now_ms + self._lease_ms)
                 self._leases.move_to_end(attempt_id)
 
-    def release(self, attempt_id: AttemptId) -> None:
+    def release(self, attempt_id: AttemptId, now_ms: int) -> None:
         """Ends the lease and frees what was reserved."""
         lease = self._leases.pop(attempt_id, None)
         if lease is not None and (worker := self._fleet.workers.get(lease.worker_id)) is not None:
-            self._fleet.release(worker, attempt_id)
+            self._fleet.release(worker, attempt_id, now_ms)
 
     def expired(self, now_ms: int) -> list[Lease]:
         """Those whose time is up, longest first; they stay until released."""

@@ -42,8 +42,10 @@ from quickthaw.scheduler.core.model import (
     RequestId,
     WorkerId,
 )
+from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.planner import plan
 from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.scoring import Placement, Query
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.core.state import State
 from quickthaw.wire.errors import QuickthawError
@@ -193,5 +195,17 @@ class Machine:
         return self._state.fleet.workers.get(worker_id)
 
     def explain(self, request_id: RequestId) -> tuple[Decision, ...]:
-        """One decision for each attempt, oldest first; empty if it is too long ago."""
-        return self._state.decisions.of(request_id)
+        """One decision for each attempt, oldest first; for a request that waits, why no worker can
+        take it now comes last. Empty if it is too long ago."""
+        state = self._state
+        known = state.decisions.of(request_id)
+        tracked = state.requests.get(request_id)
+        if tracked is None or tracked.life.state is not RequestState.QUEUED:
+            return known
+        query = Query(tracked.job, tracked.lost_on)
+        now = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
+        if isinstance(now, Placement):
+            return known
+        attempt = tracked.attempts + 1
+        waits = Decision(attempt, state.now_ms, None, now.candidates, now.refusals)
+        return (*(decision for decision in known if decision.attempt < attempt), waits)

@@ -1,0 +1,128 @@
+"""The fair order's promises, for any tenants, weights and costs."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quickthaw.scheduler.core.fair_queue import FairQueue
+from quickthaw.scheduler.core.model import Priority, RequestId
+from support.core_builders import a_job
+
+costs = st.lists(st.integers(1, 1_000), min_size=30, max_size=30)
+weights = st.floats(0.25, 4.0)
+
+
+@settings(max_examples=300)
+@given(data=st.data(), weight_a=weights, weight_b=weights, costs_a=costs, costs_b=costs)
+def test_backlogged_tenants_differ_by_at_most_one_request_of_each(
+    data: st.DataObject,
+    weight_a: float,
+    weight_b: float,
+    costs_a: list[int],
+    costs_b: list[int],
+) -> None:
+    """For every stretch of time in which both have work, whatever was estimated."""
+    queue = FairQueue({"a": weight_a, "b": weight_b}, 0)
+    actual: dict[str, int] = {}
+    estimated: dict[str, int] = {}
+    for tenant, wanted in (("a", costs_a), ("b", costs_b)):
+        for number, cost in enumerate(wanted):
+            job = a_job(f"{tenant}{number}", tenant=tenant)
+            actual[job.request_id] = cost
+            estimated[job.request_id] = data.draw(st.sampled_from([cost, 2 * cost, 500]))
+            queue.add(job, queue.rank(job), estimated[job.request_id])
+    served = {"a": [0.0], "b": [0.0]}
+    weight = {"a": weight_a, "b": weight_b}
+    while queue.length_of(a_job(tenant="a").tenant) and queue.length_of(a_job(tenant="b").tenant):
+        waiting = next(queue.in_order(1))
+        tenant, request_id = waiting.job.tenant, waiting.job.request_id
+        charged = queue.take(request_id)
+        queue.charge(tenant, actual[request_id] - charged)
+        for name, totals in served.items():
+            totals.append(totals[-1] + (actual[request_id] / weight[name] if name == tenant else 0))
+    bound = max(costs_a) / weight_a + max(costs_b) / weight_b
+    # The difference of the two services moves within a band no wider than the bound.
+    difference = [x - y for x, y in zip(served["a"], served["b"], strict=True)]
+    assert max(difference) - min(difference) <= bound * (1 + 1e-9)
+
+
+@settings(max_examples=200)
+@given(
+    submitted=st.lists(
+        st.tuples(st.integers(0, 100), st.sampled_from(Priority), st.sampled_from("abc")),
+        min_size=1,
+        max_size=40,
+    ),
+    head_start_ms=st.integers(0, 60),
+)
+def test_inside_a_tenant_nobody_is_overtaken_by_more_than_the_head_start(
+    submitted: list[tuple[int, Priority, str]], head_start_ms: int
+) -> None:
+    queue = FairQueue({}, head_start_ms)
+    for number, (at_ms, priority, tenant) in enumerate(submitted):
+        job = a_job(f"req_{number}", tenant=tenant, priority=priority, submitted_ms=at_ms)
+        queue.add(job, queue.rank(job), 10)
+    order = [waiting.job for waiting in queue.in_order(len(submitted))]
+    assert len({job.request_id for job in order}) == len(submitted)
+    for earlier_taken, job in enumerate(order):
+        for later in order[earlier_taken + 1 :]:
+            if later.tenant == job.tenant:
+                steps = max(0, job.priority - later.priority)
+                assert job.submitted_ms <= later.submitted_ms + steps * head_start_ms
+
+
+@settings(max_examples=200)
+@given(
+    actions=st.lists(
+        st.tuples(
+            st.sampled_from(["add", "take", "remove"]), st.sampled_from("abcd"), st.integers(1, 99)
+        ),
+        max_size=60,
+    )
+)
+def test_the_order_that_is_foretold_is_the_order_that_comes(
+    actions: list[tuple[str, str, int]],
+) -> None:
+    queue = FairQueue({"b": 2.0}, 0)
+    alive: list[RequestId] = []
+    for number, (what, tenant, cost) in enumerate(actions):
+        if what == "add":
+            job = a_job(f"req_{number:02}", tenant=tenant)
+            queue.add(job, queue.rank(job), cost)
+            alive.append(job.request_id)
+        elif alive and what == "take":
+            request_id = next(queue.in_order(1)).job.request_id
+            queue.take(request_id)
+            alive.remove(request_id)
+        elif alive:
+            queue.remove(alive.pop(cost % len(alive)))
+    assert len(queue) == len(alive)
+    foretold = [waiting.job.request_id for waiting in queue.in_order(len(alive))]
+    assert sorted(foretold) == sorted(alive)
+    assert [queue.position(name, 100) for name in foretold] == list(range(len(foretold)))
+    came = []
+    while len(queue):
+        came.append(next(queue.in_order(1)).job.request_id)
+        queue.take(came[-1])
+    assert came == foretold
+    assert queue.cost_ms == 0.0
+
+
+@settings(max_examples=100)
+@given(newcomers=st.integers(1, 20), cost=st.integers(1, 500))
+def test_a_tenant_that_waited_while_others_came_and_went_is_served_in_turn(
+    newcomers: int, cost: int
+) -> None:
+    """However many tenants come new, each with one request, the old one's next is not put off by
+    more than one request of each."""
+    queue = FairQueue({}, 0)
+    for number in range(3):
+        job = a_job(f"old_{number}", tenant="old")
+        queue.add(job, queue.rank(job), cost)
+    for number in range(newcomers):
+        job = a_job(f"new_{number}", tenant=f"t{number}")
+        queue.add(job, queue.rank(job), cost)
+    order = [waiting.job.tenant for waiting in queue.in_order(100)]
+    second = [index for index, tenant in enumerate(order) if tenant == "old"][1]
+    assert second <= newcomers + 1
