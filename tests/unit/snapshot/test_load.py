@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from quickthaw.snapshot import Component, LoadProgress, SnapshotStore, Tier
+from quickthaw.snapshot import Component, CpuDevice, Loader, LoadProgress, Slab, SnapshotStore, Tier
 from quickthaw.snapshot.transfer import Transfer
 from quickthaw.wire.errors import (
     FailedPrecondition,
@@ -262,6 +263,26 @@ def test_a_flipped_bit_is_named_and_reaches_no_model(
         assert all(line.users == 0 for line in loader.residency().values())
         # Without checking it would load: that the check is on by default is the point.
         loader.load(digests["sd"], verify=False).release()
+
+
+@pytest.mark.parametrize("damage", ["corrupt", "cut off"])
+def test_a_failed_load_gives_back_its_memory(
+    damage: str, damaged: SnapshotStore, digests: dict[str, str]
+) -> None:
+    part = damaged.open(digests["sd"]).manifest.components[0]
+    path = damaged.component_path(part.digest)
+    device, slab = CpuDevice(64 * MIB), Slab(16 * MIB, staging_bytes=4 * MIB)
+    loader = Loader(damaged, device, slab, readers=2)
+    loader.prepare(digests["sd"])
+    if damage == "corrupt":
+        flip_bit(path, part.data_start)
+    else:
+        os.truncate(path, part.data_start)
+    with pytest.raises(SnapshotCorrupt, match=part.name):
+        loader.load(digests["sd"])
+    assert device.free_bytes == device.total_bytes
+    assert slab.free_bytes == slab.total_bytes
+    loader.close()
 
 
 @pytest.mark.parametrize("cut", [1, 10_000, 10**9])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,28 @@ def test_the_damaged_block_and_its_place_are_named(
     assert caught.value.metadata["component"] == "unet"
     assert caught.value.metadata["block"] == str(block)
     assert caught.value.metadata["offset"] == str(offset)
+
+
+def test_no_reader_is_left_running_when_one_fails(
+    component: Component, path: Path, readers: ThreadPoolExecutor
+) -> None:
+    """The memory they write to is given to others next."""
+    both_inside, go_on, finished = threading.Barrier(2), threading.Event(), threading.Event()
+
+    def on_bytes(count: int) -> None:
+        both_inside.wait()
+        if threading.current_thread().name.endswith("_0"):
+            threading.Timer(0.05, go_on.set).start()
+            raise KeyError("first reader")
+        go_on.wait()
+        finished.set()
+
+    slab = Slab(48 * MIB, staging_bytes=4 * MIB)
+    transfer = Transfer(slab, CpuDevice(MIB), readers, 2, time.perf_counter)
+    room = slab.allocate(component.data_bytes)
+    with pytest.raises(KeyError, match="first reader"):
+        transfer.from_file(component, path, room, None, verify=True, on_bytes=on_bytes)
+    assert finished.is_set()
 
 
 @pytest.mark.parametrize("nbytes", [1, 4096, 4097, 3 * MIB + 7])
