@@ -1,0 +1,70 @@
+"""The command line teaches itself, quickly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from quickthaw.cli.main import execute
+
+COMMANDS = (
+    *("up", "run", "models", "workers", "requests", "usage", "prices", "keys", "explain"),
+    *("quote", "snapshot", "scheduler", "worker", "gateway"),
+)
+
+
+def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+    assert "quickthaw run shapes prompt=" in shown
+
+
+@pytest.mark.parametrize("command", ["up", "run", "quote", "usage", "models add", "keys create"])
+def test_a_commands_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([*command.split(), "--help"]) == 0
+    assert f"quickthaw {command}" in capsys.readouterr().out
+
+
+def test_help_does_not_load_what_it_does_not_need() -> None:
+    program = (
+        "import sys; from quickthaw.cli.main import execute; execute(['--help']);"
+        "heavy = {'grpc', 'torch', 'sqlalchemy', 'asyncio', 'PIL', 'ray'} & sys.modules.keys();"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_is_there_before_one_can_wait_for_it() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "quickthaw.cli", "--help"], capture_output=True, check=True
+        )
+        return time.perf_counter() - start
+
+    # 0.4 s on a quiet machine; a busy one must not fail the test.
+    assert min(seconds() for _ in range(3)) < 1.5
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("quickthaw 0.")
+
+
+@pytest.mark.parametrize("part", ["scheduler", "worker", "gateway"])
+def test_a_part_as_a_command_takes_its_own_arguments(part: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "quickthaw.cli", part, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "HOST:PORT" in done.stdout
