@@ -34,7 +34,8 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     SCOPE_WORKER: _Scope.ValueType  # 3
     """Attach."""
 
-class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper): ...
+class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+    """What a key may do."""
 
 SCOPE_UNSPECIFIED: Scope.ValueType  # 0
 SCOPE_CALL: Scope.ValueType  # 1
@@ -67,22 +68,35 @@ class LedgerLine(_message.Message):
     PRICE_VERSION_FIELD_NUMBER: _builtins.int
     WAIVER_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """The key: `<request id>.<attempt>`."""
     request_id: _builtins.str
+    """The request."""
     tenant: _builtins.str
+    """Whose it is."""
     model: _builtins.str
+    """Catalog id."""
     worker_id: _builtins.str
+    """The worker."""
     gpu_type: _builtins.str
+    """The price tier."""
     attempt: _builtins.int
+    """1 for the first try."""
     outcome: _types_pb2.RequestState.ValueType
     """SUCCEEDED, FAILED or CANCELLED; an attempt whose worker was lost is FAILED with waiver
     `worker_lost`.
     """
     closed_unix_ms: _builtins.int
+    """When the end became known."""
     metered_ms: _builtins.int
+    """Run time by the worker's monotonic clock."""
     billed_ms: _builtins.int
+    """The part that is charged."""
     rate_nanodollars_per_second: _builtins.int
+    """Price of one second."""
     price_nanodollars: _builtins.int
+    """What is charged."""
     price_version: _builtins.str
+    """The price table that the rate is from."""
     waiver: _builtins.str
     """Why metered time was not charged; empty if it was."""
     def __init__(
@@ -114,6 +128,8 @@ Global___LedgerLine: _TypeAlias = LedgerLine  # noqa: Y015
 
 @_typing.final
 class GetUsageRequest(_message.Message):
+    """A period of one tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
@@ -142,6 +158,8 @@ Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
 
 @_typing.final
 class UsageLine(_message.Message):
+    """Sums over a period; model and GPU type are empty in the total."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -152,13 +170,19 @@ class UsageLine(_message.Message):
     BILLED_MS_FIELD_NUMBER: _builtins.int
     PRICE_NANODOLLARS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
+    """Catalog id."""
     gpu_type: _builtins.str
+    """The price tier."""
     requests: _builtins.int
     """Distinct."""
     attempts: _builtins.int
+    """Tries, lost ones included."""
     metered_ms: _builtins.int
+    """Run time."""
     billed_ms: _builtins.int
+    """The part that is charged."""
     price_nanodollars: _builtins.int
+    """What is charged."""
     def __init__(
         self,
         *,
@@ -180,16 +204,23 @@ Global___UsageLine: _TypeAlias = UsageLine  # noqa: Y015
 
 @_typing.final
 class GetUsageResponse(_message.Message):
+    """A tenant's usage in the period asked for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
+    """Whose usage it is."""
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageLine]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageLine]:
+        """By model and GPU type."""
+
     @_builtins.property
-    def total(self) -> Global___UsageLine: ...
+    def total(self) -> Global___UsageLine:
+        """Of all lines; distinct requests are counted once."""
+
     def __init__(
         self,
         *,
@@ -207,6 +238,8 @@ Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
 
 @_typing.final
 class ListLedgerRequest(_message.Message):
+    """A period of one tenant, a page at a time."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_FIELD_NUMBER: _builtins.int
@@ -215,12 +248,17 @@ class ListLedgerRequest(_message.Message):
     UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
+    """Empty for the caller's own."""
     from_unix_ms: _builtins.int
+    """Inclusive; 0 for the beginning."""
     until_unix_ms: _builtins.int
+    """Exclusive; 0 for now."""
     request_id: _builtins.str
     """Empty for all."""
     @_builtins.property
-    def page(self) -> _types_pb2.Page: ...
+    def page(self) -> _types_pb2.Page:
+        """Oldest first."""
+
     def __init__(
         self,
         *,
@@ -240,13 +278,18 @@ Global___ListLedgerRequest: _TypeAlias = ListLedgerRequest  # noqa: Y015
 
 @_typing.final
 class ListLedgerResponse(_message.Message):
+    """One page of closed meters."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerLine]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerLine]:
+        """By closing time, then attempt id."""
+
     def __init__(
         self,
         *,
@@ -263,6 +306,8 @@ Global___ListLedgerResponse: _TypeAlias = ListLedgerResponse  # noqa: Y015
 
 @_typing.final
 class GetPricesRequest(_message.Message):
+    """Nothing to say."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -278,12 +323,16 @@ Global___GetPricesRequest: _TypeAlias = GetPricesRequest  # noqa: Y015
 
 @_typing.final
 class Price(_message.Message):
+    """What one second of run time costs."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GPU_TYPE_FIELD_NUMBER: _builtins.int
     RATE_NANODOLLARS_PER_SECOND_FIELD_NUMBER: _builtins.int
     gpu_type: _builtins.str
+    """As workers name it; `default` for those not listed."""
     rate_nanodollars_per_second: _builtins.int
+    """Price of one second."""
     def __init__(
         self,
         *,
@@ -300,13 +349,18 @@ Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class GetPricesResponse(_message.Message):
+    """The whole table."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
+    """As written on receipts and ledger lines."""
     @_builtins.property
-    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]: ...
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
+        """By GPU type, sorted."""
+
     def __init__(
         self,
         *,
@@ -323,6 +377,8 @@ Global___GetPricesResponse: _TypeAlias = GetPricesResponse  # noqa: Y015
 
 @_typing.final
 class Key(_message.Message):
+    """A key without its secret."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
@@ -333,15 +389,21 @@ class Key(_message.Message):
     EXPIRES_UNIX_MS_FIELD_NUMBER: _builtins.int
     REVOKED_UNIX_MS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
+    """Public name of the key: 12 characters."""
     tenant: _builtins.str
+    """Whose requests and usage it sees."""
     label: _builtins.str
+    """For people; the maker's words."""
     created_unix_ms: _builtins.int
+    """When it was made."""
     expires_unix_ms: _builtins.int
     """0 for never."""
     revoked_unix_ms: _builtins.int
     """0 if it is valid."""
     @_builtins.property
-    def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]: ...
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
+        """What it may do."""
+
     def __init__(
         self,
         *,
@@ -363,6 +425,8 @@ Global___Key: _TypeAlias = Key  # noqa: Y015
 
 @_typing.final
 class CreateKeyRequest(_message.Message):
+    """Who the key is for and what it may do."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
@@ -397,6 +461,8 @@ Global___CreateKeyRequest: _TypeAlias = CreateKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateKeyResponse(_message.Message):
+    """The only answer that ever holds the secret."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
@@ -404,7 +470,9 @@ class CreateKeyResponse(_message.Message):
     secret: _builtins.str
     """`qt_<key id>_<secret>`. Shown once."""
     @_builtins.property
-    def key(self) -> Global___Key: ...
+    def key(self) -> Global___Key:
+        """The key as it will be listed."""
+
     def __init__(
         self,
         *,
@@ -421,6 +489,8 @@ Global___CreateKeyResponse: _TypeAlias = CreateKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListKeysRequest(_message.Message):
+    """Which keys to list."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
@@ -441,11 +511,15 @@ Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListKeysResponse(_message.Message):
+    """Keys, newest first."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]: ...
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]:
+        """Revoked and expired ones too; at most 10,000."""
+
     def __init__(
         self,
         *,
@@ -461,10 +535,13 @@ Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
 
 @_typing.final
 class RevokeKeyRequest(_message.Message):
+    """Which key to end."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
+    """As listed; not the secret."""
     def __init__(
         self,
         *,
@@ -480,11 +557,15 @@ Global___RevokeKeyRequest: _TypeAlias = RevokeKeyRequest  # noqa: Y015
 
 @_typing.final
 class RevokeKeyResponse(_message.Message):
+    """The key, revoked."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def key(self) -> Global___Key: ...
+    def key(self) -> Global___Key:
+        """With `revoked_unix_ms` set."""
+
     def __init__(
         self,
         *,

@@ -97,6 +97,7 @@ class AccountsStub:
     CreateKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CreateKeyRequest, _billing_pb2.CreateKeyResponse]
     """The secret is in the answer and nowhere else: only its hash is kept. The tenant is made if new."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListKeysRequest, _billing_pb2.ListKeysResponse]
+    """Keys without their secrets, newest first."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
 
@@ -108,6 +109,7 @@ class AccountsAsyncStub(AccountsStub):
     CreateKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.CreateKeyRequest, _billing_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """The secret is in the answer and nowhere else: only its hash is kept. The tenant is made if new."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListKeysRequest, _billing_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """Keys without their secrets, newest first."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
 
@@ -127,7 +129,8 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _billing_pb2.ListKeysRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_billing_pb2.ListKeysResponse, _abc.Awaitable[_billing_pb2.ListKeysResponse]]: ...
+    ) -> _typing.Union[_billing_pb2.ListKeysResponse, _abc.Awaitable[_billing_pb2.ListKeysResponse]]:
+        """Keys without their secrets, newest first."""
 
     @_abc_1.abstractmethod
     def RevokeKey(

@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Component(_message.Message):
+    """One file of a snapshot, named by its content."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -49,6 +51,8 @@ Global___Component: _TypeAlias = Component  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
+    """A model as the catalog has it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -79,11 +83,15 @@ class Model(_message.Message):
     input_schema_json: _builtins.str
     """JSON Schema (2020-12) of the input, with defaults."""
     description: _builtins.str
+    """For people; at most 10,000 characters."""
     license: _builtins.str
+    """SPDX id where there is one; at most 200 characters."""
     registered_unix_ms: _builtins.int
     """Set by the server."""
     @_builtins.property
-    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names; at most 32, each of one model only."""
+
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___Component]:
         """In load order."""
@@ -113,11 +121,15 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class RegisterRequest(_message.Message):
+    """The model to add or replace."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___Model: ...
+    def model(self) -> Global___Model:
+        """Complete; nothing is kept of an older one."""
+
     def __init__(
         self,
         *,
@@ -133,6 +145,8 @@ Global___RegisterRequest: _TypeAlias = RegisterRequest  # noqa: Y015
 
 @_typing.final
 class RegisterResponse(_message.Message):
+    """The model as it is registered now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -140,7 +154,9 @@ class RegisterResponse(_message.Message):
     changed: _builtins.bool
     """False if exactly this was registered before."""
     @_builtins.property
-    def model(self) -> Global___Model: ...
+    def model(self) -> Global___Model:
+        """With `registered_unix_ms` set."""
+
     def __init__(
         self,
         *,
@@ -157,10 +173,13 @@ Global___RegisterResponse: _TypeAlias = RegisterResponse  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):
+    """Which model."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Id or alias."""
     def __init__(
         self,
         *,
@@ -176,11 +195,15 @@ Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
+    """A page of the catalog."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def page(self) -> _types_pb2.Page: ...
+    def page(self) -> _types_pb2.Page:
+        """Sorted by id."""
+
     def __init__(
         self,
         *,
@@ -196,13 +219,18 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
+    """One page of models."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]: ...
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """Sorted by id."""
+
     def __init__(
         self,
         *,
@@ -219,10 +247,13 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class RemoveRequest(_message.Message):
+    """Which model."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Id or alias."""
     def __init__(
         self,
         *,
@@ -238,6 +269,8 @@ Global___RemoveRequest: _TypeAlias = RemoveRequest  # noqa: Y015
 
 @_typing.final
 class RemoveResponse(_message.Message):
+    """Removed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(

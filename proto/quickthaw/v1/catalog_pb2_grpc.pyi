@@ -41,6 +41,7 @@ class CatalogStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetModelRequest, _catalog_pb2.Model]
     """By id or alias. NOT_FOUND: no such model."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]
+    """All models, sorted by id."""
     Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]
     """Takes a model out of the catalog. Requests already accepted still run."""
 
@@ -57,6 +58,7 @@ class CatalogAsyncStub(CatalogStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetModelRequest, _catalog_pb2.Model]  # type: ignore[assignment]
     """By id or alias. NOT_FOUND: no such model."""
     ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """All models, sorted by id."""
     Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]  # type: ignore[assignment]
     """Takes a model out of the catalog. Requests already accepted still run."""
 
@@ -87,7 +89,8 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _catalog_pb2.ListModelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_catalog_pb2.ListModelsResponse, _abc.Awaitable[_catalog_pb2.ListModelsResponse]]: ...
+    ) -> _typing.Union[_catalog_pb2.ListModelsResponse, _abc.Awaitable[_catalog_pb2.ListModelsResponse]]:
+        """All models, sorted by id."""
 
     @_abc_1.abstractmethod
     def Remove(

@@ -29,24 +29,34 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
     WORKER_STATE_READY: _WorkerState.ValueType  # 1
+    """It does."""
     WORKER_STATE_CORDONED: _WorkerState.ValueType  # 2
+    """Not until Uncordon."""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 3
+    """Not any more; what runs ends."""
     WORKER_STATE_DISCONNECTED: _WorkerState.ValueType  # 4
     """Within its lease; may come back."""
 
-class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
+class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
+    """Whether a worker takes new requests."""
 
 WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
 WORKER_STATE_READY: WorkerState.ValueType  # 1
+"""It does."""
 WORKER_STATE_CORDONED: WorkerState.ValueType  # 2
+"""Not until Uncordon."""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 3
+"""Not any more; what runs ends."""
 WORKER_STATE_DISCONNECTED: WorkerState.ValueType  # 4
 """Within its lease; may come back."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
 class WorkerFrame(_message.Message):
-    """---- worker to scheduler ---------------------------------------------------------------------"""
+    """---- worker to scheduler ---------------------------------------------------------------------
+
+    Some messages of a worker, in order.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,6 +80,8 @@ Global___WorkerFrame: _TypeAlias = WorkerFrame  # noqa: Y015
 
 @_typing.final
 class WorkerMessage(_message.Message):
+    """One thing that a worker says."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HELLO_FIELD_NUMBER: _builtins.int
@@ -81,21 +93,37 @@ class WorkerMessage(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def hello(self) -> Global___Hello: ...
+    def hello(self) -> Global___Hello:
+        """First on every stream."""
+
     @_builtins.property
-    def heartbeat(self) -> Global___Heartbeat: ...
+    def heartbeat(self) -> Global___Heartbeat:
+        """Still there, and what is running."""
+
     @_builtins.property
-    def residency(self) -> Global___ResidencyDelta: ...
+    def residency(self) -> Global___ResidencyDelta:
+        """Components came or went."""
+
     @_builtins.property
-    def loading(self) -> Global___AttemptLoading: ...
+    def loading(self) -> Global___AttemptLoading:
+        """A model is being brought up."""
+
     @_builtins.property
-    def running(self) -> Global___AttemptRunning: ...
+    def running(self) -> Global___AttemptRunning:
+        """A run began."""
+
     @_builtins.property
-    def event(self) -> Global___AttemptEvent: ...
+    def event(self) -> Global___AttemptEvent:
+        """For those who watch."""
+
     @_builtins.property
-    def finished(self) -> Global___AttemptFinished: ...
+    def finished(self) -> Global___AttemptFinished:
+        """An attempt ended."""
+
     @_builtins.property
-    def goodbye(self) -> Global___Goodbye: ...
+    def goodbye(self) -> Global___Goodbye:
+        """Leaves on purpose."""
+
     def __init__(
         self,
         *,
@@ -120,6 +148,8 @@ Global___WorkerMessage: _TypeAlias = WorkerMessage  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
+    """Who a worker is and what it has."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -155,6 +185,7 @@ class Hello(_message.Message):
     TIER_SPEEDS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """Stable over restarts; unique in the fleet; at most 200 characters."""
     incarnation: _builtins.str
     """New at every start of the process. The same incarnation returning is a reconnect; a new one
     means that whatever the older one ran is gone.
@@ -164,6 +195,7 @@ class Hello(_message.Message):
     vram_bytes: _builtins.int
     """What weights and working memory may use together."""
     pinned_bytes: _builtins.int
+    """Size of the slab."""
     version: _builtins.str
     """Of the software."""
     concurrency: _builtins.int
@@ -171,7 +203,9 @@ class Hello(_message.Message):
     draining: _builtins.bool
     """The worker was told to stop: what it has ends, but it takes nothing more."""
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For operators; at most 64."""
+
     @_builtins.property
     def residency(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]:
         """Complete; the scheduler forgets what it knew."""
@@ -212,14 +246,19 @@ Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
 class TierSpeed(_message.Message):
+    """What reading from a tier takes: `latency_seconds` + bytes / `bytes_per_second`."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TIER_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     LATENCY_SECONDS_FIELD_NUMBER: _builtins.int
     tier: _types_pb2.Tier.ValueType
+    """Read from here, into device memory."""
     bytes_per_second: _builtins.float
+    """Measured on this machine; more than 0."""
     latency_seconds: _builtins.float
+    """Before the first byte."""
     def __init__(
         self,
         *,
@@ -245,8 +284,11 @@ class Residency(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """Lower-case hex SHA-256."""
     tier: _types_pb2.Tier.ValueType
+    """Where the bytes are."""
     size_bytes: _builtins.int
+    """What it takes up there."""
     def __init__(
         self,
         *,
@@ -264,14 +306,20 @@ Global___Residency: _TypeAlias = Residency  # noqa: Y015
 
 @_typing.final
 class ResidencyDelta(_message.Message):
+    """What changed since the last one, or since Hello."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADDED_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def added(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]: ...
+    def added(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]:
+        """There now."""
+
     @_builtins.property
-    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]: ...
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]:
+        """No longer there."""
+
     def __init__(
         self,
         *,
@@ -288,6 +336,8 @@ Global___ResidencyDelta: _TypeAlias = ResidencyDelta  # noqa: Y015
 
 @_typing.final
 class AttemptStatus(_message.Message):
+    """An attempt as its worker sees it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
@@ -295,7 +345,9 @@ class AttemptStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     METERED_MS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
     request_id: _builtins.str
+    """The request."""
     state: _types_pb2.RequestState.ValueType
     """PLACED, LOADING or RUNNING; terminal if the end was not acknowledged."""
     metered_ms: _builtins.int
@@ -326,6 +378,7 @@ class Heartbeat(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
+    """Rises by one with each; echoed in the ack."""
     draining: _builtins.bool
     """As in Hello."""
     @_builtins.property
@@ -349,10 +402,13 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class AttemptLoading(_message.Message):
+    """The worker began to make room and to load."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
     def __init__(
         self,
         *,
@@ -377,10 +433,15 @@ class AttemptRunning(_message.Message):
     START_TIER_FIELD_NUMBER: _builtins.int
     LOAD_MS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
     start_tier: _types_pb2.Tier.ValueType
+    """The farthest tier that any component came from."""
     load_ms: _builtins.int
+    """From AttemptLoading to now."""
     @_builtins.property
-    def load(self) -> _types_pb2.LoadReport: ...
+    def load(self) -> _types_pb2.LoadReport:
+        """How the components came up."""
+
     def __init__(
         self,
         *,
@@ -408,12 +469,19 @@ class AttemptEvent(_message.Message):
     PREVIEW_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
     @_builtins.property
-    def progress(self) -> _inference_pb2.Progress: ...
+    def progress(self) -> _inference_pb2.Progress:
+        """A step was done."""
+
     @_builtins.property
-    def preview(self) -> _inference_pb2.Preview: ...
+    def preview(self) -> _inference_pb2.Preview:
+        """What it looks like so far."""
+
     @_builtins.property
-    def log(self) -> _inference_pb2.LogLine: ...
+    def log(self) -> _inference_pb2.LogLine:
+        """What the model said."""
+
     def __init__(
         self,
         *,
@@ -450,21 +518,33 @@ class AttemptFinished(_message.Message):
     START_TIER_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
     request_id: _builtins.str
+    """The request."""
     outcome: _types_pb2.RequestState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     metered_ms: _builtins.int
     """Start of the run to its end, monotonic. 0 if it never ran."""
     load_ms: _builtins.int
+    """Time that bringing the model up took."""
     output_json: _builtins.str
+    """SUCCEEDED: a JSON object of the family's outputs."""
     start_tier: _types_pb2.Tier.ValueType
+    """The farthest tier that any component came from."""
     seed: _builtins.int
+    """The seed that was used."""
     @_builtins.property
-    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Artifact]: ...
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Artifact]:
+        """SUCCEEDED: already in the blob store."""
+
     @_builtins.property
-    def failure(self) -> _types_pb2.Failure: ...
+    def failure(self) -> _types_pb2.Failure:
+        """FAILED: why."""
+
     @_builtins.property
-    def load(self) -> _types_pb2.LoadReport: ...
+    def load(self) -> _types_pb2.LoadReport:
+        """How the components came up."""
+
     def __init__(
         self,
         *,
@@ -509,7 +589,10 @@ Global___Goodbye: _TypeAlias = Goodbye  # noqa: Y015
 
 @_typing.final
 class SchedulerFrame(_message.Message):
-    """---- scheduler to worker ---------------------------------------------------------------------"""
+    """---- scheduler to worker ---------------------------------------------------------------------
+
+    Some messages of the scheduler, in order.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -533,6 +616,8 @@ Global___SchedulerFrame: _TypeAlias = SchedulerFrame  # noqa: Y015
 
 @_typing.final
 class SchedulerMessage(_message.Message):
+    """One thing that the scheduler says."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WELCOME_FIELD_NUMBER: _builtins.int
@@ -543,19 +628,33 @@ class SchedulerMessage(_message.Message):
     UNLOAD_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def welcome(self) -> Global___Welcome: ...
+    def welcome(self) -> Global___Welcome:
+        """Answers Hello."""
+
     @_builtins.property
-    def assign(self) -> Global___Assign: ...
+    def assign(self) -> Global___Assign:
+        """Run this."""
+
     @_builtins.property
-    def cancel(self) -> Global___CancelAttempt: ...
+    def cancel(self) -> Global___CancelAttempt:
+        """Stop this."""
+
     @_builtins.property
-    def heartbeat_ack(self) -> Global___HeartbeatAck: ...
+    def heartbeat_ack(self) -> Global___HeartbeatAck:
+        """Your lease goes on."""
+
     @_builtins.property
-    def finished_ack(self) -> Global___FinishedAck: ...
+    def finished_ack(self) -> Global___FinishedAck:
+        """The end is durable."""
+
     @_builtins.property
-    def unload(self) -> Global___Unload: ...
+    def unload(self) -> Global___Unload:
+        """Free these."""
+
     @_builtins.property
-    def drain(self) -> Global___DrainWorker: ...
+    def drain(self) -> Global___DrainWorker:
+        """Take nothing more."""
+
     def __init__(
         self,
         *,
@@ -579,12 +678,15 @@ Global___SchedulerMessage: _TypeAlias = SchedulerMessage  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
+    """The worker is attached."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     REVOKED_ATTEMPT_IDS_FIELD_NUMBER: _builtins.int
     heartbeat_interval_ms: _builtins.int
+    """Send a heartbeat this often."""
     lease_ms: _builtins.int
     """How long a worker may go on with an attempt without a HeartbeatAck. After that it must stop:
     the scheduler may have given the request to another.
@@ -627,15 +729,23 @@ class Assign(_message.Message):
     EVICT_DIGESTS_FIELD_NUMBER: _builtins.int
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
     request_id: _builtins.str
+    """The request."""
     model: _builtins.str
+    """Catalog id."""
     family: _builtins.str
+    """The adapter that runs it."""
     snapshot_digest: _builtins.str
+    """SHA-256 of the manifest."""
     snapshot_uri: _builtins.str
+    """Where to get the snapshot if it is not here."""
     input_json: _builtins.str
+    """Checked against the schema, defaults filled in."""
     attempt: _builtins.int
     """1 for the first try."""
     deadline_unix_ms: _builtins.int
+    """0 for none; the scheduler cancels when it passes."""
     @_builtins.property
     def evict_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """From VRAM, before loading."""
@@ -664,12 +774,16 @@ Global___Assign: _TypeAlias = Assign  # noqa: Y015
 
 @_typing.final
 class CancelAttempt(_message.Message):
+    """Stop at the next step and send AttemptFinished, CANCELLED."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
     reason: _builtins.str
+    """For the log."""
     def __init__(
         self,
         *,
@@ -695,6 +809,7 @@ class HeartbeatAck(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     REVOKED_ATTEMPT_IDS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
+    """Of the heartbeat."""
     @_builtins.property
     def revoked_attempt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attempts that the heartbeat named and that are no longer this worker's."""
@@ -721,7 +836,9 @@ class FinishedAck(_message.Message):
 
     ATTEMPT_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def attempt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def attempt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ends that are durable."""
+
     def __init__(
         self,
         *,
@@ -744,8 +861,11 @@ class Unload(_message.Message):
     DIGESTS_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     tier: _types_pb2.Tier.ValueType
+    """The tier to free them from."""
     @_builtins.property
-    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Components."""
+
     def __init__(
         self,
         *,
@@ -762,6 +882,8 @@ Global___Unload: _TypeAlias = Unload  # noqa: Y015
 
 @_typing.final
 class DrainWorker(_message.Message):
+    """Take nothing more."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STOP_FIELD_NUMBER: _builtins.int
@@ -782,7 +904,10 @@ Global___DrainWorker: _TypeAlias = DrainWorker  # noqa: Y015
 
 @_typing.final
 class Worker(_message.Message):
-    """---- operators -------------------------------------------------------------------------------"""
+    """---- operators -------------------------------------------------------------------------------
+
+    A worker as the scheduler knows it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -822,22 +947,39 @@ class Worker(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     RESIDENT_MODELS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """Its own name."""
     gpu_type: _builtins.str
+    """Its price tier."""
     state: Global___WorkerState.ValueType
+    """Whether it takes work."""
     vram_bytes: _builtins.int
+    """What weights and working memory may use together."""
     vram_used_bytes: _builtins.int
+    """Components in VRAM, as reported."""
     pinned_bytes: _builtins.int
+    """Size of the slab."""
     pinned_used_bytes: _builtins.int
+    """Components in the slab, as reported."""
     attached_unix_ms: _builtins.int
+    """When this incarnation first said Hello."""
     last_heartbeat_unix_ms: _builtins.int
+    """When it was last heard of."""
     rate_nanodollars_per_second: _builtins.int
+    """What a second of run time costs there."""
     version: _builtins.str
+    """Of its software."""
     @_builtins.property
-    def residency(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]: ...
+    def residency(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]:
+        """As reported."""
+
     @_builtins.property
-    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptStatus]: ...
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptStatus]:
+        """Open ones."""
+
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Its own."""
+
     @_builtins.property
     def resident_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalog ids whose every component is in VRAM."""
@@ -871,6 +1013,8 @@ Global___Worker: _TypeAlias = Worker  # noqa: Y015
 
 @_typing.final
 class ListWorkersRequest(_message.Message):
+    """Nothing to say."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -886,11 +1030,15 @@ Global___ListWorkersRequest: _TypeAlias = ListWorkersRequest  # noqa: Y015
 
 @_typing.final
 class ListWorkersResponse(_message.Message):
+    """Every worker within its lease."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]: ...
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
+        """Sorted by id."""
+
     def __init__(
         self,
         *,
@@ -906,12 +1054,16 @@ Global___ListWorkersResponse: _TypeAlias = ListWorkersResponse  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):
+    """Which worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """The worker."""
     stop: _builtins.bool
+    """The process exits when nothing is left to run."""
     def __init__(
         self,
         *,
@@ -928,11 +1080,15 @@ Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
 
 @_typing.final
 class DrainResponse(_message.Message):
+    """The worker, draining."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def worker(self) -> Global___Worker: ...
+    def worker(self) -> Global___Worker:
+        """As it is now."""
+
     def __init__(
         self,
         *,
@@ -948,10 +1104,13 @@ Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
 
 @_typing.final
 class CordonRequest(_message.Message):
+    """Which worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """The worker."""
     def __init__(
         self,
         *,
@@ -967,11 +1126,15 @@ Global___CordonRequest: _TypeAlias = CordonRequest  # noqa: Y015
 
 @_typing.final
 class CordonResponse(_message.Message):
+    """The worker, cordoned."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def worker(self) -> Global___Worker: ...
+    def worker(self) -> Global___Worker:
+        """As it is now."""
+
     def __init__(
         self,
         *,
@@ -987,10 +1150,13 @@ Global___CordonResponse: _TypeAlias = CordonResponse  # noqa: Y015
 
 @_typing.final
 class UncordonRequest(_message.Message):
+    """Which worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """The worker."""
     def __init__(
         self,
         *,
@@ -1006,11 +1172,15 @@ Global___UncordonRequest: _TypeAlias = UncordonRequest  # noqa: Y015
 
 @_typing.final
 class UncordonResponse(_message.Message):
+    """The worker, taking work again."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def worker(self) -> Global___Worker: ...
+    def worker(self) -> Global___Worker:
+        """As it is now."""
+
     def __init__(
         self,
         *,
@@ -1026,10 +1196,13 @@ Global___UncordonResponse: _TypeAlias = UncordonResponse  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):
+    """Which request."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The request."""
     def __init__(
         self,
         *,
@@ -1052,8 +1225,11 @@ class ExplainResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The request."""
     @_builtins.property
-    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]: ...
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """Empty if they are no longer kept."""
+
     def __init__(
         self,
         *,
@@ -1070,6 +1246,8 @@ Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):
+    """One placement decision."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPT_FIELD_NUMBER: _builtins.int
@@ -1079,14 +1257,21 @@ class Decision(_message.Message):
     REFUSALS_FIELD_NUMBER: _builtins.int
     TIE_BREAK_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
+    """1 for the first try."""
     decided_unix_ms: _builtins.int
+    """When it was made."""
     chosen_worker_id: _builtins.str
     """Empty if no worker could take it then."""
     tie_break: _builtins.str
+    """What decided between equal scores; empty if nothing had to."""
     @_builtins.property
-    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Workers that were scored, best first."""
+
     @_builtins.property
-    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]: ...
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """Workers that were not."""
+
     def __init__(
         self,
         *,
@@ -1122,11 +1307,15 @@ class Candidate(_message.Message):
     START_TIER_FIELD_NUMBER: _builtins.int
     EVICT_DIGESTS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """The worker."""
     score_seconds: _builtins.float
+    """Completion from now plus the three terms below."""
     drain_seconds: _builtins.float
     """Until the worker can begin."""
     load_seconds: _builtins.float
+    """Bringing up what is missing."""
     run_seconds: _builtins.float
+    """The run itself."""
     load_term_seconds: _builtins.float
     """mu x load."""
     price_term_seconds: _builtins.float
@@ -1134,8 +1323,11 @@ class Candidate(_message.Message):
     eviction_term_seconds: _builtins.float
     """nu x cost of reloading what must go."""
     start_tier: _types_pb2.Tier.ValueType
+    """The farthest tier that a component would come from."""
     @_builtins.property
-    def evict_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def evict_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What would have to leave VRAM."""
+
     def __init__(
         self,
         *,
@@ -1160,15 +1352,19 @@ Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):
+    """Why a worker could not take it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """The worker."""
     reason: _builtins.str
     """`cordoned`, `vram`, `depth`, `label`, `price_cap`, `deadline`, ..."""
     detail: _builtins.str
+    """The numbers behind the reason, for a person."""
     def __init__(
         self,
         *,

@@ -42,6 +42,7 @@ class FleetStub:
     what it still has, so nothing is lost. A newer Hello of the same worker ends the older stream.
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListWorkersRequest, _fleet_pb2.ListWorkersResponse]
+    """Every worker within its lease, with what it holds and runs."""
     Drain: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DrainRequest, _fleet_pb2.DrainResponse]
     """No new requests; what runs ends; with `stop` the worker process exits then."""
     Cordon: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CordonRequest, _fleet_pb2.CordonResponse]
@@ -67,6 +68,7 @@ class FleetAsyncStub(FleetStub):
     what it still has, so nothing is lost. A newer Hello of the same worker ends the older stream.
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListWorkersRequest, _fleet_pb2.ListWorkersResponse]  # type: ignore[assignment]
+    """Every worker within its lease, with what it holds and runs."""
     Drain: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DrainRequest, _fleet_pb2.DrainResponse]  # type: ignore[assignment]
     """No new requests; what runs ends; with `stop` the worker process exits then."""
     Cordon: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CordonRequest, _fleet_pb2.CordonResponse]  # type: ignore[assignment]
@@ -100,7 +102,8 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _fleet_pb2.ListWorkersRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_fleet_pb2.ListWorkersResponse, _abc.Awaitable[_fleet_pb2.ListWorkersResponse]]: ...
+    ) -> _typing.Union[_fleet_pb2.ListWorkersResponse, _abc.Awaitable[_fleet_pb2.ListWorkersResponse]]:
+        """Every worker within its lease, with what it holds and runs."""
 
     @_abc_1.abstractmethod
     def Drain(

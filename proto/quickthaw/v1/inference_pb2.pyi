@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SubmitRequest(_message.Message):
+    """What to run and under which conditions."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -36,6 +38,7 @@ class SubmitRequest(_message.Message):
     input_json: _builtins.str
     """A JSON object that fits the model's input schema. At most 1 MiB."""
     priority: _types_pb2.Priority.ValueType
+    """Among the tenant's own requests."""
     deadline_unix_ms: _builtins.int
     """The request fails with DEADLINE_EXPIRED if it has not ended by then. 0 for none. Must lie in
     the future.
@@ -74,6 +77,8 @@ Global___SubmitRequest: _TypeAlias = SubmitRequest  # noqa: Y015
 
 @_typing.final
 class SubmitResponse(_message.Message):
+    """The request is journalled."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -81,8 +86,11 @@ class SubmitResponse(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     DEDUPLICATED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """For Get, Watch and Cancel."""
     state: _types_pb2.RequestState.ValueType
+    """QUEUED unless an idempotency key matched."""
     queue_position: _builtins.int
+    """Requests ahead of it in the fair order."""
     deduplicated: _builtins.bool
     """The idempotency key matched an earlier request."""
     def __init__(
@@ -103,10 +111,13 @@ Global___SubmitResponse: _TypeAlias = SubmitResponse  # noqa: Y015
 
 @_typing.final
 class GetRequest(_message.Message):
+    """Which request."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The request."""
     def __init__(
         self,
         *,
@@ -122,6 +133,8 @@ Global___GetRequest: _TypeAlias = GetRequest  # noqa: Y015
 
 @_typing.final
 class ListRequestsRequest(_message.Message):
+    """A page of the caller's requests."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_FIELD_NUMBER: _builtins.int
@@ -130,7 +143,9 @@ class ListRequestsRequest(_message.Message):
     model: _builtins.str
     """Empty for all models."""
     @_builtins.property
-    def page(self) -> _types_pb2.Page: ...
+    def page(self) -> _types_pb2.Page:
+        """Newest first."""
+
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.RequestState.ValueType]:
         """Empty for all states."""
@@ -152,6 +167,8 @@ Global___ListRequestsRequest: _TypeAlias = ListRequestsRequest  # noqa: Y015
 
 @_typing.final
 class ListRequestsResponse(_message.Message):
+    """One page of requests."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
@@ -159,7 +176,9 @@ class ListRequestsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
-    def requests(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Request]: ...
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Request]:
+        """Newest first."""
+
     def __init__(
         self,
         *,
@@ -176,11 +195,14 @@ Global___ListRequestsResponse: _TypeAlias = ListRequestsResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):
+    """Which request, and from where on."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The request."""
     after_sequence: _builtins.int
     """Events with a larger sequence only; 0 from the start. After a reconnect, the last one seen."""
     def __init__(
@@ -214,16 +236,27 @@ class Event(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The request it happened to."""
     sequence: _builtins.int
+    """Larger than that of every earlier event of the request."""
     unix_ms: _builtins.int
+    """When the scheduler knew."""
     @_builtins.property
-    def state_change(self) -> Global___StateChange: ...
+    def state_change(self) -> Global___StateChange:
+        """It is in another state now."""
+
     @_builtins.property
-    def progress(self) -> Global___Progress: ...
+    def progress(self) -> Global___Progress:
+        """A step was done."""
+
     @_builtins.property
-    def preview(self) -> Global___Preview: ...
+    def preview(self) -> Global___Preview:
+        """What it looks like so far."""
+
     @_builtins.property
-    def log(self) -> Global___LogLine: ...
+    def log(self) -> Global___LogLine:
+        """What the model said."""
+
     @_builtins.property
     def finished(self) -> _types_pb2.Request:
         """The last event of every watch."""
@@ -252,6 +285,8 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class StateChange(_message.Message):
+    """A request entered a state."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_FIELD_NUMBER: _builtins.int
@@ -260,9 +295,13 @@ class StateChange(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     state: _types_pb2.RequestState.ValueType
+    """Not terminal: `finished` tells those."""
     worker_id: _builtins.str
+    """The worker that has it; empty while QUEUED."""
     attempt: _builtins.int
+    """1 for the first try; 0 before it."""
     queue_position: _builtins.int
+    """Requests ahead of it, while QUEUED."""
     detail: _builtins.str
     """For example why an attempt was lost and the request queued again."""
     def __init__(
@@ -284,6 +323,8 @@ Global___StateChange: _TypeAlias = StateChange  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
+    """A step of a run was done."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STEP_FIELD_NUMBER: _builtins.int
@@ -291,6 +332,7 @@ class Progress(_message.Message):
     step: _builtins.int
     """1 to `steps`."""
     steps: _builtins.int
+    """All steps of the run."""
     def __init__(
         self,
         *,
@@ -307,6 +349,8 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class Preview(_message.Message):
+    """A small picture of the unfinished output."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STEP_FIELD_NUMBER: _builtins.int
@@ -316,12 +360,17 @@ class Preview(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     step: _builtins.int
+    """The step it was taken after."""
     image_index: _builtins.int
+    """Which of several images; from 0."""
     content_type: _builtins.str
+    """A media type: `image/jpeg`."""
     data: _builtins.bytes
     """At most 256 KiB."""
     width: _builtins.int
+    """Pixels."""
     height: _builtins.int
+    """Pixels."""
     def __init__(
         self,
         *,
@@ -342,6 +391,8 @@ Global___Preview: _TypeAlias = Preview  # noqa: Y015
 
 @_typing.final
 class LogLine(_message.Message):
+    """One line of the log of a run."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LEVEL_FIELD_NUMBER: _builtins.int
@@ -366,10 +417,13 @@ Global___LogLine: _TypeAlias = LogLine  # noqa: Y015
 
 @_typing.final
 class CancelRequest(_message.Message):
+    """Which request."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The request."""
     def __init__(
         self,
         *,
@@ -385,6 +439,8 @@ Global___CancelRequest: _TypeAlias = CancelRequest  # noqa: Y015
 
 @_typing.final
 class CancelResponse(_message.Message):
+    """The wish to cancel is durable."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_FIELD_NUMBER: _builtins.int
@@ -405,6 +461,8 @@ Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
 
 @_typing.final
 class QuoteResponse(_message.Message):
+    """What would happen; a forecast, not an offer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
@@ -416,19 +474,29 @@ class QuoteResponse(_message.Message):
     RATE_NANODOLLARS_PER_SECOND_FIELD_NUMBER: _builtins.int
     PRICE_VERSION_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """Where it would run."""
     start_tier: _types_pb2.Tier.ValueType
+    """The farthest tier that a component would come from."""
     rate_nanodollars_per_second: _builtins.int
+    """Of that worker."""
     price_version: _builtins.str
+    """The price table that the rate is from."""
     @_builtins.property
     def start_seconds(self) -> Global___Estimate:
         """From now to the start of the load."""
 
     @_builtins.property
-    def load_seconds(self) -> Global___Estimate: ...
+    def load_seconds(self) -> Global___Estimate:
+        """Bringing up what is missing."""
+
     @_builtins.property
-    def run_seconds(self) -> Global___Estimate: ...
+    def run_seconds(self) -> Global___Estimate:
+        """The run itself."""
+
     @_builtins.property
-    def price_nanodollars(self) -> Global___Estimate: ...
+    def price_nanodollars(self) -> Global___Estimate:
+        """Of the run; loads are free."""
+
     def __init__(
         self,
         *,
@@ -458,7 +526,9 @@ class Estimate(_message.Message):
     P50_FIELD_NUMBER: _builtins.int
     P95_FIELD_NUMBER: _builtins.int
     p50: _builtins.float
+    """Half of such requests stay below."""
     p95: _builtins.float
+    """95 of 100 such requests stay below."""
     def __init__(
         self,
         *,
@@ -475,6 +545,8 @@ Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class RealtimeRequest(_message.Message):
+    """One input of a session, or the end of one."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TAG_FIELD_NUMBER: _builtins.int
@@ -485,7 +557,9 @@ class RealtimeRequest(_message.Message):
     cancel: _builtins.bool
     """Cancel the input of this tag."""
     @_builtins.property
-    def submit(self) -> Global___SubmitRequest: ...
+    def submit(self) -> Global___SubmitRequest:
+        """As for Submit; without a hint, the session prefers its last worker."""
+
     def __init__(
         self,
         *,
@@ -505,14 +579,19 @@ Global___RealtimeRequest: _TypeAlias = RealtimeRequest  # noqa: Y015
 
 @_typing.final
 class RealtimeResponse(_message.Message):
+    """News of one input."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TAG_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
+    """Whose news it is."""
     @_builtins.property
-    def event(self) -> Global___Event: ...
+    def event(self) -> Global___Event:
+        """As in Watch."""
+
     @_builtins.property
     def refused(self) -> _types_pb2.Failure:
         """The input was not accepted; nothing was journalled."""
@@ -536,10 +615,13 @@ Global___RealtimeResponse: _TypeAlias = RealtimeResponse  # noqa: Y015
 
 @_typing.final
 class ReadArtifactRequest(_message.Message):
+    """Which artifact."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     URI_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
+    """As in the request's `artifacts`."""
     def __init__(
         self,
         *,
@@ -555,11 +637,14 @@ Global___ReadArtifactRequest: _TypeAlias = ReadArtifactRequest  # noqa: Y015
 
 @_typing.final
 class ReadArtifactResponse(_message.Message):
+    """One chunk of the bytes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
     ARTIFACT_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    """In order; at most 256 KiB."""
     @_builtins.property
     def artifact(self) -> _types_pb2.Artifact:
         """Set in the first message only."""

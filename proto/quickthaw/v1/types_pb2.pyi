@@ -69,8 +69,11 @@ class _RequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestS
     REQUEST_STATE_RUNNING: _RequestState.ValueType  # 4
     """The model is running; the meter is open."""
     REQUEST_STATE_SUCCEEDED: _RequestState.ValueType  # 5
+    """The output is complete."""
     REQUEST_STATE_FAILED: _RequestState.ValueType  # 6
+    """`failure` says why."""
     REQUEST_STATE_CANCELLED: _RequestState.ValueType  # 7
+    """Somebody asked for it."""
 
 class RequestState(_RequestState, metaclass=_RequestStateEnumTypeWrapper):
     """The life of a request. SUCCEEDED, FAILED and CANCELLED are terminal; nothing follows them."""
@@ -85,8 +88,11 @@ REQUEST_STATE_LOADING: RequestState.ValueType  # 3
 REQUEST_STATE_RUNNING: RequestState.ValueType  # 4
 """The model is running; the meter is open."""
 REQUEST_STATE_SUCCEEDED: RequestState.ValueType  # 5
+"""The output is complete."""
 REQUEST_STATE_FAILED: RequestState.ValueType  # 6
+"""`failure` says why."""
 REQUEST_STATE_CANCELLED: RequestState.ValueType  # 7
+"""Somebody asked for it."""
 Global___RequestState: _TypeAlias = RequestState  # noqa: Y015
 
 class _Priority:
@@ -98,8 +104,11 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
     """NORMAL."""
     PRIORITY_LOW: _Priority.ValueType  # 1
+    """After the tenant's other requests."""
     PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """The default."""
     PRIORITY_HIGH: _Priority.ValueType  # 3
+    """Before the tenant's other requests."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
     """Order inside one tenant; it never reorders between tenants."""
@@ -107,8 +116,11 @@ class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """NORMAL."""
 PRIORITY_LOW: Priority.ValueType  # 1
+"""After the tenant's other requests."""
 PRIORITY_NORMAL: Priority.ValueType  # 2
+"""The default."""
 PRIORITY_HIGH: Priority.ValueType  # 3
+"""Before the tenant's other requests."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 @_typing.final
@@ -124,7 +136,9 @@ class Failure(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     VIOLATIONS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
+    """Upper-case, for programs."""
     message: _builtins.str
+    """What happened and what to do, for a person."""
     retryable: _builtins.bool
     """The same request, sent again, may succeed."""
     @_builtins.property
@@ -149,6 +163,8 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class FieldViolation(_message.Message):
+    """One thing that is wrong with one argument."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FIELD_FIELD_NUMBER: _builtins.int
@@ -156,6 +172,7 @@ class FieldViolation(_message.Message):
     field: _builtins.str
     """A path into the request: `input.image_size.width`."""
     description: _builtins.str
+    """What is wrong and what is allowed."""
     def __init__(
         self,
         *,
@@ -186,13 +203,17 @@ class Artifact(_message.Message):
     uri: _builtins.str
     """The blob store's name for it: `artifacts/<request id>/<name>`."""
     name: _builtins.str
+    """File name with its ending: `image-0.png`."""
     content_type: _builtins.str
+    """A media type: `image/png`."""
     size_bytes: _builtins.int
+    """Of the stored bytes."""
     sha256: _builtins.str
     """Lower-case hex."""
     width: _builtins.int
     """Pixels; 0 for what has none."""
     height: _builtins.int
+    """Pixels; 0 for what has none."""
     def __init__(
         self,
         *,
@@ -230,6 +251,7 @@ class ComponentLoad(_message.Message):
     digest: _builtins.str
     """Content address, lower-case hex SHA-256."""
     size_bytes: _builtins.int
+    """On the device."""
     source: Global___Tier.ValueType
     """Where it was found. TIER_VRAM: nothing was moved."""
     copier: _builtins.str
@@ -271,6 +293,7 @@ class LoadReport(_message.Message):
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
     FIRST_STEP_SECONDS_FIELD_NUMBER: _builtins.int
     manifest_seconds: _builtins.float
+    """Finding and reading the manifest."""
     skeleton_seconds: _builtins.float
     """Modules without weights, tokenizers, schedulers."""
     bytes_seconds: _builtins.float
@@ -278,10 +301,13 @@ class LoadReport(_message.Message):
     bind_seconds: _builtins.float
     """Weights handed to the modules."""
     total_seconds: _builtins.float
+    """From the decision to load to a model that can run."""
     first_step_seconds: _builtins.float
     """Start of the run to the end of the first step."""
     @_builtins.property
-    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentLoad]: ...
+    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentLoad]:
+        """In load order."""
+
     def __init__(
         self,
         *,
@@ -325,20 +351,29 @@ class Receipt(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     WAIVER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The request that it is for."""
     model: _builtins.str
+    """Catalog id."""
     worker_id: _builtins.str
+    """Where the last attempt was; empty if it was never placed."""
     gpu_type: _builtins.str
+    """That worker's price tier."""
     queue_ms: _builtins.int
     """Acknowledged to the start of the attempt that ended it."""
     load_ms: _builtins.int
+    """Bringing the model up in the last attempt; never charged."""
     run_ms: _builtins.int
     """Metered by the worker's monotonic clock."""
     billed_ms: _builtins.int
     """The part of the metered time that is charged."""
     price_nanodollars: _builtins.int
+    """What is charged: `billed_ms` x rate / 1000, rounded half up."""
     rate_nanodollars_per_second: _builtins.int
+    """Fixed when the attempt was placed."""
     price_version: _builtins.str
+    """The price table that the rate is from."""
     attempts: _builtins.int
+    """Tries that were placed on a worker."""
     start_tier: Global___Tier.ValueType
     """The farthest tier that any component had to come from. VRAM is a warm start."""
     placement: _builtins.str
@@ -348,7 +383,9 @@ class Receipt(_message.Message):
     waiver: _builtins.str
     """Empty when the time was billed; else why not, for example `not_billed:engine_failed`."""
     @_builtins.property
-    def load(self) -> Global___LoadReport: ...
+    def load(self) -> Global___LoadReport:
+        """The cold start in parts; absent where nothing was loaded."""
+
     def __init__(
         self,
         *,
@@ -403,25 +440,35 @@ class Request(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """`req_` and 22 characters; sorts by time of submission."""
     tenant: _builtins.str
+    """Whose it is."""
     model: _builtins.str
+    """Catalog id, aliases resolved."""
     snapshot_digest: _builtins.str
+    """The snapshot it was submitted against."""
     priority: Global___Priority.ValueType
+    """As asked for; never UNSPECIFIED."""
     state: Global___RequestState.ValueType
+    """As of the last durable change."""
     input_json: _builtins.str
     """The caller's input with the model's defaults filled in: a JSON object."""
     submitted_unix_ms: _builtins.int
+    """When it was accepted."""
     finished_unix_ms: _builtins.int
     """0 while not terminal."""
     deadline_unix_ms: _builtins.int
     """0 for none."""
     attempts: _builtins.int
+    """Tries so far; 0 before it was first placed."""
     queue_position: _builtins.int
     """Requests ahead of it in the fair order. Set while QUEUED."""
     output_json: _builtins.str
     """SUCCEEDED: a JSON object of the family's outputs, without the files."""
     @_builtins.property
-    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]: ...
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
+        """SUCCEEDED: the files, in output order."""
+
     @_builtins.property
     def failure(self) -> Global___Failure:
         """FAILED and CANCELLED."""
@@ -469,6 +516,7 @@ class Page(_message.Message):
     size: _builtins.int
     """1 to 1000; 0 means 100."""
     token: _builtins.str
+    """`next_page_token` of the page before."""
     def __init__(
         self,
         *,
