@@ -146,10 +146,14 @@ class Worker:
         """What may leave VRAM, with sizes, first to go first: all of the plan that no open attempt
         uses. Worked out when it is first asked for after a change."""
         if self._evictable is None:
-            needed = {digest for held in self.held.values() for digest in held.model.sizes}
+            needed = self.needed()
             free = [(d, size) for d, size in self.planned.items() if d not in needed]
             self._evictable = self.credits.ordered(free)
         return self._evictable
+
+    def needed(self) -> set[Digest]:
+        """What open attempts use or will use."""
+        return {digest for held in self.held.values() for digest in held.model.sizes}
 
     def leaving(self) -> set[Digest]:
         """Told to go, and not reported gone yet."""

@@ -61,12 +61,12 @@ class Ledger:
         held: Held,
         now_ms: int,
     ) -> tuple[Digest, ...] | None:
-        """Reserves and leases. Returns all that the Assign has to evict: what `held` asks for and
-        what earlier attempts asked for that is not confirmed. None, with nothing changed, if it
-        does not fit."""
+        """Reserves and leases. Returns all that the Assign has to evict: what `held` asks for, and
+        what earlier attempts asked for that is not confirmed and not needed again since. None,
+        with nothing changed, if it does not fit."""
         if not self.can_hold(worker, held):
             return None
-        held.evicts |= worker.leaving() - held.model.sizes.keys()
+        held.evicts |= worker.leaving() - worker.needed() - held.model.sizes.keys()
         self.adopt(worker, attempt_id, request_id, held, now_ms)
         return tuple(sorted(held.evicts))
 

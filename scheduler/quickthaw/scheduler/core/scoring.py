@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.estimates import Estimates
@@ -65,7 +66,7 @@ class Query(NamedTuple):
     """Workers on which the request was lost; they are asked again when nobody else could ever."""
     patient: bool = True
     """It may be told to wait for a worker that has the model."""
-    queued_on: Mapping[WorkerId, int] = {}
+    queued_on: Mapping[WorkerId, int] = MappingProxyType({})
     """How many requests before it wait for a full worker already."""
     hypothetical: bool = False
     """For a quote: workers without a place or room now count as if they had it in time."""

@@ -163,8 +163,8 @@ def test_requests_for_resident_models_go_before_one_that_would_swap(scenario: Sc
     assert assigned(scenario.finish(running[0])) == ["req_k2"]
 
 
-def test_no_worker_idles_for_the_sake_of_residency(scenario: Scenario) -> None:
-    """The same, but with nobody behind who is warm: a short load is better than an idle place."""
+def busy_with_k_and_m(scenario: Scenario) -> list[SendAssign]:
+    """k is full at w1 for long and quick to load; m is full at w2. The first to end is w2's."""
     k, m = a_model("k", gib=0.1), a_model("m", gib=16)
     scenario.attach(a_worker("w1", free_gib=18), *resident(k))
     scenario.attach(a_worker("w2", free_gib=18), *resident(m))
@@ -174,10 +174,21 @@ def test_no_worker_idles_for_the_sake_of_residency(scenario: Scenario) -> None:
     ]
     assert [assign.worker_id for assign in running] == ["w1", "w2", "w1", "w2"]
     assert assigned(scenario.submit(a_job("req_k2", k, work_units=100.0))) == []
-    scenario.feed(WorkerHeartbeat(W1, 1))
-    commands = scenario.finish(running[1])
+    return running[1:2]
+
+
+def test_no_worker_idles_for_the_sake_of_residency(scenario: Scenario) -> None:
+    """With nobody behind who is warm, a short load is better than an idle place."""
+    running = busy_with_k_and_m(scenario)
+    commands = scenario.finish(running[0])
     assert assigned(commands) == ["req_k2"]
     assert only(commands, SendAssign).worker_id == "w2"
+
+
+def test_a_load_gives_way_to_a_later_request_that_needs_none(scenario: Scenario) -> None:
+    running = busy_with_k_and_m(scenario)
+    scenario.submit(a_job("req_m2", a_model("m", gib=16), work_units=100.0))
+    assert assigned(scenario.finish(running[0])) == ["req_m2"]
 
 
 def test_positions_are_exact_for_a_small_queue(scenario: Scenario) -> None:
