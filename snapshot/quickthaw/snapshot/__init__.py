@@ -10,31 +10,46 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from quickthaw.snapshot.families import FAMILIES as FAMILIES
-from quickthaw.snapshot.families import Family as Family
-from quickthaw.snapshot.families import family_named as family_named
-from quickthaw.snapshot.inspect import describe as describe
-from quickthaw.snapshot.inspect import locate as locate
-from quickthaw.snapshot.manifest import Component as Component
-from quickthaw.snapshot.manifest import Kind as Kind
-from quickthaw.snapshot.manifest import Manifest as Manifest
-from quickthaw.snapshot.manifest import Preview as Preview
-from quickthaw.snapshot.plan import LoadPlan as LoadPlan
-from quickthaw.snapshot.report import ComponentReport as ComponentReport
-from quickthaw.snapshot.report import LoadProgress as LoadProgress
-from quickthaw.snapshot.report import LoadReport as LoadReport
-from quickthaw.snapshot.slab import Slab as Slab
-from quickthaw.snapshot.store import Snapshot as Snapshot
-from quickthaw.snapshot.store import SnapshotStore as SnapshotStore
-from quickthaw.snapshot.tiers import Residency as Residency
-from quickthaw.snapshot.tiers import Tier as Tier
+from quickthaw.snapshot.families import FAMILIES, Family, family_named
+from quickthaw.snapshot.inspect import describe, locate
+from quickthaw.snapshot.manifest import Component, Kind, Manifest, Preview
+from quickthaw.snapshot.plan import LoadPlan
+from quickthaw.snapshot.report import ComponentReport, LoadProgress, LoadReport
+from quickthaw.snapshot.slab import Slab
+from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.tiers import Residency, Tier
 
 if TYPE_CHECKING:
-    from quickthaw.snapshot.cuda import CudaDevice as CudaDevice
-    from quickthaw.snapshot.device import CpuDevice as CpuDevice
-    from quickthaw.snapshot.device import Device as Device
-    from quickthaw.snapshot.load import Loader as Loader
-    from quickthaw.snapshot.loaded import LoadedModel as LoadedModel
+    from quickthaw.snapshot.cuda import CudaDevice
+    from quickthaw.snapshot.device import CpuDevice, Device
+    from quickthaw.snapshot.load import Loader
+    from quickthaw.snapshot.loaded import LoadedModel
+
+__all__ = [
+    "FAMILIES",
+    "Component",
+    "ComponentReport",
+    "CpuDevice",
+    "CudaDevice",
+    "Device",
+    "Family",
+    "Kind",
+    "LoadPlan",
+    "LoadProgress",
+    "LoadReport",
+    "LoadedModel",
+    "Loader",
+    "Manifest",
+    "Preview",
+    "Residency",
+    "Slab",
+    "Snapshot",
+    "SnapshotStore",
+    "Tier",
+    "describe",
+    "family_named",
+    "locate",
+]
 
 _LAZY = {
     "CpuDevice": "device",
