@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from autoencoder import LATENT_CHANNELS
 from captions import Scene, varied_caption
 from data import SceneSource
+from diffusers.models.attention_processor import AttnProcessor
 from text import WIDTH, tokenize
 
 CAPTION_DROPOUT = 0.1
@@ -103,7 +104,7 @@ class Plan:
     batch_size: int
     rate: float
     seed: int
-    checkpoint_every: int = 500
+    checkpoint_every: int = 250
     warmup_steps: int = 200
 
     def rate_at(self, step: int) -> float:
@@ -122,6 +123,9 @@ class Trainer:
         data: LatentSet,
         plan: Plan,
     ) -> None:
+        # On a CPU, in bfloat16, plain attention trains a third faster than the fused kernel.
+        unet.set_attn_processor(AttnProcessor())
+        encoder.set_attn_implementation("eager")
         self.networks = nn.ModuleDict({"unet": unet, "encoder": encoder})
         self.averages = copy.deepcopy(self.networks).requires_grad_(False)
         self.step = 0
@@ -204,3 +208,5 @@ class Trainer:
         self.networks.load_state_dict(state["networks"])
         self.averages.load_state_dict(state["averages"])
         self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:
+            group["fused"] = True

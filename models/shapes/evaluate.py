@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--trained-count", type=int, default=100, help="prompts that training saw")
     parser.add_argument("--steps", type=int, default=defaults["steps"])
     parser.add_argument("--guidance-scale", type=float, default=defaults["guidance_scale"])
-    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=7000)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
