@@ -311,6 +311,19 @@ def test_evictions_that_never_came_are_off_when_their_attempt_has_ended(
     assert worker.planned == {"old-weights": 8 * GIB}
 
 
+def test_what_was_to_go_and_is_needed_again_is_not_told_to_go_again(scenario: Scenario) -> None:
+    old, filler, new = a_model("old", gib=8), a_model("filler", gib=16), a_model("new", gib=10)
+    worker = a_worker(free_gib=30, concurrency=2)
+    scenario.attach(worker, *resident(old), *resident(filler))
+    wanted = enumerate((new, filler, new))
+    assigns = [only(scenario.submit(a_job(f"req_{n}", m)), SendAssign) for n, m in wanted]
+    assert [assign.evict_digests for assign in assigns] == [
+        ("filler-weights",),
+        ("old-weights",),
+        ("old-weights",),
+    ]
+
+
 # ---- operators ---------------------------------------------------------------------------------
 
 
