@@ -52,7 +52,7 @@ async def refusal(call: grpc.aio.UnaryUnaryCall[object, object]) -> errors.Quick
 
 async def watched(running: Running, request_id: str) -> list[inference_pb2.Event]:
     call = running.admin.inference.Watch(inference_pb2.WatchRequest(request_id=request_id))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [event async for event in call]
 
 

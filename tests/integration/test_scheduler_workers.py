@@ -186,9 +186,9 @@ async def test_a_drained_worker_ends_what_it_has_and_is_told_to_stop(running: Ru
             fleet_pb2.DrainRequest(worker_id=worker.worker_id, stop=True)
         )
         assert drained.worker.state == fleet_pb2.WORKER_STATE_DRAINING
-        assert (await worker.drained.get()).stop
         worker.finish(assign)
         assert (await running.admin.until_ended(request_id)).state == SUCCEEDED
+        assert (await worker.next_drain()).stop
         worker.goodbye()
         await worker.until_ended()
     assert await listed(running) == {}

@@ -16,7 +16,7 @@ from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc, types_pb2
 from quickthaw.wire.limits import CHANNEL_OPTIONS, FRAME_MESSAGES_MAX
 from quickthaw.wire.status import error_from_rpc
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 GIB = 1 << 30
 
 
@@ -311,6 +311,10 @@ class FakeWorker:
     async def next_cancel(self) -> fleet_pb2.CancelAttempt:
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.cancelled.get()
+
+    async def next_drain(self) -> fleet_pb2.DrainWorker:
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await self.drained.get()
 
     async def until_acknowledged(self, attempt_id: str) -> None:
         async with self._news, asyncio.timeout(WAIT_SECONDS):

@@ -30,7 +30,7 @@ from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
 from support.key_metadata import key_interceptors
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 SCHEMA = {
     "type": "object",

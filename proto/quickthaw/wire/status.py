@@ -27,6 +27,7 @@ from quickthaw.wire import errors
 logger = logging.getLogger(__name__)
 
 ERROR_DOMAIN = "quickthaw"
+OUR_SERVICES = "/quickthaw."
 
 STATUS: Mapping[type[errors.QuickthawError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -183,9 +184,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler[_Request, _Response] | None:
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         method = handler_call_details.method
+        # Health and reflection come with statuses, and styles of handlers, of their own.
+        if handler is None or not method.startswith(OUR_SERVICES):
+            return handler
         if handler.response_streaming:
             return self._wrap_streaming(handler, method)
         return self._wrap_unary(handler, method)
