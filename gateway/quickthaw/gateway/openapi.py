@@ -213,7 +213,7 @@ def _open_paths() -> JsonObject:
             "416": "The range begins behind the end.",
         },
         parameters=link,
-        media_type="application/octet-stream",
+        media_type="*/*",
         open_to_all=True,
     )
     live = _operation("Whether the process lives.", {"200": "It does."}, open_to_all=True)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import cast
+
+from starlette.routing import Match, Route
+
+from quickthaw.gateway import fal, files, health
+from quickthaw.gateway.json_text import JsonObject
+from quickthaw.gateway.openapi import gateway_document
+
+ROUTES = [*health.ROUTES, *files.ROUTES, *fal.ROUTES]
+
+
+def route_of(method: str, path: str) -> Route | None:
+    scope = {
+        "type": "http",
+        "method": method.upper(),
+        "path": path.replace("{", "").replace("}", ""),
+    }
+    matches = (route for route in ROUTES if route.matches(scope)[0] is Match.FULL)
+    return next(matches, None)
+
+
+def test_every_documented_operation_is_routed_and_every_route_is_documented() -> None:
+    paths = cast("dict[str, JsonObject]", gateway_document("http://gw")["paths"])
+    routed = {
+        (method, path): route_of(method, path) for path, item in paths.items() for method in item
+    }
+    assert [operation for operation, route in routed.items() if route is None] == []
+    assert {id(route) for route in routed.values()} == {id(route) for route in ROUTES}
+
+
+def test_what_needs_no_key_says_so() -> None:
+    paths = cast("dict[str, dict[str, JsonObject]]", gateway_document("http://gw")["paths"])
+    open_to_all = {
+        path for path, item in paths.items() if item.get("get", {}).get("security") == []
+    }
+    assert open_to_all == {
+        "/files/{signature}/{request_id}/{name}",
+        "/health",
+        "/health/live",
+        "/health/ready",
+    }
