@@ -73,6 +73,14 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[object]], right: str 
     return made
 
 
+def listing(console: Console, listed: Table, nothing: str) -> None:
+    """The table, or what to say when it has no rows."""
+    if listed.row_count:
+        console.print(listed)
+    else:
+        console.print(f"[dim]{nothing}[/dim]")
+
+
 def pairs(console: Console, lines: Iterable[tuple[str, str]]) -> None:
     """`name  value` lines with the names in one column."""
     known = [(name, text) for name, text in lines if text]

@@ -12,7 +12,7 @@ from quickthaw.cli.session import Session, session_command, session_default
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Model
+    from quickthaw.client import Client, Model
 
 app = typer.Typer()
 
@@ -35,12 +35,13 @@ def list_models(session: Session) -> None:
         found = list(client.models.list())
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import size, table
+        from quickthaw.cli.render import listing, size, table
 
         rows = [
             (m.id, m.family, size(m.size_bytes), ", ".join(m.aliases), m.description) for m in found
         ]
-        console.print(table(("model", "family", "weights", "aliases", "about"), rows, "weights"))
+        listed = table(("model", "family", "weights", "aliases", "about"), rows, "weights")
+        listing(console, listed, "no models yet; `quickthaw models add` adds one")
 
     session.out.show(found, render)
 
@@ -126,15 +127,14 @@ def add(
     ```
     """
     from quickthaw.cli.snapshots import bring_in, model_of
-    from quickthaw.client import default_data_dir
     from quickthaw.snapshot import SnapshotStore, locate
 
     with session.client() as client:
         if in_place:
             found = locate(snapshot.absolute(), digest)
         else:
-            data_dir = (session.data_dir or default_data_dir()).expanduser().absolute()
-            found = bring_in(snapshot.absolute(), digest, SnapshotStore(data_dir / "snapshots"))
+            store = SnapshotStore(_local_data_dir(session, client) / "snapshots")
+            found = bring_in(snapshot.absolute(), digest, store)
         model = model_of(found, id, tuple(alias or ()), description, license)
         registered = client.models.register(model)
 
@@ -143,6 +143,22 @@ def add(
         console.print(f"{registered.model.id} {what}")
 
     session.out.show(registered, render)
+
+
+def _local_data_dir(session: Session, client: Client) -> Path:
+    """Where the platform keeps snapshots. Raises UsageFault if it is not this machine's."""
+    from quickthaw.cli.errors import UsageFault
+    from quickthaw.client import RunFile, default_data_dir
+
+    data_dir = (session.data_dir or default_data_dir()).expanduser().absolute()
+    run_file = RunFile.read(data_dir)
+    if run_file is None or run_file.grpc != client.endpoint.target:
+        raise UsageFault(
+            f"the platform at {client.endpoint.target} is not the one of {data_dir}",
+            "name its data directory with --data-dir, or put the snapshot where its workers reach "
+            "it and add --in-place",
+        )
+    return data_dir
 
 
 @session_command(app, "remove")

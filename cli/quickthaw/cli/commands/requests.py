@@ -53,7 +53,7 @@ def list_requests(
         found = list(client.list(states=states, model=model, limit=limit))
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import clock, money, span, table
+        from quickthaw.cli.render import clock, listing, money, span, table
         from quickthaw.cli.render import state as styled
 
         rows = []
@@ -65,7 +65,7 @@ def list_requests(
             at = clock(each.submitted_unix_ms)
             rows.append((each.request_id, each.model, styled(each.state), at, run, price, worker))
         headings = ("request", "model", "state", "submitted", "run", "price", "worker")
-        console.print(table(headings, rows, "run price"))
+        listing(console, table(headings, rows, "run price"), "no requests")
 
     session.out.show(found, render)
 

@@ -45,6 +45,16 @@ def _bar(text: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
         yield progress, progress.add_task(text, total=total)
 
 
+def _quiet_libraries() -> None:
+    """Their progress bars and advice would run through ours."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+
+
 @app.command("pack")
 def pack(
     source: Annotated[
@@ -91,6 +101,7 @@ def pack(
     from quickthaw.snapshot import SnapshotStore
     from quickthaw.snapshot.pack import pack as pack_snapshot
 
+    _quiet_libraries()
     with _bar(f"packing {source.name}", None) as (progress, task):
 
         def on_progress(done: PackProgress) -> None:
@@ -197,12 +208,13 @@ def list_snapshots(
         )
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import size, table
+        from quickthaw.cli.render import listing, size, table
 
         rows = [
             (each["digest"], each["family"], size(float(str(each["weight_bytes"]))), each["title"])
             for each in found
         ]
-        console.print(table(("digest", "family", "weights", "title"), rows, "weights"))
+        listed = table(("digest", "family", "weights", "title"), rows, "weights")
+        listing(console, listed, f"no snapshots in {place.root}")
 
     Output(json_).show(found, render)

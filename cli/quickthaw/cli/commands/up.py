@@ -97,15 +97,14 @@ def up(
     quickthaw up --http 127.0.0.1:0 --grpc 127.0.0.1:0 --metrics 127.0.0.1:0
     ```
     """
-    from quickthaw.cli.up.settings import UpSettings
+    from quickthaw.cli.up.settings import UpSettings, parse_address
     from quickthaw.client import default_data_dir
-    from quickthaw.wire.process import Address
 
     settings = UpSettings(
         data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
-        http=Address.parse(http),
-        grpc=Address.parse(grpc),
-        metrics=Address.parse(metrics),
+        http=parse_address("--http", http),
+        grpc=parse_address("--grpc", grpc),
+        metrics=parse_address("--metrics", metrics),
         workers=workers,
         device=device,
         fleet=fleet,

@@ -30,7 +30,7 @@ def list_workers(session: Session) -> None:
         found = client.workers.list()
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import money, size, table
+        from quickthaw.cli.render import listing, money, size, table
 
         rows = [
             (
@@ -46,7 +46,7 @@ def list_workers(session: Session) -> None:
             for w in found
         ]
         headings = ("worker", "gpu", "state", "vram", "pinned", "busy", "rate", "models in vram")
-        console.print(table(headings, rows, "vram pinned busy rate"))
+        listing(console, table(headings, rows, "vram pinned busy rate"), "no worker is attached")
 
     session.out.show(found, render)
 

@@ -84,7 +84,9 @@ class RayFleet:
         if spec.worker_id in self._running:
             raise FailedPrecondition(f"worker {spec.worker_id} runs already")
         await self._connect()
-        spec = replace(spec, scheduler=self._reachable(spec.scheduler))
+        # Ray hides all GPUs but the worker's own, which is therefore the first.
+        device = "cuda:0" if spec.device.startswith("cuda") else spec.device
+        spec = replace(spec, scheduler=self._reachable(spec.scheduler), device=device)
         actor = self._actor(spec)
         self._running[spec.worker_id] = _Running(spec, actor)
         try:
@@ -136,7 +138,6 @@ class RayFleet:
 
     def _actor(self, spec: WorkerSpec) -> Any:
         gpus = 1 if spec.device.startswith("cuda") else 0
-        # Ray decides on the GPU and hides the others, so that it is number 0 for the worker.
         decorated: Callable[..., Any] = self._ray.remote(WorkerHost)
         options = {"num_cpus": HOST_CPUS, "num_gpus": gpus, "max_restarts": 0}
         return decorated.options(**options).remote()  # type: ignore[attr-defined]

@@ -72,7 +72,9 @@ class Platform:
         async with client:
             prepare = await bundled.register(settings, client, self._report)
             self._report("starting the workers and the gateway")
-            specs = workers.specs(settings, self._gpus, self._grpc, prepare)
+            offers = await self._fleet.offers()
+            gpus = sum(offer.count for offer in offers if offer.device == "cuda")
+            specs = workers.specs(settings, gpus, self._grpc, prepare)
             fleet = FleetKeeper(self._fleet, specs, settings, self._report, self._note_worker)
             self._keep(fleet.keep())
             await self._gateway.start()

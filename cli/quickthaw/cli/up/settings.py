@@ -78,6 +78,14 @@ class UpSettings:
         return self.drain_seconds + 5.0
 
 
+def parse_address(option: str, text: str) -> Address:
+    """Raises SettingsInvalid, naming the option."""
+    try:
+        return Address.parse(text)
+    except SettingsInvalid as error:
+        raise SettingsInvalid(f"{option}: {error.message}") from error
+
+
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise SettingsInvalid(f"{option} {value!r}: choose one of {', '.join(allowed)}")
