@@ -2,8 +2,7 @@
 
 The stream may break at any time. What runs goes on; the next Hello says what is still held, and
 ends that were not acknowledged are sent again. What must not go on is an attempt whose lease has
-run out: the scheduler may have given its request to another worker (fencing). The lease counts from
-the moment a heartbeat was *sent*, so this worker stops before the scheduler can decide.
+run out: the scheduler may have given its request to another worker (fencing; `lease.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from quickthaw.worker.attempts import (
     Revoked,
     Tier,
 )
+from quickthaw.worker.lease import Lease
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
 from quickthaw.worker.ports import Clock, Engine
@@ -103,9 +103,7 @@ class Agent:
         self._unload_engine = unload_engine
         self._residency = ResidencyView()
         self._sequence = 0
-        self._sent_at: dict[int, float] = {}  # heartbeats not acknowledged yet
-        self._lease_seconds = 0.0
-        self._lease_timer: asyncio.TimerHandle | None = None
+        self._lease = Lease(clock, self._lease_over)
         self._call: _Call | None = None
         self._connected = False
         self._welcomes = 0
@@ -175,7 +173,7 @@ class Agent:
                 self._metrics.stream_reconnects.inc()
                 await self._back_off(failures)
         finally:
-            self._disarm()
+            self._lease.cancel()
             self._left.set()
 
     def _lost(self, why: str) -> None:
@@ -223,7 +221,7 @@ class Agent:
         identity = self._identity
         # Hello is complete, so older news would only be wrong after it.
         self._outbox.clear()
-        self._sent_at.clear()
+        self._lease.forget_unanswered()
         ended = [end.attempt_id for end in self._shell.machine.unacknowledged()]
         statuses = self._shell.machine.statuses(self._clock(), ended=True)
         hello = fleet_pb2.Hello(
@@ -246,14 +244,13 @@ class Agent:
         self._welcomes += 1
         self._connected = True
         self._metrics.stream_connected.set(1)
-        self._lease_seconds = welcome.lease_ms / 1000
         self._revoke(tuple(welcome.revoked_attempt_ids))
         for end in self._shell.machine.unacknowledged():
             if end.attempt_id in ended:  # later ones are in the outbox already
                 self._outbox.put(convert.finished(end), end.attempt_id)
         if self._leaving.is_set():
             self._outbox.put(fleet_pb2.WorkerMessage(goodbye=fleet_pb2.Goodbye()))
-        self._extend_lease(sent_at)
+        self._lease.begin(welcome.lease_ms / 1000, sent_at)
         logger.info("attached to the scheduler as %s", self._identity.worker_id)
         self.welcomed.set()
 
@@ -297,9 +294,7 @@ class Agent:
             frame = await self._outbox.take()
             for message in frame.messages:
                 if message.HasField("heartbeat"):
-                    # The lease counts from here: time spent waiting in the outbox must not shorten
-                    # it for the scheduler's side only.
-                    self._sent_at[message.heartbeat.sequence] = self._clock()
+                    self._lease.sent(message.heartbeat.sequence)
             await call.write(frame)
             if frame.messages[-1].HasField("goodbye"):
                 await call.done_writing()
@@ -329,7 +324,7 @@ class Agent:
             case "heartbeat_ack":
                 ack = message.heartbeat_ack
                 self._revoke(tuple(ack.revoked_attempt_ids))
-                self._acknowledged(ack.sequence)
+                self._lease.acknowledged(ack.sequence)
             case "finished_ack":
                 self._shell.post(EndsAcknowledged(tuple(message.finished_ack.attempt_ids)))
             case "unload":
@@ -358,33 +353,11 @@ class Agent:
             self._shell.post(Revoked(attempt_ids))
             self._outbox.discard(attempt_ids)
 
-    # ---- the lease -----------------------------------------------------------------------------
-
-    def _acknowledged(self, sequence: int) -> None:
-        sent_at = self._sent_at.pop(sequence, None)
-        if sent_at is None:
-            return  # of an older stream
-        for older in [known for known in self._sent_at if known < sequence]:
-            del self._sent_at[older]
-        self._extend_lease(sent_at)
-
-    def _extend_lease(self, sent_at: float) -> None:
-        self._disarm()
-        if self._lease_seconds > 0:
-            remaining = max(0.0, sent_at + self._lease_seconds - self._clock())
-            loop = asyncio.get_running_loop()
-            self._lease_timer = loop.call_later(remaining, self._lease_over)
-
-    def _disarm(self) -> None:
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
-            self._lease_timer = None
-
-    def _lease_over(self) -> None:
+    def _lease_over(self, seconds: float) -> None:
         lost = [line.attempt_id for line in self._shell.machine.statuses(self._clock())]
         logger.warning(
             "no word from the scheduler for %.1f s: %s",
-            self._lease_seconds,
+            seconds,
             f"stopped {', '.join(lost)}" if lost else "nothing was running",
         )
         self._shell.post(LeaseExpired())

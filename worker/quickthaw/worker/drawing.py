@@ -28,7 +28,7 @@ SEED_BITS = 63
 _SEED_MODULUS = 1 << 64
 _PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
-_encode_lock = threading.Lock()
+_encode_lock = threading.RLock()
 """Tokenizers keep truncation and padding as state and are shared between models of one process."""
 
 
@@ -59,12 +59,20 @@ def weights_kept(module: Any) -> Iterator[None]:
     SDXL's pipeline casts a half-precision VAE up and down in every call, which would move its
     weights off the snapshot's buffer into memory that nobody accounts for.
     """
-    kept = [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
+    kept = [
+        (slots, name, tensor, tensor.data)
+        for part in module.modules()
+        for slots in (part._parameters, part._buffers)
+        for name, tensor in slots.items()
+        if tensor is not None
+    ]
     try:
         yield
     finally:
-        for tensor, data in kept:
+        # A cast gives parameters other data and replaces buffers altogether.
+        for slots, name, tensor, data in kept:
             tensor.data = data
+            slots[name] = tensor
 
 
 def draw(

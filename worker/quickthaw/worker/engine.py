@@ -118,7 +118,8 @@ class DiffusionEngine:
         return self._host
 
     def _tell(self, loop: asyncio.AbstractEventLoop, host: ModelHost) -> None:
-        loop.call_soon_threadsafe(self._on_residency, host.residents())
+        if (lines := host.news()) is not None:
+            loop.call_soon_threadsafe(self._on_residency, lines)
 
     def _run(
         self,
@@ -130,8 +131,8 @@ class DiffusionEngine:
         # Imported here because the event loop's thread must not wait for torch.
         import torch
 
+        from quickthaw.worker.bringing import out_of_memory
         from quickthaw.worker.drawing import draw
-        from quickthaw.worker.models import out_of_memory
 
         host = self._require()
         try:

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import torch
 
@@ -21,7 +19,6 @@ from quickthaw.snapshot import (
     Device,
     LoadedModel,
     Loader,
-    LoadReport,
     Manifest,
     Slab,
     SnapshotStore,
@@ -32,24 +29,17 @@ from quickthaw.wire.errors import (
     FailedPrecondition,
     InvalidArgument,
     ModelCannotFit,
-    NotFound,
-    QuickthawError,
     ResourceExhausted,
 )
 from quickthaw.worker.attempts import Assignment, ComponentLoad, LoadSummary, NoRoomYet, Tier
+from quickthaw.worker.bringing import TIER_OF, import_snapshot, out_of_memory, summary_of
 from quickthaw.worker.inputs import InputReader
 from quickthaw.worker.ports import RunStopped, StopSignal
 from quickthaw.worker.residency import LeastRecentlyUsed, Resident, make_room
 
 logger = logging.getLogger(__name__)
 
-_TIER = {
-    StoreTier.VRAM: Tier.VRAM,
-    StoreTier.PINNED: Tier.PINNED,
-    StoreTier.DISK: Tier.DISK,
-    StoreTier.REMOTE: Tier.REMOTE,
-}
-_STORE_TIER = {ours: theirs for theirs, ours in _TIER.items()}
+_STORE_TIER = {ours: theirs for theirs, ours in TIER_OF.items()}
 
 _ROUNDING_BYTES = 4096
 """What a component may take beyond its bytes: buffers and slab ranges are rounded up."""
@@ -98,18 +88,29 @@ class ModelHost:
         self._order = LeastRecentlyUsed()
         self._changed = threading.Condition()
         self._running: set[str] = set()  # components that a run is using right now
+        self._moved = True  # something came or went since `news` was asked
 
     # ---- what is where -------------------------------------------------------------------------
 
     def residents(self) -> list[Resident]:
         return [
-            Resident(digest, _TIER[tier], line.nbytes)
+            Resident(digest, TIER_OF[tier], line.nbytes)
             for digest, line in self._loader.residency().items()
             for tier in line.tiers
         ]
 
+    def news(self) -> list[Resident] | None:
+        """Everything that is resident, or None if nothing changed since the last call."""
+        with self._lock:
+            moved, self._moved = self._moved, False
+        return self.residents() if moved else None
+
+    def _note_move(self) -> None:
+        with self._lock:
+            self._moved = True
+
     def _in(self, tier: StoreTier) -> list[Resident]:
-        return [line for line in self.residents() if line.tier is _TIER[tier]]
+        return [line for line in self.residents() if line.tier is TIER_OF[tier]]
 
     def _in_use(self) -> frozenset[str]:
         with self._lock:
@@ -150,6 +151,7 @@ class ModelHost:
         digest = assignment.snapshot_digest
         if digest not in self._store:
             import_snapshot(self._store, digest, assignment.snapshot_uri)
+            self._note_move()
         with self._lock:
             model = self._models.get(digest)
         manifest = model.loaded.manifest if model else self._store.open(digest).manifest
@@ -177,6 +179,7 @@ class ModelHost:
 
     def _bring_up(self, assignment: Assignment) -> LoadSummary:
         digest = assignment.snapshot_digest
+        self._note_move()  # also if it fails: parts of it may have arrived
         try:
             loaded = self._loader.load(digest, verify=self._verify)
         except (ResourceExhausted, torch.OutOfMemoryError) as error:
@@ -237,7 +240,8 @@ class ModelHost:
         except FailedPrecondition as error:
             logger.info("not evicted: %s", error.message)
             return False
-        self._on_evicted(_TIER[tier])
+        self._note_move()
+        self._on_evicted(TIER_OF[tier])
         return True
 
     def _let_go_of(self, component: str) -> None:
@@ -309,57 +313,3 @@ class ModelHost:
                 self._models.clear()
             for model in models:
                 model.loaded.release()
-
-
-def import_snapshot(store: SnapshotStore, digest: str, uri: str) -> None:
-    """Copies the snapshot from a local folder into `store`, checking it.
-
-    Raises FailedPrecondition for a place that cannot be read from, NotFound if it is not there.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("", "file") or not uri:
-        raise FailedPrecondition(
-            f"snapshot {digest[:12]} is not on this worker, and it cannot be fetched from {uri!r}: "
-            "supported are absolute folder paths and file:// URLs"
-        )
-    folder = Path(unquote(parts.path) if parts.scheme else uri)
-    if not folder.is_absolute() or not folder.is_dir():
-        raise NotFound(
-            f"snapshot {digest[:12]} is not on this worker, and {folder} is no folder here; copy "
-            "it there, or register the model with a place that workers reach"
-        )
-    logger.info("importing snapshot %s from %s", digest[:12], folder)
-    if digest not in store.import_(folder):
-        raise NotFound(
-            f"{folder} does not hold the snapshot {digest[:12]}; register the model again"
-        )
-
-
-def out_of_memory(what: str) -> QuickthawError:
-    return ResourceExhausted(
-        f"out of device memory while {what}, also after evicting everything idle; ask for a "
-        "smaller image or fewer images, or use a worker with more memory",
-        metadata={"resource": "vram"},
-    )
-
-
-def summary_of(report: LoadReport) -> LoadSummary:
-    return LoadSummary(
-        tuple(
-            ComponentLoad(
-                part.name,
-                part.digest,
-                part.nbytes,
-                _TIER[part.source],
-                part.copier or "",
-                part.read_seconds,
-                part.copy_seconds,
-            )
-            for part in report.components
-        ),
-        manifest_seconds=report.manifest_seconds,
-        skeleton_seconds=report.skeleton_seconds + report.tokenizer_seconds,
-        bytes_seconds=report.bytes_seconds,
-        bind_seconds=report.bind_seconds,
-        total_seconds=report.total_seconds,
-    )

@@ -1,0 +1,75 @@
+"""Around a load: fetching a snapshot that is not here, and telling what the library reports."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from quickthaw.snapshot import LoadReport, SnapshotStore
+from quickthaw.snapshot import Tier as StoreTier
+from quickthaw.wire.errors import FailedPrecondition, NotFound, ResourceExhausted
+from quickthaw.worker.attempts import ComponentLoad, LoadSummary, Tier
+
+logger = logging.getLogger(__name__)
+
+TIER_OF = {
+    StoreTier.VRAM: Tier.VRAM,
+    StoreTier.PINNED: Tier.PINNED,
+    StoreTier.DISK: Tier.DISK,
+    StoreTier.REMOTE: Tier.REMOTE,
+}
+
+
+def import_snapshot(store: SnapshotStore, digest: str, uri: str) -> None:
+    """Copies the snapshot from a local folder into `store`, checking it.
+
+    Raises FailedPrecondition for a place that cannot be read from, NotFound if it is not there.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or not uri:
+        raise FailedPrecondition(
+            f"snapshot {digest[:12]} is not on this worker, and it cannot be fetched from {uri!r}: "
+            "supported are absolute folder paths and file:// URLs"
+        )
+    folder = Path(unquote(parts.path) if parts.scheme else uri)
+    if not folder.is_absolute() or not folder.is_dir():
+        raise NotFound(
+            f"snapshot {digest[:12]} is not on this worker, and {folder} is no folder here; copy "
+            "it there, or register the model with a place that workers reach"
+        )
+    logger.info("importing snapshot %s from %s", digest[:12], folder)
+    if digest not in store.import_(folder):
+        raise NotFound(
+            f"{folder} does not hold the snapshot {digest[:12]}; register the model again"
+        )
+
+
+def out_of_memory(what: str) -> ResourceExhausted:
+    return ResourceExhausted(
+        f"out of device memory while {what}, also after evicting everything idle; ask for a "
+        "smaller image or fewer images, or use a worker with more memory",
+        metadata={"resource": "vram"},
+    )
+
+
+def summary_of(report: LoadReport) -> LoadSummary:
+    return LoadSummary(
+        tuple(
+            ComponentLoad(
+                part.name,
+                part.digest,
+                part.nbytes,
+                TIER_OF[part.source],
+                part.copier or "",
+                part.read_seconds,
+                part.copy_seconds,
+            )
+            for part in report.components
+        ),
+        manifest_seconds=report.manifest_seconds,
+        skeleton_seconds=report.skeleton_seconds + report.tokenizer_seconds,
+        bytes_seconds=report.bytes_seconds,
+        bind_seconds=report.bind_seconds,
+        total_seconds=report.total_seconds,
+    )
