@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -350,6 +355,27 @@ def test_a_new_keys_secret_is_all_that_is_printed(
     assert quickthaw("keys", "create", "team", "--json").json["key"]["scopes"] == ["call"]
     assert "team" in quickthaw("keys").out
     assert quickthaw("keys", "revoke", "k").status == 0
+
+
+def test_on_a_terminal_the_newest_preview_is_drawn_in_colour(
+    quickthaw: Quickthaw, tmp_path: Path
+) -> None:
+    terminal, end = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    command = [sys.executable, "-m", "quickthaw.cli", "run", "shapes", "prompt=x"]
+    with subprocess.Popen(command, stderr=end, stdout=subprocess.PIPE, env=environ) as process:
+        os.close(end)
+        seen = b""
+        # A terminal whose other end is closed reads as an error, not as the end of a file.
+        with contextlib.suppress(OSError):
+            while chunk := os.read(terminal, 65536):
+                seen += chunk
+        out, _ = process.communicate()
+    os.close(terminal)
+    assert process.returncode == 0
+    assert "▀".encode() in seen
+    assert b"38;2;255;0;0" in seen
+    assert b"billed" in out
 
 
 def test_a_full_disk_is_one_line(quickthaw: Quickthaw, monkeypatch: pytest.MonkeyPatch) -> None:

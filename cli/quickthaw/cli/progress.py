@@ -125,7 +125,7 @@ class LiveView:
         from quickthaw.cli.preview import half_blocks
 
         self._preview = half_blocks(data) or self._preview
-        self._live.update(self._picture())
+        self._live.update(self._picture(), refresh=True)
 
     def _picture(self) -> Group:
         from rich.console import Group

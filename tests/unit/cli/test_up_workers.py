@@ -51,7 +51,9 @@ def test_a_setting_that_cannot_work_is_named(options: dict[str, Any], message: s
 
 
 def test_a_worker_is_told_where_everything_is() -> None:
-    (spec,) = workers.specs(settings(vram_bytes="2GiB"), 0, "127.0.0.1:7", prepare=("f" * 64,))
+    (spec,) = workers.specs(
+        settings(vram_bytes="2GiB", pinned_bytes="1GiB"), 0, "127.0.0.1:7", prepare=("f" * 64,)
+    )
     arguments = spec.arguments(spec.key_file)
     told = dict(zip(arguments[::2], arguments[1::2], strict=True))
     assert told["--scheduler"] == "127.0.0.1:7"
@@ -59,6 +61,7 @@ def test_a_worker_is_told_where_everything_is() -> None:
     assert told["--snapshot-store"] == "/data/snapshots"
     assert told["--blob-store"] == "/data/blobs"
     assert told["--vram-bytes"] == "2GiB"
+    assert told["--pinned-bytes"] == "1GiB"
     assert told["--prepare"] == "f" * 64
 
 

@@ -73,6 +73,15 @@ def up(
             show_default=False,
         ),
     ] = None,
+    pinned_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Host memory that a worker registers for models kept one copy away from the "
+            "device. Default: a part of what is free.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(help="Of the parts: debug, info, warning or error.")
     ] = "info",
@@ -112,6 +121,7 @@ def up(
         blob_store=blob_store,
         prices=prices.absolute() if prices is not None else None,
         vram_bytes=vram_bytes,
+        pinned_bytes=pinned_bytes,
         log_level=log_level,
         drain_seconds=drain_seconds,
     )

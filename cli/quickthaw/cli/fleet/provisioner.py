@@ -38,6 +38,8 @@ class WorkerSpec:
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     vram_bytes: str | None = None
     """A size such as `8GiB`; None leaves it to the worker."""
+    pinned_bytes: str | None = None
+    """The size of the pinned slab; None leaves it to the worker."""
     prepare: tuple[str, ...] = ()
     """Digests of snapshots that the worker prepares before it is ready."""
     log_level: str = "info"
@@ -59,6 +61,8 @@ class WorkerSpec:
         }
         if self.vram_bytes is not None:
             pairs["--vram-bytes"] = self.vram_bytes
+        if self.pinned_bytes is not None:
+            pairs["--pinned-bytes"] = self.pinned_bytes
         flat = tuple(part for pair in pairs.items() for part in pair)
         return (*flat, "--prepare", *self.prepare) if self.prepare else flat
 

@@ -41,9 +41,10 @@ class UpSettings:
     blob_store: str | None = None
     prices: Path | None = None
     vram_bytes: str | None = None
+    pinned_bytes: str | None = None
     log_level: str = "info"
     bundled_model: bool = True
-    start_timeout_seconds: float = 180.0
+    start_timeout_seconds: float = 300.0
     drain_seconds: int = 30
     """For what runs at SIGTERM; the processes get a little longer before they are killed."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)

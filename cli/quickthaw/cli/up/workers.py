@@ -41,6 +41,7 @@ def specs(
             blob_store=settings.blobs,
             device=device,
             vram_bytes=settings.vram_bytes,
+            pinned_bytes=settings.pinned_bytes,
             prepare=prepare,
             log_level=settings.log_level,
             drain_seconds=settings.drain_seconds,
