@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from quickthaw.snapshot import Loader, Slab, SnapshotStore, Tier
 from support.snapshots import BUILDERS, MIB, draw, pack_all, tensors_of
 
