@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
-import grpc_tools
+import grpc_tools  # type: ignore[import-untyped] # it ships no types
 import pytest
 from google.protobuf import descriptor_pb2
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Any, cast
 
 import grpc.aio
 import pytest
@@ -33,15 +34,20 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield running
 
 
-async def refusal(call: grpc.aio.Call) -> errors.QuickthawError:
+async def refusal(call: Awaitable[object] | AsyncIterable[object]) -> errors.QuickthawError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await (_drained(call) if isinstance(call, grpc.aio.UnaryStreamCall) else call)
+        await (call if isinstance(call, Awaitable) else _drained(call))
     return error_from_rpc(caught.value)
 
 
-async def _drained(call: grpc.aio.UnaryStreamCall[object, object]) -> None:
+async def _drained(call: AsyncIterable[object]) -> None:
     async for _ in call:
         pass
+
+
+def raw_submit(channel: grpc.aio.Channel) -> Any:
+    """Bytes in, bytes out."""
+    return channel.unary_unary("/quickthaw.v1.Inference/Submit")
 
 
 async def a_caller(
@@ -77,8 +83,7 @@ async def test_a_wrong_key_is_refused(running: Running, key: str) -> None:
 
 async def test_a_call_without_any_key_is_refused(running: Running) -> None:
     async with grpc.aio.insecure_channel(running.address) as channel:
-        call = channel.unary_unary("/quickthaw.v1.Inference/Submit")(b"")
-        error = await refusal(call)
+        error = await refusal(raw_submit(channel)(b""))
     assert isinstance(error, errors.Unauthenticated)
     assert "admin.key" in error.message
 
@@ -192,7 +197,7 @@ async def test_a_message_over_the_limit_says_so(running: Running) -> None:
     async with grpc.aio.insecure_channel(
         running.address, options=[("grpc.max_send_message_length", -1)]
     ) as channel:
-        call = channel.unary_unary("/quickthaw.v1.Inference/Submit")(
+        call = raw_submit(channel)(
             large.SerializeToString(), metadata=(("authorization", f"Key {running.admin.key}"),)
         )
         error = await refusal(call)
@@ -209,7 +214,7 @@ async def test_an_input_over_its_limit_says_so(running: Running) -> None:
 
 async def test_metadata_over_the_limit_is_refused(running: Running) -> None:
     async with grpc.aio.insecure_channel(running.address) as channel:
-        call = channel.unary_unary("/quickthaw.v1.Inference/Submit")(
+        call = raw_submit(channel)(
             b"", metadata=(("x-filler", "x" * limits.METADATA_BYTES_MAX * 2),)
         )
         assert isinstance(await refusal(call), errors.ResourceExhausted)
@@ -235,11 +240,12 @@ async def test_a_full_queue_refuses_with_a_delay_and_never_overfills(tmp_path: P
 
 async def test_health_and_reflection_need_no_key(running: Running) -> None:
     async with grpc.aio.insecure_channel(running.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        # The stubs do not know the methods of these stubs.
+        health: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "quickthaw.v1.Inference"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", channel))
         call = reflection.ServerReflectionInfo(
             iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         )

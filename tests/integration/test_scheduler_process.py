@@ -10,6 +10,7 @@ import socket
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -110,11 +111,11 @@ async def test_a_disk_that_is_full_refuses_new_work_and_health_says_so(tmp_path:
         await caller.channel.close()
 
 
-async def until_health(
-    address: str, wanted: health_pb2.HealthCheckResponse.ServingStatus.ValueType
-) -> None:
+async def until_health(address: str, wanted: object) -> None:
     async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(60):
-        call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        # The stubs do not know the methods of the stub.
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        call = health.Watch(health_pb2.HealthCheckRequest())
         async for answer in call:
             if answer.status == wanted:
                 return

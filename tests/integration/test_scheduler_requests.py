@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import grpc.aio
@@ -44,7 +44,7 @@ async def ledger(running: Running, request_id: str) -> list[billing_pb2.LedgerLi
     return list(answer.lines)
 
 
-async def refusal(call: grpc.aio.UnaryUnaryCall[object, object]) -> errors.QuickthawError:
+async def refusal(call: Awaitable[object]) -> errors.QuickthawError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return error_from_rpc(caught.value)

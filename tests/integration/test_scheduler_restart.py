@@ -140,7 +140,9 @@ async def test_a_watch_that_resumes_after_a_restart_sees_what_follows(tmp_path: 
     async with a_scheduler(data_dir) as first:
         request_id = await first.admin.submit()
         call = first.admin.inference.Watch(inference_pb2.WatchRequest(request_id=request_id))
-        seen = (await call.read()).sequence
+        first_event = await call.read()
+        assert isinstance(first_event, inference_pb2.Event)
+        seen = first_event.sequence
         call.cancel()
     async with a_scheduler(data_dir, models=[]) as second:
         call = second.admin.inference.Watch(
@@ -152,7 +154,9 @@ async def test_a_watch_that_resumes_after_a_restart_sees_what_follows(tmp_path: 
         assert all(event.sequence > seen for event in events)
 
 
-async def rest_of(watch: grpc.aio.UnaryStreamCall[object, object]) -> None:
+async def rest_of(
+    watch: grpc.aio.UnaryStreamCall[inference_pb2.WatchRequest, inference_pb2.Event],
+) -> None:
     while await watch.read() is not grpc.aio.EOF:
         pass
 

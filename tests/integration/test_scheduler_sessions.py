@@ -25,12 +25,12 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         yield running
 
 
-def ask(tag: str, **fields: object) -> inference_pb2.RealtimeRequest:
-    return inference_pb2.RealtimeRequest(tag=tag, submit=submission(**fields))
+def ask(tag: str, input_json: str = '{"prompt": "x"}') -> inference_pb2.RealtimeRequest:
+    return inference_pb2.RealtimeRequest(tag=tag, submit=submission(input_json=input_json))
 
 
 async def until_finished(
-    call: grpc.aio.StreamStreamCall[object, inference_pb2.RealtimeResponse],
+    call: grpc.aio.StreamStreamCall[inference_pb2.RealtimeRequest, inference_pb2.RealtimeResponse],
 ) -> inference_pb2.RealtimeResponse:
     async with asyncio.timeout(60):
         while True:

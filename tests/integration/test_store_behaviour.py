@@ -12,8 +12,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.core import commands
+from quickthaw.scheduler.core.events import RequestRecovered
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptId
 from quickthaw.scheduler.store import schema
@@ -31,6 +33,7 @@ from quickthaw.scheduler.store.recovery import catalog_models, open_requests
 from quickthaw.scheduler.store.rows import command_rows
 from quickthaw.scheduler.store.statements import Row, Statement
 from quickthaw.scheduler.store.store import Store, open_store
+from quickthaw.scheduler.views import RequestView
 from quickthaw.wire import errors
 from support import store_rows as rows
 from support.store_servers import PostgresServer
@@ -58,7 +61,7 @@ async def store(store_url: str) -> AsyncIterator[Store]:
     await store.close()
 
 
-async def recovered(store: Store) -> dict[str, object]:
+async def recovered(store: Store) -> dict[str, RequestRecovered]:
     found = await store.reader.run(lambda connection: list(open_requests(connection)))
     return {each.view.request_id: each.event for each in found}
 
@@ -201,12 +204,13 @@ async def test_pages_walk_every_request_once_newest_first(store: Store) -> None:
     jobs = [rows.a_job(number) for number in range(7)]
     await asyncio.gather(*(store.journal.offer(rows.submit(job)) for job in jobs))
     seen: list[str] = []
+
+    def next_page(connection: Connection) -> list[RequestView]:
+        before = seen[-1] if seen else ""
+        return request_page(connection, "default", before_id=before, states=[], model_id="", size=3)
+
     while True:
-        page = await store.reader.run(
-            lambda c, before=seen[-1] if seen else "": request_page(
-                c, "default", before_id=before, states=[], model_id="", size=3
-            )
-        )
+        page = await store.reader.run(next_page)
         seen.extend(view.request_id for view in page)
         if len(page) < 3:
             break

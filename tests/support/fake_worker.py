@@ -165,7 +165,9 @@ class FakeWorker:
                 frame.messages.append(more)
             yield frame
 
-    async def _read(self, call: grpc.aio.StreamStreamCall[object, object]) -> None:
+    async def _read(
+        self, call: grpc.aio.StreamStreamCall[fleet_pb2.WorkerFrame, fleet_pb2.SchedulerFrame]
+    ) -> None:
         error: Exception | None = None
         try:
             async for frame in call:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -125,7 +125,7 @@ class EventsLog(Generic[Payload]):
 
     async def watch(
         self, request_id: str, after_sequence: int = 0
-    ) -> AsyncIterator[Entry[Payload]]:
+    ) -> AsyncGenerator[Entry[Payload], None]:
         """Entries after `after_sequence`, waiting for more until the final one.
 
         The request must be known; ends at once if nothing is left to tell. Raises

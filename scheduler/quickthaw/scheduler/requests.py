@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 from quickthaw.scheduler.artifacts import not_found, request_id_of
 from quickthaw.scheduler.catalog import Catalog
@@ -96,11 +97,12 @@ class Requests:
         streams.inc()
         try:
             if log.knows(request_id):
-                async for entry in log.watch(request_id, after_sequence):
-                    last_sequence = entry.sequence
-                    yield entry
-                    if entry.final:
-                        return
+                async with aclosing(log.watch(request_id, after_sequence)) as entries:
+                    async for entry in entries:
+                        last_sequence = entry.sequence
+                        yield entry
+                        if entry.final:
+                            return
             # It ended before this process began, or so long ago that its events are gone.
             view = await self.find(tenant, request_id)
             if not view.state.terminal:

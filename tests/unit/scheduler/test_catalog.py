@@ -73,8 +73,9 @@ def test_a_model_that_cannot_work_is_refused_by_field(
     message = a_model()
     for name, value in change.items():
         if isinstance(value, list):
-            message.ClearField(name)
-            getattr(message, name).extend(value)
+            repeated = getattr(message, name)
+            del repeated[:]
+            repeated.extend(value)
         else:
             setattr(message, name, value)
     with pytest.raises(errors.InvalidArgument) as caught:

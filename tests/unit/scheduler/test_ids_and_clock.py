@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quickthaw.scheduler import clock as clock_module
 from quickthaw.scheduler.clock import SystemClock
 from quickthaw.scheduler.convert.words import priority_from_wire, tier_from_wire, tier_to_wire
 from quickthaw.scheduler.core.model import Priority, Tier
@@ -36,8 +36,8 @@ class Times:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall_ns = 1_000 * NS
         self.elapsed_ns = 0
-        monkeypatch.setattr(clock_module.time, "time_ns", lambda: self.wall_ns)
-        monkeypatch.setattr(clock_module.time, "clock_gettime_ns", lambda _clock: self.elapsed_ns)
+        monkeypatch.setattr(time, "time_ns", lambda: self.wall_ns)
+        monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: self.elapsed_ns)
 
     def pass_seconds(self, seconds: float) -> None:
         self.wall_ns += int(seconds * NS)
