@@ -19,13 +19,14 @@ from quickthaw.snapshot.pack import pack
 from support.platform import Platform, quickthaw, running_platform
 from support.tiny_models import tiny_sd
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 400.0
+SMALL = ("--vram-bytes", "256MiB", "--pinned-bytes", "64MiB")
 ANYWHERE = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with running_platform(tmp_path_factory.mktemp("data")) as started:
+    with running_platform(tmp_path_factory.mktemp("data"), *SMALL) as started:
         yield started
 
 
@@ -157,7 +158,7 @@ def test_a_killed_part_comes_back_where_it_was(platform: Platform, part: str) ->
 
 
 def test_sigterm_stops_every_part_and_exits_0(tmp_path: Path) -> None:
-    with running_platform(tmp_path) as platform:
+    with running_platform(tmp_path, *SMALL) as platform:
         pids = platform.pids()
         assert len(pids) == 3
         assert platform.stop() == 0
@@ -166,11 +167,11 @@ def test_sigterm_stops_every_part_and_exits_0(tmp_path: Path) -> None:
 
 
 def test_when_up_itself_is_killed_nothing_lingers_and_it_starts_again(tmp_path: Path) -> None:
-    with running_platform(tmp_path) as platform:
+    with running_platform(tmp_path, *SMALL) as platform:
         pids, key = platform.pids(), platform.key
         os.kill(platform.process.pid, signal.SIGKILL)
         wait_until(lambda: all(gone(pid) for pid in pids.values()), "the end of every part")
-    with running_platform(tmp_path) as again:
+    with running_platform(tmp_path, *SMALL) as again:
         assert again.key == key
 
 
@@ -188,3 +189,17 @@ def test_a_part_that_cannot_start_ends_up_with_its_own_words(tmp_path: Path) -> 
     assert "error: the scheduler ended with status" in done.stderr
     assert str(prices) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worker_that_cannot_start_ends_up_with_its_own_words(tmp_path: Path) -> None:
+    done = subprocess.run(
+        quickthaw("up", "--data-dir", tmp_path / "data", "--vram-bytes", "plenty", *ANYWHERE),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "--vram-bytes" in done.stderr
+    assert "'plenty' is no size" in done.stderr

@@ -42,6 +42,8 @@ class Platform:
         self._gateway = Keeper(self._gateway_command, settings, report, self._note)
         self._fleet = self._provisioner()
         self._keepers: set[asyncio.Task[None]] = set()
+        self._fallen = asyncio.Event()
+        """Set when a keeper has ended, which it only does because it gave up."""
         self._ready = False
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
@@ -104,25 +106,21 @@ class Platform:
         """Does the work, unless `stop` or the end of a keeper comes first."""
         task = asyncio.ensure_future(work)
         stopped = asyncio.ensure_future(stop.wait())
+        fallen = asyncio.ensure_future(self._fallen.wait())
         try:
-            while not task.done() and not stopped.done():
-                await asyncio.wait(
-                    {task, stopped, *self._keepers}, return_when=asyncio.FIRST_COMPLETED
-                )
-                for keeper in self._keepers:
-                    if keeper.done():
-                        keeper.result()
-            if task.done():
-                task.result()
+            await asyncio.wait({task, stopped, fallen}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in (*self._keepers, task):
+                if ended.done():
+                    ended.result()
         except TimeoutError as error:
             raise PartFailed(
                 f"the platform was not ready within {self._settings.start_timeout_seconds:g} s; "
                 f"its logs are in {self._settings.logs}"
             ) from error
         finally:
-            task.cancel()
-            stopped.cancel()
-            await asyncio.gather(task, stopped, return_exceptions=True)
+            for waiting in (task, stopped, fallen):
+                waiting.cancel()
+            await asyncio.gather(task, stopped, fallen, return_exceptions=True)
 
     async def _stop(self, hurry: asyncio.Event) -> None:
         """The gateway and the workers first, which end what they have; then the scheduler."""
@@ -146,7 +144,9 @@ class Platform:
             self._fleet.kill()
 
     def _keep(self, work: Coroutine[object, object, None]) -> None:
-        self._keepers.add(asyncio.create_task(work))
+        keeper = asyncio.create_task(work)
+        self._keepers.add(keeper)
+        keeper.add_done_callback(lambda _: self._fallen.set())
 
     def _provisioner(self) -> Provisioner:
         if self._settings.fleet == "ray":

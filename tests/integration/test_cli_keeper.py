@@ -1,0 +1,135 @@
+"""A part under its keeper: real processes that pretend to be a part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from quickthaw.cli.errors import PartFailed
+from quickthaw.cli.fleet import WorkerSpec
+from quickthaw.cli.fleet.local import LocalFleet
+from quickthaw.cli.up.fleet_keeper import FleetKeeper
+from quickthaw.cli.up.keeper import Keeper
+from quickthaw.cli.up.process import Command
+from quickthaw.cli.up.settings import RestartPolicy, UpSettings
+from quickthaw.wire.process import Address
+
+TESTS = Path(__file__).parents[1]
+MODULE = "support.pretend_worker"
+PATIENCE_SECONDS = 100.0
+ANY = Address("127.0.0.1", 0)
+
+
+@pytest.fixture(autouse=True)
+def _pretend_parts_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+
+
+def settings(data_dir: Path) -> UpSettings:
+    return UpSettings(
+        data_dir=data_dir,
+        http=ANY,
+        grpc=ANY,
+        metrics=ANY,
+        drain_seconds=1,
+        restart=RestartPolicy(pause_seconds=0.01, pause_seconds_max=0.02, failed_starts_max=3),
+    )
+
+
+def a_command(tmp_path: Path, worker_id: str = "w-0") -> Command:
+    key_file = tmp_path / "key"
+    key_file.write_text("qt_key")
+    return Command(
+        name="scheduler",
+        arguments=(MODULE, "--worker-id", worker_id, "--key-file", str(key_file)),
+        ready_word="quickthaw-worker",
+        log=tmp_path / "logs" / "scheduler.log",
+        environment={},
+    )
+
+
+async def test_a_killed_part_is_started_again_and_told_what_it_was_before(tmp_path: Path) -> None:
+    told: list[Mapping[str, str]] = []
+    ready: asyncio.Queue[int] = asyncio.Queue()
+
+    def make(before: Mapping[str, str]) -> Command:
+        told.append(before)
+        return a_command(tmp_path)
+
+    def on_ready(_name: str, _values: Mapping[str, str]) -> None:
+        ready.put_nowait(keeper.pid or 0)
+
+    keeper = Keeper(make, settings(tmp_path), lambda _: None, on_ready)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await keeper.start()
+        keeping = asyncio.create_task(keeper.keep())
+        first = await ready.get()
+        os.kill(first, signal.SIGKILL)
+        assert await ready.get() != first
+        keeping.cancel()
+        await keeper.stop()
+    assert told == [{}, {"worker": "w-0", "metrics": "http://127.0.0.1:1/metrics"}]
+
+
+async def test_a_part_that_comes_back_broken_is_given_up_with_its_last_words(
+    tmp_path: Path,
+) -> None:
+    starts: list[str] = []
+
+    def make(_before: Mapping[str, str]) -> Command:
+        starts.append("w-broken" if starts else "w-0")
+        return a_command(tmp_path, starts[-1])
+
+    keeper = Keeper(make, settings(tmp_path), lambda _: None, lambda _name, _values: None)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await keeper.start()
+        os.kill(keeper.pid or 0, signal.SIGKILL)
+        with pytest.raises(PartFailed, match="scheduler failed to start 3 times") as caught:
+            await keeper.keep()
+    assert "the device is on fire" in caught.value.last_lines
+    assert len(starts) == 4
+
+
+async def test_a_first_start_that_fails_is_not_repeated(tmp_path: Path) -> None:
+    keeper = Keeper(
+        lambda _: a_command(tmp_path, "w-broken"),
+        settings(tmp_path),
+        lambda _: None,
+        lambda _name, _values: None,
+    )
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(PartFailed, match="ended with status 3 before it was ready"):
+            await keeper.start()
+    assert "the device is on fire" in (tmp_path / "logs" / "scheduler.log").read_text()
+
+
+async def test_one_worker_that_cannot_start_ends_the_fleets_keeping(tmp_path: Path) -> None:
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=MODULE)
+    key_file = tmp_path / "key"
+    key_file.write_text("qt_key")
+    specs = [
+        WorkerSpec(
+            worker_id=name,
+            scheduler="127.0.0.1:1",
+            key_file=key_file,
+            data_dir=tmp_path,
+            snapshot_store=tmp_path,
+            blob_store=str(tmp_path),
+            device="cpu",
+            drain_seconds=1,
+        )
+        for name in ("w-good", "w-broken")
+    ]
+    keeper = FleetKeeper(fleet, specs, settings(tmp_path), lambda _: None, lambda _: None)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(PartFailed, match="w-broken ended with status 3") as caught:
+            await keeper.keep()
+        await fleet.close()
+    assert caught.value.last_lines == ("the device is on fire",)
+    assert not keeper.all_ready.is_set()
