@@ -19,7 +19,7 @@ from quickthaw.snapshot.pack import pack
 from support.platform import Platform, quickthaw, running_platform
 from support.tiny_models import tiny_sd
 
-PATIENCE_SECONDS = 400.0
+PATIENCE_SECONDS = 60.0
 SMALL = ("--vram-bytes", "256MiB", "--pinned-bytes", "64MiB")
 ANYWHERE = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 
