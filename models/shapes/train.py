@@ -36,7 +36,10 @@ def make_autoencoder(folder: Path, *, steps: int, seed: int) -> AutoencoderKL:
             vae, count=256, seed=seed + 2, sheet=folder / "reconstructions.png"
         )
         log.info("autoencoder: %.1f %% of pictures read right after a round trip", 100 * accuracy)
-    return AutoencoderKL.from_pretrained(folder)
+    vae = AutoencoderKL.from_pretrained(folder)
+    # Loading notes the folder in the configuration; a shipped model should not name this machine's.
+    vae.register_to_config(_name_or_path="quickthaw/shapes")
+    return vae
 
 
 def make_text_encoder(
