@@ -59,6 +59,7 @@ class FakeWorker:
         self.acknowledged: set[str] = set()
         self.open: dict[str, fleet_pb2.AttemptStatus] = {}
         """What Hello and the heartbeats name."""
+        self._ends: dict[str, fleet_pb2.WorkerMessage] = {}
         self._news = asyncio.Condition()
         self._outbound: asyncio.Queue[fleet_pb2.WorkerMessage | fleet_pb2.WorkerFrame] = (
             asyncio.Queue()
@@ -192,6 +193,9 @@ class FakeWorker:
                 self.welcome = message.welcome
                 for attempt_id in message.welcome.revoked_attempt_ids:
                     self.open.pop(attempt_id, None)
+                # Ends are said again until they are acknowledged.
+                for attempt_id in self.open.keys() & self._ends.keys():
+                    self.say(self._ends[attempt_id])
             case "assign":
                 self._on_assign(message.assign)
             case "cancel":
@@ -202,6 +206,7 @@ class FakeWorker:
                 for attempt_id in message.finished_ack.attempt_ids:
                     self.acknowledged.add(attempt_id)
                     self.open.pop(attempt_id, None)
+                    self._ends.pop(attempt_id, None)
             case "drain":
                 self.drained.put_nowait(message.drain)
             case _:
@@ -285,21 +290,20 @@ class FakeWorker:
         }[outcome]
         if assign.attempt_id in self.open:
             self.open[assign.attempt_id].state = state
-        self.say(
-            fleet_pb2.WorkerMessage(
-                finished=fleet_pb2.AttemptFinished(
-                    attempt_id=assign.attempt_id,
-                    request_id=assign.request_id,
-                    outcome=state,
-                    metered_ms=self.metered_ms if metered_ms is None else metered_ms,
-                    load_ms=5,
-                    start_tier=types_pb2.TIER_DISK,
-                    output_json=output_json if outcome == "succeeded" else "",
-                    artifacts=artifacts,
-                    failure=failure,
-                )
+        end = self._ends[assign.attempt_id] = fleet_pb2.WorkerMessage(
+            finished=fleet_pb2.AttemptFinished(
+                attempt_id=assign.attempt_id,
+                request_id=assign.request_id,
+                outcome=state,
+                metered_ms=self.metered_ms if metered_ms is None else metered_ms,
+                load_ms=5,
+                start_tier=types_pb2.TIER_DISK,
+                output_json=output_json if outcome == "succeeded" else "",
+                artifacts=artifacts,
+                failure=failure,
             )
         )
+        self.say(end)
 
     def goodbye(self) -> None:
         self.say(fleet_pb2.WorkerMessage(goodbye=fleet_pb2.Goodbye()))
