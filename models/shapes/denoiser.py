@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -24,7 +25,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from autoencoder import LATENT_CHANNELS
 from captions import Scene, varied_caption
 from data import SceneSource
-from diffusers.models.attention_processor import AttnProcessor
 from text import WIDTH, tokenize
 
 CAPTION_DROPOUT = 0.1
