@@ -15,6 +15,7 @@ from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.fleet.ray import RayFleet
 from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, WorkerNotFound
+from support.platform import running_platform
 
 TESTS = Path(__file__).parents[1]
 MODULE = "support.pretend_worker"
@@ -138,3 +139,14 @@ def test_without_ray_the_error_says_how_to_get_it(
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(SettingsInvalid, match=r"pip install 'quickthaw\[ray\]'"):
         RayFleet(tmp_path)
+
+
+def test_a_platform_on_ray_serves_and_stops_as_one_without(tmp_path: Path) -> None:
+    sizes = ("--vram-bytes", "256MiB", "--pinned-bytes", "64MiB")
+    with running_platform(tmp_path, "--fleet", "ray", *sizes) as platform:
+        with platform.client() as client:
+            assert [worker.gpu_type for worker in client.workers.list()] == ["cpu"]
+        pids = platform.pids()
+        # Ray would abort the process at SIGTERM if its handlers were left in place.
+        assert platform.stop() == 0
+    assert all(gone(pid) for pid in pids.values())

@@ -11,6 +11,8 @@ The cluster is the one that RAY_ADDRESS names (Ray's own variable), else one on 
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +52,16 @@ def load_ray() -> Any:
             "--fleet ray needs Ray, which is not installed here: pip install 'quickthaw[ray]'"
         ) from error
     return ray
+
+
+def _take_signals_back() -> None:
+    """Ray's C++ side replaces the handlers of SIGTERM and SIGINT by one that aborts the process.
+
+    Python still knows its own; installing them again is all it takes.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.getsignal(number))
 
 
 class RayFleet:
@@ -135,6 +147,7 @@ class RayFleet:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise Unavailable(f"the Ray cluster cannot be reached: {error}") from error
         self._connected = True
+        _take_signals_back()
 
     def _actor(self, spec: WorkerSpec) -> Any:
         gpus = 1 if spec.device.startswith("cuda") else 0
