@@ -51,7 +51,7 @@ class Raising(catalog_pb2_grpc.CatalogServicer):
     def __init__(self) -> None:
         self.error: BaseException = errors.Internal("unset")
 
-    async def GetModel(  # noqa: N802 # the contract's name
+    async def GetModel(
         self, request: catalog_pb2.GetModelRequest, context: object
     ) -> catalog_pb2.Model:
         raise self.error

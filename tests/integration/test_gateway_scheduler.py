@@ -100,7 +100,7 @@ async def test_a_queued_request_is_told_from_its_submission_to_its_end(tmp_path:
             stack.worker.running(assign.attempt_id)
             stack.finish_with_picture(assign)
             events = await reading
-        assert [event["status"] for event in events] [-2:] == ["IN_PROGRESS", "COMPLETED"]
+        assert [event["status"] for event in events][-2:] == ["IN_PROGRESS", "COMPLETED"]
         result = await stack.http.get(queued["response_url"])
         assert result.json()["images"][0]["file_size"] == len(PICTURE)
 

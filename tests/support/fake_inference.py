@@ -72,37 +72,27 @@ SCHEMA = {
 class _Unplayed(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogServicer):
     """The calls that no test of a gateway leads to."""
 
-    async def Run(self, request: object, context: Context) -> types_pb2.Request:  # noqa: N802
+    async def Run(self, request: object, context: Context) -> types_pb2.Request:
         raise _unplayed()
 
-    async def List(  # noqa: N802
-        self, request: object, context: Context
-    ) -> inference_pb2.ListRequestsResponse:
+    async def List(self, request: object, context: Context) -> inference_pb2.ListRequestsResponse:
         raise _unplayed()
 
-    async def Quote(  # noqa: N802
-        self, request: object, context: Context
-    ) -> inference_pb2.QuoteResponse:
+    async def Quote(self, request: object, context: Context) -> inference_pb2.QuoteResponse:
         raise _unplayed()
 
-    def Realtime(  # noqa: N802
+    def Realtime(
         self, request_iterator: object, context: Context
     ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
         raise _unplayed()
 
-    async def Register(  # noqa: N802
-        self, request: object, context: Context
-    ) -> catalog_pb2.RegisterResponse:
+    async def Register(self, request: object, context: Context) -> catalog_pb2.RegisterResponse:
         raise _unplayed()
 
-    async def ListModels(  # noqa: N802
-        self, request: object, context: Context
-    ) -> catalog_pb2.ListModelsResponse:
+    async def ListModels(self, request: object, context: Context) -> catalog_pb2.ListModelsResponse:
         raise _unplayed()
 
-    async def Remove(  # noqa: N802
-        self, request: object, context: Context
-    ) -> catalog_pb2.RemoveResponse:
+    async def Remove(self, request: object, context: Context) -> catalog_pb2.RemoveResponse:
         raise _unplayed()
 
 
@@ -154,7 +144,7 @@ class FakePlatform(_Unplayed):
 
     # ---- Inference -----------------------------------------------------------------------------
 
-    async def Submit(  # noqa: N802
+    async def Submit(
         self, request: inference_pb2.SubmitRequest, context: Context
     ) -> inference_pb2.SubmitResponse:
         tenant = _tenant(context)
@@ -202,12 +192,10 @@ class FakePlatform(_Unplayed):
             )
         )
 
-    async def Get(  # noqa: N802
-        self, request: inference_pb2.GetRequest, context: Context
-    ) -> types_pb2.Request:
+    async def Get(self, request: inference_pb2.GetRequest, context: Context) -> types_pb2.Request:
         return self._find(request.request_id, context).record
 
-    async def Cancel(  # noqa: N802
+    async def Cancel(
         self, request: inference_pb2.CancelRequest, context: Context
     ) -> inference_pb2.CancelResponse:
         found = self._find(request.request_id, context)
@@ -216,7 +204,7 @@ class FakePlatform(_Unplayed):
             await found.fail("CANCELLED", "cancelled by the caller")
         return inference_pb2.CancelResponse(state=found.record.state)
 
-    async def Watch(  # noqa: N802
+    async def Watch(
         self, request: inference_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[inference_pb2.Event]:
         found = self._find(request.request_id, context)
@@ -237,7 +225,7 @@ class FakePlatform(_Unplayed):
             if not found.watchers:
                 found.unwatched.set()
 
-    async def ReadArtifact(  # noqa: N802
+    async def ReadArtifact(
         self, request: inference_pb2.ReadArtifactRequest, context: Context
     ) -> AsyncIterator[inference_pb2.ReadArtifactResponse]:
         tenant = _tenant(context)
@@ -259,7 +247,7 @@ class FakePlatform(_Unplayed):
 
     # ---- Catalog -------------------------------------------------------------------------------
 
-    async def GetModel(  # noqa: N802
+    async def GetModel(
         self, request: catalog_pb2.GetModelRequest, context: Context
     ) -> catalog_pb2.Model:
         _tenant(context)
