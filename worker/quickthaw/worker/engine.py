@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from quickthaw.wire.errors import EngineFailed, QuickthawError
@@ -138,22 +139,28 @@ class DiffusionEngine:
         try:
             loaded, reader = host.model_of(assignment)
             request = reader.read(assignment.input_json)
-            family = adapter(loaded.manifest.family)
+            drawn = partial(
+                draw,
+                loaded.pipeline,
+                adapter(loaded.manifest.family),
+                request,
+                loaded.manifest.preview,
+                sink,
+                stop,
+            )
             with host.running(loaded.manifest):
-                for attempt in range(2):
-                    try:
-                        result = draw(
-                            loaded.pipeline, family, request, loaded.manifest.preview, sink, stop
-                        )
-                        break
-                    except torch.OutOfMemoryError as error:
-                        if attempt:
-                            raise out_of_memory(f"running {assignment.model}") from error
-                        host.free_idle()
-                        self._tell(loop, host)
-            return result, self._clock()
+                try:
+                    return drawn(), self._clock()
+                except torch.OutOfMemoryError:
+                    logger.warning("no memory left to run %s; making room", assignment.model)
+                # Only here are the failed run's tensors gone, which its traceback held.
+                host.free_idle()
+                self._tell(loop, host)
+                return drawn(), self._clock()
         except (QuickthawError, RunStopped):
             raise
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(f"running {assignment.model}") from error
         except Exception as error:
             logger.exception("attempt %s failed", assignment.attempt_id)
             raise EngineFailed(
