@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quickthaw.cli.snapshots import model_of
-from quickthaw.client import AsyncClient, LedgerLine, Request, RequestState
+from quickthaw.client import AsyncClient, JsonObject, LedgerLine, Request, RequestState
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.wire.errors import Unavailable
@@ -21,7 +21,7 @@ ROUNDS = 30
 REQUESTS_A_ROUND = 6
 SEED = 30
 WORKERS = 2
-DRAW = {
+DRAW: JsonObject = {
     "num_inference_steps": 8,
     "guidance_scale": 1.0,
     "image_size": {"width": 32, "height": 32},
@@ -32,7 +32,7 @@ ENDED = {RequestState.SUCCEEDED, RequestState.FAILED, RequestState.CANCELLED}
 
 async def submit(client: AsyncClient, model: str, index: int) -> str:
     """Submits once, however often the scheduler dies under it: the key makes trying again safe."""
-    drawing = {"prompt": f"picture {index}", "seed": index, **DRAW}
+    drawing: JsonObject = {"prompt": f"picture {index}", "seed": index, **DRAW}
     while True:
         try:
             submitted = await client.submit(model, drawing, idempotency_key=f"picture-{index}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quickthaw.cli.snapshots import model_of
-from quickthaw.client import LedgerLine, Model, Request, RequestState, Tier
+from quickthaw.client import JsonObject, LedgerLine, Model, Request, RequestState, Tier
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from support.platform import running_platform
@@ -19,7 +19,7 @@ from support.tiny_models import tiny_sd
 REQUESTS = 500
 IN_FLIGHT = 40
 SEED = 20
-DRAW = {
+DRAW: JsonObject = {
     "num_inference_steps": 1,
     "guidance_scale": 1.0,
     "image_size": {"width": 32, "height": 32},
