@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 
 from quickthaw.scheduler.scheduler import start
-from quickthaw.v1 import billing_pb2, catalog_pb2, inference_pb2, types_pb2
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, types_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
@@ -114,6 +114,44 @@ async def test_a_wish_to_cancel_survives_a_restart(tmp_path: Path) -> None:
         worker.finish(assign, "cancelled", metered_ms=5)
         finished = await second.admin.until_ended(request_id)
         assert finished.state == types_pb2.REQUEST_STATE_CANCELLED
+        await worker.break_stream()
+
+
+async def test_a_cordon_survives_a_restart_until_it_is_undone(
+    store_url: str, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    async with a_scheduler(data_dir, store_url=store_url) as first:
+        worker = FakeWorker(first.address, first.worker_key)
+        await worker.attach()
+        await first.admin.fleet.Cordon(fleet_pb2.CordonRequest(worker_id=worker.worker_id))
+        await worker.break_stream()
+    async with a_scheduler(data_dir, store_url=store_url, models=[]) as second:
+        await worker.attach(second.address)
+        [listed] = (await second.admin.fleet.ListWorkers(fleet_pb2.ListWorkersRequest())).workers
+        assert listed.state == fleet_pb2.WORKER_STATE_CORDONED
+        await second.admin.fleet.Uncordon(fleet_pb2.UncordonRequest(worker_id=worker.worker_id))
+        await worker.break_stream()
+    async with a_scheduler(data_dir, store_url=store_url, models=[]) as third:
+        await worker.attach(third.address)
+        await third.admin.submit()
+        worker.finish(await worker.next_assign())
+        await worker.break_stream()
+
+
+async def test_a_drain_with_stop_survives_a_restart(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    async with a_scheduler(data_dir) as first:
+        worker = FakeWorker(first.address, first.worker_key)
+        await worker.attach()
+        await first.admin.submit()
+        assign = await worker.next_assign()
+        await first.admin.fleet.Drain(fleet_pb2.DrainRequest(worker_id=worker.worker_id, stop=True))
+        await worker.break_stream()
+    async with a_scheduler(data_dir, models=[]) as second:
+        await worker.attach(second.address)
+        worker.finish(assign)
+        assert (await worker.next_drain()).stop
         await worker.break_stream()
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.events import RequestRecovered
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import AttemptId
+from quickthaw.scheduler.core.model import AttemptId, WorkerId, WorkerMark
 from quickthaw.scheduler.store import schema
 from quickthaw.scheduler.store.database import open_engine, parse_url
 from quickthaw.scheduler.store.journal import JournalLimits
@@ -29,7 +29,7 @@ from quickthaw.scheduler.store.queries import (
     request_view,
     usage,
 )
-from quickthaw.scheduler.store.recovery import catalog_models, open_requests
+from quickthaw.scheduler.store.recovery import catalog_models, open_requests, worker_marks
 from quickthaw.scheduler.store.rows import command_rows
 from quickthaw.scheduler.store.statements import Row, Statement
 from quickthaw.scheduler.store.store import Store, open_store
@@ -39,6 +39,7 @@ from support import store_rows as rows
 from support.store_servers import PostgresServer
 
 DEFAULT = Period("default")
+W1 = WorkerId("w1")
 
 
 async def opened(url: str, limits: JournalLimits | None = None) -> Store:
@@ -101,6 +102,17 @@ async def test_an_open_attempt_is_recovered_with_its_last_metered_time(store: St
     assert event.open_attempt == dataclasses.replace(running, metered_ms=240)
     assert event.open_state is RequestState.RUNNING
     assert event.cancel_requested
+
+
+async def test_the_last_mark_of_a_worker_stays_however_writes_are_batched(store: Store) -> None:
+    """A batch runs its statements in a fixed order, not in the order of arrival."""
+    on, off = WorkerMark(W1, cordoned=True), WorkerMark(W1)
+    drain = WorkerMark(W1, draining=True, stop=True, incarnation="boot")
+    for marks, left in (([on, off, drain], [drain]), ([on, off], []), ([off, on], [on])):
+        rows_of = [row for mark in marks for row in command_rows(commands.JournalMark(mark))]
+        await store.journal.keep(rows_of)
+        found = await store.reader.run(worker_marks)
+        assert [each.mark for each in found] == left
 
 
 async def test_a_lost_attempt_leaves_its_request_queued_and_its_worker_remembered(

@@ -19,7 +19,7 @@ from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.metrics import STANDARD_CLASS
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.queries import key_records
-from quickthaw.scheduler.store.recovery import catalog_models, open_requests
+from quickthaw.scheduler.store.recovery import catalog_models, open_requests, worker_marks
 from quickthaw.scheduler.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,10 @@ async def load_catalog(store: Store, catalog: Catalog) -> None:
     catalog.load(await store.reader.run(catalog_models))
 
 
-async def recover_requests(store: Store, dispatcher: Dispatcher) -> None:
-    """Hands every request that has not ended to the core."""
+async def recover(store: Store, dispatcher: Dispatcher) -> None:
+    """Hands what operators asked of workers, and every request that has not ended, to the core."""
+    for marked in await store.reader.run(worker_marks):
+        dispatcher.feed(marked)
     recovered = await store.reader.run(lambda connection: list(open_requests(connection)))
     for each in recovered:
         dispatcher.recover(each.view, each.event)

@@ -32,6 +32,13 @@ from quickthaw.wire import errors
 
 logger = logging.getLogger(__name__)
 
+# An attempt's way to its end: the worker knows it too, and nobody is billed by it.
+WRITTEN_BEHIND = (
+    commands.JournalPlacement,
+    commands.JournalProgress,
+    commands.JournalMetered,
+)
+
 
 class Outbox(Protocol):
     """Where messages for workers go. Both methods drop what has no stream to go to."""
@@ -184,6 +191,7 @@ class Dispatcher:
 
     def _perform(self, decided: Sequence[commands.Command]) -> None:
         rows: list[Row] = []
+        behind = True
         after: list[Callable[[], None]] = []
         for command in decided:
             match command:
@@ -192,9 +200,11 @@ class Dispatcher:
                     | commands.JournalProgress()
                     | commands.JournalMetered()
                     | commands.JournalCancel()
+                    | commands.JournalMark()
                     | commands.JournalEnd()
                 ):
                     rows.extend(self._rows(command))
+                    behind = behind and isinstance(command, WRITTEN_BEHIND)
                 case commands.SendAssign() | commands.SendCancel() | commands.SendDrain():
                     self._send(command)
                 case commands.CloseStream():
@@ -202,7 +212,7 @@ class Dispatcher:
                 case _:
                     after.append(self._deferred(command))
         if rows:
-            self._last_write = self._journal.keep(rows)
+            self._last_write = self._journal.keep(rows, behind=behind)
         if after:
             self._later(after)
 
@@ -212,6 +222,7 @@ class Dispatcher:
         | commands.JournalProgress
         | commands.JournalMetered
         | commands.JournalCancel
+        | commands.JournalMark
         | commands.JournalEnd,
     ) -> list[Row]:
         self._metrics.count(command)

@@ -109,7 +109,11 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         settings.store_url,
         readers=limits.store_readers,
         lock_wait_seconds=limits.store_lock_wait_ms / 1000,
-        limits=JournalLimits(limits.journal_batch_max, limits.journal_waiting_max),
+        limits=JournalLimits(
+            limits.journal_batch_max,
+            limits.journal_waiting_max,
+            write_behind_seconds=limits.journal_write_behind_ms / 1000,
+        ),
         on_commit=metrics.commit,
         on_fault=on_fault,
     )
@@ -135,7 +139,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         metrics=metrics,
         tick_seconds=limits.tick_ms / 1000,
     )
-    await bootstrap.recover_requests(store, dispatcher)
+    await bootstrap.recover(store, dispatcher)
     submissions = Submissions(
         catalog=catalog,
         dispatcher=dispatcher,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quickthaw.scheduler.core import reports
+from quickthaw.scheduler.core import marks, reports
 from quickthaw.scheduler.core.attempts import open_attempt
 from quickthaw.scheduler.core.commands import (
     CloseStream,
@@ -45,11 +45,9 @@ def on_hello(state: State, event: WorkerHello) -> None:
             lose(state, state.requests[lease.request_id], "its worker was started anew")
     worker = state.fleet.attach(spec, state.prices.rate(spec.gpu_type), state.now_ms)
     known: Mapping[AttemptId, Held] = {}
-    if before is not None:
-        worker.cordoned = before.cordoned
-        if before.spec.incarnation == spec.incarnation:
-            known = before.held
-            worker.draining, worker.stop = before.draining, before.stop
+    if before is not None and before.spec.incarnation == spec.incarnation:
+        known = before.held
+    marks.apply(state, worker)
     state.fleet.change_residency(worker, event.residency, ())
     revoked = tuple(
         report.attempt_id
@@ -165,6 +163,7 @@ def on_disconnected(state: State, event: WorkerDisconnected) -> None:
 
 def on_goodbye(state: State, event: WorkerGoodbye) -> None:
     if event.worker_id in state.fleet.workers:
+        marks.leave(state, event.worker_id)
         _remove(state, event.worker_id, "its worker left")
 
 
@@ -197,6 +196,7 @@ def _remove(state: State, worker_id: WorkerId, detail: str) -> None:
 def on_drain(state: State, event: DrainRequested) -> None:
     if (worker := state.fleet.workers.get(event.worker_id)) is not None:
         worker.draining, worker.stop = True, event.stop
+        marks.note(state, worker)
         state.fleet.refresh(worker)
         tell_drain(state, worker)
 
@@ -204,6 +204,7 @@ def on_drain(state: State, event: DrainRequested) -> None:
 def on_cordon(state: State, event: CordonRequested) -> None:
     if (worker := state.fleet.workers.get(event.worker_id)) is not None:
         worker.cordoned = True
+        marks.note(state, worker)
         state.fleet.refresh(worker)
 
 
@@ -211,4 +212,5 @@ def on_uncordon(state: State, event: UncordonRequested) -> None:
     """Also ends a drain, unless the worker has been told to stop."""
     if (worker := state.fleet.workers.get(event.worker_id)) is not None:
         worker.cordoned = worker.draining = worker.stop = False
+        marks.note(state, worker)
         state.fleet.refresh(worker)

@@ -29,6 +29,7 @@ from quickthaw.scheduler.core.model import (
     Receipt,
     RequestId,
     WorkerId,
+    WorkerMark,
 )
 
 
@@ -80,6 +81,13 @@ class JournalCancel(Journal):
     """Cancellation was asked for; a scheduler that starts later must still know."""
 
     request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class JournalMark(Journal):
+    """Remember this of its worker, in place of what was remembered; nothing, if it is empty."""
+
+    mark: WorkerMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +222,7 @@ Command: TypeAlias = (
     | JournalProgress
     | JournalMetered
     | JournalCancel
+    | JournalMark
     | JournalEnd
     | SendAssign
     | SendCancel

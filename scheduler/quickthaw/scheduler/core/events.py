@@ -21,6 +21,7 @@ from quickthaw.scheduler.core.model import (
     Residency,
     Tier,
     WorkerId,
+    WorkerMark,
     WorkerSpec,
 )
 
@@ -47,6 +48,14 @@ class RequestRecovered:
     open_state: RequestState = RequestState.PLACED
     lost_on: frozenset[WorkerId] = frozenset()
     cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRecovered:
+    """What an operator had asked of a worker before an earlier scheduler stopped. Feed them before
+    any worker's event."""
+
+    mark: WorkerMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,7 @@ class Tick:
 Event: TypeAlias = (
     RequestJournalled
     | RequestRecovered
+    | MarkRecovered
     | CancelRequested
     | WorkerHello
     | WorkerDisconnected

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, assert_never
 
-from quickthaw.scheduler.core import attachment, quoting, reports, requests
+from quickthaw.scheduler.core import attachment, marks, quoting, reports, requests
 from quickthaw.scheduler.core.commands import Command, SendFinishedAck
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import (
@@ -21,6 +21,7 @@ from quickthaw.scheduler.core.events import (
     CordonRequested,
     DrainRequested,
     Event,
+    MarkRecovered,
     RequestJournalled,
     RequestRecovered,
     ResidencyChanged,
@@ -119,6 +120,8 @@ class Machine:
             case UncordonRequested():
                 attachment.on_uncordon(state, event)
                 plan(state)
+            case MarkRecovered():
+                marks.recover(state, event.mark)
             case RequestRecovered():
                 requests.on_recovered(state, event)
             case Tick():

@@ -42,6 +42,24 @@ class WorkerState(Enum):
     DISCONNECTED = "disconnected"
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerMark:
+    """What an operator wants of a worker, for as long as it takes, restarts of ours included.
+
+    A cordon is of whichever process has the id; a drain is of one, `incarnation`.
+    """
+
+    worker_id: WorkerId
+    cordoned: bool = False
+    draining: bool = False
+    stop: bool = False
+    incarnation: str = ""
+
+    @property
+    def empty(self) -> bool:
+        return not (self.cordoned or self.draining)
+
+
 class Outcome(Enum):
     """How a worker says an attempt ended."""
 

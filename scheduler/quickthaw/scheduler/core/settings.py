@@ -59,5 +59,7 @@ class CoreSettings:
     """Positions up to this one are exact; farther back they are estimated."""
     decisions_max: int = 1_000
     """Requests whose placement decisions are remembered."""
+    worker_marks_max: int = 1_000
+    """Cordons and drains that are remembered of workers, those that are away included."""
     estimates_max: int = 20_000
     """(worker, tier) and (model, GPU) pairs whose speeds are remembered."""

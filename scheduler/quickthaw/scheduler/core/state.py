@@ -19,6 +19,7 @@ from quickthaw.scheduler.core.model import (
     Job,
     RequestId,
     WorkerId,
+    WorkerMark,
 )
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings
@@ -111,6 +112,7 @@ class State:
     impatience: Timers
     reservations: dict[RequestId, WorkerId]
     decisions: Decisions
+    marks: OrderedDict[WorkerId, WorkerMark]
     now_ms: int
     out: list[Command]
 
@@ -129,6 +131,7 @@ class State:
             impatience=Timers(),
             reservations={},
             decisions=Decisions(settings.decisions_max),
+            marks=OrderedDict(),
             now_ms=0,
             out=[],
         )

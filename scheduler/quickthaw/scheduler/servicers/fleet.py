@@ -51,7 +51,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         facts = list(hello(first.messages[0].hello))
         stream = self._streams.open(first.messages[0].hello.worker_id)
         for fact in facts:
-            self._dispatcher.feed(fact)
+            if not self._is_old_news(fact):
+                self._dispatcher.feed(fact)
         reading = asyncio.create_task(self._read(stream, first, frames))
         count = self._metrics.streams.labels("attach")
         count.inc()
@@ -118,21 +119,27 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.DrainResponse:
         worker_id = self._known(request.worker_id)
         self._dispatcher.feed(events.DrainRequested(worker_id, request.stop))
-        return fleet_pb2.DrainResponse(worker=self._message(worker_id))
+        answer = fleet_pb2.DrainResponse(worker=self._message(worker_id))
+        await self._dispatcher.durable()
+        return answer
 
     async def Cordon(
         self, request: fleet_pb2.CordonRequest, context: Context
     ) -> fleet_pb2.CordonResponse:
         worker_id = self._known(request.worker_id)
         self._dispatcher.feed(events.CordonRequested(worker_id))
-        return fleet_pb2.CordonResponse(worker=self._message(worker_id))
+        answer = fleet_pb2.CordonResponse(worker=self._message(worker_id))
+        await self._dispatcher.durable()
+        return answer
 
     async def Uncordon(
         self, request: fleet_pb2.UncordonRequest, context: Context
     ) -> fleet_pb2.UncordonResponse:
         worker_id = self._known(request.worker_id)
         self._dispatcher.feed(events.UncordonRequested(worker_id))
-        return fleet_pb2.UncordonResponse(worker=self._message(worker_id))
+        answer = fleet_pb2.UncordonResponse(worker=self._message(worker_id))
+        await self._dispatcher.durable()
+        return answer
 
     async def Explain(
         self, request: fleet_pb2.ExplainRequest, context: Context

@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping, select
 from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.catalog import CatalogModel
-from quickthaw.scheduler.core.events import RequestRecovered
+from quickthaw.scheduler.core.events import MarkRecovered, RequestRecovered
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
@@ -21,6 +21,7 @@ from quickthaw.scheduler.core.model import (
     TenantId,
     Tier,
     WorkerId,
+    WorkerMark,
 )
 from quickthaw.scheduler.core.pricing import WORKER_LOST
 from quickthaw.scheduler.store import schema
@@ -51,6 +52,23 @@ def tenant_weights(connection: Connection) -> dict[str, float]:
     columns = schema.tenants.c
     rows = connection.execute(select(columns.tenant, columns.weight))
     return {row.tenant: row.weight for row in rows}
+
+
+def worker_marks(connection: Connection) -> list[MarkRecovered]:
+    marks = schema.worker_marks
+    rows = connection.execute(select(marks).order_by(marks.c.worker_id))
+    return [
+        MarkRecovered(
+            WorkerMark(
+                WorkerId(row.worker_id),
+                bool(row.cordoned),
+                bool(row.draining),
+                bool(row.stop),
+                row.incarnation,
+            )
+        )
+        for row in rows
+    ]
 
 
 def open_requests(connection: Connection) -> Iterator[Recovered]:

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine
+from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine, WorkerMark
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 
 JournalCommand = (
@@ -15,6 +15,7 @@ JournalCommand = (
     | commands.JournalProgress
     | commands.JournalMetered
     | commands.JournalCancel
+    | commands.JournalMark
     | commands.JournalEnd
 )
 
@@ -103,10 +104,26 @@ def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list
             ]
         case commands.JournalCancel(request_id=request_id):
             return [Row(Statement.CANCEL_REQUEST, {"key_request_id": request_id})]
+        case commands.JournalMark(mark=mark):
+            return _mark_rows(mark)
         case commands.JournalEnd():
             return _end_rows(command, end)
         case _:
             assert_never(command)
+
+
+def _mark_rows(mark: WorkerMark) -> list[Row]:
+    values: dict[str, Value] = {
+        "worker_id": mark.worker_id,
+        "cordoned": int(mark.cordoned),
+        "draining": int(mark.draining),
+        "stop": int(mark.stop),
+        "incarnation": mark.incarnation,
+    }
+    rows = [Row(Statement.MARK_WORKER, values)]
+    if mark.empty:
+        rows.append(Row(Statement.UNMARK_WORKER, {"key_worker_id": mark.worker_id}))
+    return rows
 
 
 def _end_rows(command: commands.JournalEnd, end: EndColumns | None) -> list[Row]:

@@ -151,6 +151,19 @@ ledger = Table(
     Index("ledger_request_id", "request_id"),
 )
 
+# What operators asked of workers; a worker that nothing is asked of has no row.
+worker_marks = Table(
+    "worker_marks",
+    metadata,
+    Column("worker_id", String(200), primary_key=True),
+    Column("cordoned", Integer, nullable=False),
+    Column("draining", Integer, nullable=False),
+    # With `draining`: exit when nothing is left to run.
+    Column("stop", Integer, nullable=False),
+    # The process that drains; empty for none.
+    Column("incarnation", String(64), nullable=False),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 
-from sqlalchemy import ColumnElement, Executable, Table, bindparam, delete, update
+from sqlalchemy import ColumnElement, Delete, Insert, Table, Update, bindparam, delete, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from quickthaw.scheduler.store import schema
@@ -14,7 +14,7 @@ from quickthaw.scheduler.store import schema
 Value = str | int | float | bytes
 
 
-class Statement(Enum):
+class Statement(IntEnum):
     """The value is the place in a batch: parents before children, ends after openings."""
 
     INSERT_TENANT = 0
@@ -36,6 +36,8 @@ class Statement(Enum):
     CANCEL_REQUEST = 16
     UPDATE_REQUEST = 17
     END_REQUEST = 18
+    MARK_WORKER = 19
+    UNMARK_WORKER = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +57,32 @@ def _key(table: Table, column: str) -> ColumnElement[bool]:
 
 
 class Statements:
-    """The statements in one database's dialect."""
+    """The statements as text for one database's driver, with parameters by name.
+
+    They are compiled once: a batch is a handful of rows, and SQLAlchemy's way of executing a
+    construct costs several times what SQLite needs for them.
+    """
 
     def __init__(self, dialect: str) -> None:
         self._postgres = dialect == "postgresql"
-        self._sql = self._build()
+        driver = postgresql.dialect() if self._postgres else sqlite.dialect(paramstyle="named")
+        self._sql = {
+            statement: str(construct.compile(dialect=driver))
+            for statement, construct in self._build().items()
+        }
 
-    def sql(self, statement: Statement) -> Executable:
+    def sql(self, statement: Statement) -> str:
         return self._sql[statement]
 
-    def _insert(self, table: Table) -> Executable:
+    def _insert(self, table: Table) -> Insert:
         return table.insert()
 
-    def _insert_if_new(self, table: Table) -> Executable:
+    def _insert_if_new(self, table: Table) -> Insert:
         if self._postgres:
             return postgresql.insert(table).on_conflict_do_nothing()
         return sqlite.insert(table).on_conflict_do_nothing()
 
-    def _upsert(self, table: Table, changed: tuple[str, ...]) -> Executable:
+    def _upsert(self, table: Table, changed: tuple[str, ...]) -> Insert:
         keys = [column.name for column in table.primary_key.columns]
         if self._postgres:
             insert = postgresql.insert(table)
@@ -82,7 +92,7 @@ class Statements:
         values = {name: lite.excluded[name] for name in changed}
         return lite.on_conflict_do_update(index_elements=keys, set_=values)
 
-    def _build(self) -> dict[Statement, Executable]:
+    def _build(self) -> dict[Statement, Insert | Update | Delete]:
         open_request = schema.requests.c.finished_unix_ms == 0
         open_attempt = schema.attempts.c.ended_unix_ms == 0
         return {
@@ -134,5 +144,15 @@ class Statements:
                 finished_unix_ms=bindparam("ended_unix_ms"),
                 output_json=bindparam("output_json"),
                 end_proto=bindparam("end_proto"),
+            ),
+            # A mark that is taken away is overwritten and then deleted, and only while it is
+            # empty: in one batch with a newer mark, whichever was last written must stay.
+            Statement.MARK_WORKER: self._upsert(
+                schema.worker_marks, ("cordoned", "draining", "stop", "incarnation")
+            ),
+            Statement.UNMARK_WORKER: delete(schema.worker_marks).where(
+                _key(schema.worker_marks, "worker_id"),
+                schema.worker_marks.c.cordoned == 0,
+                schema.worker_marks.c.draining == 0,
             ),
         }

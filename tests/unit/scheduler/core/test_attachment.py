@@ -12,7 +12,6 @@ from quickthaw.scheduler.core.commands import (
     Requeued,
     SendAssign,
     SendCancel,
-    SendDrain,
     SendHeartbeatAck,
     SendWelcome,
 )
@@ -20,13 +19,9 @@ from quickthaw.scheduler.core.events import (
     AttemptFinished,
     AttemptReport,
     CancelRequested,
-    CordonRequested,
-    DrainRequested,
     RequestRecovered,
     ResidencyChanged,
-    UncordonRequested,
     WorkerDisconnected,
-    WorkerGoodbye,
     WorkerHeartbeat,
     WorkerHello,
 )
@@ -39,7 +34,6 @@ from quickthaw.scheduler.core.model import (
     Residency,
     Tier,
     WorkerId,
-    WorkerState,
 )
 from support.core_builders import (
     GIB,
@@ -322,54 +316,3 @@ def test_what_was_to_go_and_is_needed_again_is_not_told_to_go_again(scenario: Sc
         ("old-weights",),
         ("old-weights",),
     ]
-
-
-# ---- operators ---------------------------------------------------------------------------------
-
-
-def state_of(scenario: Scenario) -> WorkerState:
-    worker = scenario.machine.worker(W1)
-    assert worker is not None
-    return worker.state
-
-
-def test_a_cordoned_worker_gets_nothing_new_until_it_is_uncordoned(scenario: Scenario) -> None:
-    scenario.attach(a_worker())
-    assert scenario.feed(CordonRequested(W1)) == []
-    assert state_of(scenario) is WorkerState.CORDONED
-    assert of_kind(scenario.submit(a_job()), SendAssign) == []
-    assert only(scenario.feed(UncordonRequested(W1)), SendAssign).worker_id == "w1"
-
-
-def test_a_cordon_outlasts_a_restart_of_the_worker(scenario: Scenario) -> None:
-    scenario.attach(a_worker())
-    scenario.feed(CordonRequested(W1))
-    scenario.attach(a_worker(incarnation="second"))
-    assert state_of(scenario) is WorkerState.CORDONED
-
-
-def test_a_drained_worker_is_told_to_stop_when_nothing_is_left_to_run(scenario: Scenario) -> None:
-    scenario.attach(a_worker())
-    assign = only(scenario.submit(a_job()), SendAssign)
-    assert scenario.feed(DrainRequested(W1, stop=True)) == []
-    assert state_of(scenario) is WorkerState.DRAINING
-    assert of_kind(scenario.submit(a_job("req_2")), SendAssign) == []
-    assert only(scenario.finish(assign), SendDrain) == SendDrain(W1, stop=True)
-    scenario.feed(WorkerGoodbye(W1))
-    assert list(scenario.machine.workers()) == []
-
-
-def test_a_drain_can_be_undone_before_the_worker_stops(scenario: Scenario) -> None:
-    scenario.attach(a_worker())
-    assign = only(scenario.submit(a_job()), SendAssign)
-    scenario.feed(DrainRequested(W1, stop=True))
-    scenario.feed(UncordonRequested(W1))
-    assert of_kind(scenario.finish(assign), SendDrain) == []
-    assert of_kind(scenario.submit(a_job("req_2")), SendAssign)
-
-
-@pytest.mark.parametrize("event", [CordonRequested(W1), UncordonRequested(W1), DrainRequested(W1)])
-def test_orders_for_a_worker_that_is_not_there_are_nothing(
-    scenario: Scenario, event: CordonRequested | UncordonRequested | DrainRequested
-) -> None:
-    assert scenario.feed(event) == []
