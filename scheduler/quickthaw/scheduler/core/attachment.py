@@ -81,6 +81,7 @@ def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | Non
         fresh.evicts = held.evicts & worker.resident[Tier.VRAM].keys()
         fresh.expected_end_ms = held.expected_end_ms
         fresh.expected_ms, fresh.running = held.expected_ms, held.running
+        fresh.ended_ms = held.ended_ms
     lease = state.ledger.get(report.attempt_id)
     if lease is not None:
         if (lease.worker_id, lease.incarnation) != (worker.worker_id, worker.spec.incarnation):
@@ -89,7 +90,13 @@ def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | Non
         # Its number is used up, lest the next attempt have the same id.
         tracked.attempts = max(tracked.attempts, number)
         return False
-    state.ledger.adopt(worker, report.attempt_id, report.request_id, fresh, state.now_ms)
+    if lease is not None and fresh.ended_ms is not None:
+        # It ended before the stream broke, and its lease runs since then.
+        state.fleet.hold(worker, report.attempt_id, fresh)
+    else:
+        state.ledger.adopt(worker, report.attempt_id, report.request_id, fresh, state.now_ms)
+    if report.ended and fresh.ended_ms is None:
+        fresh.ended_ms = state.now_ms
     if lease is None:
         open_attempt(state, tracked, worker, number, "adopted: the worker had it already")
     _hear(state, tracked, report)
@@ -134,12 +141,21 @@ def on_heartbeat(state: State, event: WorkerHeartbeat) -> None:
         if tracked is None:
             revoked.append(report.attempt_id)
             continue
-        state.ledger.renew((report.attempt_id,), state.now_ms)
+        _renew(state, worker, report)
         if _hear(state, tracked, report):
             metered.append((report.attempt_id, report.metered_ms))
     if metered:
         state.out.append(JournalMetered(tuple(metered)))
     state.out.append(SendHeartbeatAck(event.worker_id, event.sequence, tuple(revoked)))
+
+
+def _renew(state: State, worker: Worker, report: AttemptReport) -> None:
+    """An end that is only mentioned gets one lease more, or it could hold its place for ever."""
+    held = worker.held[report.attempt_id]
+    if held.ended_ms is None:
+        state.ledger.renew((report.attempt_id,), state.now_ms)
+    if report.ended and held.ended_ms is None:
+        held.ended_ms = state.now_ms
 
 
 def _hear(state: State, tracked: Tracked, report: AttemptReport) -> bool:
@@ -170,11 +186,11 @@ def on_goodbye(state: State, event: WorkerGoodbye) -> None:
 def expire_silence(state: State) -> None:
     """Ends leases that were not renewed, and forgets workers that were silent for so long."""
     for lease in state.ledger.expired(state.now_ms):
-        lose(
-            state,
-            state.requests[lease.request_id],
-            f"its worker was silent for {state.settings.lease_ms} ms",
-        )
+        worker = state.fleet.workers.get(lease.worker_id)
+        held = worker.held.get(lease.attempt_id) if worker is not None else None
+        said = "silent" if held is None or held.ended_ms is None else "silent about how it ended"
+        detail = f"its worker was {said} for {state.settings.lease_ms} ms"
+        lose(state, state.requests[lease.request_id], detail)
     while (worker := state.fleet.longest_silent()) is not None:
         if state.now_ms - worker.last_heard_ms < state.settings.lease_ms:
             return

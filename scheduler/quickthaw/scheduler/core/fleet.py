@@ -38,6 +38,7 @@ class Held:
     """An open attempt on a worker: what it keeps in VRAM, what it makes leave, when it may end."""
 
     __slots__ = (
+        "ended_ms",
         "evicts",
         "expected_end_ms",
         "expected_load_seconds",
@@ -65,6 +66,8 @@ class Held:
         self.expected_load_seconds = expected_load_seconds
         self.load_tier = load_tier
         self.running = False
+        self.ended_ms: int | None = None
+        """When the worker first mentioned its end, of which the rest must still come."""
 
 
 class Worker:

@@ -156,6 +156,22 @@ def test_an_end_that_hello_mentions_is_waited_for(scenario: Scenario) -> None:
     assert line.billed_ms == 80
 
 
+def test_an_end_that_is_only_mentioned_holds_its_place_for_one_lease(scenario: Scenario) -> None:
+    scenario.attach(a_worker())
+    scenario.run(only(scenario.submit(a_job()), SendAssign))
+    ended = report(state=RequestState.SUCCEEDED, metered_ms=80)
+    for sequence in range(1, 8):
+        scenario.feed(WorkerHeartbeat(W1, sequence, (ended,)), after_ms=2_000)
+        assert of_kind(scenario.wait(0), JournalEnd) == []
+    scenario.feed(WorkerHello(a_worker(), (), (ended,)), after_ms=2_000)
+    scenario.feed(WorkerHeartbeat(W1, 8, (ended,)), after_ms=999)
+    write = only(scenario.wait(1), JournalEnd)
+    assert isinstance(write.then, Requeued)
+    assert "silent about how it ended for 15000 ms" in write.then.detail
+    late = scenario.feed(WorkerHeartbeat(W1, 9, (ended,)))
+    assert only(late, SendHeartbeatAck).revoked_attempt_ids == ("req_1.1",)
+
+
 # ---- a scheduler that starts again -------------------------------------------------------------
 
 
