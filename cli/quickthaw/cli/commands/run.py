@@ -14,10 +14,12 @@ from quickthaw.cli.session import Session, session_command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Client, Event, JsonObject, JsonValue, Quote, Request
+    from quickthaw.client import Client, Event, JsonValue, Quote, Request
     from quickthaw.client.inference import SubmitOptions
 
 app = typer.Typer()
+PREVIEWS = 8
+"""About so many a run, if they are shown."""
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog id or alias.")]
 InputsArgument = Annotated[
@@ -174,15 +176,16 @@ def read_inputs(
 
     schema = client.models.get(model).input_schema
     values = parse_inputs(pairs, schema, model)
-    if wants_previews and "preview_every" not in values and "preview_every" in _names(schema):
-        steps = values.get("num_inference_steps")
-        values["preview_every"] = max(1, steps // 8) if isinstance(steps, int) else 4
+    inputs = _mapping(schema.get("properties"))
+    if wants_previews and "preview_every" not in values and "preview_every" in inputs:
+        by_default = _mapping(inputs.get("num_inference_steps")).get("default")
+        steps = values.get("num_inference_steps", by_default)
+        values["preview_every"] = -(-steps // PREVIEWS) if isinstance(steps, int) else 4
     return values
 
 
-def _names(schema: JsonObject) -> Mapping[str, JsonValue]:
-    properties = schema.get("properties")
-    return properties if isinstance(properties, Mapping) else {}
+def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def submit_options(
