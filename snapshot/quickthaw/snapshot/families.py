@@ -29,6 +29,10 @@ class SizeRule:
     maximum: int
 
 
+ANY_SIZE = SizeRule(default=1, multiple_of=1, minimum=1, maximum=1 << 20)
+"""For reading input before there is a pipeline to say which sizes it draws."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One pipeline kind.

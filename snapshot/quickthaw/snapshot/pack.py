@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
+
 from quickthaw.snapshot.classes import Role, class_path
 from quickthaw.snapshot.describe_pipeline import (
     module_attention,
@@ -120,6 +122,7 @@ class _Packer:
     def manifest(self, *, title: str, licence: str, defaults: Mapping[str, JsonValue]) -> Manifest:
         size = size_rule(self._pipeline, self._family)
         schema = self._family.input_schema(size, {**self._model_defaults(), **defaults})
+        _check_defaults(schema)
         schedulers, processors = self._small_parts()
         return Manifest(
             family=self._family.name,
@@ -198,6 +201,15 @@ class _Packer:
                         refuse_unsafe_file(content, f"{name}, {path.name}")
                     files[path.name] = self._writer.add_blob(content)
         return files
+
+
+def _check_defaults(schema: Mapping[str, Any]) -> None:
+    """A default that no request could give would fail every request that leaves it out."""
+    for name, rule in schema["properties"].items():
+        if "default" in rule:
+            validator = jsonschema_rs.Draft202012Validator(rule)
+            for error in validator.iter_errors(rule["default"]):
+                invalid(Problem.MANIFEST, f"defaults.{name}", error.message)
 
 
 def _filled(draft: Component, written: WrittenComponent) -> Component:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from quickthaw.client import JsonObject
     from quickthaw.snapshot import PackProgress
+    from quickthaw.snapshot.fields import JsonValue
 
 app = typer.Typer(help="Snapshots on disk: pack, inspect, verify, list.", no_args_is_help=True)
 SnapshotArgument = Annotated[
@@ -55,6 +57,26 @@ def _quiet_libraries() -> None:
         library.set_verbosity_error()
 
 
+def _read_defaults(pairs: list[str], folder: Path) -> dict[str, JsonValue]:
+    """The input that the pairs spell, for the family of the diffusers folder. Raises UsageFault,
+    SnapshotInvalid."""
+    from quickthaw.cli.errors import UsageFault
+    from quickthaw.cli.values import parse_inputs
+    from quickthaw.snapshot.families import ANY_SIZE
+    from quickthaw.snapshot.sources import check_folder
+
+    family, *_ = check_folder(folder)
+    schema = family.input_schema(ANY_SIZE)
+    try:
+        # Both sides call a parsed JSON object by a name of their own.
+        values = parse_inputs(pairs, cast("JsonObject", schema), family.name)
+    except UsageFault as fault:
+        known = ", ".join(cast("dict[str, object]", schema["properties"]))
+        hint = f"the inputs of the family {family.name} are: {known}"
+        raise UsageFault(f"--default: {fault.message}", hint) from fault
+    return cast("dict[str, JsonValue]", values)
+
+
 @app.command("pack")
 def pack(
     source: Annotated[
@@ -87,6 +109,15 @@ def pack(
     dtype: Annotated[
         str | None, typer.Option(help="Convert the weights: float16, bfloat16 or float32.")
     ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What an input is where a request does not give it, written as for `run`; may be "
+            "repeated. It replaces the family's default.",
+            show_default=False,
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Turn a pipeline into a snapshot that workers load at the speed of the hardware.
@@ -94,6 +125,7 @@ def pack(
     Nothing but safetensors is read; pickle files are refused.
 
     ```
+    quickthaw snapshot pack ./turbo ./turbo-snapshot --default num_inference_steps=4
     quickthaw snapshot pack ./stable-diffusion-xl ./sdxl-snapshot --dtype float16
     quickthaw snapshot pack ./finetune.safetensors ./sdxl-snapshot --base ./stable-diffusion-xl
     ```
@@ -102,6 +134,7 @@ def pack(
     from quickthaw.snapshot.pack import pack as pack_snapshot
 
     _quiet_libraries()
+    defaults = _read_defaults(default, base or source) if default else None
     with _bar(f"packing {source.name}", None) as (progress, task):
 
         def on_progress(done: PackProgress) -> None:
@@ -118,6 +151,7 @@ def pack(
             family=family,
             title=title,
             licence=licence,
+            defaults=defaults,
             base=base,
             component=component,
             dtype=dtype,
