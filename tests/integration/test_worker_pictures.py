@@ -278,6 +278,13 @@ async def test_residency_is_told_by_tier(studio: Studio) -> None:
     assert studio.worker.metric("resident_bytes", tier="vram") == weights
 
 
+async def test_only_the_snapshot_that_is_needed_is_brought_in(
+    studio: Studio, tmp_path: Path
+) -> None:
+    await studio.draw("sd")
+    assert list(SnapshotStore(tmp_path / "snapshots")) == [studio.packed.digests["sd"]]
+
+
 async def test_models_share_the_components_they_have_in_common(studio: Studio) -> None:
     base = await studio.draw("sd")
     tuned = await studio.draw("sd-tuned")
@@ -412,8 +419,8 @@ async def test_input_that_does_not_fit_the_schema_names_the_field(
 async def test_a_corrupted_snapshot_is_told_as_such_and_is_not_retryable(
     studio: Studio, tmp_path: Path
 ) -> None:
-    await studio.draw("sd-other")  # brings every snapshot of the folder into the local store
     store = SnapshotStore(tmp_path / "snapshots")
+    store.import_(studio.packed.folder, studio.packed.digests["sd"])
     path = store.component_path(studio.packed.components("sd")["unet"])
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1

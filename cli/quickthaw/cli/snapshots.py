@@ -17,7 +17,7 @@ def bring_in(source: Path, digest: str | None, store: SnapshotStore) -> Snapshot
     """
     found = locate(source, digest)
     if found.digest not in store:
-        store.import_(found.store.root)
+        store.import_(found.store.root, found.digest)
     return store.open(found.digest)
 
 

@@ -39,10 +39,11 @@ def import_snapshot(store: SnapshotStore, digest: str, uri: str) -> None:
             "it there, or register the model with a place that workers reach"
         )
     logger.info("importing snapshot %s from %s", digest[:12], folder)
-    if digest not in store.import_(folder):
+    if digest not in SnapshotStore(folder):
         raise NotFound(
             f"{folder} does not hold the snapshot {digest[:12]}; register the model again"
         )
+    store.import_(folder, digest)
 
 
 def out_of_memory(what: str) -> ResourceExhausted:
