@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Protocol
 
 import torch
 
 from quickthaw.snapshot.device import DeviceBuffer, Fence, full
+from quickthaw.snapshot.driver import CudaDriver
 from quickthaw.snapshot.format import TENSOR_ALIGNMENT
 from quickthaw.snapshot.memory import Memory, round_up
-from quickthaw.wire.errors import ResourceExhausted, SettingsInvalid
+from quickthaw.wire.errors import SettingsInvalid
 
-_PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE: pinned for every context of the process
+_MIB = 1 << 20
+
+
+def segment_bytes(nbytes: int) -> int:
+    """What to ask torch for, so that a pool of one block has nothing left over.
+
+    torch takes 20 MiB from the driver for what is over 1 and under 10 MiB, and whole 2 MiB above.
+    What a weights' pool has left over is of no use to activations, but would count as free.
+    """
+    return nbytes if nbytes <= _MIB else round_up(max(nbytes, 10 * _MIB), 2 * _MIB)
 
 
 class CudaBuffer:
@@ -21,9 +30,12 @@ class CudaBuffer:
     def __init__(self, nbytes: int, device: torch.device) -> None:
         self.nbytes = nbytes
         self._device = device
-        self._pool: torch.cuda.MemPool | None = torch.cuda.MemPool()
-        with torch.cuda.use_mem_pool(self._pool, device=device):
-            self._data: torch.Tensor | None = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        # A pool belongs to the device that is current in this thread, whichever thread that is.
+        with torch.cuda.device(device):
+            self._pool: torch.cuda.MemPool | None = torch.cuda.MemPool()
+            with torch.cuda.use_mem_pool(self._pool, device=device):
+                whole = torch.empty(segment_bytes(nbytes), dtype=torch.uint8, device=device)
+        self._data: torch.Tensor | None = whole[:nbytes]
 
     @property
     def data(self) -> torch.Tensor:
@@ -42,23 +54,27 @@ class CudaBuffer:
 class CudaDevice:
     """GPU number `index` of this process. Thread-safe: copies of all threads share one stream.
 
-    `reserve_bytes` are left for activations when room for weights is counted.
+    `offer_bytes`: at most so much is room for weights; the rest of the device is left to the CUDA
+    context and to activations. All of it by default.
     """
 
     kind = "cuda"
 
-    def __init__(self, index: int = 0, *, reserve_bytes: int = 0) -> None:
-        if not torch.cuda.is_available():
-            raise SettingsInvalid("no CUDA device is visible to torch; use the cpu device")
+    def __init__(self, index: int = 0, *, offer_bytes: int | None = None) -> None:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if index >= count:
+            raise SettingsInvalid(
+                f"torch {torch.__version__} sees {count} CUDA devices, so there is no number "
+                f"{index}; install a build of torch with CUDA, check CUDA_VISIBLE_DEVICES, or use "
+                "the cpu device"
+            )
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
         self._stream = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]  # torch's own gap
-        self._reserve_bytes = reserve_bytes
-        self._driver = ctypes.CDLL("libcuda.so.1")
-
-    @property
-    def total_bytes(self) -> int:
-        return torch.cuda.mem_get_info(self.torch_device)[1] - self._reserve_bytes
+        total = torch.cuda.mem_get_info(self.torch_device)[1]
+        self.total_bytes = total if offer_bytes is None else min(offer_bytes, total)
+        self._reserve_bytes = total - self.total_bytes
+        self._driver = CudaDriver()
 
     @property
     def free_bytes(self) -> int:
@@ -71,9 +87,10 @@ class CudaDevice:
 
     def allocate(self, nbytes: int) -> CudaBuffer:
         nbytes = round_up(nbytes, TENSOR_ALIGNMENT)
-        if nbytes > self.free_bytes:
+        wanted = segment_bytes(nbytes)
+        if wanted > self.free_bytes:
             raise full(nbytes, self.free_bytes, self.kind)
-        if nbytes > torch.cuda.mem_get_info(self.torch_device)[0]:
+        if wanted > torch.cuda.mem_get_info(self.torch_device)[0]:
             torch.cuda.empty_cache()  # what torch keeps for activations is of no use to a new pool
         try:
             return CudaBuffer(nbytes, self.torch_device)
@@ -93,32 +110,15 @@ class CudaDevice:
         return _EventFence(event)
 
     def register(self, memory: Memory, chunk_bytes: int) -> None:
-        """Raises `ResourceExhausted` if the driver refuses; nothing stays registered then.
-
-        By the driver's own call: torch's wrapper of the runtime leaves a refusal pending, and a
-        later, innocent operation raises it.
-        """
-        torch.cuda.synchronize(self.torch_device)  # makes the context current in this thread
-        for start in range(0, memory.nbytes, chunk_bytes):
-            size = min(chunk_bytes, memory.nbytes - start)
-            code = self._driver.cuMemHostRegister_v2(
-                ctypes.c_void_p(memory.address + start), ctypes.c_size_t(size), _PORTABLE
-            )
-            if code != 0:
-                self._unregister_until(memory, chunk_bytes, start)
-                raise ResourceExhausted(
-                    f"the CUDA driver refused to pin {size} bytes (code {code}); "
-                    "make the slab smaller",
-                    metadata={"resource": "pinned"},
-                )
+        """Raises `ResourceExhausted` if the driver refuses; nothing stays registered then."""
+        with torch.cuda.device(self.torch_device):
+            torch.cuda.synchronize()  # makes the context current in this thread
+            self._driver.register(memory, chunk_bytes)
 
     def unregister(self, memory: Memory, chunk_bytes: int) -> None:
-        torch.cuda.synchronize(self.torch_device)
-        self._unregister_until(memory, chunk_bytes, memory.nbytes)
-
-    def _unregister_until(self, memory: Memory, chunk_bytes: int, end: int) -> None:
-        for start in range(0, end, chunk_bytes):
-            self._driver.cuMemHostUnregister(ctypes.c_void_p(memory.address + start))
+        with torch.cuda.device(self.torch_device):
+            torch.cuda.synchronize()  # copies may still read from it
+            self._driver.unregister(memory, chunk_bytes)
 
 
 class _Event(Protocol):

@@ -108,7 +108,7 @@ class Transfer:
     ) -> Transferred:
         """Fills `room`, `buffer` or both; without `room` it streams, and `buffer` is required.
 
-        Blocks until everything has arrived. On an error nothing writes to either any more.
+        Blocks until everything has arrived. On an error nothing reads or writes either any more.
         """
         copier = choose(path, component.file_bytes)
         times = _Times(self._clock)
@@ -116,15 +116,13 @@ class Transfer:
         flags = copier.open_flags
         descriptor = open_regular(path, flags=flags)
         try:
-            with self._places(component, room) as places:
+            with self._places(component, room) as places, self._arrived(buffer):
                 job = _FileJob(
                     component, path, descriptor, copier, places, buffer, verify, on_bytes
                 )
                 self._run(job, times)
         finally:
             os.close(descriptor)
-        if buffer is not None:
-            self._device.fence().wait()
         copied = 0.0 if times.copy_from is None else self._clock() - times.copy_from
         return Transferred(copier.name, max(times.read_until - began, 0.0), copied)
 
@@ -134,11 +132,20 @@ class Transfer:
         """Copies a component that is in the slab already; it was checked when it was read."""
         began = self._clock()
         view = room.view
-        for start, size in pieces(room.offset, nbytes, COPY_BYTES):
-            self._device.copy(buffer, start, view[start : start + size])
-            on_bytes(size)
-        self._device.fence().wait()
+        with self._arrived(buffer):
+            for start, size in pieces(room.offset, nbytes, COPY_BYTES):
+                self._device.copy(buffer, start, view[start : start + size])
+                on_bytes(size)
         return Transferred(None, 0.0, self._clock() - began)
+
+    @contextmanager
+    def _arrived(self, buffer: DeviceBuffer | None) -> Iterator[None]:
+        """Waits for all copies, also after an error: the slab's ranges will be given to others."""
+        try:
+            yield
+        finally:
+            if buffer is not None:
+                self._device.fence().wait()
 
     @contextmanager
     def _places(self, component: Component, room: SlabRange | None) -> Iterator[_Places]:

@@ -20,6 +20,7 @@ from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.memory import Memory
 from quickthaw.snapshot.transfer import Transfer
 from quickthaw.wire.errors import SettingsInvalid, SnapshotCorrupt
+from support.lagging_device import LaggingDevice
 from support.snapshots import MIB, flip_bit
 
 DATA_BYTES = 9 * BLOCK_BYTES + 12_345
@@ -173,3 +174,48 @@ def test_cold_files_go_past_the_page_cache_and_warm_ones_through_it(
     drop_from_cache(path)
     assert choose(path, component.file_bytes).name == "direct"
     assert choose(path, 1000).name == "page_cache", "too small to matter"
+
+
+@pytest.mark.parametrize("staging_bytes", [BLOCK_BYTES, 3 * BLOCK_BYTES])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_nothing_is_overwritten_before_its_copy_has_happened(
+    pinned: bool,
+    staging_bytes: int,
+    component: Component,
+    path: Path,
+    content: bytes,
+    readers: ThreadPoolExecutor,
+) -> None:
+    device = LaggingDevice(80 * MIB)
+    slab = Slab(staging_bytes + 40 * MIB, staging_bytes=staging_bytes)
+    transfer = Transfer(slab, device, readers, 3, time.perf_counter)
+    room = slab.allocate(component.data_bytes) if pinned else None
+    buffer = device.allocate(component.data_bytes)
+    transfer.from_file(component, path, room, buffer, verify=True, on_bytes=lambda _: None)
+    assert buffer.data[:DATA_BYTES].numpy().tobytes() == content
+    if room is not None:
+        again = device.allocate(component.data_bytes)
+        transfer.from_pinned(room, DATA_BYTES, again, lambda _: None)
+        room.view[:DATA_BYTES] = bytes(DATA_BYTES)
+        assert again.data[:DATA_BYTES].numpy().tobytes() == content
+
+
+def test_a_load_that_is_given_up_leaves_no_copy_under_way(
+    component: Component, path: Path, readers: ThreadPoolExecutor
+) -> None:
+    """Its ranges of the slab go to others, whose bytes a late copy would read."""
+
+    def give_up(count: int) -> None:
+        raise KeyError("given up")
+
+    device = LaggingDevice(80 * MIB)
+    slab = Slab(48 * MIB, staging_bytes=4 * MIB)
+    transfer = Transfer(slab, device, readers, 3, time.perf_counter)
+    room = slab.allocate(component.data_bytes)
+    buffer = device.allocate(component.data_bytes)
+    with pytest.raises(KeyError, match="given up"):
+        transfer.from_file(component, path, room, buffer, verify=True, on_bytes=give_up)
+    assert device.pending == []
+    with pytest.raises(KeyError, match="given up"):
+        transfer.from_pinned(room, DATA_BYTES, buffer, give_up)
+    assert device.pending == []

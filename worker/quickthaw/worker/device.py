@@ -115,8 +115,7 @@ def build_host(
         torch.set_num_threads(settings.torch_threads)
     device: Device
     if choice.kind == "cuda":
-        total = torch.cuda.mem_get_info(choice.index)[1]
-        device = CudaDevice(choice.index, reserve_bytes=max(0, total - choice.vram_bytes))
+        device = CudaDevice(choice.index, offer_bytes=choice.vram_bytes)
     else:
         device = CpuDevice(choice.vram_bytes)
     staging_bytes = _STAGING_BYTES[choice.kind]
