@@ -10,6 +10,11 @@ atomic: its rows commit together or not at all, and never before those of an ear
 There are two kinds. A caller's new work (`offer`) fails with the store. What has already happened
 (`keep`) is tried until it is durable: while the store is full or gone it stays at the head of the
 queue, `faulty` is true and everything that waits for it waits.
+
+Of the second kind some nobody waits for in earnest, an attempt's way to its end. Such a write
+(`keep` with `behind`) does not begin a commit of its own at once: it goes along with the next one,
+or alone after `write_behind_seconds`. What a later row of the same batch says again is not written
+twice (`superseded.py`), so a short attempt costs two commits and no row but the last.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
@@ -27,7 +32,8 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from quickthaw.scheduler.store.database import Writer
 from quickthaw.scheduler.store.faults import store_fault
-from quickthaw.scheduler.store.statements import Row, Statements
+from quickthaw.scheduler.store.statements import Row, Statement, Statements, Value
+from quickthaw.scheduler.store.superseded import without_superseded
 from quickthaw.wire import errors
 
 logger = logging.getLogger(__name__)
@@ -44,6 +50,7 @@ class JournalLimits:
     backoff_first_seconds: float = 0.05
     backoff_max_seconds: float = 2.0
     stop_tries_max: int = 3
+    write_behind_seconds: float = 0.01
 
 
 @dataclass(slots=True)
@@ -77,6 +84,8 @@ class Journal:
         self._waiting: deque[_Write] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._due = False
+        self._flush: asyncio.TimerHandle | None = None
         self._faulty = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -105,23 +114,38 @@ class Journal:
             )
         return self._append(rows, kept=False)
 
-    def keep(self, rows: Sequence[Row]) -> asyncio.Future[None]:
+    def keep(self, rows: Sequence[Row], *, behind: bool = False) -> asyncio.Future[None]:
         """Something that has happened. The future fails only for a row that no store would take
-        (a bug of ours), or when the journal is closed while the store is gone."""
-        return self._append(rows, kept=True)
+        (a bug of ours), or when the journal is closed while the store is gone. `behind`: it may
+        wait a little for another write to go along with."""
+        return self._append(rows, kept=True, behind=behind)
 
-    def _append(self, rows: Sequence[Row], *, kept: bool) -> asyncio.Future[None]:
+    def _append(
+        self, rows: Sequence[Row], *, kept: bool, behind: bool = False
+    ) -> asyncio.Future[None]:
         assert self._loop is not None, "the journal was not started"
         done: asyncio.Future[None] = self._loop.create_future()
         # A future that nobody awaits must not complain about its exception at collection.
         done.add_done_callback(_retrieve)
-        with self._wake:
-            self._waiting.append(_Write(rows, kept, done))
-            self._wake.notify()
+        self._waiting.append(_Write(rows, kept, done))
+        if not behind:
+            self._commit_now()
+        elif self._flush is None:
+            self._flush = self._loop.call_later(self._limits.write_behind_seconds, self._commit_now)
         return done
+
+    def _commit_now(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        with self._wake:
+            self._due = True
+            self._wake.notify()
 
     async def close(self) -> None:
         """Commits what is waiting, then ends the thread and gives up the store's lock."""
+        if self._flush is not None:
+            self._flush.cancel()
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -155,16 +179,20 @@ class Journal:
     def _next_batch(self) -> list[_Write]:
         """Waits for work. Empty only when stopping with nothing left."""
         with self._wake:
-            while not self._waiting and not self._stopping:
+            while not (self._due and self._waiting) and not self._stopping:
+                self._due = False
                 self._wake.wait()
             count = min(len(self._waiting), self._limits.batch_max)
-            return [self._waiting.popleft() for _ in range(count)]
+            batch = [self._waiting.popleft() for _ in range(count)]
+            self._due = bool(self._waiting)
+            return batch
 
     def _put_back(self, again: list[_Write]) -> None:
         with self._wake:
             for write in reversed(again):
                 write.error = None
                 self._waiting.appendleft(write)
+            self._due = True
 
     def _tell(self, told: list[_Write], again: list[_Write]) -> None:
         assert self._loop is not None
@@ -218,13 +246,11 @@ class Journal:
             raise
 
     def _execute(self, connection: Connection, batch: list[_Write]) -> None:
-        by_statement: dict[int, list[Row]] = {}
-        for write in batch:
-            for row in write.rows:
-                by_statement.setdefault(row.statement.value, []).append(row)
-        for _order, rows in sorted(by_statement.items()):
-            sql = self._statements.sql(rows[0].statement)
-            connection.execute(sql, [row.values for row in rows])
+        by_statement: dict[Statement, list[Mapping[str, Value]]] = {}
+        for row in without_superseded([row for write in batch for row in write.rows]):
+            by_statement.setdefault(row.statement, []).append(row.values)
+        for statement in sorted(by_statement):
+            connection.exec_driver_sql(self._statements.sql(statement), by_statement[statement])
 
     def _fail(self, batch: list[_Write], error: Exception) -> None:
         ours = store_fault(error)

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from sqlalchemy import ColumnElement, Delete, Insert, Table, Update, bindparam, delete, update
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Insert,
+    Integer,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    literal_column,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from quickthaw.scheduler.store import schema
@@ -51,6 +62,11 @@ class Row:
 _PROGRESS = ("state", "loading_unix_ms", "started_unix_ms", "load_ms", "start_tier")
 
 
+# In the text itself: a parameter would have to be given with every row.
+_ZERO = literal_column("0", Integer)
+_ONE = literal_column("1", Integer)
+
+
 def _key(table: Table, column: str) -> ColumnElement[bool]:
     # A parameter may not carry the name of a column that the same statement sets.
     return table.c[column] == bindparam(f"key_{column}")
@@ -93,8 +109,8 @@ class Statements:
         return lite.on_conflict_do_update(index_elements=keys, set_=values)
 
     def _build(self) -> dict[Statement, Insert | Update | Delete]:
-        open_request = schema.requests.c.finished_unix_ms == 0
-        open_attempt = schema.attempts.c.ended_unix_ms == 0
+        open_request = schema.requests.c.finished_unix_ms == _ZERO
+        open_attempt = schema.attempts.c.ended_unix_ms == _ZERO
         return {
             Statement.INSERT_TENANT: self._insert_if_new(schema.tenants),
             Statement.INSERT_KEY: self._insert(schema.keys),
@@ -130,7 +146,7 @@ class Statements:
             Statement.INSERT_LEDGER: self._insert_if_new(schema.ledger),
             Statement.CANCEL_REQUEST: update(schema.requests)
             .where(_key(schema.requests, "request_id"), open_request)
-            .values(cancel_requested=1),
+            .values(cancel_requested=_ONE),
             # A terminal state is never left, whatever order writes arrive in.
             Statement.UPDATE_REQUEST: update(schema.requests)
             .where(_key(schema.requests, "request_id"), open_request)
@@ -152,7 +168,7 @@ class Statements:
             ),
             Statement.UNMARK_WORKER: delete(schema.worker_marks).where(
                 _key(schema.worker_marks, "worker_id"),
-                schema.worker_marks.c.cordoned == 0,
-                schema.worker_marks.c.draining == 0,
+                schema.worker_marks.c.cordoned == _ZERO,
+                schema.worker_marks.c.draining == _ZERO,
             ),
         }
