@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeAlias
 
@@ -332,5 +333,12 @@ def test_a_closed_client_says_so(rig: Rig) -> None:
 def test_an_input_over_the_message_limit_is_told_as_such(rig: Rig) -> None:
     platform, client = rig
     platform.scripts["Submit"] = accept
-    with pytest.raises(errors.MessageTooLarge):
+    with pytest.raises(errors.MessageTooLarge, match=r"^Sent message larger than max"):
         client.submit("shapes", {"prompt": "x" * (9 << 20)})
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, 1e300])
+def test_a_deadline_that_is_no_time_is_refused_by_name(rig: Rig, seconds: float) -> None:
+    _, client = rig
+    with pytest.raises(errors.InvalidArgument, match="deadline_seconds"):
+        client.submit("shapes", {"prompt": "x"}, deadline_seconds=seconds)

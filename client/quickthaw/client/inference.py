@@ -28,7 +28,7 @@ from quickthaw.client.requests import (
 from quickthaw.client.retry import Context, Patience, call_with_retry, can_retry
 from quickthaw.client.steps import Item, Iteration, Operation, call, open_stream, read
 from quickthaw.v1 import inference_pb2
-from quickthaw.wire.errors import DeadlineExpired, QuickthawError, Unavailable
+from quickthaw.wire.errors import DeadlineExpired, InvalidArgument, QuickthawError, Unavailable
 
 PAGE_SIZE = 100
 
@@ -49,12 +49,19 @@ class SubmitOptions(TypedDict, total=False):
     """Refuse rather than pay more for the run, by the p95 estimate."""
 
 
+def _deadline_unix_ms(context: Context, seconds: float) -> int:
+    at = (context.unix_seconds() + seconds) * 1000
+    if not 0 < at < 2**63:
+        raise InvalidArgument(f"deadline_seconds is {seconds:g}: give seconds from now")
+    return int(at)
+
+
 def submit_message(
     context: Context, model: str, input: JsonObject, options: SubmitOptions
 ) -> inference_pb2.SubmitRequest:
     deadline_unix_ms = 0
     if (seconds := options.get("deadline_seconds")) is not None:
-        deadline_unix_ms = int((context.unix_seconds() + seconds) * 1000)
+        deadline_unix_ms = _deadline_unix_ms(context, seconds)
     return inference_pb2.SubmitRequest(
         model=model,
         input_json=json_to_wire(input),

@@ -140,6 +140,8 @@ def error_from_rpc(error: grpc.RpcError) -> errors.QuickthawError:
     code = call.code()
     text = call.details() or str(code)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+        # Which end noticed is of no use to the caller.
+        text = text.removeprefix("CLIENT: ").removeprefix("SERVER: ")
         return errors.MessageTooLarge(f"{text}; send less in one message")
     return _FROM_BARE_STATUS.get(code, errors.Internal)(text)
 
@@ -175,6 +177,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, on_error: Callable[[str, str], None] | None = None) -> None:
         self._on_error = on_error
+        # By method, because a handler is the same for every call that is let in.
+        self._wrapped: dict[str, tuple[object, object]] = {}
 
     async def intercept_service(
         self,
@@ -188,9 +192,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         # Health and reflection come with statuses, and styles of handlers, of their own.
         if handler is None or not method.startswith(OUR_SERVICES):
             return handler
-        if handler.response_streaming:
-            return self._wrap_streaming(handler, method)
-        return self._wrap_unary(handler, method)
+        wrap = self._wrap_streaming if handler.response_streaming else self._wrap_unary
+        inner, wrapped = self._wrapped.get(method, (None, None))
+        if inner is not handler:
+            wrapped = wrap(handler, method)
+            self._wrapped[method] = (handler, wrapped)
+        return cast("_Handler[_Request, _Response]", wrapped)
 
     async def _fail(self, method: str, context: _Context, error: BaseException) -> None:
         if isinstance(error, grpc.aio.AbortError):
