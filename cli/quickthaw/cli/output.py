@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+PIPE_COLUMNS = 10_000
+"""Wider than any table."""
+
+
 class Output:
     """Where a command's results go."""
 
@@ -40,7 +44,11 @@ class Output:
 def stdout() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not sys.stdout.isatty():
+        # A line for each row, however long: what reads a pipe wants ids in one piece.
+        console.width = PIPE_COLUMNS
+    return console
 
 
 def stderr() -> Console:
@@ -116,7 +124,11 @@ def report_error(error: Exception, as_json: bool) -> None:
         return
     lines = [f"error: {described['message']}"]
     if isinstance(error, errors.QuickthawError):
-        lines += [f"  {each.field}: {each.description}" for each in error.violations]
+        lines += [
+            f"  {each.field}: {each.description}"
+            for each in error.violations
+            if f"{each.field} {each.description}" not in error.message
+        ]
     if isinstance(error, PartFailed):
         lines += [f"  | {line}" for line in error.last_lines]
     if described["hint"]:

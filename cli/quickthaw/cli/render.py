@@ -20,6 +20,9 @@ _STATE_STYLES = {
     RequestState.LOADING: "cyan",
 }
 
+_IN_ONE_PIECE = frozenset({"request", "worker", "key", "state"})
+"""Headings of what people copy from a table: a narrow terminal folds other columns first."""
+
 
 def money(nanodollars: float) -> str:
     """Exact to the nano-dollar, with at least cents: `$0.000617`."""
@@ -64,10 +67,15 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[object]], right: str 
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     aligned = set(right.split())
     for heading in headings:
-        made.add_column(heading, justify="right" if heading in aligned else "left", overflow="fold")
+        made.add_column(
+            heading,
+            justify="right" if heading in aligned else "left",
+            overflow="fold",
+            no_wrap=heading in _IN_ONE_PIECE or heading in aligned,
+        )
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     return made

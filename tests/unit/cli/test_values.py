@@ -50,6 +50,7 @@ def test_a_value_is_read_as_its_type(pair: str, expected: object) -> None:
         ("seed=seven", "seed='seven' must be null or a whole number"),
         ("seed=1.5", "must be null or a whole number"),
         ("guidance_scale=nan", "must be a number"),
+        ("guidance_scale=1e400", "must be a number"),
         ("tiling=maybe", "must be true or false"),
         ("loras=x", "must be a JSON array"),
         ("prompt", "write name=value"),

@@ -46,7 +46,7 @@ def parse_time(text: str | None, option: str) -> int:
 
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UsageFault(
             f"{option} {text!r} is no time", "write 2026-11-01 or 2026-11-01T12:00:00+00:00"
         ) from error
@@ -215,12 +215,18 @@ def create(
     session.out.show(made, lambda console: console.print(made.secret, markup=False))
 
 
+def _key_id(text: str) -> str:
+    """Of `qt_ID_SECRET` only the id: a secret that leaked need not travel again."""
+    prefix, separator, rest = text.partition("_")
+    return rest.split("_", 1)[0] if separator and prefix == "qt" else text
+
+
 @session_command(keys_app, "revoke")
 def revoke(
     session: Session,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="A key's id, not its secret.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key's id, or the leaked key.")],
 ) -> None:
     """End a key's validity at once."""
     with session.client() as client:
-        revoked = client.keys.revoke(key)
+        revoked = client.keys.revoke(_key_id(key))
     session.out.show(revoked, lambda console: console.print(f"{revoked.key_id} is revoked"))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from quickthaw.client.inference import SubmitOptions
 
 app = typer.Typer()
+
+DEADLINE_SECONDS_MAX = 366 * 86_400
+PRICE_CAP_DOLLARS_MAX = 1_000_000
 PREVIEWS = 8
 """About so many a run, if they are shown."""
 
@@ -198,7 +201,18 @@ def submit_options(
         raise UsageFault(f"--priority {priority!r}: choose low, normal or high")
     options = SubmitOptions(priority=Priority(priority), worker_hint=worker)
     if deadline is not None:
+        if not 0 < deadline <= DEADLINE_SECONDS_MAX:
+            raise UsageFault(
+                f"--deadline {deadline:g}: give seconds from now, more than 0 and at most "
+                f"{DEADLINE_SECONDS_MAX} (a year)"
+            )
         options["deadline_seconds"] = deadline
     if price_cap is not None:
+        # On the wire 0 means no cap; whoever writes 0 here means the opposite.
+        if not 1e-9 <= price_cap <= PRICE_CAP_DOLLARS_MAX:
+            raise UsageFault(
+                f"--price-cap {price_cap:g}: give dollars, from 0.000000001 to "
+                f"{PRICE_CAP_DOLLARS_MAX}"
+            )
         options["price_cap_nanodollars"] = round(price_cap * 1e9)
     return options

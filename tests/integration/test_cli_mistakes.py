@@ -1,0 +1,68 @@
+"""What people mistype, and what reads a pipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from quickthaw.v1 import billing_pb2, inference_pb2
+from quickthaw.wire import errors
+from support import answers
+from support.command_line import Quickthaw
+from support.fake_platform import FakePlatform
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--deadline=nan",
+        "--deadline=inf",
+        "--deadline=1e300",
+        "--deadline=0",
+        "--deadline=-5",
+        "--price-cap=nan",
+        "--price-cap=inf",
+        "--price-cap=-1",
+        # On the wire 0 means that there is no cap.
+        "--price-cap=0",
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_named_before_anything_is_submitted(
+    quickthaw: Quickthaw, platform: FakePlatform, option: str
+) -> None:
+    told = quickthaw("run", "shapes", "prompt=x", option)
+    assert told.status == 2
+    assert option.split("=", maxsplit=1)[0] in told.err
+    assert "Traceback" not in told.err
+    assert not platform.calls("Submit")
+
+
+def test_a_piped_table_keeps_each_row_on_one_line(
+    quickthaw: Quickthaw, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    platform.scripts["List"] = lambda _: inference_pb2.ListRequestsResponse(
+        requests=[answers.a_request()]
+    )
+    rows = [line for line in quickthaw("requests").out.splitlines() if answers.REQUEST_ID in line]
+    assert len(rows) == 1
+    assert "quickthaw/shapes" in rows[0]
+
+
+def test_a_leaked_key_is_revoked_without_sending_its_secret(
+    quickthaw: Quickthaw, platform: FakePlatform
+) -> None:
+    platform.scripts["RevokeKey"] = lambda _: billing_pb2.RevokeKeyResponse()
+    assert quickthaw("keys", "revoke", "qt_abc123_se-cr_et").status == 0
+    assert quickthaw("keys", "revoke", "abc123").status == 0
+    assert [message.key_id for message in platform.calls("RevokeKey")] == ["abc123", "abc123"]
+
+
+def test_a_violation_that_the_message_tells_already_is_not_told_twice(
+    quickthaw: Quickthaw, platform: FakePlatform
+) -> None:
+    def refuse(_: object) -> inference_pb2.SubmitResponse:
+        violations = (errors.FieldViolation("input.seed", "must be at least 0, not -1"),)
+        raise errors.InvalidInput("input.seed must be at least 0, not -1", violations=violations)
+
+    platform.scripts["Submit"] = refuse
+    assert quickthaw("run", "shapes", "prompt=x").err.count("must be at least 0") == 1
