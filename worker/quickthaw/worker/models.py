@@ -306,10 +306,12 @@ class ModelHost:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Lets go of every pipeline. Nothing may be running."""
+        """Lets go of every pipeline and of the pinned memory. Nothing may be running."""
         with self._moves:
             with self._lock:
                 models = list(self._models.values())
                 self._models.clear()
             for model in models:
                 model.loaded.release()
+            self._loader.close()
+            self._slab.close()  # memory that is unmapped while registered confuses the driver
