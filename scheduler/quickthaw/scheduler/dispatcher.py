@@ -93,15 +93,16 @@ class Dispatcher:
                 retry_delay_seconds=2.0,
             )
 
-    async def journal_request(self, request: LiveRequest, rows: Sequence[Row]) -> None:
+    def journal_request(self, request: LiveRequest, rows: Sequence[Row]) -> asyncio.Future[None]:
         """Makes a request durable and hands it to the core, whether or not the caller waits.
 
-        Raises StorageFull, StoreUnavailable, Unavailable: then it was never accepted.
+        The future must be shielded. It ends after the core has heard, or raises StorageFull,
+        StoreUnavailable, Unavailable: then the request was never accepted.
         """
         write = self._journal.offer(rows)
         self._being_journalled += 1
         write.add_done_callback(lambda done: self._accept(request, done))
-        await asyncio.shield(write)
+        return write
 
     def _accept(self, request: LiveRequest, write: asyncio.Future[None]) -> None:
         self._being_journalled -= 1

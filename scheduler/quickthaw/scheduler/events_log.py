@@ -99,8 +99,9 @@ class EventsLog(Generic[Payload]):
         if final:
             log.finished = True
             self._finished[request_id] = None
-        log.changed.set()
-        log.changed = asyncio.Event()
+        if log.watchers:
+            log.changed.set()
+            log.changed = asyncio.Event()
         self._make_room()
 
     def _drop_one(self, log: _Log[Payload]) -> None:

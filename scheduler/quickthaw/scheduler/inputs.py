@@ -63,7 +63,7 @@ def parse_input(input_json: str) -> dict[str, Json]:
             "large files by URL"
         )
     try:
-        value = json.loads(input_json or "{}", parse_constant=_refuse_constant)
+        value = _DECODER.decode(input_json or "{}")
     except RecursionError as error:
         raise _invalid([errors.FieldViolation("input", "is nested too deeply")]) from error
     except ValueError as error:
@@ -79,11 +79,16 @@ def canonical(value: Mapping[str, Json]) -> str:
 
     ASCII because JSON can escape what neither UTF-8 nor a database's text may hold.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is no JSON number")
+
+
+# `json.loads` and `json.dumps` make a new one for each call that has options.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _invalid(violations: list[errors.FieldViolation]) -> errors.InvalidInput:

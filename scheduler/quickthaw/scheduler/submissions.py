@@ -106,6 +106,8 @@ class Submissions:
     ) -> Accepted:
         """As `submit`, but for work that nobody wants without its caller: `unwanted` is told what
         became durable after the caller had gone."""
+        if not submission.idempotency_key:
+            return await self._submit_new(tenant, submission, None, unwanted)
         submitting = asyncio.create_task(self.submit(tenant, submission))
 
         def tell(done: asyncio.Task[Accepted]) -> None:
@@ -143,7 +145,11 @@ class Submissions:
         return Accepted(view, None, deduplicated=True)
 
     async def _submit_new(
-        self, tenant: str, submission: Submission, fingerprint: str | None
+        self,
+        tenant: str,
+        submission: Submission,
+        fingerprint: str | None,
+        unwanted: Callable[[RequestView], None] | None = None,
     ) -> Accepted:
         request, model = self.prepare(tenant, submission)
         self._dispatcher.check_admission(request)
@@ -154,7 +160,13 @@ class Submissions:
             input_json=request.view.input_json,
             idempotency=idempotency,
         )
-        await self._dispatcher.journal_request(request, rows)
+        write = self._dispatcher.journal_request(request, rows)
+        try:
+            await asyncio.shield(write)
+        except asyncio.CancelledError:
+            if unwanted is not None:
+                _when_durable(write, lambda: unwanted(request.view))
+            raise
         return Accepted(request.view, request)
 
     async def purge_idempotency_keys(self) -> None:
@@ -164,6 +176,14 @@ class Submissions:
             before_ms = self._dispatcher.clock.now_ms() - self._retention_ms
             row = Row(Statement.PURGE_IDEMPOTENCY, {"key_created_unix_ms": before_ms})
             self._store.journal.keep([row])
+
+
+def _when_durable(write: asyncio.Future[None], then: Callable[[], None]) -> None:
+    def tell(done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            then()
+
+    write.add_done_callback(tell)
 
 
 def _fingerprint(submission: Submission) -> str:

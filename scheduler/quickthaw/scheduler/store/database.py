@@ -66,7 +66,8 @@ def open_engine(url: URL, *, connections_max: int) -> Engine:
     """An engine whose connections are checked before use, so that a restarted server is found."""
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").resolve().parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, pool_size=connections_max, max_overflow=0)
+        # Parameters by name, as PostgreSQL's driver has them: see `Statements`.
+        engine = create_engine(url, pool_size=connections_max, max_overflow=0, paramstyle="named")
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

@@ -9,6 +9,7 @@ from enum import IntEnum
 from sqlalchemy import (
     ColumnElement,
     Delete,
+    Dialect,
     Insert,
     Integer,
     Table,
@@ -79,11 +80,10 @@ class Statements:
     construct costs several times what SQLite needs for them.
     """
 
-    def __init__(self, dialect: str) -> None:
-        self._postgres = dialect == "postgresql"
-        driver = postgresql.dialect() if self._postgres else sqlite.dialect(paramstyle="named")
+    def __init__(self, dialect: Dialect) -> None:
+        self._postgres = dialect.name == "postgresql"
         self._sql = {
-            statement: str(construct.compile(dialect=driver))
+            statement: str(construct.compile(dialect=dialect))
             for statement, construct in self._build().items()
         }
 

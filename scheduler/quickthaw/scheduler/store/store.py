@@ -50,6 +50,6 @@ def open_store(
         writer.close()
         engine.dispose()
         raise store_fault(error) from error
-    statements = Statements(engine.dialect.name)
+    statements = Statements(engine.dialect)
     journal = Journal(writer, statements, limits, on_commit, on_fault)
     return Store(journal, Reader(engine, readers))
