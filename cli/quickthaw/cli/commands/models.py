@@ -58,9 +58,9 @@ def show(
 
 
 def _render_model(console: Console, model: Model) -> None:
-    import json
     from collections.abc import Mapping
 
+    from quickthaw.cli.limits import limits, spell
     from quickthaw.cli.render import clock, pairs, size, table
 
     pairs(
@@ -85,9 +85,11 @@ def _render_model(console: Console, model: Model) -> None:
         for name, rule in properties.items():
             facts = rule if isinstance(rule, Mapping) else {}
             needed = isinstance(required, list) and name in required
-            default = json.dumps(facts["default"]) if "default" in facts else ""
-            rows.append((name, "required" if needed else default, facts.get("description", "")))
-        console.print(table(("input", "default", "about"), rows))
+            default = (
+                "required" if needed else spell(facts["default"]) if "default" in facts else ""
+            )
+            rows.append((name, default, limits(facts), facts.get("description", "")))
+        console.print(table(("input", "default", "limits", "about"), rows))
     parts = [(part.name, size(part.size_bytes), part.digest[:16]) for part in model.components]
     console.print(table(("component", "size", "digest"), parts, "size"))
 
@@ -120,6 +122,7 @@ def add(
     """Copy a snapshot into the platform's store, checking it, and put it into the catalog.
 
     Adding the same id again replaces the model by the new snapshot; accepted requests keep theirs.
+    Adding the same snapshot again mends files of the store that were damaged.
 
     ```
     quickthaw snapshot pack ./my-diffusers-folder ./my-snapshot
@@ -134,7 +137,7 @@ def add(
             found = locate(snapshot.absolute(), digest)
         else:
             store = SnapshotStore(_local_data_dir(session, client) / "snapshots")
-            found = bring_in(snapshot.absolute(), digest, store)
+            found = bring_in(snapshot.absolute(), digest, store, mend=True)
         model = model_of(found, id, tuple(alias or ()), description, license)
         registered = client.models.register(model)
 
