@@ -14,8 +14,13 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(name: str, parameters: Mapping[str, object], results: Mapping[str, object]) -> Path:
-    """Writes `results/<name>.json` and prints it. `parameters` include the seed, if there is one.
+def record(
+    name: str,
+    parameters: Mapping[str, object],
+    results: Mapping[str, object],
+    folder: Path = RESULTS,
+) -> Path:
+    """Writes `<name>.json` to `folder` and prints it. `parameters` include the seed, if any.
 
     The newest run of a name replaces the one before: git has the history, beside the code.
     """
@@ -33,8 +38,8 @@ def record(name: str, parameters: Mapping[str, object], results: Mapping[str, ob
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     text = json.dumps(written, indent=2)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(text + "\n")
     print(text)
     return path
