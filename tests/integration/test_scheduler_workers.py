@@ -131,6 +131,33 @@ async def test_a_newer_stream_of_a_worker_ends_the_older_one(running: Running) -
     await newer.break_stream()
 
 
+async def test_a_second_process_is_refused_the_id_of_one_that_lives(running: Running) -> None:
+    async with FakeWorker(running.address, running.worker_key) as first:
+        request_id = await running.admin.submit()
+        assign = await first.next_assign()
+        first.running(assign.attempt_id)
+        second = FakeWorker(running.address, running.worker_key, incarnation="another")
+        with pytest.raises(errors.FailedPrecondition, match="taken by another live process"):
+            await second.attach()
+        await second.break_stream()
+        first.finish(assign)
+        finished = await running.admin.until_ended(request_id)
+    assert (finished.state, finished.attempts) == (SUCCEEDED, 1)
+
+
+async def test_a_process_gets_the_id_of_one_that_died_and_whose_end_nobody_noticed(
+    running: Running,
+) -> None:
+    """As after a power cut: the older stream stays open, and nothing comes over it."""
+    dead = FakeWorker(running.address, running.worker_key, heartbeats=False)
+    await dead.attach()
+    async with FakeWorker(running.address, running.worker_key, incarnation="boot-2") as worker:
+        assert isinstance(await dead.until_ended(), errors.Unavailable)
+        await running.admin.submit()
+        worker.finish(await worker.next_assign())
+    await dead.break_stream()
+
+
 async def test_a_heartbeat_is_acknowledged_when_its_metered_time_is_durable(
     running: Running,
 ) -> None:

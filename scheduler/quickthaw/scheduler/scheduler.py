@@ -127,7 +127,9 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     catalog = Catalog(limits.models_max)
     await bootstrap.load_catalog(store, catalog)
     weights = await store.reader.run(tenant_weights)
-    streams = WorkerStreams(limits.worker_outbound_max)
+    streams = WorkerStreams(
+        limits.worker_outbound_max, unread_seconds=limits.heartbeat_interval_ms / 2000
+    )
     dispatcher = Dispatcher(
         machine=Machine(bootstrap.core_settings(limits, weights), prices),
         journal=store.journal,

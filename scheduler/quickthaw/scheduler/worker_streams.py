@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 
@@ -16,14 +17,36 @@ class WorkerStream:
     """One attached stream. Messages wait in a bounded queue; a worker that lets it overflow has
     stopped reading and is cut off, to connect again."""
 
-    def __init__(self, worker_id: str, outbound_max: int) -> None:
+    def __init__(self, worker_id: str, incarnation: str, outbound_max: int) -> None:
         self.worker_id = worker_id
+        self.incarnation = incarnation
         self._outbound_max = outbound_max
         self._outbound: deque[fleet_pb2.SchedulerMessage] = deque()
         # What was decided before the Welcome could go out: it goes right after it.
         self._held: list[fleet_pb2.SchedulerMessage] | None = []
         self._changed = asyncio.Event()
         self.closed: errors.QuickthawError | None = None
+        self._left = asyncio.Event()
+        self._spoke = asyncio.Event()
+
+    def spoke(self) -> None:
+        """Something has come from the worker."""
+        self._spoke.set()
+
+    def leave(self) -> None:
+        """Nothing more can come from the worker here."""
+        self._left.set()
+        self._spoke.set()
+
+    async def speaks_after(self, seconds: float) -> bool:
+        """Waits for the worker's next word from then on: True; or for the stream's end: False."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._left.wait()
+                return False
+        self._spoke.clear()
+        await self._spoke.wait()
+        return not self._left.is_set()
 
     def send(self, message: fleet_pb2.SchedulerMessage) -> None:
         if self.closed is not None:
@@ -66,23 +89,41 @@ class WorkerStream:
 class WorkerStreams:
     """By worker. Implements `dispatcher.Outbox`."""
 
-    def __init__(self, outbound_max: int) -> None:
+    def __init__(self, outbound_max: int, unread_seconds: float) -> None:
+        """`unread_seconds`: what a worker said lies unread for less than that."""
         self._outbound_max = outbound_max
+        self._unread_seconds = unread_seconds
         self._streams: dict[str, WorkerStream] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, worker_id: str) -> WorkerStream:
-        """A new stream of a worker; an older one of the same worker ends."""
+    async def wait_for_id(self, worker_id: str, incarnation: str) -> None:
+        """Holds a process back while another one has its id, until that one shows what it is.
+
+        One that was killed says nothing more: its stream ends, at the latest with its lease. One
+        that lives sends its next heartbeat, and FailedPrecondition is raised: were it cut off in
+        favour of the newer one, two that are both restarted would cut each other off for ever.
+        """
+        while (other := self._streams.get(worker_id)) is not None:
+            if other.incarnation == incarnation:
+                return
+            if await other.speaks_after(self._unread_seconds):
+                raise errors.FailedPrecondition(
+                    f"the worker id {worker_id} is taken by another live process; each worker "
+                    "needs an id of its own (--worker-id; `quickthaw up` takes the host's name)"
+                )
+
+    def open(self, worker_id: str, incarnation: str) -> WorkerStream:
+        """A new stream of a worker; an older one of the same process ends."""
         older = self._streams.get(worker_id)
         if older is not None:
             older.close(
                 errors.FailedPrecondition(
-                    f"another stream said Hello as {worker_id}; each worker needs an id of its own"
+                    f"a newer stream of the same process said Hello as {worker_id}"
                 )
             )
-        stream = self._streams[worker_id] = WorkerStream(worker_id, self._outbound_max)
+        stream = self._streams[worker_id] = WorkerStream(worker_id, incarnation, self._outbound_max)
         return stream
 
     def is_current(self, stream: WorkerStream) -> bool:
@@ -90,6 +131,7 @@ class WorkerStreams:
 
     def leave(self, stream: WorkerStream) -> bool:
         """Forgets a stream that ended; whether it was the worker's newest."""
+        stream.leave()
         if not self.is_current(stream):
             return False
         del self._streams[stream.worker_id]

@@ -48,8 +48,10 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         first = await anext(frames, None)
         if first is None or not first.messages or not first.messages[0].HasField("hello"):
             raise invalid("hello", "must be the first message of the stream")
-        facts = list(hello(first.messages[0].hello))
-        stream = self._streams.open(first.messages[0].hello.worker_id)
+        said = first.messages[0].hello
+        facts = list(hello(said))
+        await self._streams.wait_for_id(said.worker_id, said.incarnation)
+        stream = self._streams.open(said.worker_id, said.incarnation)
         for fact in facts:
             if not self._is_old_news(fact):
                 self._dispatcher.feed(fact)
@@ -76,6 +78,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         try:
             self._hear(stream, first.messages[1:])
             async for frame in frames:
+                stream.spoke()
                 await self._dispatcher.wait_for_room()
                 if not self._streams.is_current(stream):
                     return
