@@ -60,8 +60,8 @@ class Submissions:
         completed = self._catalog.schema(model).complete(submission.input_json)
         if submission.deadline_ms and submission.deadline_ms <= now_ms:
             raise errors.DeadlineExpired(
-                f"the deadline {submission.deadline_ms} passed {now_ms - submission.deadline_ms} "
-                "ms ago; name one that lies in the future"
+                f"the deadline passed {now_ms - submission.deadline_ms} ms ago; name one that lies "
+                "in the future"
             )
         input_json = canonical(completed)
         job = Job(

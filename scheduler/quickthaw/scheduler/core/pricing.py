@@ -35,6 +35,12 @@ class Bill(NamedTuple):
     waiver: str
 
 
+def dollars(nanodollars: int) -> str:
+    """For messages; exact: `$0.000013792`."""
+    whole, part = divmod(nanodollars, 10**9)
+    return f"${whole}.{f'{part:09d}'.rstrip('0').ljust(2, '0')}"
+
+
 def price_nanodollars(billed_ms: int, rate_nanodollars_per_second: int) -> int:
     """Rounded half up."""
     return (billed_ms * rate_nanodollars_per_second + 500) // 1000

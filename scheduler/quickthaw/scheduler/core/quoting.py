@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quickthaw.scheduler.core.model import Estimate, Job, Quote, Tier
 from quickthaw.scheduler.core.placement import place
+from quickthaw.scheduler.core.pricing import dollars
 from quickthaw.scheduler.core.scoring import Query, Unplaced
 from quickthaw.scheduler.core.state import State
 from quickthaw.wire.errors import (
@@ -61,8 +62,7 @@ def quote(state: State, job: Job, now_ms: int) -> Quote:
 def _impossible(state: State, job: Job, now_ms: int) -> QuickthawError | None:
     if job.deadline_ms and job.deadline_ms <= now_ms:
         return DeadlineExpired(
-            f"the deadline, {job.deadline_ms} unix ms, has passed: it is {now_ms}; "
-            "name a later one or none"
+            f"the deadline passed {now_ms - job.deadline_ms} ms ago; name a later one or none"
         )
     model = job.model
     wanted = model.weight_bytes + model.working_bytes
@@ -85,8 +85,8 @@ def _impossible(state: State, job: Job, now_ms: int) -> QuickthawError | None:
         )
         if lowest > cap:
             return BudgetExhausted(
-                f"the price cap is {cap} nano-dollars and the cheapest attached worker would take "
-                f"up to {lowest} (p95); raise the cap or ask for less work",
+                f"the price cap is {dollars(cap)} and the cheapest attached worker would take up "
+                f"to {dollars(lowest)} (p95); raise the cap or ask for less work",
                 metadata={"cap_nanodollars": str(cap), "p95_nanodollars": str(lowest)},
             )
     return None

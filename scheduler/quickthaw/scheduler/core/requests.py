@@ -58,10 +58,11 @@ def on_cancel(state: State, event: CancelRequested) -> None:
 def expire_deadlines(state: State) -> None:
     for request_id in state.deadlines.due(state.now_ms):
         tracked = state.requests[request_id]
+        allowed_ms = tracked.job.deadline_ms - tracked.job.submitted_ms
         failure = Failure(
             DEADLINE_EXPIRED,
-            f"the request had not ended by its deadline, {tracked.job.deadline_ms} unix ms; "
-            "allow more time or ask for less work",
+            f"the request had not ended by its deadline, {allowed_ms / 1000:g} s after it was "
+            "submitted; allow more time or ask for less work",
         )
         if tracked.life.state is RequestState.QUEUED:
             end_in_queue(state, tracked, RequestState.FAILED, failure)

@@ -20,6 +20,7 @@ from quickthaw.scheduler.core.model import (
     Tier,
     WorkerId,
 )
+from quickthaw.scheduler.core.pricing import dollars
 from quickthaw.scheduler.core.settings import PlacementPolicy
 
 JOB_REASONS = frozenset({"excluded", "price_cap", "deadline"})
@@ -183,7 +184,7 @@ class Scorer:
             run = self._run_estimate(worker)
             price = round(run.p95 * worker.kind.rate_nanodollars_per_second)
             if price > cap:
-                return "price_cap", f"{price} nano-dollars at p95 are over the cap of {cap}"
+                return "price_cap", f"{dollars(price)} at p95 is over the cap of {dollars(cap)}"
         return None
 
     def _score(self, worker: Worker) -> tuple[str, str] | None:
