@@ -75,6 +75,11 @@ def plain(value: object) -> object:
 _HINTS: tuple[tuple[type[errors.QuickthawError], str], ...] = (
     (errors.ModelNotFound, "`quickthaw models` lists what there is"),
     (errors.InvalidInput, "`quickthaw models show MODEL` prints the model's inputs"),
+    (
+        errors.SnapshotCorrupt,
+        "`quickthaw snapshot verify FOLDER` names all that is wrong; `quickthaw models add` of an "
+        "intact copy mends the platform's",
+    ),
     (errors.WorkerNotFound, "`quickthaw workers` lists what is attached"),
     (errors.KeyNotFound, "`quickthaw keys` lists what there is"),
     (errors.RequestNotFound, "`quickthaw requests` lists yours"),

@@ -9,14 +9,19 @@ from quickthaw.client import Component, JsonObject, Model
 from quickthaw.snapshot import Snapshot, SnapshotStore, locate
 
 
-def bring_in(source: Path, digest: str | None, store: SnapshotStore) -> Snapshot:
+def bring_in(
+    source: Path, digest: str | None, store: SnapshotStore, *, mend: bool = False
+) -> Snapshot:
     """Copies the snapshot at `source` into `store`, unless it is there; all content is checked.
+
+    `mend` also reads what is there, and replaces what is not intact.
 
     Raises NotFound, SnapshotInvalid, SnapshotCorrupt, StorageFull, FailedPrecondition (the store is
     being cleaned).
     """
     found = locate(source, digest)
-    if found.digest not in store:
+    elsewhere = found.store.root.resolve() != store.root.resolve()
+    if found.digest not in store or (mend and elsewhere):
         store.import_(found.store.root, found.digest)
     return store.open(found.digest)
 

@@ -70,7 +70,11 @@ def open_regular(path: Path, *, flags: int = 0) -> int:
             path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | flags
         )
     except FileNotFoundError:
-        invalid(Problem.MISSING, str(path), "the file is missing from the snapshot")
+        invalid(
+            Problem.MISSING,
+            str(path),
+            "the file is missing from the snapshot; fetch or pack it again",
+        )
     except OSError as error:
         if error.errno == errno.ELOOP:
             invalid(Problem.UNSAFE, str(path), "a symbolic link; snapshots hold plain files only")

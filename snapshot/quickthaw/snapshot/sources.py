@@ -38,6 +38,8 @@ def open_source(
     """A pipeline on the CPU from `source`; arguments as those of `pack`."""
     if source.is_dir():
         return open_folder(source, dtype=dtype)
+    if not source.exists():
+        raise InvalidArgument(f"{source}: no such file or folder")
     if not source.is_file():
         raise InvalidArgument(f"{source}: neither a diffusers folder nor a safetensors file")
     refuse_pickle_name(source.name)

@@ -96,6 +96,10 @@ class SnapshotStore:
         """The digest of a store that holds a single snapshot."""
         digests = list(self)
         if len(digests) != 1:
+            if not digests:
+                raise NotFound(
+                    f"{self.root} holds no snapshot; `quickthaw snapshot pack` makes one"
+                )
             raise NotFound(f"{self.root} holds {len(digests)} snapshots; name one by its digest")
         return digests[0]
 
@@ -119,8 +123,8 @@ class SnapshotStore:
     def import_(self, folder: Path | str, digest: str | None = None) -> tuple[str, ...]:
         """Copies the snapshots of another store in, or that of `digest`; returns their digests.
 
-        All content is checked against its SHA-256 on the way. Parts that are here already are not
-        copied again.
+        All content is checked against its SHA-256 on the way. Parts that are here already are read
+        and kept if they are intact, else replaced.
         """
         source = SnapshotStore(folder)
         digests = tuple(source) if digest is None else (digest,)

@@ -100,7 +100,7 @@ def test_a_single_file_needs_a_base_and_must_fit_it(folder: Path, tmp_path: Path
         pack(file, tmp_path / "store", base=folder, component="vae")
     with pytest.raises(InvalidArgument, match="no component 'nose'"):
         pack(file, tmp_path / "store", base=folder, component="nose")
-    with pytest.raises(InvalidArgument, match="neither"):
+    with pytest.raises(InvalidArgument, match="no such file or folder"):
         pack(tmp_path / "nothing", tmp_path / "store")
 
 

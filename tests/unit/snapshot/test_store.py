@@ -68,6 +68,18 @@ def test_importing_keeps_digests_and_copies_nothing_twice(
     assert all(verify(tmp_path, digest).intact for digest in digests.values())
 
 
+def test_importing_again_mends_what_was_damaged(
+    store: SnapshotStore, digests: dict[str, str], tmp_path: Path
+) -> None:
+    other = SnapshotStore(tmp_path / "other")
+    other.import_(store.root, digests["sd"])
+    part = other.open(digests["sd"]).manifest.components[0]
+    flip_bit(other.component_path(part.digest), part.data_start)
+    assert not verify(other.root, digests["sd"]).intact
+    other.import_(store.root, digests["sd"])
+    assert verify(other.root, digests["sd"]).intact
+
+
 def test_importing_damaged_content_is_refused_and_leaves_nothing(
     damaged: SnapshotStore, digests: dict[str, str], tmp_path: Path
 ) -> None:
