@@ -41,6 +41,7 @@ def test_cuda_without_a_gpu_is_refused() -> None:
     [
         ({"workers": 0}, "--workers 0"),
         ({"device": "tpu"}, "auto, cpu, cuda"),
+        ({"log_level": "loud"}, "debug, info, warning, error"),
         ({"fleet": "k8s"}, "local, ray"),
         ({"prices": Path("/no/prices.toml")}, "no such file"),
     ],

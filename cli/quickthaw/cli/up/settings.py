@@ -10,6 +10,7 @@ from quickthaw.wire.process import Address
 
 DEVICES = ("auto", "cpu", "cuda")
 FLEETS = ("local", "ray")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 WORKERS_MAX = 256
 
 
@@ -53,6 +54,7 @@ class UpSettings:
         """Raises SettingsInvalid, naming the option."""
         _one_of("--device", self.device, DEVICES)
         _one_of("--fleet", self.fleet, FLEETS)
+        _one_of("--log-level", self.log_level, LOG_LEVELS)
         if self.workers is not None and not 1 <= self.workers <= WORKERS_MAX:
             raise SettingsInvalid(
                 f"--workers {self.workers}: give a number from 1 to {WORKERS_MAX}"
