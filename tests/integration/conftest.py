@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,10 @@ from support import answers
 from support.command_line import Quickthaw, Told
 from support.fake_platform import KEY, FakePlatform
 from support.store_servers import PostgresServer, postgres_binaries
+
+if TYPE_CHECKING:
+    from support.fake_scheduler import FakeScheduler
+    from support.studio import Packed, Studio
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +81,27 @@ async def watch_all(message: inference_pb2.WatchRequest) -> AsyncIterator[infere
     for event in answers.a_run():
         if event.sequence > message.after_sequence:
             yield event
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    # Torch takes seconds to load, which most tests need not wait for.
+    from support.studio import pack_all_kinds
+
+    return pack_all_kinds(tmp_path_factory.mktemp("packed"))
+
+
+@pytest.fixture
+async def studio(
+    scheduler: FakeScheduler, packed: Packed, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Studio]:
+    from support.studio import Studio
+    from support.workers import a_worker
+
+    flags = getattr(request, "param", ())
+    if callable(flags):
+        flags = flags(packed)
+    async with a_worker(scheduler, tmp_path, "--pinned-bytes", "64MiB", *flags) as worker:
+        session = await scheduler.attached()
+        session.welcome()
+        yield Studio(session, worker, packed, tmp_path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from random import Random
 
@@ -21,12 +21,10 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import (
     AttemptId,
-    AttemptRecord,
     Component,
     Digest,
     Failure,
     Job,
-    LedgerLine,
     ModelId,
     ModelSpec,
     Outcome,
@@ -40,101 +38,10 @@ from quickthaw.scheduler.core.model import (
 )
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings
+from sim.parts import Journal, Row, SimWorker, Work
 
 SETTINGS = CoreSettings(lease_ms=5_000, heartbeat_interval_ms=1_000, max_attempts=3)
 PRICES = PriceTable("sim-1", 1_000, {"h100": 1_000_000, "l4": 200_000})
-
-
-@dataclass(slots=True)
-class Row:
-    """A request as the journal has it."""
-
-    job: Job
-    state: RequestState = RequestState.QUEUED
-    attempts: int = 0
-    open: AttemptRecord | None = None
-    lost_on: frozenset[WorkerId] = frozenset()
-    cancel: bool = False
-    ends: int = 0
-
-
-class Journal:
-    """Durable: survives the scheduler. Applies whole commands in order."""
-
-    def __init__(self) -> None:
-        self.rows: dict[RequestId, Row] = {}
-        self.ledger: dict[AttemptId, LedgerLine] = {}
-
-    def apply(self, command: out.Journal) -> None:
-        match command:
-            case out.JournalPlacement(attempt=attempt):
-                row = self.rows[attempt.request_id]
-                assert row.open is None, "placed twice"
-                assert not row.state.terminal, "placed after its end"
-                row.open, row.attempts, row.state = attempt, attempt.number, RequestState.PLACED
-            case out.JournalProgress(attempt=attempt, state=state):
-                row = self.rows[attempt.request_id]
-                row.open, row.state = attempt, state
-            case out.JournalMetered(metered_ms=metered):
-                for attempt_id, metered_ms in metered:
-                    row = self.rows[RequestId(attempt_id.rpartition(".")[0])]
-                    assert row.open is not None
-                    assert row.open.attempt_id == attempt_id
-                    row.open = replace(row.open, metered_ms=metered_ms)
-            case out.JournalCancel(request_id=request_id):
-                self.rows[request_id].cancel = True
-            case out.JournalEnd():
-                self._end(command)
-            case _:
-                raise AssertionError(f"not a write: {command}")
-
-    def _end(self, command: out.JournalEnd) -> None:
-        row = self.rows[command.job.request_id]
-        if command.ledger is not None:
-            line = command.ledger
-            assert line.attempt_id not in self.ledger, f"{line.attempt_id} billed twice"
-            self.ledger[line.attempt_id] = line
-        row.open = None
-        match command.then:
-            case out.RequestEnd(state=state, receipt=receipt):
-                row.ends += 1
-                row.state = state
-                if command.ledger is not None:
-                    assert receipt.billed_ms == command.ledger.billed_ms
-                    assert receipt.price_nanodollars == command.ledger.price_nanodollars
-            case out.Requeued():
-                row.state = RequestState.QUEUED
-                assert command.attempt is not None
-                row.lost_on |= {command.attempt.worker_id}
-
-
-@dataclass(slots=True)
-class Work:
-    """An attempt at a simulated worker."""
-
-    attempt_id: AttemptId
-    job: Job
-    evict: tuple[Digest, ...]
-    state: RequestState = RequestState.PLACED
-    started_ms: int = 0
-    end: into.AttemptFinished | None = None
-
-
-@dataclass(slots=True)
-class SimWorker:
-    """A worker process: runs one after the other, and says its ends until acknowledged."""
-
-    spec: WorkerSpec
-    vram: dict[Digest, int] = field(default_factory=dict)
-    work: dict[AttemptId, Work] = field(default_factory=dict)
-    stream: int = 0
-    """Which stream is the live one; 0 for none. Messages of others are lost."""
-    latency_ms: int = 10
-    """Of its wire, either way."""
-    silent_until_ms: int = 0
-    acked_ms: int = 0
-    beats: int = 0
-    ran_ms: dict[AttemptId, int] = field(default_factory=dict)
 
 
 class Cluster:
