@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from quickthaw.v1 import billing_pb2, inference_pb2
@@ -66,3 +68,42 @@ def test_a_violation_that_the_message_tells_already_is_not_told_twice(
 
     platform.scripts["Submit"] = refuse
     assert quickthaw("run", "shapes", "prompt=x").err.count("must be at least 0") == 1
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_before_the_run_costs_anything(
+    quickthaw: Quickthaw, platform: FakePlatform, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    told = quickthaw("run", "shapes", "prompt=x", "--output", str(tmp_path / "file"))
+    assert told.status == 2
+    assert "--output" in told.err
+    assert not platform.calls("Submit")
+
+
+def test_the_files_of_a_past_request_can_be_fetched(
+    quickthaw: Quickthaw, platform: FakePlatform, tmp_path: Path
+) -> None:
+    platform.scripts["Get"] = lambda _: answers.a_request()
+    told = quickthaw("requests", "save", answers.REQUEST_ID, "--output", str(tmp_path / "kept"))
+    assert told.status == 0, told.err
+    (path,) = (tmp_path / "kept").iterdir()
+    assert told.out == f"{path}\n"
+    assert path.read_bytes() == answers.PICTURE
+
+
+def test_a_streamed_run_ends_with_its_receipt(quickthaw: Quickthaw) -> None:
+    out = quickthaw("run", "shapes", "prompt=x", "--stream").out
+    assert "succeeded" in out
+    assert "billed" in out
+
+
+def test_files_that_cannot_be_fetched_now_can_be_fetched_later(
+    quickthaw: Quickthaw, platform: FakePlatform
+) -> None:
+    def lost(_: object) -> object:
+        raise errors.NotFound("the blob store has no such file")
+
+    platform.scripts["ReadArtifact"] = lost
+    told = quickthaw("run", "shapes", "prompt=x")
+    assert told.status == 1
+    assert f"quickthaw requests save {answers.REQUEST_ID}" in told.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quickthaw.client import LoadReport, Receipt, Request, RequestState, Tier
@@ -140,6 +141,15 @@ def receipt(console: Console, value: Receipt) -> None:
             ("seed", "" if value.seed is None else str(value.seed)),
         ),
     )
+
+
+def ended(console: Console, value: Request, files: Iterable[Path]) -> None:
+    """What a run leaves: its files and its receipt."""
+    for path in files:
+        console.print(str(path), markup=False)
+    console.print(f"[dim]request  {value.request_id}[/dim]")
+    if value.receipt is not None:
+        receipt(console, value.receipt)
 
 
 def request(console: Console, value: Request) -> None:

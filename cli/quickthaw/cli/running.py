@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
 
-from quickthaw.cli.output import Output, plain
+from quickthaw.cli import render
+from quickthaw.cli.errors import UsageFault
+from quickthaw.cli.output import Output, plain, stdout
 from quickthaw.cli.progress import describe
 from quickthaw.client import (
     Client,
@@ -32,6 +35,21 @@ def file_stem(model: str, request_id: str) -> str:
     """`shapes-1f0c9a2b`: what the files of one request begin with."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", model.rsplit("/", 1)[-1]).strip(".-")
     return f"{name or 'output'}-{re.sub(r'[^A-Za-z0-9]', '', request_id)[-8:]}"
+
+
+def check_folder(folder: Path) -> None:
+    """Makes the folder for the output, before anything that costs money is asked for.
+
+    Raises UsageFault if nothing can be saved there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageFault(
+            f"--output {folder}: {error.strerror}", "name a folder that can be written to"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageFault(f"--output {folder} is not writable", "name another folder")
 
 
 def save_files(client: Client, request: Request, folder: Path) -> list[Path]:
@@ -81,9 +99,8 @@ class EventPrinter:
         if self._out.as_json:
             self._out.line({"event": "finished", **as_json(request, files)})
             return
-        print(f"{time.strftime('%H:%M:%S')} {request.state}")
-        for path in files:
-            print(path)
+        print(f"{time.strftime('%H:%M:%S')} {request.state}", flush=True)
+        render.ended(stdout(), request, files)
 
     def _save(self, event: Previewed) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ RequestArgument = Annotated[str, typer.Argument(metavar="REQUEST", help="A reque
 
 @session_default(app)
 def requests(session: Session) -> None:
-    """Your requests: list, show, watch, cancel. Without a command: the newest 20."""
+    """Your requests: list, show, save, watch, cancel. Without a command: the newest 20."""
     list_requests(session)
 
 
@@ -78,6 +78,31 @@ def show(session: Session, request: RequestArgument) -> None:
     with session.client() as client:
         found = client.get(request)
     session.out.show(found, lambda console: render.request(console, found))
+
+
+@session_command(app, "save")
+def save(
+    session: Session,
+    request: RequestArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files are saved.")
+    ] = Path("quickthaw-output"),
+) -> None:
+    """Fetch the files of a request that has ended, as `quickthaw run` does."""
+    from quickthaw.cli.running import as_json, check_folder, save_files
+
+    with session.client() as client:
+        found = client.get(request)
+        check_folder(output)
+        files = save_files(client, found, output)
+
+    def render(console: Console) -> None:
+        for path in files:
+            console.print(str(path), markup=False)
+        if not files:
+            console.print(f"[dim]{request} is {found.state}: it has no files[/dim]")
+
+    session.out.show(as_json(found, files), render)
 
 
 @session_command(app, "cancel")

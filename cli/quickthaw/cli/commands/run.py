@@ -80,11 +80,13 @@ def run(
     ```
     """
     from quickthaw.cli.progress import choose_view
-    from quickthaw.cli.running import EventPrinter, save_files
+    from quickthaw.cli.running import EventPrinter, check_folder, save_files
+    from quickthaw.wire.errors import QuickthawError
 
     with session.client() as client:
         previews = stream or (sys.stderr.isatty() and not session.out.as_json)
         values = read_inputs(client, model, inputs or [], previews)
+        check_folder(output)
         printer = EventPrinter(session.out, output, enabled=stream)
         view = choose_view(quiet=stream or session.out.as_json)
 
@@ -100,7 +102,12 @@ def run(
             if printer.request_id:
                 print(f"cancelled request {printer.request_id}", file=sys.stderr)
             raise
-        files = save_files(client, request, output)
+        try:
+            files = save_files(client, request, output)
+        except (OSError, QuickthawError):
+            again = f"quickthaw requests save {request.request_id}"
+            print(f"the request succeeded; `{again}` fetches its files", file=sys.stderr)
+            raise
         if stream:
             printer.finish(request, files)
         else:
@@ -111,13 +118,9 @@ def _show(session: Session, request: Request, files: list[Path]) -> None:
     from quickthaw.cli.running import as_json
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import receipt
+        from quickthaw.cli.render import ended
 
-        for path in files:
-            console.print(str(path), markup=False)
-        console.print(f"[dim]request  {request.request_id}[/dim]")
-        if request.receipt is not None:
-            receipt(console, request.receipt)
+        ended(console, request, files)
 
     session.out.show(as_json(request, files), render)
 
