@@ -21,8 +21,11 @@ _STATE_STYLES = {
     RequestState.LOADING: "cyan",
 }
 
-_IN_ONE_PIECE = frozenset({"request", "worker", "key", "state"})
+_IN_ONE_PIECE = frozenset({"request", "worker", "key", "state", "load", "price", "rate"})
 """Headings of what people copy from a table: a narrow terminal folds other columns first."""
+
+FOLD_COLUMNS_MIN = 11
+"""No column is folded to fewer."""
 
 
 def money(nanodollars: float) -> str:
@@ -70,22 +73,29 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[object]], right: str 
 
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     aligned = set(right.split())
-    for heading in headings:
+    cells = [[str(cell) for cell in row] for row in rows]
+    for index, heading in enumerate(headings):
+        longest = max((len(row[index]) for row in cells), default=0)
         made.add_column(
             heading,
             justify="right" if heading in aligned else "left",
             overflow="fold",
-            no_wrap=heading in _IN_ONE_PIECE or heading in aligned,
+            no_wrap=heading in _IN_ONE_PIECE,
+            min_width=min(FOLD_COLUMNS_MIN, longest),
         )
-    for row in rows:
-        made.add_row(*(str(cell) for cell in row))
+    for row in cells:
+        made.add_row(*row)
     return made
 
 
 def listing(console: Console, listed: Table, nothing: str) -> None:
     """The table, or what to say when it has no rows."""
     if listed.row_count:
-        console.print(listed)
+        # A terminal that is too narrow even so breaks the lines itself: better than one letter
+        # a line.
+        needed = console.measure(listed).minimum
+        listed.min_width = needed
+        console.print(listed, width=max(console.width, needed), crop=False)
     else:
         console.print(f"[dim]{nothing}[/dim]")
 

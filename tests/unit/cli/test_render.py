@@ -4,6 +4,7 @@ import io
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from quickthaw.cli import render
 from quickthaw.cli.preview import half_blocks
@@ -62,3 +63,15 @@ def test_what_is_no_picture_has_no_preview() -> None:
 def test_files_are_named_after_model_and_request() -> None:
     assert file_stem("quickthaw/shapes", "req_0123456789abcdef") == "shapes-89abcdef"
     assert file_stem("../..", "..") == "output-"
+
+
+def test_a_narrow_terminal_breaks_no_id_and_folds_no_column_to_letters() -> None:
+    told = io.StringIO()
+    request_id = "req_01m82j4t8z3s64q9wd8yec"
+    row = (request_id, "quickthaw/shapes", "succeeded", "2026-11-22 21:21:10", "$0.00004376")
+    headings = ("request", "model", "state", "submitted", "price")
+    console = Console(file=told, width=40)
+    render.listing(console, render.table(headings, [row], "price"), "none")
+    (line,) = [line for line in told.getvalue().splitlines() if request_id in line]
+    assert "quickthaw/" in line
+    assert "$0.00004376" in line
