@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import statistics
 import sys
@@ -132,14 +133,14 @@ async def ray_serve_noop(callers: int) -> AsyncIterator[NoOp]:
     import ray
     from ray import serve
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
-    @serve.deployment(max_ongoing_requests=4 * callers)
-    class Deployment:
+    class Echo:
         async def __call__(self, text: str) -> str:
             return text
 
-    handle = await asyncio.to_thread(serve.run, Deployment.bind())
+    deployment = serve.deployment(max_ongoing_requests=4 * callers)(Echo)
+    handle = await asyncio.to_thread(serve.run, deployment.bind())
 
     async def call() -> None:
         assert await handle.remote("{}") == "{}"
