@@ -93,9 +93,10 @@ def listing(console: Console, listed: Table, nothing: str) -> None:
     if listed.row_count:
         # A terminal that is too narrow even so breaks the lines itself: better than one letter
         # a line.
-        needed = console.measure(listed).minimum
-        listed.min_width = needed
-        console.print(listed, width=max(console.width, needed), crop=False)
+        unbounded = console.options.update(max_width=10_000)
+        needed = console.measure(listed, options=unbounded).minimum
+        console.width = max(console.width, needed)
+        console.print(listed, crop=False)
     else:
         console.print(f"[dim]{nothing}[/dim]")
 
