@@ -200,6 +200,25 @@ async def test_one_impossible_write_does_not_take_its_batch_with_it(store: Store
     assert set(await recovered(store)) == {"req_000001", "req_000002", "req_000003"}
 
 
+async def test_a_write_that_no_store_would_take_is_told_and_not_tried_for_ever(
+    store: Store,
+) -> None:
+    """A statement without one of its values: nothing that waiting mends, even for what happened."""
+    attempt = rows.an_attempt(rows.a_job(1))
+    [first, *others] = rows.place(attempt)
+    maimed = Row(first.statement, {k: v for k, v in first.values.items() if k != "worker_id"})
+    results = await asyncio.gather(
+        store.journal.offer(rows.submit(rows.a_job(1))),
+        store.journal.keep([maimed, *others]),
+        store.journal.offer(rows.submit(rows.a_job(2))),
+        return_exceptions=True,
+    )
+    assert isinstance(results[1], errors.Internal)
+    assert (results[0], results[2]) == (None, None)
+    assert not store.journal.faulty
+    assert set(await recovered(store)) == {"req_000001", "req_000002"}
+
+
 async def test_an_idempotency_key_is_found_until_its_retention_ends(store: Store) -> None:
     job = rows.a_job(submitted_ms=5_000)
     await store.journal.offer(rows.submit(job, ("key", "print")))

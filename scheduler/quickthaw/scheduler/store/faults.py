@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from quickthaw.wire import errors
 
 RETRY_DELAY_SECONDS = 2.0
 """What a caller is told when the store refuses; the journal itself tries again sooner."""
+
+ROW_FAULTS = (IntegrityError, DataError, ProgrammingError)
+"""What no store would take, now or later: a bug of ours, never an outage to wait out."""
 
 _POSTGRES_DISK_FULL = "53100"
 # Class 53 is insufficient resources, 57 operator intervention, 58 system errors, 08 connections,
@@ -27,7 +36,7 @@ def store_fault(error: Exception) -> errors.QuickthawError:
             "the disk under the store is full, so nothing can be accepted; free space on it",
             retry_delay_seconds=RETRY_DELAY_SECONDS,
         )
-    if isinstance(error, IntegrityError) or not isinstance(error, SQLAlchemyError):
+    if isinstance(error, ROW_FAULTS) or not isinstance(error, SQLAlchemyError):
         return errors.Internal(f"the store refused a row: {_one_line(cause)}")
     if isinstance(cause, sqlite3.Error) or _passes(cause):
         return errors.StoreUnavailable(

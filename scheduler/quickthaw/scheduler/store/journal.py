@@ -28,10 +28,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DataError, IntegrityError
 
 from quickthaw.scheduler.store.database import Writer
-from quickthaw.scheduler.store.faults import store_fault
+from quickthaw.scheduler.store.faults import ROW_FAULTS, store_fault
 from quickthaw.scheduler.store.statements import Row, Statement, Statements, Value
 from quickthaw.scheduler.store.superseded import without_superseded
 from quickthaw.wire import errors
@@ -219,7 +218,7 @@ class Journal:
     def _commit(self, batch: list[_Write]) -> None:
         try:
             self._transaction(batch)
-        except (IntegrityError, DataError) as error:
+        except ROW_FAULTS as error:
             # Some row is at fault: the others must not fail with it.
             if len(batch) == 1:
                 self._fail(batch, error)
@@ -238,7 +237,7 @@ class Journal:
         try:
             with connection.begin():
                 self._execute(connection, batch)
-        except (IntegrityError, DataError):
+        except ROW_FAULTS:
             raise
         except Exception:
             # Whatever state it is in, a fresh connection is cheaper than reasoning about this one.
