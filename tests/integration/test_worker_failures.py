@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from quickthaw.snapshot import Loader, SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.worker import drawing
 from support.fake_scheduler import FakeScheduler
+from support.full_disk import no_file_grows_beyond
 from support.studio import (
     FAILED,
     PROMPT,
@@ -101,22 +100,11 @@ async def test_a_catalog_that_names_another_family_is_told(studio: Studio) -> No
     assert "of the family 'sd', not 'sdxl'" in end.failure.message
 
 
-@contextmanager
-def _no_file_grows_beyond(size_bytes: int) -> Iterator[None]:
-    """The operating system refuses longer files, as it refuses all on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 async def test_a_full_blob_store_fails_the_request_by_name_and_leaves_nothing(
     studio: Studio,
 ) -> None:
     await studio.draw("sd")
-    with _no_file_grows_beyond(1000):
+    with no_file_grows_beyond(1000):
         attempt = studio.assign("sd", num_images=2)
         end = await studio.session.finished(attempt)
     assert (end.outcome, end.failure.reason) == (FAILED, "STORAGE_FULL")

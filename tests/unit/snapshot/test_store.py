@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from quickthaw.wire.errors import (
     SnapshotInvalid,
     StorageFull,
 )
+from support.full_disk import no_file_grows_beyond
 from support.snapshots import BUILDERS, MIB, flip_bit
 
 
@@ -176,14 +176,11 @@ def test_a_crash_in_the_middle_of_packing_leaves_the_store_clean(
 
 def test_a_full_disk_is_storage_full_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     pipeline = BUILDERS["sd"](5)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Over the file size limit the kernel refuses as it does on a full disk, for root as well.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB // 4, hard))
-    try:
-        with pytest.raises(StorageFull, match="free some space") as caught:
-            pack(pipeline, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        no_file_grows_beyond(MIB // 4),
+        pytest.raises(StorageFull, match="free some space") as caught,
+    ):
+        pack(pipeline, tmp_path)
     assert str(tmp_path) in caught.value.metadata["path"]
     store = SnapshotStore(tmp_path)
     assert list(store) == []

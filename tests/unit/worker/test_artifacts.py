@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +10,10 @@ import pytest
 from quickthaw.wire.errors import SettingsInvalid, StorageFull, StoreUnavailable
 from quickthaw.worker.artifacts import ArtifactStore, open_store
 from quickthaw.worker.attempts import OutputFile
+from support.full_disk import no_file_grows_beyond
 
 SMALL = OutputFile("small.png", "image/png", b"x" * 100, 8, 8)
 LARGE = OutputFile("large.png", "image/png", b"x" * 100_000, 8, 8)
-
-
-@pytest.fixture
-def files_at_most_1000_bytes() -> Iterator[None]:
-    """The operating system refuses longer files, as it refuses all on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def files_under(folder: Path) -> list[Path]:
@@ -49,9 +39,8 @@ async def test_a_second_attempt_replaces_the_files_of_the_first(tmp_path: Path) 
     assert (tmp_path / "artifacts" / "r1" / "small.png").read_bytes() == b"new"
 
 
-@pytest.mark.usefixtures("files_at_most_1000_bytes")
 async def test_a_full_store_is_named_and_nothing_of_the_request_stays(tmp_path: Path) -> None:
-    with pytest.raises(StorageFull) as failed:
+    with no_file_grows_beyond(len(LARGE.data) // 2), pytest.raises(StorageFull) as failed:
         await a_store(tmp_path).put_all("r1", [SMALL, LARGE])
     assert str(tmp_path) in failed.value.message
     assert "large.png" in failed.value.message
