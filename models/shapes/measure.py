@@ -30,7 +30,7 @@ SMALLEST_REGION = 12
 """Regions of fewer pixels are specks, not figures."""
 LEAST_OVERLAP = 0.8
 """Intersection over union below which a region has no shape."""
-SLIMMEST = 1.4
+SLIMMEST = 1.33
 """A region longer than this many times its width, or the reverse, has no shape."""
 
 GROWTHS = (-1.0, 0.0, 1.0, 2.0, 3.0)
