@@ -153,7 +153,7 @@ class RayFleet:
         gpus = 1 if spec.device.startswith("cuda") else 0
         decorated: Callable[..., Any] = self._ray.remote(WorkerHost)
         options = {"num_cpus": HOST_CPUS, "num_gpus": gpus, "max_restarts": 0}
-        return decorated.options(**options).remote()  # type: ignore[attr-defined]
+        return decorated.options(**options).remote()  # type: ignore[attr-defined]  # Ray types it as a class
 
     def _reachable(self, scheduler: str) -> str:
         """A scheduler that listens on all addresses is told to workers by this node's own."""
