@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quickthaw.snapshot.copiers.choose import cached_fraction
+from quickthaw.snapshot.copiers import cached_fraction
 
 COLD_FRACTION_MAX = 0.01
 

@@ -27,10 +27,12 @@ from quickthaw.snapshot.format import (
     read_header,
 )
 from quickthaw.snapshot.hashes import BLOCK_BYTES
+from quickthaw.snapshot.headers import read_component_header
 from quickthaw.snapshot.manifest_json import parse_manifest
 from quickthaw.snapshot.tensors import DTYPES, contents, views
-from quickthaw.snapshot.transfer import Transfer, read_component_header
+from quickthaw.snapshot.transfer import Transfer
 from quickthaw.wire.errors import SnapshotCorrupt, SnapshotInvalid
+from support.transfers import fill
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20
@@ -103,7 +105,7 @@ def test_any_tensors_round_trip_and_open_with_safetensors(
         header = read_component_header(path, component)
         device = CpuDevice(1 << 24)
         buffer = device.allocate(component.data_bytes)
-        transfer.from_file(component, path, None, buffer, verify=True, on_bytes=lambda _: None)
+        fill(transfer, component, path, None, buffer)
         ours = views(buffer.data, header)
         assert ours.keys() == tensors.keys()
         theirs = load_file(path)
@@ -190,7 +192,7 @@ def test_no_damage_gets_past_a_verifying_load(
     buffer = CpuDevice(1 << 20).allocate(component.data_bytes)
     try:
         header = read_component_header(path, component)
-        transfer.from_file(component, path, None, buffer, verify=True, on_bytes=lambda _: None)
+        fill(transfer, component, path, None, buffer)
     except (SnapshotCorrupt, SnapshotInvalid):
         refused = True
     else:

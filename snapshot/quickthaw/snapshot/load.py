@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from quickthaw.snapshot.classes import Role, resolve
+from quickthaw.snapshot.copiers import Origin
 from quickthaw.snapshot.device import Device
 from quickthaw.snapshot.format import Header, Problem, invalid
+from quickthaw.snapshot.headers import read_component_header
 from quickthaw.snapshot.loaded import LoadedModel
 from quickthaw.snapshot.manifest import Component, Manifest
 from quickthaw.snapshot.modules import Modules
@@ -24,7 +26,6 @@ from quickthaw.snapshot.skeleton import SkeletonPool
 from quickthaw.snapshot.slab import Slab
 from quickthaw.snapshot.store import Snapshot, SnapshotStore
 from quickthaw.snapshot.tiers import Residency, Tier
-from quickthaw.snapshot.transfer import read_component_header
 from quickthaw.wire.errors import QuickthawError
 
 OnProgress = Callable[[LoadProgress], None]
@@ -48,8 +49,9 @@ class Loader:
 
     `readers`: threads that read, check and copy one component. `retain_pinned`: whether what is
     read from disk stays in the slab for the next load. A component that finds no room there streams
-    through, so the slab may be smaller than a model. Nothing is ever evicted unasked: a load that
-    lacks VRAM raises `ResourceExhausted`.
+    through, so the slab may be smaller than a model. `origins`: where components come from whose
+    file is not on this machine, the first that has one wins. Nothing is ever evicted
+    unasked: a load that lacks VRAM raises `ResourceExhausted`.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class Loader:
         *,
         readers: int = 8,
         retain_pinned: bool = True,
+        origins: Sequence[Origin] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._store = store
+        self._origins = tuple(origins)
         self._clock = clock
         self._skeletons = SkeletonPool()
         self._modules = Modules(self._skeletons)
@@ -74,6 +78,7 @@ class Loader:
             self._modules,
             readers=readers,
             retain_pinned=retain_pinned,
+            origins=self._origins,
             clock=clock,
         )
         self._lock = threading.Lock()
@@ -217,7 +222,7 @@ class Loader:
     def _header(self, part: Component) -> Header:
         if (known := self._headers.get(part.digest)) is None:
             path = self._store.component_path(part.digest)
-            known = self._headers[part.digest] = read_component_header(path, part)
+            known = self._headers[part.digest] = read_component_header(path, part, self._origins)
         return known
 
 

@@ -21,7 +21,9 @@ class ComponentReport:
     nbytes: int
     source: Tier
     copier: str | None
-    """The I/O path, where a file was read."""
+    """The source's name, where bytes were read: `direct`, `page_cache`, `delta`..."""
+    why: str
+    """What made it the source, for people; empty where nothing was read."""
     read_seconds: float
     copy_seconds: float
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from quickthaw.snapshot.copiers import Origin, Source, open_source
 from quickthaw.snapshot.device import Device, DeviceBuffer
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.modules import Modules
@@ -17,7 +18,7 @@ from quickthaw.snapshot.transfer import Transfer, Transferred
 from quickthaw.wire.errors import InvalidArgument, NotFound, ResourceExhausted
 
 OnBytes = Callable[[int], None]
-_ALREADY_THERE = Transferred(None, 0.0, 0.0)
+_ALREADY_THERE = Transferred(None, "", 0.0, 0.0)
 
 
 class Residents:
@@ -35,6 +36,7 @@ class Residents:
         *,
         readers: int,
         retain_pinned: bool,
+        origins: Sequence[Origin] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._store = store
@@ -42,6 +44,7 @@ class Residents:
         self._slab = slab
         self._modules = modules
         self._retain_pinned = retain_pinned
+        self._origins = tuple(origins)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="snapshot-reader")
         self._transfer = Transfer(slab, device, self._readers, readers, clock)
         self._tiers = Tiers()
@@ -86,8 +89,7 @@ class Residents:
                     finally:
                         pinned.release()
                 else:
-                    source = Tier.DISK
-                    moved = self._read(component, buffer, verify=verify, on_bytes=on_bytes)
+                    source, moved = self._read(component, buffer, verify=verify, on_bytes=on_bytes)
             except BaseException:
                 buffer.free()
                 raise
@@ -96,24 +98,27 @@ class Residents:
 
     def _read(
         self, component: Component, buffer: DeviceBuffer | None, *, verify: bool, on_bytes: OnBytes
-    ) -> Transferred:
+    ) -> tuple[Tier, Transferred]:
         room = self._room(component, required=buffer is None)
         try:
-            moved = self._transfer.from_file(
-                component,
-                self._store.component_path(component.digest),
-                room,
-                buffer,
-                verify=verify,
-                on_bytes=on_bytes,
-            )
+            source = self._open(component)
+            try:
+                moved = self._transfer.from_source(
+                    component, source, room, buffer, verify=verify, on_bytes=on_bytes
+                )
+            finally:
+                source.close()
         except BaseException:
             if room is not None:
                 room.release()
             raise
         if room is not None:
             self._tiers.put_pinned(component.digest, room)
-        return moved
+        return source.tier, moved
+
+    def _open(self, component: Component) -> Source:
+        path = self._store.component_path(component.digest)
+        return open_source(path, component, self._origins, self._open)
 
     def _room(self, component: Component, *, required: bool) -> SlabRange | None:
         if not (required or self._retain_pinned):
@@ -147,8 +152,8 @@ class Residents:
                         pinned.release()
                         on_bytes(component.data_bytes)
                         return _reported(component, Tier.PINNED, _ALREADY_THERE)
-                    moved = self._read(component, None, verify=verify, on_bytes=on_bytes)
-                    return _reported(component, Tier.DISK, moved)
+                    source, moved = self._read(component, None, verify=verify, on_bytes=on_bytes)
+                    return _reported(component, source, moved)
             case _:
                 raise InvalidArgument(f"a component cannot be promoted to {to.value}")
 
@@ -192,6 +197,7 @@ def _reported(component: Component, source: Tier, moved: Transferred) -> Compone
         nbytes=component.data_bytes,
         source=source,
         copier=moved.copier,
+        why=moved.why,
         read_seconds=moved.read_seconds,
         copy_seconds=moved.copy_seconds,
     )

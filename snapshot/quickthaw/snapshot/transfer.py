@@ -7,23 +7,20 @@ overlap within one file. A component that has no room in the slab streams throug
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from quickthaw.snapshot.copiers import Copier, choose
+from quickthaw.snapshot.copiers import Source
 from quickthaw.snapshot.device import Device, DeviceBuffer
-from quickthaw.snapshot.files import open_regular
-from quickthaw.snapshot.format import Header, check_aligned, parse_header
-from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash, sha256_hex
+from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash
+from quickthaw.snapshot.headers import corrupt
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.slab import Slab, SlabRange, pieces
-from quickthaw.wire.errors import SettingsInvalid, SnapshotCorrupt
+from quickthaw.wire.errors import SettingsInvalid
 
 SPAN_BYTES = 4 * BLOCK_BYTES
 COPY_BYTES = 64 * 1024 * 1024
@@ -34,6 +31,7 @@ class Transferred:
     """Seconds as in `ComponentReport`."""
 
     copier: str | None
+    why: str
     read_seconds: float
     copy_seconds: float
 
@@ -55,23 +53,6 @@ class _Times:
         with self.lock:
             if self.copy_from is None:
                 self.copy_from = self.clock()
-
-
-def read_component_header(path: Path, component: Component) -> Header:
-    """The checked layout of a component file; raises `SnapshotCorrupt` if it was changed."""
-    with os.fdopen(open_regular(path), "rb") as file:
-        raw = file.read(component.data_start)
-        file_bytes = os.fstat(file.fileno()).st_size
-    where = f"component {component.name} ({path})"
-    if sha256_hex(raw) != component.header_digest:
-        raise _corrupt(component, path, "the header differs from the manifest", block=None)
-    if file_bytes != component.file_bytes:
-        raise _corrupt(
-            component, path, f"{file_bytes} bytes long, not {component.file_bytes}", block=None
-        )
-    header = parse_header(raw, component.data_bytes, where)
-    check_aligned(header, where)
-    return header
 
 
 class Transfer:
@@ -96,10 +77,10 @@ class Transfer:
         self._reader_count = reader_count
         self._clock = clock
 
-    def from_file(
+    def from_source(
         self,
         component: Component,
-        path: Path,
+        source: Source,
         room: SlabRange | None,
         buffer: DeviceBuffer | None,
         *,
@@ -110,21 +91,12 @@ class Transfer:
 
         Blocks until everything has arrived. On an error nothing reads or writes either any more.
         """
-        copier = choose(path, component.file_bytes)
         times = _Times(self._clock)
         began = self._clock()
-        flags = copier.open_flags
-        descriptor = open_regular(path, flags=flags)
-        try:
-            with self._places(component, room) as places, self._arrived(buffer):
-                job = _FileJob(
-                    component, path, descriptor, copier, places, buffer, verify, on_bytes
-                )
-                self._run(job, times)
-        finally:
-            os.close(descriptor)
+        with self._places(component, room) as places, self._arrived(buffer):
+            self._run(_Job(component, source, places, buffer, verify, on_bytes), times)
         copied = 0.0 if times.copy_from is None else self._clock() - times.copy_from
-        return Transferred(copier.name, max(times.read_until - began, 0.0), copied)
+        return Transferred(source.name, source.why, max(times.read_until - began, 0.0), copied)
 
     def from_pinned(
         self, room: SlabRange, nbytes: int, buffer: DeviceBuffer, on_bytes: Callable[[int], None]
@@ -136,7 +108,7 @@ class Transfer:
             for start, size in pieces(room.offset, nbytes, COPY_BYTES):
                 self._device.copy(buffer, start, view[start : start + size])
                 on_bytes(size)
-        return Transferred(None, 0.0, self._clock() - began)
+        return Transferred(None, "", 0.0, self._clock() - began)
 
     @contextmanager
     def _arrived(self, buffer: DeviceBuffer | None) -> Iterator[None]:
@@ -160,7 +132,7 @@ class Transfer:
                 slots.put((start, size))
             yield _Places(staging, slots)
 
-    def _run(self, job: _FileJob, times: _Times) -> None:
+    def _run(self, job: _Job, times: _Times) -> None:
         spans: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         step = job.places.span_bytes
         total = job.component.data_bytes
@@ -186,7 +158,7 @@ class Transfer:
         for future in futures:
             future.result()
 
-    def _move(self, job: _FileJob, start: int, size: int, times: _Times) -> None:
+    def _move(self, job: _Job, start: int, size: int, times: _Times) -> None:
         with job.places.place(start, size) as (offset, view):
             job.read(start, size, view)
             times.read_done()
@@ -232,11 +204,9 @@ class _Places:
 
 
 @dataclass(frozen=True, slots=True)
-class _FileJob:
+class _Job:
     component: Component
-    path: Path
-    descriptor: int
-    copier: Copier
+    source: Source
     places: _Places
     buffer: DeviceBuffer | None
     verify: bool
@@ -245,26 +215,14 @@ class _FileJob:
     def read(self, start: int, size: int, view: memoryview) -> None:
         """Fills `view` from data byte `start` and checks it block by block."""
         part = self.component
-        count = self.copier.read_into(self.descriptor, part.data_start + start, view, size)
+        count = self.source.read_into(start, view, size)
         if count != size:
             block = (start + count) // BLOCK_BYTES
-            raise _corrupt(part, self.path, "the file was cut off", block=block)
+            raise corrupt(part, f"{self.source.name} ended too early", block=block)
         if not self.verify:
             return
         for offset in range(0, size, BLOCK_BYTES):
             block = (start + offset) // BLOCK_BYTES
             content = view[offset : min(offset + BLOCK_BYTES, size)]
             if block_hash(content) != part.block_hash(block):
-                raise _corrupt(part, self.path, "bytes differ from the manifest", block=block)
-
-
-def _corrupt(component: Component, path: Path, what: str, *, block: int | None) -> SnapshotCorrupt:
-    place, metadata = "", {"component": component.name, "digest": component.digest}
-    if block is not None:
-        offset = component.data_start + block * BLOCK_BYTES
-        place = f", block {block} (file offset {offset})"
-        metadata |= {"block": str(block), "offset": str(offset)}
-    return SnapshotCorrupt(
-        f"component {component.name}{place}: {what}; fetch or pack {path} again",
-        metadata=metadata,
-    )
+                raise corrupt(part, "bytes differ from the manifest", block=block)

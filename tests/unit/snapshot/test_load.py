@@ -204,13 +204,13 @@ def test_two_loads_at_once_read_each_component_once(
     store: SnapshotStore, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    from_file = Transfer.from_file
+    from_source = Transfer.from_source
 
     def counting(self: Transfer, component: Component, *args: Any, **settings: Any) -> Any:
         read.append(component.digest)
-        return from_file(self, component, *args, **settings)
+        return from_source(self, component, *args, **settings)
 
-    monkeypatch.setattr(Transfer, "from_file", counting)
+    monkeypatch.setattr(Transfer, "from_source", counting)
     gate = threading.Barrier(3)
     with a_loader(store) as loader, ThreadPoolExecutor(3) as pool:
 
@@ -304,7 +304,7 @@ def test_a_component_cut_off_after_its_header_was_read_is_corrupt(
         loader.prepare(digests["sd"])
         with damaged.component_path(part.digest).open("r+b") as file:
             file.truncate(part.data_start + 100)
-        with pytest.raises(SnapshotCorrupt, match="cut off"):
+        with pytest.raises(SnapshotCorrupt, match="ended too early"):
             loader.load(digests["sd"])
 
 

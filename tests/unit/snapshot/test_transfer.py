@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from quickthaw.snapshot import Component, CpuDevice, Kind, Slab, SnapshotStore
-from quickthaw.snapshot.copiers import DirectCopier, PageCacheCopier, choose
+from quickthaw.snapshot.copiers import DirectSource, PageCacheSource, Source, open_file
 from quickthaw.snapshot.format import TensorSpec
 from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.memory import Memory
@@ -22,6 +23,7 @@ from quickthaw.snapshot.transfer import Transfer
 from quickthaw.wire.errors import SettingsInvalid, SnapshotCorrupt
 from support.lagging_device import LaggingDevice
 from support.snapshots import MIB, flip_bit
+from support.transfers import fill
 
 DATA_BYTES = 9 * BLOCK_BYTES + 12_345
 
@@ -64,6 +66,10 @@ def readers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+def opened(path: Path, component: Component) -> Source:
+    return open_file(path, component.data_start, component.file_bytes)
+
+
 def drop_from_cache(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -99,7 +105,7 @@ def test_a_file_arrives_whole_streamed_or_pinned(
     told: list[int] = []
     if cold:
         drop_from_cache(path)
-    done = transfer.from_file(component, path, room, buffer, verify=True, on_bytes=told.append)
+    done = fill(transfer, component, path, room, buffer, told.append)
     assert done.copier == ("direct" if cold else "page_cache")
     assert sum(told) == DATA_BYTES
     assert done.read_seconds > 0
@@ -121,7 +127,7 @@ def test_the_damaged_block_and_its_place_are_named(
     transfer = Transfer(slab, device, readers, 3, time.perf_counter)
     room = slab.allocate(component.data_bytes)
     with pytest.raises(SnapshotCorrupt) as caught:
-        transfer.from_file(component, path, room, None, verify=True, on_bytes=lambda _: None)
+        fill(transfer, component, path, room, None)
     assert caught.value.metadata["component"] == "unet"
     assert caught.value.metadata["block"] == str(block)
     assert caught.value.metadata["offset"] == str(offset)
@@ -145,7 +151,7 @@ def test_no_reader_is_left_running_when_one_fails(
     transfer = Transfer(slab, CpuDevice(MIB), readers, 2, time.perf_counter)
     room = slab.allocate(component.data_bytes)
     with pytest.raises(KeyError, match="first reader"):
-        transfer.from_file(component, path, room, None, verify=True, on_bytes=on_bytes)
+        fill(transfer, component, path, room, None, on_bytes)
     assert finished.is_set()
 
 
@@ -154,26 +160,27 @@ def test_both_io_paths_read_the_same_bytes(nbytes: int, tmp_path: Path) -> None:
     content = random.Random(nbytes).randbytes(4096 + nbytes)
     file = tmp_path / "file"
     file.write_bytes(content)
-    for copier in (PageCacheCopier(), DirectCopier()):
-        target = Memory(nbytes + 4096).view
-        descriptor = os.open(file, os.O_RDONLY | copier.open_flags)
-        try:
-            assert copier.read_into(descriptor, 4096, target, nbytes) == nbytes
+    for source in (
+        PageCacheSource(os.open(file, os.O_RDONLY), 4096, ""),
+        DirectSource(os.open(file, os.O_RDONLY | os.O_DIRECT), 4096, ""),
+    ):
+        with closing(source):
+            target = Memory(nbytes).view
+            assert source.read_into(0, target, nbytes) == nbytes
             assert target[:nbytes] == content[4096:]
-            short = copier.read_into(descriptor, 4096, Memory(nbytes + 9000).view, nbytes + 5000)
+            short = source.read_into(0, Memory(nbytes + 5000).view, nbytes + 5000)
             assert short == nbytes
-        finally:
-            os.close(descriptor)
 
 
 def test_cold_files_go_past_the_page_cache_and_warm_ones_through_it(
     path: Path, component: Component
 ) -> None:
     hashlib.sha256(path.read_bytes())
-    assert choose(path, component.file_bytes).name == "page_cache"
+    assert opened(path, component).name == "page_cache"
     drop_from_cache(path)
-    assert choose(path, component.file_bytes).name == "direct"
-    assert choose(path, 1000).name == "page_cache", "too small to matter"
+    with closing(opened(path, component)) as cold:
+        assert (cold.name, cold.why) == ("direct", "0% is in the page cache")
+    assert open_file(path, 4096, 1000).name == "page_cache", "too small to matter"
 
 
 @pytest.mark.parametrize("staging_bytes", [BLOCK_BYTES, 3 * BLOCK_BYTES])
@@ -191,11 +198,11 @@ def test_nothing_is_overwritten_before_its_copy_has_happened(
     transfer = Transfer(slab, device, readers, 3, time.perf_counter)
     room = slab.allocate(component.data_bytes) if pinned else None
     buffer = device.allocate(component.data_bytes)
-    transfer.from_file(component, path, room, buffer, verify=True, on_bytes=lambda _: None)
+    fill(transfer, component, path, room, buffer)
     assert buffer.data[:DATA_BYTES].numpy().tobytes() == content
     if room is not None:
         again = device.allocate(component.data_bytes)
-        transfer.from_pinned(room, DATA_BYTES, again, lambda _: None)
+        transfer.from_pinned(room, DATA_BYTES, again)
         room.view[:DATA_BYTES] = bytes(DATA_BYTES)
         assert again.data[:DATA_BYTES].numpy().tobytes() == content
 
@@ -214,7 +221,7 @@ def test_a_load_that_is_given_up_leaves_no_copy_under_way(
     room = slab.allocate(component.data_bytes)
     buffer = device.allocate(component.data_bytes)
     with pytest.raises(KeyError, match="given up"):
-        transfer.from_file(component, path, room, buffer, verify=True, on_bytes=give_up)
+        fill(transfer, component, path, room, buffer, give_up)
     assert device.pending == []
     with pytest.raises(KeyError, match="given up"):
         transfer.from_pinned(room, DATA_BYTES, buffer, give_up)

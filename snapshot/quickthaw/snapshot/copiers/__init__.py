@@ -1,6 +1,10 @@
-"""Ways of reading a file into memory."""
+"""Ways to a component's bytes."""
 
-from quickthaw.snapshot.copiers.base import Copier as Copier
-from quickthaw.snapshot.copiers.choose import choose as choose
-from quickthaw.snapshot.copiers.direct import DirectCopier as DirectCopier
-from quickthaw.snapshot.copiers.pread import PageCacheCopier as PageCacheCopier
+from quickthaw.snapshot.copiers.base import OpenComponent as OpenComponent
+from quickthaw.snapshot.copiers.base import Origin as Origin
+from quickthaw.snapshot.copiers.base import Source as Source
+from quickthaw.snapshot.copiers.cached import cached_fraction as cached_fraction
+from quickthaw.snapshot.copiers.choose import open_file as open_file
+from quickthaw.snapshot.copiers.choose import open_source as open_source
+from quickthaw.snapshot.copiers.direct import DirectSource as DirectSource
+from quickthaw.snapshot.copiers.page_cache import PageCacheSource as PageCacheSource

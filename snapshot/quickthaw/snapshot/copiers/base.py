@@ -1,25 +1,76 @@
-"""The port for ways of getting a file's bytes into memory."""
+"""The port for bytes: whatever can fill memory with a component's data section."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+from quickthaw.snapshot.manifest import Component
+from quickthaw.snapshot.tiers import Tier
 
-class Copier(Protocol):
-    """One I/O path. Stateless and thread-safe; calls release the GIL while they wait."""
+PAGE_BYTES = 4096
+
+
+class Source(Protocol):
+    """One component's data section, opened for one load. Thread-safe.
+
+    What it delivers is checked against the manifest by whoever reads (`transfer.py`), block by
+    block, so a source need not trust where its bytes come from.
+    """
 
     @property
-    def name(self) -> str: ...
-
-    @property
-    def open_flags(self) -> int:
-        """What to add to the flags that the file is opened with."""
+    def name(self) -> str:
+        """One word for the report and the receipt: `direct`, `page_cache`, `delta`, `peer`..."""
         ...
 
-    def read_into(self, descriptor: int, offset: int, target: memoryview, nbytes: int) -> int:
-        """Reads up to `nbytes` from byte `offset`; returns how many, fewer only at the end of file.
+    @property
+    def why(self) -> str:
+        """Half a sentence for the report: what was true that made this the source."""
+        ...
 
-        `offset` is a multiple of 4096. `target` is page-aligned and as long as `nbytes` rounded up
-        to 4096; the bytes after `nbytes` may be overwritten.
+    @property
+    def tier(self) -> Tier:
+        """What a load from here counts as: disk or remote."""
+        ...
+
+    @property
+    def span_bytes(self) -> int:
+        """What to ask for at once, a multiple of 4 MiB."""
+        ...
+
+    @property
+    def readers(self) -> int:
+        """How many threads to read with."""
+        ...
+
+    def read_into(self, start: int, target: memoryview, nbytes: int) -> int:
+        """Puts data bytes `start` to `start + nbytes` into `target`; returns how many it got.
+
+        Fewer only where the source ends too early. `start` is a multiple of 4 MiB. `target` is
+        page-aligned and as long as `nbytes` rounded up to 4096; the bytes after `nbytes` may be
+        overwritten. Releases the GIL while it waits. May raise any `QuickthawError`.
         """
+        ...
+
+    def close(self) -> None:
+        """Called once, when no thread reads any more, also after an error."""
+        ...
+
+
+OpenComponent = Callable[[Component], Source]
+"""Opens another component wherever it is fastest: in host memory, on disk, at an origin."""
+
+
+class Origin(Protocol):
+    """A way to components whose file is not on this machine: assembled here, or fetched.
+
+    Both methods return None for what this origin has not got; the next one is asked then.
+    """
+
+    def header(self, component: Component) -> bytes | None:
+        """The file's first `component.data_start` bytes; the caller checks their digest."""
+        ...
+
+    def open(self, component: Component, others: OpenComponent) -> Source | None:
+        """`others` opens what this one is built upon, such as the base of a delta."""
         ...
