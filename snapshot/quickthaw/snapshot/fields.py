@@ -99,6 +99,10 @@ class Fields:
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._values))
 
+    def __contains__(self, key: str) -> bool:
+        """Whether an optional key is there, not yet asked for."""
+        return key in self._values
+
     def done(self) -> None:
         if self._values:
             self.fail(next(iter(self._values)), "is not a field of this version of the format")

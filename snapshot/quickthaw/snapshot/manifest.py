@@ -9,11 +9,16 @@ from enum import StrEnum
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.hashes import BLOCK_HASH_HEX_CHARS
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+"""The newest version; a manifest without any of its keys is written as version 1."""
 MANIFEST_FORMAT = "quickthaw-snapshot"
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 COMPONENTS_MAX = 32
 BLOB_BYTES_MAX = 256 * 1024 * 1024
+DELTA_LAYERS_MAX = 4
+"""How deep deltas may stand on one another."""
+ADAPTER_RANK_MAX = 1024
+ADAPTER_SCALE_MAX = 1024.0
 ATTENTION_KINDS = frozenset({"sdpa", "eager"})
 PROCESSOR_FILES = frozenset(
     {
@@ -38,6 +43,60 @@ class Kind(StrEnum):
     VAE = "vae"
     IMAGE_ENCODER = "image_encoder"
     SAFETY_CHECKER = "safety_checker"
+    ADAPTER = "adapter"
+    """Not a module: low-rank weights that are laid over one while a model runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaLayer:
+    """A file with the tensors in which one component differs from another of equal header."""
+
+    digest: str
+    header_digest: str
+    data_start: int
+    data_bytes: int
+    result: str
+    """The digest of the component that the base and the layers up to this one make."""
+
+    @property
+    def file_bytes(self) -> int:
+        return self.data_start + self.data_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A component as a stored one and what lies over it, the lowest layer first.
+
+    The chain is written out, so nothing but files is needed to follow it.
+    """
+
+    base: str
+    """The digest of a component that is stored in full."""
+    layers: tuple[DeltaLayer, ...]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Component digests from the base up; each is the one before with one layer over it."""
+        return (self.base, *(layer.result for layer in self.layers))
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What a LoRA's weights mean: each pair adds `up(down(x)) * scale * alpha / rank`."""
+
+    target: str
+    """The name of the component that it is laid over."""
+    rank: int
+    """The largest of any layer; each layer's own is its tensors' shape."""
+    alpha: float
+    alphas: Mapping[str, float]
+    """Layers whose alpha is another one."""
+    scale: float
+
+    def scaling(self, layer: str, rank: int, scale: float = 1.0) -> float:
+        """The factor of one layer; `scale` comes on top of the adapter's own."""
+        # The order of the operations is peft's, so that the last bit is the same.
+        return scale * self.scale * self.alphas.get(layer, self.alpha) / rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +118,10 @@ class Component:
     """XXH3-128 of each 4 MiB block of the data section, 32 hex digits each, in order."""
     aliases: Mapping[str, str]
     """Other names of a tied tensor, each mapped to the name it is stored under."""
+    delta: Delta | None = None
+    """How its bytes are stored, where that is not as a file of its own."""
+    adapter: Adapter | None = None
+    """Set for the kind `adapter` alone; then class, config and aliases are empty."""
 
     @property
     def file_bytes(self) -> int:
@@ -110,6 +173,15 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of the store: its path under the root, its SHA-256 and its size."""
+
+    path: str
+    digest: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A snapshot. `components` are in load order: the order in which a request needs them."""
 
@@ -142,6 +214,36 @@ class Manifest:
             for name, rule in properties.items()
             if isinstance(rule, dict) and "default" in rule
         }
+
+    @property
+    def modules(self) -> tuple[Component, ...]:
+        """The components that are parts of the pipeline."""
+        return tuple(part for part in self.components if part.adapter is None)
+
+    @property
+    def adapters(self) -> tuple[Component, ...]:
+        """The components that are laid over others, in the order in which they are added."""
+        return tuple(part for part in self.components if part.adapter is not None)
+
+    def files(self) -> tuple[StoredFile, ...]:
+        """All files that the snapshot needs beside its manifest, each once.
+
+        Of a component that is stored as a delta these are its base's and its layers'.
+        """
+        found: dict[str, StoredFile] = {}
+        for part in self.components:
+            stored = part.digest if part.delta is None else part.delta.base
+            # Equal headers make base and component equally long.
+            lines = [StoredFile(f"components/{stored}.safetensors", stored, part.file_bytes)]
+            for layer in () if part.delta is None else part.delta.layers:
+                path = f"deltas/{layer.digest}.safetensors"
+                lines.append(StoredFile(path, layer.digest, layer.file_bytes))
+            found |= {line.path: line for line in lines}
+        for processor in self.processors:
+            for blob in processor.files.values():
+                path = f"blobs/{blob.digest}"
+                found[path] = StoredFile(path, blob.digest, blob.bytes)
+        return tuple(found.values())
 
     def component(self, name: str) -> Component:
         for part in self.components:

@@ -8,19 +8,19 @@ therefore safe to build objects from.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from quickthaw.snapshot.classes import Role, check_class
 from quickthaw.snapshot.fields import Fields, JsonValue, check_config
 from quickthaw.snapshot.format import (
-    DATA_ALIGNMENT,
     DATA_BYTES_MAX,
     HEADER_BYTES_MAX,
     ITEM_BYTES,
     Problem,
     invalid,
 )
-from quickthaw.snapshot.hashes import BLOCK_BYTES, BLOCK_HASH_HEX_CHARS, is_digest, sha256_hex
+from quickthaw.snapshot.hashes import BLOCK_BYTES, BLOCK_HASH_HEX_CHARS, sha256_hex
 from quickthaw.snapshot.manifest import (
     ATTENTION_KINDS,
     BLOB_BYTES_MAX,
@@ -37,13 +37,22 @@ from quickthaw.snapshot.manifest import (
     Processor,
     Scheduler,
 )
+from quickthaw.snapshot.manifest_parts import (
+    NOT_OF_ADAPTERS,
+    adapter_document,
+    check_data_start,
+    delta_document,
+    digest_of,
+    parse_adapter,
+    parse_delta,
+)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The file's bytes. Equal manifests give equal bytes, hence equal digests."""
     document = {
         "format": MANIFEST_FORMAT,
-        "version": MANIFEST_VERSION,
+        "version": _version(manifest),
         "family": manifest.family,
         "title": manifest.title,
         "licence": manifest.licence,
@@ -82,8 +91,14 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return text.encode() + b"\n"
 
 
+def _version(manifest: Manifest) -> int:
+    """The oldest that has every key the manifest needs, so that old readers read what they can."""
+    extended = any(part.delta or part.adapter for part in manifest.components)
+    return 2 if extended else 1
+
+
 def _component_document(part: Component) -> dict[str, Any]:
-    return {
+    document: dict[str, Any] = {
         "name": part.name,
         "kind": part.kind.value,
         "class": part.class_path,
@@ -99,6 +114,13 @@ def _component_document(part: Component) -> dict[str, Any]:
         "blocks": part.blocks,
         "aliases": dict(part.aliases),
     }
+    if part.delta is not None:
+        document["delta"] = delta_document(part.delta)
+    if part.adapter is not None:
+        document["adapter"] = adapter_document(part.adapter)
+        for key in NOT_OF_ADAPTERS:
+            del document[key]
+    return document
 
 
 def manifest_digest(encoded: bytes) -> str:
@@ -112,8 +134,9 @@ def parse_manifest(encoded: bytes, where: str = "manifest.json") -> Manifest:
     fields = Fields.parse(encoded, where)
     if fields.text("format") != MANIFEST_FORMAT:
         fields.fail("format", f"must be {MANIFEST_FORMAT!r}")
-    if (version := fields.natural("version")) != MANIFEST_VERSION:
-        fields.fail("version", f"is {version}; this release reads version {MANIFEST_VERSION}")
+    version = fields.natural("version")
+    if not 1 <= version <= MANIFEST_VERSION:
+        fields.fail("version", f"is {version}; this release reads 1 to {MANIFEST_VERSION}")
     pipeline = fields.child("pipeline")
     manifest = Manifest(
         family=fields.text("family", chars_max=64),
@@ -122,7 +145,9 @@ def parse_manifest(encoded: bytes, where: str = "manifest.json") -> Manifest:
         created_by=fields.text("created_by"),
         pipeline_class=check_class(pipeline.text("class"), Role.PIPELINE, pipeline.path),
         pipeline_arguments=_arguments(pipeline),
-        components=tuple(map(_component, fields.children("components", COMPONENTS_MAX))),
+        components=tuple(
+            _component(each, version) for each in fields.children("components", COMPONENTS_MAX)
+        ),
         schedulers=tuple(map(_scheduler, fields.children("schedulers", COMPONENTS_MAX))),
         processors=tuple(map(_processor, fields.children("processors", COMPONENTS_MAX))),
         preview=_preview(fields),
@@ -144,54 +169,76 @@ def _arguments(pipeline: Fields) -> dict[str, JsonValue]:
     return arguments
 
 
-def _component(fields: Fields) -> Component:
+def _component(fields: Fields, version: int) -> Component:
     name = fields.identifier("name")
     kind = fields.text("kind")
-    if kind not in set(Kind):
-        fields.fail("kind", f"is {kind!r}; known: {', '.join(Kind)}")
-    attention = fields.optional_text("attention")
-    if attention is not None and attention not in ATTENTION_KINDS:
-        fields.fail("attention", f"is {attention!r}; allowed: {', '.join(sorted(ATTENTION_KINDS))}")
-    config = fields.mapping("config")
-    check_config(config, f"{fields.path}.config")
+    known = set(Kind) if version >= 2 else set(Kind) - {Kind.ADAPTER}
+    if kind not in known:
+        fields.fail("kind", f"is {kind!r}; known: {', '.join(sorted(known))}")
+    digest = digest_of(fields, "digest")
+    delta = adapter = None
+    if version >= 2 and "delta" in fields:
+        delta = parse_delta(fields.child("delta"), digest)
+    if kind == Kind.ADAPTER:
+        adapter = parse_adapter(fields.child("adapter"))
+        shape = _Shape("", {}, None, {})
+    else:
+        shape = _shape(fields)
     dtypes = fields.texts("dtypes", len(ITEM_BYTES))
     if unknown := set(dtypes) - ITEM_BYTES.keys():
         fields.fail("dtypes", f"unknown: {', '.join(sorted(unknown))}")
     part = Component(
         name=name,
         kind=Kind(kind),
-        class_path=check_class(fields.text("class"), Role.MODEL, f"{fields.path}.class"),
-        config=config,
-        attention=attention,
+        class_path=shape.class_path,
+        config=shape.config,
+        attention=shape.attention,
         dtypes=dtypes,
-        digest=_digest(fields, "digest"),
-        header_digest=_digest(fields, "header_digest"),
+        digest=digest,
+        header_digest=digest_of(fields, "header_digest"),
         data_start=fields.natural("data_start", 8 + HEADER_BYTES_MAX),
         data_bytes=fields.natural("data_bytes", DATA_BYTES_MAX),
         blocks=fields.text("blocks", chars_max=MANIFEST_BYTES_MAX),
-        aliases=fields.text_mapping("aliases"),
+        aliases=shape.aliases,
+        delta=delta,
+        adapter=adapter,
     )
     if fields.natural("block_bytes") != BLOCK_BYTES or fields.text("block_hash") != "xxh3-128":
         fields.fail("block_hash", f"must be xxh3-128 over blocks of {BLOCK_BYTES} bytes")
-    if part.data_start % DATA_ALIGNMENT or not part.data_start:
-        fields.fail("data_start", f"must be a multiple of {DATA_ALIGNMENT}")
+    check_data_start(fields, part.data_start)
     _check_blocks(part, fields)
     fields.done()
     return part
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How a component's module is built."""
+
+    class_path: str
+    config: dict[str, JsonValue]
+    attention: str | None
+    aliases: dict[str, str]
+
+
+def _shape(fields: Fields) -> _Shape:
+    attention = fields.optional_text("attention")
+    if attention is not None and attention not in ATTENTION_KINDS:
+        fields.fail("attention", f"is {attention!r}; allowed: {', '.join(sorted(ATTENTION_KINDS))}")
+    config = fields.mapping("config")
+    check_config(config, f"{fields.path}.config")
+    return _Shape(
+        check_class(fields.text("class"), Role.MODEL, f"{fields.path}.class"),
+        config,
+        attention,
+        fields.text_mapping("aliases"),
+    )
 
 
 def _check_blocks(part: Component, fields: Fields) -> None:
     count = -(-part.data_bytes // BLOCK_BYTES)
     if len(part.blocks) != count * BLOCK_HASH_HEX_CHARS or part.blocks.strip("0123456789abcdef"):
         fields.fail("blocks", f"must be {count} hashes of {BLOCK_HASH_HEX_CHARS} hex digits")
-
-
-def _digest(fields: Fields, key: str) -> str:
-    digest = fields.text(key)
-    if not is_digest(digest):
-        # Digests become file names, so this check is also what keeps paths inside the store.
-        fields.fail(key, f"is {digest!r:.80}, not a SHA-256 in lower-case hex")
-    return digest
 
 
 def _scheduler(fields: Fields) -> Scheduler:
@@ -215,7 +262,7 @@ def _processor(fields: Fields) -> Processor:
                 name, f"is not a file name allowed here: {', '.join(sorted(PROCESSOR_FILES))}"
             )
         blob = blobs.child(name)
-        files[name] = Blob(_digest(blob, "digest"), blob.natural("bytes", BLOB_BYTES_MAX))
+        files[name] = Blob(digest_of(blob, "digest"), blob.natural("bytes", BLOB_BYTES_MAX))
         blob.done()
     part = Processor(
         fields.identifier("name"),
@@ -247,8 +294,17 @@ def _check_names(manifest: Manifest, where: str) -> None:
     names += manifest.pipeline_arguments
     if len(names) != len(set(names)):
         _twice(next(name for name in names if names.count(name) > 1), where)
-    if not manifest.components:
-        invalid(Problem.MANIFEST, where, "components: must not be empty")
+    if not manifest.modules:
+        invalid(Problem.MANIFEST, where, "components: must have a part of the pipeline")
+    for part in manifest.adapters:
+        targets = {each.name for each in manifest.modules}
+        if part.adapter is not None and part.adapter.target not in targets:
+            invalid(
+                Problem.MANIFEST,
+                f"{where}.components.{part.name}.adapter.target",
+                f"is {part.adapter.target!r:.80}, which is no component that an adapter can be "
+                f"laid over; there are {', '.join(sorted(targets))}",
+            )
 
 
 def _twice(name: str, where: str) -> NoReturn:

@@ -74,7 +74,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "a blob without measure": lambda m: m["processors"][0]["files"]["tokenizer.json"].update(
         {"bytes": 1 << 50}
     ),
-    "a later version": lambda m: m.update({"version": 2}),
+    "a later version": lambda m: m.update({"version": 3}),
     "another format": lambda m: m.update({"format": "zip"}),
     "an unknown field": lambda m: m.update({"surprise": 1}),
     "an unknown field of a component": lambda m: m["components"][0].update({"surprise": 1}),
