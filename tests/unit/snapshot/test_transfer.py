@@ -202,7 +202,7 @@ def test_nothing_is_overwritten_before_its_copy_has_happened(
     assert buffer.data[:DATA_BYTES].numpy().tobytes() == content
     if room is not None:
         again = device.allocate(component.data_bytes)
-        transfer.from_pinned(room, DATA_BYTES, again)
+        transfer.from_pinned(room, DATA_BYTES, again, lambda _: None)
         room.view[:DATA_BYTES] = bytes(DATA_BYTES)
         assert again.data[:DATA_BYTES].numpy().tobytes() == content
 
