@@ -20,6 +20,9 @@ DELTA_LAYERS_MAX = 4
 ADAPTER_RANK_MAX = 1024
 ADAPTER_SCALE_MAX = 1024.0
 ATTENTION_KINDS = frozenset({"sdpa", "eager"})
+QUANTIZATION_METHODS = frozenset({"fp8", "int8", "fp8_unscaled"})
+QUANTIZATION_DTYPES = frozenset({"F16", "BF16", "F32"})
+QUANTIZED_LAYERS_MAX = 65536
 PROCESSOR_FILES = frozenset(
     {
         "added_tokens.json",
@@ -100,6 +103,16 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantization:
+    """Which layers of a component have eight-bit weights."""
+
+    method: str
+    """One of `QUANTIZATION_METHODS`; what they mean: `quantized.Method`."""
+    layers: Mapping[str, str]
+    """Layers of the module, each with the type that its weight had and that it computes in."""
+
+
+@dataclass(frozen=True, slots=True)
 class Component:
     """One module's weights and how to build the module. Named by the SHA-256 of its file."""
 
@@ -122,6 +135,8 @@ class Component:
     """How its bytes are stored, where that is not as a file of its own."""
     adapter: Adapter | None = None
     """Set for the kind `adapter` alone; then class, config and aliases are empty."""
+    quantization: Quantization | None = None
+    """Set where some of its weights are stored in eight bits."""
 
     @property
     def file_bytes(self) -> int:

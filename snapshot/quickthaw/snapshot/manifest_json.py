@@ -45,6 +45,8 @@ from quickthaw.snapshot.manifest_parts import (
     digest_of,
     parse_adapter,
     parse_delta,
+    parse_quantization,
+    quantization_document,
 )
 
 
@@ -93,7 +95,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def _version(manifest: Manifest) -> int:
     """The oldest that has every key the manifest needs, so that old readers read what they can."""
-    extended = any(part.delta or part.adapter for part in manifest.components)
+    extended = any(part.delta or part.adapter or part.quantization for part in manifest.components)
     return 2 if extended else 1
 
 
@@ -116,6 +118,8 @@ def _component_document(part: Component) -> dict[str, Any]:
     }
     if part.delta is not None:
         document["delta"] = delta_document(part.delta)
+    if part.quantization is not None:
+        document["quantization"] = quantization_document(part.quantization)
     if part.adapter is not None:
         document["adapter"] = adapter_document(part.adapter)
         for key in NOT_OF_ADAPTERS:
@@ -176,7 +180,7 @@ def _component(fields: Fields, version: int) -> Component:
     if kind not in known:
         fields.fail("kind", f"is {kind!r}; known: {', '.join(sorted(known))}")
     digest = digest_of(fields, "digest")
-    delta = adapter = None
+    delta = adapter = quantization = None
     if version >= 2 and "delta" in fields:
         delta = parse_delta(fields.child("delta"), digest)
     if kind == Kind.ADAPTER:
@@ -184,6 +188,8 @@ def _component(fields: Fields, version: int) -> Component:
         shape = _Shape("", {}, None, {})
     else:
         shape = _shape(fields)
+        if version >= 2 and "quantization" in fields:
+            quantization = parse_quantization(fields.child("quantization"))
     dtypes = fields.texts("dtypes", len(ITEM_BYTES))
     if unknown := set(dtypes) - ITEM_BYTES.keys():
         fields.fail("dtypes", f"unknown: {', '.join(sorted(unknown))}")
@@ -202,6 +208,7 @@ def _component(fields: Fields, version: int) -> Component:
         aliases=shape.aliases,
         delta=delta,
         adapter=adapter,
+        quantization=quantization,
     )
     if fields.natural("block_bytes") != BLOCK_BYTES or fields.text("block_hash") != "xxh3-128":
         fields.fail("block_hash", f"must be xxh3-128 over blocks of {BLOCK_BYTES} bytes")

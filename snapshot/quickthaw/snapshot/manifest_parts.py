@@ -1,4 +1,5 @@
-"""The parts of a manifest that version 2 brought: deltas and adapters (FORMAT.md §8-§9)."""
+"""The parts of a manifest that version 2 brought: deltas, adapters, eight-bit weights (FORMAT.md
+§8-§10)."""
 
 from __future__ import annotations
 
@@ -16,9 +17,13 @@ from quickthaw.snapshot.manifest import (
     ADAPTER_RANK_MAX,
     ADAPTER_SCALE_MAX,
     DELTA_LAYERS_MAX,
+    QUANTIZATION_DTYPES,
+    QUANTIZATION_METHODS,
+    QUANTIZED_LAYERS_MAX,
     Adapter,
     Delta,
     DeltaLayer,
+    Quantization,
 )
 
 NOT_OF_ADAPTERS = ("class", "config", "attention", "aliases")
@@ -121,3 +126,25 @@ def _factor(fields: Fields, key: str) -> float:
     if abs(value) > ADAPTER_SCALE_MAX:
         fields.fail(key, f"must lie between -{ADAPTER_SCALE_MAX:g} and {ADAPTER_SCALE_MAX:g}")
     return value
+
+
+def quantization_document(quantization: Quantization) -> dict[str, Any]:
+    return {"method": quantization.method, "layers": dict(quantization.layers)}
+
+
+def parse_quantization(fields: Fields) -> Quantization:
+    quantization = Quantization(fields.text("method"), fields.text_mapping("layers"))
+    known = ", ".join(sorted(QUANTIZATION_METHODS))
+    if quantization.method not in QUANTIZATION_METHODS:
+        fields.fail("method", f"is {quantization.method!r:.80}; known: {known}")
+    layers = quantization.layers
+    if not 1 <= len(layers) <= QUANTIZED_LAYERS_MAX:
+        fields.fail("layers", f"must be 1 to {QUANTIZED_LAYERS_MAX} layers, not {len(layers)}")
+    for name, dtype in layers.items():
+        if not name or len(name) > NAME_CHARS_MAX:
+            fields.fail("layers", f"names a layer of {len(name)} characters")
+        if dtype not in QUANTIZATION_DTYPES:
+            allowed = ", ".join(sorted(QUANTIZATION_DTYPES))
+            fields.fail("layers", f"{name!r:.200} computes in {dtype!r:.20}; allowed: {allowed}")
+    fields.done()
+    return quantization

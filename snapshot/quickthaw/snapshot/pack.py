@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,19 @@ from quickthaw.snapshot.manifest import (
     Component,
     Manifest,
     Processor,
+    Quantization,
     Scheduler,
 )
 from quickthaw.snapshot.preview import fit_preview
 from quickthaw.snapshot.processors import refuse_unsafe_file
+from quickthaw.snapshot.quantize import chosen, in_order_of
+from quickthaw.snapshot.quantize import quantize as quantize_weights
+from quickthaw.snapshot.quantized import Method
 from quickthaw.snapshot.skeleton import Skeleton, build, skeleton_key
-from quickthaw.snapshot.sources import open_source
+from quickthaw.snapshot.sources import holds_fp8, open_source
 from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.snapshot.tensors import collect, contents
-from quickthaw.snapshot.writer import StoreWriter, WrittenComponent
+from quickthaw.snapshot.writer import StoreWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ def pack(
     base: Path | str | None = None,
     component: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
+    only: Collection[str] = (),
     on_progress: OnProgress | None = None,
 ) -> str:
     """Adds a snapshot of `source` to `destination` and returns its digest.
@@ -74,12 +80,17 @@ def pack(
     tensors where they are named as in diffusers). `family` only makes sure. `defaults` override
     the family's defaults of the input, for example `{"num_inference_steps": 4}`. `dtype`
     (float16, bfloat16, float32) applies to folders and files, which otherwise keep their own.
+    `quantize` (fp8, int8) stores weights in eight bits: of the components that `only` names, by
+    name or kind, else of the denoiser and the text encoders; the rule is in `quantize.py`. What a
+    source has as F8_E4M3 stays so without being asked for.
 
     Raises `SnapshotInvalid` for pickles, code and anything else a snapshot cannot hold, and
     `StorageFull`; nothing of a failed pack is ever visible, and `gc` removes what it wrote.
     """
     store = destination if isinstance(destination, SnapshotStore) else SnapshotStore(destination)
+    sources: list[Path] = []
     if isinstance(source, Path | str):
+        sources = [Path(each) for each in (source, base) if each is not None]
         pipeline = open_source(
             Path(source),
             base=None if base is None else Path(base),
@@ -94,6 +105,7 @@ def pack(
         invalid(Problem.MANIFEST, "family", f"{path} is of family {found.name}, not {family}")
     with store.writing() as writer:
         packer = _Packer(pipeline, found, writer, on_progress)
+        packer.quantize(quantize, only, in_fp8=sources)
         manifest = packer.manifest(title=title, licence=licence, defaults=defaults or {})
         return writer.add_manifest(manifest)
 
@@ -114,10 +126,27 @@ class _Packer:
         self._collected = {
             name: collect(module, f"component {name}") for name, module in self._modules.items()
         }
-        self._total_bytes = sum(
+        self._quantization: dict[str, Quantization | None] = {}
+        self._total_bytes = self._stored_bytes()
+        self._packed_bytes = 0
+
+    def quantize(self, method: str | None, only: Collection[str], in_fp8: list[Path]) -> None:
+        """Eight bits where asked for, and where a source (files and folders) has them already."""
+        methods = chosen(method, only, self._family, self._modules)
+        found = any(map(holds_fp8, in_fp8))
+        for name, module in self._modules.items():
+            if found:
+                stored = quantize_weights(module, self._collected[name], Method.FP8_UNSCALED)
+                self._collected[name], self._quantization[name] = stored
+            if self._quantization.get(name) is None and name in methods:
+                stored = quantize_weights(module, self._collected[name], methods[name])
+                self._collected[name], self._quantization[name] = stored
+        self._total_bytes = self._stored_bytes()
+
+    def _stored_bytes(self) -> int:
+        return sum(
             spec.nbytes for name, each in self._collected.items() for spec in each.specs(name)
         )
-        self._packed_bytes = 0
 
     def manifest(self, *, title: str, licence: str, defaults: Mapping[str, JsonValue]) -> Manifest:
         size = size_rule(self._pipeline, self._family)
@@ -148,30 +177,39 @@ class _Packer:
 
     def _component(self, name: str) -> Component:
         module, where = self._modules[name], f"component {name}"
-        collected = self._collected[name]
-        specs = collected.specs(where)
         draft = Component(
             name=name,
             kind=self._family.components[name],
             class_path=class_path(module, Role.MODEL, where),
             config=module_config(module, where),
             attention=module_attention(module),
-            dtypes=tuple(sorted({spec.dtype for spec in specs})),
+            dtypes=(),
             digest="",
             header_digest="",
             data_start=0,
             data_bytes=0,
             blocks="",
-            aliases=collected.aliases,
+            aliases=self._collected[name].aliases,
+            quantization=self._quantization.get(name),
         )
+        built = build(draft)
+        collected = in_order_of(built, self._collected[name])
         # What could not be loaded must not be packed.
-        Skeleton(skeleton_key(draft), build(draft)).check(
-            collected.tensors, collected.aliases, where
-        )
+        Skeleton(skeleton_key(draft), built).check(collected.tensors, collected.aliases, where)
+        specs = collected.specs(where)
         written = self._writer.add_component(
             specs, contents(collected.tensors), lambda count: self._progress(name, count)
         )
-        return _filled(draft, written)
+        dtypes = tuple(sorted({spec.dtype for spec in specs}))
+        return replace(
+            draft,
+            dtypes=dtypes,
+            digest=written.digest,
+            header_digest=written.header_digest,
+            data_start=written.data_start,
+            data_bytes=written.data_bytes,
+            blocks=written.blocks,
+        )
 
     def _progress(self, name: str, count: int) -> None:
         self._packed_bytes = min(self._packed_bytes + count, self._total_bytes)
@@ -210,23 +248,6 @@ def _check_defaults(schema: Mapping[str, Any]) -> None:
             validator = jsonschema_rs.Draft202012Validator(rule)
             for error in validator.iter_errors(rule["default"]):
                 invalid(Problem.MANIFEST, f"defaults.{name}", error.message)
-
-
-def _filled(draft: Component, written: WrittenComponent) -> Component:
-    return Component(
-        name=draft.name,
-        kind=draft.kind,
-        class_path=draft.class_path,
-        config=draft.config,
-        attention=draft.attention,
-        dtypes=draft.dtypes,
-        digest=written.digest,
-        header_digest=written.header_digest,
-        data_start=written.data_start,
-        data_bytes=written.data_bytes,
-        blocks=written.blocks,
-        aliases=draft.aliases,
-    )
 
 
 def _created_by() -> str:

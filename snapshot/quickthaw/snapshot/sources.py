@@ -28,6 +28,7 @@ from quickthaw.wire.errors import InvalidArgument
 
 INDEX_BYTES_MAX = 1024 * 1024
 _FLOATING = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
+_EIGHT_BITS = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
 _WHOLE_CHECKPOINT = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 DTYPE_NAMES: Mapping[str, str] = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
@@ -121,12 +122,7 @@ def _torch_dtype(folder: Path, dtype: str | None) -> torch.dtype:
     """`dtype`, or the one that most bytes of the folder's weights have."""
     if dtype is not None:
         return named_dtype(dtype)
-    counts: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
-        for entry in _header(path).tensors:
-            if entry.dtype in _FLOATING:
-                counts[entry.dtype] += entry.end - entry.start
-    return DTYPES[counts.most_common(1)[0][0]] if counts else torch.float32
+    return _majority_dtype(*map(_header, folder.glob("*.safetensors")))
 
 
 def named_dtype(dtype: str) -> torch.dtype:
@@ -164,12 +160,23 @@ def open_single_file(
     return pipeline
 
 
-def _majority_dtype(header: Header) -> torch.dtype:
+def _majority_dtype(*headers: Header) -> torch.dtype:
+    """The type to open the files in: what most bytes have, but nothing is computed in eight bits.
+
+    bfloat16 and float16 hold every value of eight bits, so packing finds them all again.
+    """
     counts: Counter[str] = Counter()
-    for entry in header.tensors:
+    for entry in (entry for header in headers for entry in header.tensors):
         if entry.dtype in _FLOATING:
             counts[entry.dtype] += entry.end - entry.start
-    return DTYPES[counts.most_common(1)[0][0]] if counts else torch.float32
+    found = DTYPES[counts.most_common(1)[0][0]] if counts else torch.float32
+    return torch.bfloat16 if found in _EIGHT_BITS else found
+
+
+def holds_fp8(source: Path) -> bool:
+    """Whether a file, or any file of a diffusers folder, has weights as F8_E4M3."""
+    paths = source.glob("*/*.safetensors") if source.is_dir() else (source,)
+    return any(entry.dtype == "F8_E4M3" for path in paths for entry in _header(path).tensors)
 
 
 def _component_with(pipeline: Any, family: Family, names: set[str], source: Path) -> str:
@@ -204,6 +211,11 @@ def _replace(pipeline: Any, target: str, source: Path, names: set[str], dtype: s
     if dtype is not None:
         state = {
             name: each.to(named_dtype(dtype)) if each.is_floating_point() else each
+            for name, each in state.items()
+        }
+    else:
+        state = {
+            name: each.bfloat16() if each.dtype in _EIGHT_BITS else each
             for name, each in state.items()
         }
     module.load_state_dict(state, assign=True)
