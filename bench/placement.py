@@ -44,7 +44,7 @@ from quickthaw.scheduler.core.model import (
 )
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.pricing import PriceTable
-from quickthaw.scheduler.core.scoring import Placement, Query
+from quickthaw.scheduler.core.query import Placement, Query
 from quickthaw.scheduler.core.settings import CoreSettings, PlacementPolicy
 
 GIB = 1 << 30

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from quickthaw.scheduler.core.model import (
     Estimate,
@@ -39,7 +39,18 @@ DEFAULT_RUN_SECONDS_PER_UNIT = 0.1
 _NOTHING = Estimate(0.0, 0.0)
 
 
+class LoadLine(NamedTuple):
+    """The median load time of `n` bytes: `latency_seconds + n x seconds_per_byte`."""
+
+    latency_seconds: float
+    seconds_per_byte: float
+
+
 class Estimates(Protocol):
+    def load_line(self, worker_id: WorkerId, tier: Tier) -> LoadLine:
+        """For placement, which asks for many sizes: the p50 of `load_seconds` as a line."""
+        ...
+
     def load_seconds(self, worker_id: WorkerId, tier: Tier, size_bytes: int) -> Estimate:
         """To bring so many bytes of this tier of this worker to its VRAM."""
         ...
@@ -116,6 +127,7 @@ class LearnedEstimates:
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
         self._speeds: OrderedDict[WorkerId, Mapping[Tier, TierSpeed]] = OrderedDict()
+        self._lines: dict[tuple[WorkerId, Tier], LoadLine] = {}  # made when asked for
         self._load_ratio: _Bounded[tuple[WorkerId, Tier]] = _Bounded(1.0, entries_max)
         self._unit_seconds: _Bounded[tuple[ModelId, str]] = _Bounded(
             DEFAULT_RUN_SECONDS_PER_UNIT, entries_max
@@ -126,6 +138,17 @@ class LearnedEstimates:
         self._speeds[spec.worker_id] = {**DEFAULT_SPEEDS, **spec.tier_speeds}
         if len(self._speeds) > self._entries_max:
             self._speeds.popitem(last=False)
+        self._lines.clear()
+
+    def load_line(self, worker_id: WorkerId, tier: Tier) -> LoadLine:
+        if (line := self._lines.get((worker_id, tier))) is None:
+            speed = self._speeds.get(worker_id, DEFAULT_SPEEDS)[tier]
+            ratio = self._load_ratio.get((worker_id, tier)).mean
+            line = LoadLine(ratio * speed.latency_seconds, ratio / speed.bytes_per_second)
+            if len(self._lines) >= self._entries_max:
+                self._lines.clear()
+            self._lines[worker_id, tier] = line
+        return line
 
     def load_seconds(self, worker_id: WorkerId, tier: Tier, size_bytes: int) -> Estimate:
         if size_bytes == 0:
@@ -142,6 +165,7 @@ class LearnedEstimates:
             # The expectation had the ratio in it already; learn the ratio to the raw prediction.
             known = self._load_ratio.get((worker_id, tier)).mean
             self._load_ratio.add((worker_id, tier), known * actual / expected)
+            self._lines.pop((worker_id, tier), None)
 
     def ran(self, model: ModelId, gpu_type: str, work_units: float, seconds: float) -> None:
         if work_units > 0.0:

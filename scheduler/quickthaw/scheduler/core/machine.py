@@ -46,7 +46,7 @@ from quickthaw.scheduler.core.model import (
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.planner import plan
 from quickthaw.scheduler.core.pricing import PriceTable
-from quickthaw.scheduler.core.scoring import Placement, Query
+from quickthaw.scheduler.core.query import Placement, Query
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.core.state import State
 from quickthaw.wire.errors import QuickthawError

@@ -26,7 +26,8 @@ from quickthaw.scheduler.core.model import (
     Tier,
     WorkerId,
 )
-from quickthaw.scheduler.core.scoring import Placement, Query, Scorer, Unplaced
+from quickthaw.scheduler.core.query import Placement, Query, Unplaced
+from quickthaw.scheduler.core.scoring import Scorer
 from quickthaw.scheduler.core.settings import PlacementPolicy
 
 
@@ -37,10 +38,13 @@ def place(
     scorer = Scorer(query, fleet, estimates, policy, now_ms)
     for worker_id in _nominees(query.job, fleet, policy):
         scorer.look_at(fleet.workers[worker_id])
+    scorer.settle()
     if not scorer.open and (fleet.open_count or query.hypothetical):
         scorer.look_at_everyone()
+        scorer.settle()
     elif len(fleet.workers) <= policy.explain_workers_max:
         scorer.explain_everyone()
+        scorer.settle()
     return scorer.choose()
 
 

@@ -25,7 +25,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
 )
 from quickthaw.scheduler.core.placement import place
-from quickthaw.scheduler.core.scoring import Placement, Query, Unplaced
+from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.state import State
 
 CAPACITY_REASONS = frozenset({"depth", "vram_in_use"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quickthaw.scheduler.core.model import Estimate, Job, Quote, Tier
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.pricing import dollars
-from quickthaw.scheduler.core.scoring import Query, Unplaced
+from quickthaw.scheduler.core.query import Query, Unplaced
 from quickthaw.scheduler.core.state import State
 from quickthaw.wire.errors import (
     BudgetExhausted,

@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import NamedTuple
+import math
+from typing import NamedTuple, TypeAlias
 
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.eviction import choose_victims
-from quickthaw.scheduler.core.fleet import Worker
+from quickthaw.scheduler.core.fleet import Worker, WorkerClass
 from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.model import (
     Candidate,
     Digest,
     Estimate,
-    Job,
     Refusal,
     Tier,
     WorkerId,
 )
 from quickthaw.scheduler.core.pricing import dollars
+from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.settings import PlacementPolicy
-
-JOB_REASONS = frozenset({"excluded", "price_cap", "deadline"})
-"""Refusals that another request for the same model might not meet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The chosen worker. `warm`: all of the model is there, or on its way there."""
-
-    chosen: Candidate
-    candidates: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
-    tie_break: str
-    held_elsewhere: bool
-    """Some worker without a free place has the whole model."""
-
-    @property
-    def warm(self) -> bool:
-        return self.chosen.start_tier is Tier.VRAM
-
-
-@dataclass(frozen=True, slots=True)
-class Unplaced:
-    """No worker now. `waits_for` has the model and is worth waiting for, at most `wait_seconds`:
-    as long again as the load that is saved, so that waiting costs at most double."""
-
-    candidates: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
-    waits_for: WorkerId | None = None
-    wait_seconds: float = 0.0
-
-    @property
-    def for_the_job_only(self) -> bool:
-        """Another request for the same model might fare better."""
-        return self.waits_for is not None or any(r.reason in JOB_REASONS for r in self.refusals)
-
-
-class Query(NamedTuple):
-    """Whom to place, with what is special about this try."""
-
-    job: Job
-    excluded: frozenset[WorkerId] = frozenset()
-    """Workers on which the request was lost; they are asked again when nobody else could ever."""
-    patient: bool = True
-    """It may be told to wait for a worker that has the model."""
-    queued_on: Mapping[WorkerId, int] = MappingProxyType({})
-    """How many requests before it wait for a full worker already."""
-    hypothetical: bool = False
-    """For a quote: workers without a place or room now count as if they had it in time."""
 
 
 class _Scored(NamedTuple):
@@ -83,22 +32,52 @@ class _Scored(NamedTuple):
     candidate: Candidate
 
 
+class _Kind(NamedTuple):
+    """What the job's run means on one class of workers."""
+
+    of: WorkerClass
+    run: Estimate
+    run_p50: float
+    second_costs: float
+    """What one second on it is worth, in seconds of the caller's."""
+    least_seconds: float
+    """The score of a worker that has everything and no queue."""
+
+
+_Prospect: TypeAlias = tuple[float, int, int, WorkerId, tuple[Worker, _Kind, float, float, Tier]]
+"""A worker before it is known what must leave it: its score without the cost of that, missing
+bytes, attempts held, its id; then the worker, its kind, drain and load seconds and the farthest
+tier. A plain tuple, as there are a dozen for each decision."""
+
+_NOTHING_MISSING = (0, 0.0, Tier.VRAM)
+
+
 class Scorer:
-    """The state of one decision."""
+    """The state of one decision: look at workers, `settle`, `choose`.
+
+    In a fleet small enough for every worker to be explained each gets its full score. In a larger
+    one whoever cannot beat the best so far is passed over by a bound, which changes no choice.
+    """
 
     __slots__ = (
+        "_best_seconds",
         "_estimates",
         "_exclude",
+        "_explains",
         "_fleet",
         "_job",
+        "_kinds",
         "_lambda",
+        "_largest",
+        "_largest_bytes",
         "_now_ms",
         "_policy",
+        "_prospects",
         "_query",
         "_refusals",
-        "_runs",
         "_seen",
         "_waiting",
+        "_wanted_bytes",
         "open",
     )
 
@@ -116,25 +95,34 @@ class Scorer:
         self._policy = policy
         self._now_ms = now_ms
         self._query = query
-        self._exclude = _binding_exclusions(query, fleet)
+        self._exclude = _binding_exclusions(query, fleet) if query.excluded else query.excluded
         worth = job.second_worth_nanodollars or policy.second_worth_nanodollars
         self._lambda = 1.0 / worth
-        self._runs: dict[str, Estimate] = {}
+        self._wanted_bytes = job.model.weight_bytes + job.model.working_bytes
+        self._largest: Digest | None
+        self._largest, self._largest_bytes = next(iter(job.model.sizes.items()), (None, 0))
+        self._explains = len(fleet.workers) <= policy.explain_workers_max
+        self._best_seconds = math.inf
+        self._kinds: dict[WorkerClass, _Kind] = {}
         self._seen: set[WorkerId] = set()
         self._refusals: list[Refusal] = []
         self._waiting: list[_Scored] = []
+        self._prospects: list[_Prospect] = []
         self.open: list[_Scored] = []
 
     def look_at(self, worker: Worker) -> None:
-        """Scores a worker or notes why not; once for each worker."""
-        if worker.worker_id in self._seen:
+        """Assesses a worker or notes why not; once for each worker."""
+        worker_id = worker.worker_id
+        if worker_id in self._seen:
             return
-        self._seen.add(worker.worker_id)
-        refusal = self._limits(worker)
-        if refusal is None:
-            refusal = self._score(worker)
+        self._seen.add(worker_id)
+        if (kind := self._kinds.get(worker.kind)) is None:
+            kind = self._on(worker.kind)
+        if self._best_seconds < math.inf and self._cannot_win(worker, kind):
+            return
+        refusal = self._limits(worker, kind) or self._assess(worker, kind)
         if refusal is not None:
-            self._refusals.append(Refusal(worker.worker_id, *refusal))
+            self._refusals.append(Refusal(worker_id, *refusal))
 
     def look_at_everyone(self) -> None:
         if self._query.hypothetical:
@@ -143,19 +131,37 @@ class Scorer:
         for kind in self._fleet.classes():
             for worker_id in self._fleet.least_loaded(kind):
                 self.look_at(self._fleet.workers[worker_id])
-        if len(self._fleet.workers) <= self._policy.explain_workers_max:
+        if self._explains:
             self.explain_everyone()
 
     def explain_everyone(self) -> None:
         for worker in self._fleet.workers.values():
             self.look_at(worker)
 
+    def settle(self) -> None:
+        """Works out what those that lack room would evict, the most promising first. Those that
+        cannot win any more even if that were free are refused as `costlier` without the work."""
+        for prospect in sorted(self._prospects):
+            least, worker_id = prospect[0], prospect[3]
+            if least > self._best_seconds and worker_id != self._job.worker_hint:
+                detail = f"at least {least:.2f} s against {self._best_seconds:.2f} s"
+                self._refusals.append(Refusal(worker_id, "costlier", detail))
+                continue
+            scored = self._evicting(prospect)
+            if isinstance(scored, Refusal):
+                self._refusals.append(scored)
+            else:
+                self._open(scored)
+        self._prospects.clear()
+
     def choose(self) -> Placement | Unplaced:
+        """To be called after `settle`."""
         refusals = tuple(self._refusals)
-        candidates = tuple(scored.candidate for scored in sorted(self.open))
+        self.open.sort()
+        candidates = tuple([scored.candidate for scored in self.open])
         if not self.open:
             return Unplaced(candidates, refusals)
-        best = min(self.open)
+        best = self.open[0]
         if self._query.patient and self._waiting:
             waiting = min(self._waiting)
             if waiting.score_seconds < best.score_seconds and best.missing_bytes:
@@ -168,7 +174,22 @@ class Scorer:
 
     # ---- one worker --------------------------------------------------------------------------
 
-    def _limits(self, worker: Worker) -> tuple[str, str] | None:
+    def _cannot_win(self, worker: Worker, kind: _Kind) -> bool:
+        """Whether it loses to the best so far even if it needs no eviction and has what it lacks
+        pinned: a few look-ups in place of an assessment. Full workers that have the model are
+        looked at in any case: the request might wait for one."""
+        least_seconds = kind.least_seconds
+        if worker.available_ms > self._now_ms:
+            least_seconds += (worker.available_ms - self._now_ms) / 1000
+        if self._largest not in worker.planned:
+            if not worker.accepts:
+                return True
+            line = self._estimates.load_line(worker.worker_id, Tier.PINNED)
+            load_seconds = line.latency_seconds + self._largest_bytes * line.seconds_per_byte
+            least_seconds += load_seconds * (1.0 + self._policy.load_weight + kind.second_costs)
+        return worker.accepts and least_seconds > self._best_seconds
+
+    def _limits(self, worker: Worker, kind: _Kind) -> tuple[str, str] | None:
         """Why it is out of the question whatever it holds: the reason's word and the numbers."""
         job = self._job
         if not worker.ready:
@@ -177,89 +198,126 @@ class Scorer:
             return "excluded", "the request was lost there"
         if worker.reserved_for is not None and worker.reserved_for != job.request_id:
             return "reserved", f"for {worker.reserved_for}, which was passed over too often"
-        model = job.model
-        if (wanted := model.weight_bytes + model.working_bytes) > worker.spec.vram_bytes:
-            return "vram", f"needs {wanted} bytes of {worker.spec.vram_bytes}, even when empty"
+        if self._wanted_bytes > kind.of.vram_bytes:
+            room = kind.of.vram_bytes
+            return "vram", f"needs {self._wanted_bytes} bytes of {room}, even when empty"
         if cap := job.price_cap_nanodollars:
-            run = self._run_estimate(worker)
-            price = round(run.p95 * worker.kind.rate_nanodollars_per_second)
+            price = round(kind.run.p95 * kind.of.rate_nanodollars_per_second)
             if price > cap:
                 return "price_cap", f"{dollars(price)} at p95 is over the cap of {dollars(cap)}"
         return None
 
-    def _score(self, worker: Worker) -> tuple[str, str] | None:
-        """Adds the worker to the open or the waiting ones, or says why it is neither."""
-        job, model, policy = self._job, self._job.model, self._policy
+    def _assess(self, worker: Worker, kind: _Kind) -> tuple[str, str] | None:
+        """Adds the worker to the open, the prospective or the waiting ones, or says why not."""
+        job, now_ms, run_p50 = self._job, self._now_ms, kind.run_p50
+        resident = job.model.sizes.keys() <= worker.planned.keys()
         full = not worker.accepts and not self._query.hypothetical
-        sizes, planned = model.sizes, worker.planned
-        if full and not sizes.keys() <= planned.keys():
+        if full and not resident:
             return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
-        missing_bytes, load_seconds, start_tier = self._load(worker)
-        evict: tuple[Digest, ...] = ()
-        eviction_term = 0.0
-        used = worker.planned_bytes + worker.working_bytes(model.working_bytes)
-        need_bytes = used + missing_bytes - worker.spec.vram_bytes
-        if need_bytes > 0 and not full:
-            victims = choose_victims(worker.evictable(), sizes, need_bytes)
-            if victims is None and not self._query.hypothetical:
-                return "vram_in_use", f"{need_bytes} bytes more than can be freed now"
-            evict = victims or ()
-            eviction_term = policy.eviction_weight * worker.credits.reload_seconds(evict)
-        run = self._run_estimate(worker)
-        drain_seconds = max(0, worker.available_ms - self._now_ms) / 1000
+        missing_bytes, load_seconds, tier = _NOTHING_MISSING if resident else self._load(worker)
+        drain_seconds = 0.0
+        if worker.available_ms > now_ms:
+            drain_seconds = (worker.available_ms - now_ms) / 1000
         if full:
-            drain_seconds += self._query.queued_on.get(worker.worker_id, 0) * run.p50
-        finish_seconds = drain_seconds + load_seconds + run.p50
+            drain_seconds += self._query.queued_on.get(worker.worker_id, 0) * run_p50
+        load_costs = 1.0 + self._policy.load_weight + kind.second_costs
+        least_seconds = kind.least_seconds + drain_seconds + load_costs * load_seconds
         if job.deadline_ms:
             # An unlearned run time is a guess, and no ground for refusing somebody.
-            surely = finish_seconds if run.samples else drain_seconds + load_seconds
-            if self._now_ms + surely * 1000 > job.deadline_ms:
+            surely = drain_seconds + load_seconds + (run_p50 if kind.run.samples else 0.0)
+            if now_ms + surely * 1000 > job.deadline_ms:
                 return "deadline", f"would end {surely:.1f} s from now"
-        load_term = policy.load_weight * load_seconds
-        rate = worker.kind.rate_nanodollars_per_second
-        price_term = self._lambda * rate * (load_seconds + run.p50)
-        score = finish_seconds + load_term + price_term + eviction_term
-        candidate = Candidate(
+        prospect = (
+            least_seconds,
+            missing_bytes,
+            len(worker.held),
             worker.worker_id,
-            score,
+            (worker, kind, drain_seconds, load_seconds, tier),
+        )
+        if full:
+            self._waiting.append(self._scored(prospect))
+            return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
+        if self._need_bytes(worker, missing_bytes) > 0:
+            self._prospects.append(prospect)
+        else:
+            self._open(self._scored(prospect))
+        return None
+
+    def _open(self, scored: _Scored) -> None:
+        self.open.append(scored)
+        if scored[0] < self._best_seconds and not self._explains:
+            self._best_seconds = scored[0]
+
+    def _need_bytes(self, worker: Worker, missing_bytes: int) -> int:
+        """How much must leave the worker first, if positive."""
+        used_bytes = worker.planned_bytes + worker.working_bytes(self._job.model.working_bytes)
+        return used_bytes + missing_bytes - worker.kind.vram_bytes
+
+    def _evicting(self, prospect: _Prospect) -> _Scored | Refusal:
+        worker = prospect[4][0]
+        need_bytes = self._need_bytes(worker, prospect[1])
+        victims = choose_victims(worker.evictable(), self._job.model.sizes, need_bytes)
+        if victims is None and not self._query.hypothetical:
+            detail = f"{need_bytes} bytes more than can be freed now"
+            return Refusal(worker.worker_id, "vram_in_use", detail)
+        evict = victims or ()
+        term = self._policy.eviction_weight * worker.credits.reload_seconds(evict)
+        return self._scored(prospect, evict, term)
+
+    def _scored(
+        self, prospect: _Prospect, evict: tuple[Digest, ...] = (), eviction_seconds: float = 0.0
+    ) -> _Scored:
+        least_seconds, missing_bytes, held, worker_id, terms = prospect
+        _worker, kind, drain_seconds, load_seconds, tier = terms
+        score_seconds = least_seconds + eviction_seconds
+        candidate = Candidate(
+            worker_id,
+            score_seconds,
             drain_seconds,
             load_seconds,
-            run.p50,
-            load_term,
-            price_term,
-            eviction_term,
-            start_tier,
+            kind.run_p50,
+            self._policy.load_weight * load_seconds,
+            kind.second_costs * (load_seconds + kind.run_p50),
+            eviction_seconds,
+            tier,
             evict,
         )
-        scored = _Scored(score, missing_bytes, len(worker.held), worker.worker_id, candidate)
-        if full:
-            self._waiting.append(scored)
-            return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
-        self.open.append(scored)
-        return None
+        return _Scored(score_seconds, missing_bytes, held, worker_id, candidate)
 
     def _load(self, worker: Worker) -> tuple[int, float, Tier]:
         """Missing bytes, the seconds to bring them, and the farthest tier they come from."""
-        planned = worker.planned
-        by_tier: dict[Tier, int] = {}
+        planned, on_disk = worker.planned, worker.resident[Tier.DISK]
+        pinned = worker.resident[Tier.PINNED]
+        pinned_bytes = disk_bytes = remote_bytes = 0
         for digest, size_bytes in self._job.model.sizes.items():
-            if digest not in planned:
-                tier = worker.tier_below(digest)
-                by_tier[tier] = by_tier.get(tier, 0) + size_bytes
-        missing_bytes, seconds, farthest = 0, 0.0, Tier.VRAM
-        for tier, size_bytes in by_tier.items():
-            missing_bytes += size_bytes
-            seconds += self._estimates.load_seconds(worker.worker_id, tier, size_bytes).p50
-            farthest = max(farthest, tier)
-        return missing_bytes, seconds, farthest
+            if digest in planned:
+                continue
+            if digest in pinned:
+                pinned_bytes += size_bytes
+            elif digest in on_disk:
+                disk_bytes += size_bytes
+            else:
+                remote_bytes += size_bytes
+        seconds, farthest = 0.0, Tier.VRAM
+        for tier, size_bytes in (
+            (Tier.PINNED, pinned_bytes),
+            (Tier.DISK, disk_bytes),
+            (Tier.REMOTE, remote_bytes),
+        ):
+            if size_bytes:
+                line = self._estimates.load_line(worker.worker_id, tier)
+                seconds += line.latency_seconds + size_bytes * line.seconds_per_byte
+                farthest = tier
+        return pinned_bytes + disk_bytes + remote_bytes, seconds, farthest
 
-    def _run_estimate(self, worker: Worker) -> Estimate:
-        gpu_type = worker.spec.gpu_type
-        if (known := self._runs.get(gpu_type)) is None:
-            job = self._job
-            known = self._estimates.run_seconds(job.model.id, gpu_type, job.work_units)
-            self._runs[gpu_type] = known
-        return known
+    def _on(self, worker_class: WorkerClass) -> _Kind:
+        job = self._job
+        run = self._estimates.run_seconds(job.model.id, worker_class.gpu_type, job.work_units)
+        second_costs = self._lambda * worker_class.rate_nanodollars_per_second
+        least_seconds = run.p50 * (1.0 + second_costs)
+        kind = _Kind(worker_class, run, run.p50, second_costs, least_seconds)
+        self._kinds[worker_class] = kind
+        return kind
 
     # ---- the choice --------------------------------------------------------------------------
 
@@ -287,8 +345,6 @@ def _finish(candidate: Candidate) -> float:
 
 def _binding_exclusions(query: Query, fleet: Fleet) -> frozenset[WorkerId]:
     """Where a request was lost it does not go again, unless nobody else could ever hold it."""
-    if not query.excluded:
-        return query.excluded
     model = query.job.model
     wanted = model.weight_bytes + model.working_bytes
     for worker in fleet.workers.values():

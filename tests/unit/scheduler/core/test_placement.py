@@ -19,7 +19,7 @@ from quickthaw.scheduler.core.model import (
     WorkerSpec,
 )
 from quickthaw.scheduler.core.placement import place
-from quickthaw.scheduler.core.scoring import Placement, Query, Unplaced
+from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.settings import CoreSettings, PlacementPolicy
 from support.core_builders import (
     PRICES,

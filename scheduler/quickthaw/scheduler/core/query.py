@@ -1,0 +1,59 @@
+"""What placement is asked and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from quickthaw.scheduler.core.model import Candidate, Job, Refusal, Tier, WorkerId
+
+JOB_REASONS = frozenset({"excluded", "price_cap", "deadline"})
+"""Refusals that another request for the same model might not meet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The chosen worker. `warm`: all of the model is there, or on its way there."""
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    tie_break: str
+    held_elsewhere: bool
+    """Some worker without a free place has the whole model."""
+
+    @property
+    def warm(self) -> bool:
+        return self.chosen.start_tier is Tier.VRAM
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """No worker now. `waits_for` has the model and is worth waiting for, at most `wait_seconds`:
+    as long again as the load that is saved, so that waiting costs at most double."""
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    waits_for: WorkerId | None = None
+    wait_seconds: float = 0.0
+
+    @property
+    def for_the_job_only(self) -> bool:
+        """Another request for the same model might fare better."""
+        return self.waits_for is not None or any(r.reason in JOB_REASONS for r in self.refusals)
+
+
+class Query(NamedTuple):
+    """Whom to place, with what is special about this try."""
+
+    job: Job
+    excluded: frozenset[WorkerId] = frozenset()
+    """Workers on which the request was lost; they are asked again when nobody else could ever."""
+    patient: bool = True
+    """It may be told to wait for a worker that has the model."""
+    queued_on: Mapping[WorkerId, int] = MappingProxyType({})
+    """How many requests before it wait for a full worker already."""
+    hypothetical: bool = False
+    """For a quote: workers without a place or room now count as if they had it in time."""
