@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
-from quickthaw.snapshot.classes import Role, resolve
 from quickthaw.snapshot.copiers import Origin
+from quickthaw.snapshot.delta import DeltaOrigin
 from quickthaw.snapshot.device import Device
-from quickthaw.snapshot.format import Header, Problem, invalid
-from quickthaw.snapshot.headers import read_component_header
 from quickthaw.snapshot.loaded import LoadedModel
-from quickthaw.snapshot.manifest import Component, Manifest
+from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.modules import Modules
+from quickthaw.snapshot.pipelines import build_pipeline
 from quickthaw.snapshot.plan import LoadPlan, plan
-from quickthaw.snapshot.processors import ProcessorCache, build_scheduler
+from quickthaw.snapshot.prepared import Prepared, Ready
 from quickthaw.snapshot.report import ComponentReport, LoadProgress, LoadReport
 from quickthaw.snapshot.residents import Residents, unknown
-from quickthaw.snapshot.skeleton import SkeletonPool
 from quickthaw.snapshot.slab import Slab
 from quickthaw.snapshot.store import Snapshot, SnapshotStore
 from quickthaw.snapshot.tiers import Residency, Tier
 from quickthaw.wire.errors import QuickthawError
 
 OnProgress = Callable[[LoadProgress], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Everything about a snapshot but its bytes, and the seconds it took just now."""
-
-    snapshot: Snapshot
-    headers: Mapping[str, Header]
-    pipeline_class: Any
-    processors: Mapping[str, Any]
-    manifest_seconds: float
-    skeleton_seconds: float
-    tokenizer_seconds: float
 
 
 class Loader:
@@ -51,7 +34,8 @@ class Loader:
     read from disk stays in the slab for the next load. A component that finds no room there streams
     through, so the slab may be smaller than a model. `origins`: where components come from whose
     file is not on this machine, the first that has one wins. Nothing is ever evicted
-    unasked: a load that lacks VRAM raises `ResourceExhausted`.
+    unasked: a load that lacks VRAM raises `ResourceExhausted`. `prepared`: what was made ahead for
+    the same store, in this process or in the one that it was forked from.
     """
 
     def __init__(
@@ -63,14 +47,15 @@ class Loader:
         readers: int = 8,
         retain_pinned: bool = True,
         origins: Sequence[Origin] = (),
+        prepared: Prepared | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._store = store
-        self._origins = tuple(origins)
+        self._origins = (DeltaOrigin(store, alone=not origins), *origins)
         self._clock = clock
-        self._skeletons = SkeletonPool()
-        self._modules = Modules(self._skeletons)
-        self._processors = ProcessorCache()
+        self._torch_device = device.torch_device
+        self._prepared = Prepared(store, clock=clock) if prepared is None else prepared
+        self._modules = Modules(self._prepared.skeletons)
         self._residents = Residents(
             store,
             device,
@@ -82,9 +67,8 @@ class Loader:
             clock=clock,
         )
         self._lock = threading.Lock()
-        self._snapshots: dict[str, Snapshot] = {}
+        self._known: set[str] = set()
         self._components: dict[str, Component] = {}
-        self._headers: dict[str, Header] = {}
         self.refresh()
 
     def close(self) -> None:
@@ -105,18 +89,18 @@ class Loader:
     def open(self, digest: str) -> Snapshot:
         """The snapshot with that digest, its manifest parsed and checked once."""
         with self._lock:
-            if (known := self._snapshots.get(digest)) is not None:
-                return known
-            snapshot = self._store.open(digest)
+            snapshot = self._prepared.open(digest)
+            if digest in self._known:
+                return snapshot
             for part in snapshot.manifest.components:
                 self._components[part.digest] = part
                 self._residents.add(part)
-            self._snapshots[digest] = snapshot
+            self._known.add(digest)
             return snapshot
 
     def prepare(self, digest: str) -> None:
         """Does everything but moving bytes, so that a later `load` does little else."""
-        self._prepare(digest)
+        self._ready(digest)
 
     def plan(self, digest: str) -> LoadPlan:
         """What `load` would move now."""
@@ -137,8 +121,8 @@ class Loader:
         `ResourceExhausted`; whatever it raises, nothing stays held.
         """
         began = self._clock()
-        prepared = self._prepare(digest)
-        manifest = prepared.snapshot.manifest
+        ready = self._ready(digest)
+        manifest = ready.snapshot.manifest
         progress = _Progress(sum(part.data_bytes for part in manifest.components), on_progress)
         with ExitStack() as held:
             for part in manifest.components:
@@ -152,22 +136,22 @@ class Loader:
             bind_began = self._clock()
             modules: dict[str, Any] = {}
             for part in manifest.components:
-                header = prepared.headers[part.digest]
+                header = ready.headers[part.digest]
                 buffer = self._residents.buffer(part.digest)
                 modules[part.name] = self._modules.acquire(part, header, buffer)
                 held.callback(self._modules.release, part)
-            pipeline = _build_pipeline(prepared, modules)
+            pipeline = build_pipeline(manifest, modules, ready.processors)
             ended = self._clock()
             report = LoadReport(
                 components=tuple(moved),
-                manifest_seconds=prepared.manifest_seconds,
-                skeleton_seconds=prepared.skeleton_seconds,
-                tokenizer_seconds=prepared.tokenizer_seconds,
+                manifest_seconds=ready.manifest_seconds,
+                skeleton_seconds=ready.skeleton_seconds,
+                tokenizer_seconds=ready.tokenizer_seconds,
                 bytes_seconds=bind_began - bytes_began,
                 bind_seconds=ended - bind_began,
                 total_seconds=ended - began,
             )
-            return LoadedModel(pipeline, prepared.snapshot, report, held.pop_all().close)
+            return LoadedModel(pipeline, ready.snapshot, report, held.pop_all().close)
 
     def promote(
         self, digest: str, to: Tier = Tier.PINNED, *, verify: bool = True
@@ -195,57 +179,10 @@ class Loader:
             raise unknown(digest)
         return part
 
-    def _prepare(self, digest: str) -> _Prepared:
-        began = self._clock()
-        snapshot = self.open(digest)
-        manifest = snapshot.manifest
-        headers = {part.digest: self._header(part) for part in manifest.components}
-        manifest_done = self._clock()
-        pipeline_class = resolve(manifest.pipeline_class, Role.PIPELINE)
-        for part in manifest.components:
-            if not self._modules.has(part):
-                self._skeletons.prepare(part)
-        skeletons_done = self._clock()
-        processors = {
-            part.name: self._processors.get(part, self._store) for part in manifest.processors
-        }
-        return _Prepared(
-            snapshot,
-            headers,
-            pipeline_class,
-            processors,
-            manifest_seconds=manifest_done - began,
-            skeleton_seconds=skeletons_done - manifest_done,
-            tokenizer_seconds=self._clock() - skeletons_done,
-        )
-
-    def _header(self, part: Component) -> Header:
-        if (known := self._headers.get(part.digest)) is None:
-            path = self._store.component_path(part.digest)
-            known = self._headers[part.digest] = read_component_header(path, part, self._origins)
-        return known
-
-
-def _build_pipeline(prepared: _Prepared, modules: Mapping[str, Any]) -> Any:
-    manifest = prepared.snapshot.manifest
-    parts = {**modules, **prepared.processors, **manifest.pipeline_arguments}
-    parts |= {each.name: build_scheduler(each) for each in manifest.schedulers}
-    accepted = inspect.signature(prepared.pipeline_class.__init__).parameters
-    for name, parameter in accepted.items():
-        if name not in parts and name != "self" and parameter.default is parameter.empty:
-            parts[name] = None  # an optional component that this model goes without
-    _check_parts(manifest, parts, accepted)
-    return prepared.pipeline_class(**parts)
-
-
-def _check_parts(
-    manifest: Manifest, parts: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]
-) -> None:
-    if extra := parts.keys() - accepted.keys():
-        invalid(
-            Problem.MANIFEST,
-            f"snapshot of {manifest.title or manifest.family}",
-            f"{manifest.pipeline_class} has no part named {min(extra)!r}",
+    def _ready(self, digest: str) -> Ready:
+        self.open(digest)
+        return self._prepared.ready(
+            digest, self._torch_device, bound=self._modules.has, origins=self._origins
         )
 
 

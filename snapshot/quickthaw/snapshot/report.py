@@ -26,6 +26,8 @@ class ComponentReport:
     """What made it the source, for people; empty where nothing was read."""
     read_seconds: float
     copy_seconds: float
+    read_bytes: int
+    """Bytes that came from files or from afar; a delta over a resident base reads few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class LoadReport:
         """The slowest tier that anything came from: the kind of start this was."""
         order = list(Tier)
         return max((part.source for part in self.components), key=order.index)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that came from files or from afar, rather than from this machine's memory."""
+        return sum({part.digest: part.read_bytes for part in self.components}.values())
 
     def bytes_from(self, tier: Tier) -> int:
         found = {part.digest: part.nbytes for part in self.components if part.source == tier}

@@ -18,7 +18,7 @@ from quickthaw.snapshot.transfer import Transfer, Transferred
 from quickthaw.wire.errors import InvalidArgument, NotFound, ResourceExhausted
 
 OnBytes = Callable[[int], None]
-_ALREADY_THERE = Transferred(None, "", 0.0, 0.0)
+_ALREADY_THERE = Transferred(None, "", 0.0, 0.0, 0)
 
 
 class Residents:
@@ -53,7 +53,7 @@ class Residents:
         self._readers.shutdown()
 
     def add(self, component: Component) -> None:
-        on_disk = self._store.component_path(component.digest).is_file()
+        on_disk = self._store.holds(component)
         self._tiers.add(component.digest, component.data_bytes, on_disk=on_disk)
 
     def residency(self) -> Mapping[str, Residency]:
@@ -200,6 +200,7 @@ def _reported(component: Component, source: Tier, moved: Transferred) -> Compone
         why=moved.why,
         read_seconds=moved.read_seconds,
         copy_seconds=moved.copy_seconds,
+        read_bytes=moved.read_bytes,
     )
 
 

@@ -2,6 +2,7 @@
 
     ROOT/snapshots/<digest>/manifest.json     one folder per snapshot
     ROOT/components/<sha256>.safetensors      weights, shared by content
+    ROOT/deltas/<sha256>.safetensors          the tensors in which one component differs
     ROOT/blobs/<sha256>                       tokenizer files, shared by content
     ROOT/tmp/, ROOT/.lock                     only while something is written
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from quickthaw.snapshot.files import full_disk_named, read_bounded, refuse_link
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.hashes import is_digest
-from quickthaw.snapshot.manifest import MANIFEST_BYTES_MAX, Blob, Manifest
+from quickthaw.snapshot.manifest import MANIFEST_BYTES_MAX, Blob, Component, Manifest
 from quickthaw.snapshot.manifest_json import manifest_digest, parse_manifest
 from quickthaw.snapshot.writer import StoreWriter
 from quickthaw.wire.errors import FailedPrecondition, NotFound, SnapshotCorrupt
@@ -74,6 +75,21 @@ class SnapshotStore:
     def component_path(self, digest: str) -> Path:
         return self.root / "components" / f"{_checked(digest)}.safetensors"
 
+    def delta_path(self, digest: str) -> Path:
+        return self.root / "deltas" / f"{_checked(digest)}.safetensors"
+
+    def holds(self, part: Component) -> bool:
+        """Whether a component's bytes can be had from this store's files."""
+        if part.delta is None or self.component_path(part.digest).is_file():
+            return self.component_path(part.digest).is_file()
+        chain = reversed(list(zip(part.delta.layers, part.delta.stages, strict=False)))
+        for layer, below in chain:
+            if not self.delta_path(layer.digest).is_file():
+                return False
+            if self.component_path(below).is_file():
+                return True
+        return False
+
     def blob_path(self, digest: str) -> Path:
         return self.root / "blobs" / _checked(digest)
 
@@ -81,7 +97,7 @@ class SnapshotStore:
         """Raises `NotFound`, `SnapshotInvalid`, or `SnapshotCorrupt` for a changed manifest."""
         if digest not in self:
             raise NotFound(f"{self.root} holds no snapshot {digest[:80]!r}")
-        for folder in ("snapshots", f"snapshots/{digest}", "components", "blobs"):
+        for folder in ("snapshots", f"snapshots/{digest}", "components", "deltas", "blobs"):
             refuse_link(self.root / folder)
         path = self.manifest_path(digest)
         encoded = read_bounded(path, MANIFEST_BYTES_MAX)
@@ -133,13 +149,8 @@ class SnapshotStore:
         with self.writing() as writer:
             for digest in digests:
                 manifest = source.open(digest).manifest
-                for part in manifest.components:
-                    writer.copy_component(
-                        source.component_path(part.digest), part.digest, part.file_bytes
-                    )
-                for processor in manifest.processors:
-                    for blob in processor.files.values():
-                        writer.copy_blob(source.blob_path(blob.digest), blob)
+                for file in manifest.files():
+                    writer.copy_file(source.root / file.path, file)
                 writer.add_encoded_manifest(
                     read_bounded(source.manifest_path(digest), MANIFEST_BYTES_MAX)
                 )
@@ -156,16 +167,9 @@ class SnapshotStore:
         """Removes what no snapshot refers to, also what a crashed writer left behind."""
         with self._lock(fcntl.LOCK_EX):
             manifests = [self.open(digest).manifest for digest in self]
-            wanted = {
-                self.component_path(part.digest) for each in manifests for part in each.components
-            } | {
-                self.blob_path(blob.digest)
-                for each in manifests
-                for processor in each.processors
-                for blob in processor.files.values()
-            }
+            wanted = {self.root / file.path for each in manifests for file in each.files()}
             files = freed_bytes = 0
-            for folder in ("components", "blobs", "tmp"):
+            for folder in ("components", "deltas", "blobs", "tmp"):
                 for path in (self.root / folder).glob("*"):
                     if path not in wanted:
                         files, freed_bytes = files + 1, freed_bytes + path.lstat().st_size

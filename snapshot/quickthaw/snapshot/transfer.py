@@ -14,7 +14,7 @@ from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from quickthaw.snapshot.copiers import Source
+from quickthaw.snapshot.copiers import Source, Sparse
 from quickthaw.snapshot.device import Device, DeviceBuffer
 from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash
 from quickthaw.snapshot.headers import corrupt
@@ -34,6 +34,7 @@ class Transferred:
     why: str
     read_seconds: float
     copy_seconds: float
+    read_bytes: int
 
 
 @dataclass(slots=True)
@@ -96,7 +97,9 @@ class Transfer:
         with self._places(component, room) as places, self._arrived(buffer):
             self._run(_Job(component, source, places, buffer, verify, on_bytes), times)
         copied = 0.0 if times.copy_from is None else self._clock() - times.copy_from
-        return Transferred(source.name, source.why, max(times.read_until - began, 0.0), copied)
+        read_bytes = source.read_bytes if isinstance(source, Sparse) else component.data_bytes
+        read_seconds = max(times.read_until - began, 0.0)
+        return Transferred(source.name, source.why, read_seconds, copied, read_bytes)
 
     def from_pinned(
         self, room: SlabRange, nbytes: int, buffer: DeviceBuffer, on_bytes: Callable[[int], None]
@@ -108,7 +111,7 @@ class Transfer:
             for start, size in pieces(room.offset, nbytes, COPY_BYTES):
                 self._device.copy(buffer, start, view[start : start + size])
                 on_bytes(size)
-        return Transferred(None, "", 0.0, self._clock() - began)
+        return Transferred(None, "", 0.0, self._clock() - began, 0)
 
     @contextmanager
     def _arrived(self, buffer: DeviceBuffer | None) -> Iterator[None]:

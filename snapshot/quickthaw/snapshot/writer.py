@@ -8,7 +8,7 @@ by the store's next `gc`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +28,7 @@ from quickthaw.snapshot.format import (
     lay_out,
 )
 from quickthaw.snapshot.hashes import BlockHasher, sha256_hex
-from quickthaw.snapshot.manifest import BLOB_BYTES_MAX, Blob, Manifest
+from quickthaw.snapshot.manifest import BLOB_BYTES_MAX, Blob, Manifest, StoredFile
 from quickthaw.snapshot.manifest_json import encode_manifest, manifest_digest, parse_manifest
 from quickthaw.wire.errors import SnapshotCorrupt
 
@@ -54,12 +54,47 @@ class WrittenComponent:
     blocks: str
 
 
+class TensorHasher:
+    """Lays tensors out as a component file and hashes it while it is written, or only read."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self.entries = lay_out(specs)
+        self.header = encode_header(self.entries)
+        self.header_digest = sha256_hex(self.header)
+        self._whole = hashlib.sha256(self.header)
+        self._blocks = BlockHasher()
+
+    def pieces(self, contents: Iterable[memoryview]) -> Iterator[memoryview]:
+        """The data section, piece by piece; `contents` yields each tensor's bytes in order."""
+        remaining = iter(contents)
+        for entry in self.entries:
+            size = entry.end - entry.start
+            piece = memoryview(bytes(size)) if entry.is_pad else next(remaining)
+            if piece.nbytes != size:
+                raise ValueError(f"{entry.name}: {piece.nbytes} bytes given, {size} declared")
+            self._whole.update(piece)
+            self._blocks.update(piece)
+            yield piece
+
+    def result(self) -> WrittenComponent:
+        """To be asked once, after the last piece."""
+        return WrittenComponent(
+            self._whole.hexdigest(),
+            self.header_digest,
+            len(self.header),
+            self.entries[-1].end if self.entries else 0,
+            self._blocks.finish(),
+        )
+
+
 class StoreWriter:
     """Adds to the store at `root`; made by `SnapshotStore.writing`, which holds its lock."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._temporary = root / "tmp"
         self._components = root / "components"
+        self._deltas = root / "deltas"
         self._blobs = root / "blobs"
         self._snapshots = root / "snapshots"
         with full_disk_named(root):
@@ -76,27 +111,30 @@ class StoreWriter:
 
         `on_bytes` is told the size of each piece written.
         """
-        entries = lay_out(specs)
-        header = encode_header(entries)
-        whole, blocks = hashlib.sha256(header), BlockHasher()
-        data_bytes = entries[-1].end if entries else 0
-        remaining = iter(contents)
+        return self._add_tensors(self._components, specs, contents, on_bytes)
+
+    def add_delta(
+        self, specs: Sequence[TensorSpec], contents: Iterable[memoryview]
+    ) -> WrittenComponent:
+        """The same for the tensors in which a component differs from its base."""
+        return self._add_tensors(self._deltas, specs, contents, lambda _: None)
+
+    def _add_tensors(
+        self,
+        folder: Path,
+        specs: Sequence[TensorSpec],
+        contents: Iterable[memoryview],
+        on_bytes: Callable[[int], None],
+    ) -> WrittenComponent:
+        hasher = TensorHasher(specs)
         with new_file(self._temporary) as (file, path):
-            file.write(header)
-            for entry in entries:
-                size = entry.end - entry.start
-                piece = memoryview(bytes(size)) if entry.is_pad else next(remaining)
-                if piece.nbytes != size:
-                    raise ValueError(f"{entry.name}: {piece.nbytes} bytes given, {size} declared")
+            file.write(hasher.header)
+            for piece in hasher.pieces(contents):
                 file.write(piece)
-                whole.update(piece)
-                blocks.update(piece)
-                on_bytes(size)
-            digest = whole.hexdigest()
-            self._publish(file, path, self._components / f"{digest}.safetensors")
-        return WrittenComponent(
-            digest, sha256_hex(header), len(header), data_bytes, blocks.finish()
-        )
+                on_bytes(piece.nbytes)
+            written = hasher.result()
+            self._publish(file, path, folder / f"{written.digest}.safetensors")
+        return written
 
     def add_blob(self, content: bytes) -> Blob:
         if len(content) > BLOB_BYTES_MAX:
@@ -107,12 +145,9 @@ class StoreWriter:
             self._publish(file, path, self._blobs / digest)
         return Blob(digest, len(content))
 
-    def copy_component(self, source: Path, digest: str, file_bytes: int) -> None:
-        """Brings a file in; raises `SnapshotCorrupt` if its content does not hash to `digest`."""
-        self._copy(source, self._components / f"{digest}.safetensors", digest, file_bytes)
-
-    def copy_blob(self, source: Path, blob: Blob) -> None:
-        self._copy(source, self._blobs / blob.digest, blob.digest, blob.bytes)
+    def copy_file(self, source: Path, file: StoredFile) -> None:
+        """Brings a file in; raises `SnapshotCorrupt` if its content does not hash to its digest."""
+        self._copy(source, self._root / file.path, file.digest, file.nbytes)
 
     def _copy(self, source: Path, target: Path, digest: str, file_bytes: int) -> None:
         if _is_intact(target, digest, file_bytes):

@@ -3,6 +3,7 @@
 from quickthaw.snapshot.copiers.base import OpenComponent as OpenComponent
 from quickthaw.snapshot.copiers.base import Origin as Origin
 from quickthaw.snapshot.copiers.base import Source as Source
+from quickthaw.snapshot.copiers.base import Sparse as Sparse
 from quickthaw.snapshot.copiers.cached import cached_fraction as cached_fraction
 from quickthaw.snapshot.copiers.choose import open_file as open_file
 from quickthaw.snapshot.copiers.choose import open_source as open_source

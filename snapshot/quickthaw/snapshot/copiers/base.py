@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.tiers import Tier
@@ -54,6 +54,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Called once, when no thread reads any more, also after an error."""
+        ...
+
+
+@runtime_checkable
+class Sparse(Protocol):
+    """A source that reads less than it delivers."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that came from files or from afar so far, rather than from this host's memory."""
         ...
 
 
