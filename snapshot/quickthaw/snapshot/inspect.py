@@ -84,4 +84,5 @@ def _component(snapshot: Snapshot, part: Component) -> dict[str, Any]:
         "parameters": sum(math.prod(each.shape) for each in tensors),
         "pads": len(header.entries) - len(tensors),
         "aliases": dict(part.aliases),
+        "quantization": None if part.quantization is None else part.quantization.method,
     }

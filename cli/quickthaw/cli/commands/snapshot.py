@@ -109,6 +109,18 @@ def pack(
     dtype: Annotated[
         str | None, typer.Option(help="Convert the weights: float16, bfloat16 or float32.")
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Store weights in eight bits: fp8 or int8.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="With --quantize: components by name or kind, with commas. "
+            "Default: denoiser,text_encoder.",
+            show_default=False,
+        ),
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,6 +140,7 @@ def pack(
     quickthaw snapshot pack ./turbo ./turbo-snapshot --default num_inference_steps=4
     quickthaw snapshot pack ./stable-diffusion-xl ./sdxl-snapshot --dtype float16
     quickthaw snapshot pack ./finetune.safetensors ./sdxl-snapshot --base ./stable-diffusion-xl
+    quickthaw snapshot pack ./flux ./flux-snapshot --quantize fp8 --only denoiser,text_encoder_2
     ```
     """
     from quickthaw.snapshot import SnapshotStore
@@ -155,6 +168,8 @@ def pack(
             base=base,
             component=component,
             dtype=dtype,
+            quantize=quantize,
+            only=tuple(name.strip() for name in only.split(",") if name.strip()) if only else (),
             on_progress=on_progress,
         )
     answer = {"digest": digest, "snapshot": str(destination)}
@@ -176,9 +191,18 @@ def inspect(
         names = ("digest", "title", "licence", "family", "pipeline", "created_by")
         pairs(console, [(name.replace("_", " "), str(described[name])) for name in names])
         parts = described["components"]
-        rows = [(p["name"], p["class"], size(p["data_bytes"]), p["digest"][:16]) for p in parts]
-        rows.append(("total", "", size(described["weight_bytes"]), ""))
-        console.print(table(("component", "class", "size", "digest"), rows, "size"))
+        rows = [
+            (
+                p["name"],
+                p["class"],
+                " ".join(p["dtypes"]) if p["quantization"] is None else p["quantization"],
+                size(p["data_bytes"]),
+                p["digest"][:16],
+            )
+            for p in parts
+        ]
+        rows.append(("total", "", "", size(described["weight_bytes"]), ""))
+        console.print(table(("component", "class", "weights", "size", "digest"), rows, "size"))
 
     Output(json_).show(described, render)
 
