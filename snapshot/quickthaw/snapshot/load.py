@@ -140,6 +140,7 @@ class Loader:
                 buffer = self._residents.buffer(part.digest)
                 modules[part.name] = self._modules.acquire(part, header, buffer)
                 held.callback(self._modules.release, part)
+            bound = self._clock()
             pipeline = build_pipeline(manifest, modules, ready.processors)
             ended = self._clock()
             report = LoadReport(
@@ -148,7 +149,8 @@ class Loader:
                 skeleton_seconds=ready.skeleton_seconds,
                 tokenizer_seconds=ready.tokenizer_seconds,
                 bytes_seconds=bind_began - bytes_began,
-                bind_seconds=ended - bind_began,
+                bind_seconds=bound - bind_began,
+                pipeline_seconds=ended - bound,
                 total_seconds=ended - began,
             )
             return LoadedModel(pipeline, ready.snapshot, report, held.pop_all().close)
@@ -180,10 +182,11 @@ class Loader:
         return part
 
     def _ready(self, digest: str) -> Ready:
-        self.open(digest)
-        return self._prepared.ready(
+        ready = self._prepared.ready(
             digest, self._torch_device, bound=self._modules.has, origins=self._origins
         )
+        self.open(digest)
+        return ready
 
 
 class _Progress:

@@ -10,7 +10,6 @@ from quickthaw.snapshot.device import DeviceBuffer
 from quickthaw.snapshot.format import Header
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.skeleton import Skeleton, SkeletonPool, skeleton_key
-from quickthaw.snapshot.tensors import views
 
 
 class Modules:
@@ -25,14 +24,19 @@ class Modules:
     def acquire(self, component: Component, header: Header, buffer: DeviceBuffer) -> nn.Module:
         """The component's module with its tensors in `buffer`; one more user."""
         key = (component.digest, skeleton_key(component))
-        where = f"component {component.name}"
         with self._lock:
             skeleton = self._bound.get(key)
             if skeleton is None or not self._users[key]:
-                # An idle one is bound anew: a pipeline may have moved or cast its tensors
+                # An idle one is looked over: a pipeline may have moved or cast its tensors
                 # (SDXL casts its VAE up and down), which leaves them outside the buffer.
                 skeleton = skeleton or self._pool.take(component)
-                skeleton.bind(views(buffer.data, header), component.aliases, where)
+                where = f"component {component.name}"
+                try:
+                    skeleton.bind(buffer.data, header, component.aliases, where)
+                except BaseException:
+                    if key not in self._bound:
+                        self._pool.put(skeleton)
+                    raise
                 self._bound[key] = skeleton
                 self._users[key] = 0
             self._users[key] += 1

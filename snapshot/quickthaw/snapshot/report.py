@@ -40,7 +40,20 @@ class LoadReport:
     tokenizer_seconds: float
     bytes_seconds: float
     bind_seconds: float
+    pipeline_seconds: float
+    """Schedulers and the pipeline object."""
     total_seconds: float
+
+    @property
+    def fixed_seconds(self) -> float:
+        """Everything but moving bytes: what a load costs whatever the model's size."""
+        return (
+            self.manifest_seconds
+            + self.skeleton_seconds
+            + self.tokenizer_seconds
+            + self.bind_seconds
+            + self.pipeline_seconds
+        )
 
     @property
     def source(self) -> Tier:

@@ -2,26 +2,31 @@
 
 A skeleton is built on the meta device with all initialisation off, which takes tens of
 milliseconds and a few megabytes for the largest models, and is kept for the next load of any model
-of the same shape. Binding assigns tensors straight into the module's own dictionaries, unbinding
-puts the meta tensors back, so an evicted buffer can never be read through a stale module.
+of the same shape. Binding points its tensors at a buffer (`binding`), unbinding puts the meta
+tensors back, so an evicted buffer can never be read through a stale module.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
 from transformers.initialization import no_init_weights
 
+from quickthaw.snapshot.binding import Binding
 from quickthaw.snapshot.classes import Role, resolve
-from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.format import Header, Problem, invalid
 from quickthaw.snapshot.manifest import Component
+from quickthaw.snapshot.quantize import install
 from quickthaw.snapshot.tensors import Slot, slots
 
 IDLE_MAX = 2
@@ -32,64 +37,105 @@ _build_lock = threading.Lock()
 
 def skeleton_key(component: Component) -> str:
     """Equal for components whose modules are interchangeable but for their weights."""
-    shape = [component.class_path, component.attention, component.config]
+    shape: list[object] = [component.class_path, component.attention, component.config]
+    if (quantization := component.quantization) is not None:
+        shape += [quantization.method, dict(quantization.layers)]
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 
 
+class Shaped(Protocol):
+    """A tensor, or what a header says of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
 class Skeleton:
-    """A module and the places of its tensors. Not thread-safe; owned by one holder at a time."""
+    """A module and the places of its tensors. Not thread-safe; owned by one holder at a time.
+
+    It remembers the layout it was last checked against and prepared for (`fits`), so that weights
+    in the same layout, such as a fine-tune's, cost nothing but the calls that point at them.
+    """
 
     def __init__(self, key: str, module: nn.Module) -> None:
         self.key = key
         self.module = module
         self._slots: tuple[Slot, ...] = tuple(slots(module))
         self._empty = [slot.holder[slot.key] for slot in self._slots]
+        self._binding: Binding | None = None
+
+    def fits(self, header_digest: str) -> bool:
+        """Whether it is prepared for that layout already."""
+        return self._binding is not None and self._binding.header_digest == header_digest
+
+    def prepare(
+        self, header: Header, aliases: Mapping[str, str], device: torch.device, where: str
+    ) -> None:
+        """Checks a layout and makes the tensors for it, unless that was the last thing done.
+
+        Raises `SnapshotInvalid` before anything is changed.
+        """
+        if self._prepared(header, aliases, device) is None:
+            self.check({entry.name: entry for entry in header.tensors}, aliases, where)
+            self.unbind()
+            self._binding = Binding(self._slots, header, aliases, device)
+
+    def _prepared(
+        self, header: Header, aliases: Mapping[str, str], device: torch.device
+    ) -> Binding | None:
+        binding = self._binding
+        same = (
+            binding is not None
+            and binding.header_digest == header.digest
+            and binding.aliases == aliases
+            and binding.device == device
+        )
+        return binding if same else None
 
     def bind(
-        self, tensors: Mapping[str, torch.Tensor], aliases: Mapping[str, str], where: str
+        self, data: torch.Tensor, header: Header, aliases: Mapping[str, str], where: str
     ) -> None:
-        """Gives every parameter and buffer its tensor; nothing may be missing or left over.
+        """Gives every parameter and buffer its tensor in `data`; nothing may be missing or over.
 
-        Tied names get one Parameter object. Raises `SnapshotInvalid` before anything is assigned.
+        `data` is the component's data section, as for `Binding.bind`. Tied names get one Parameter
+        object. If the tensors are there already, nothing is done but making sure. Raises
+        `SnapshotInvalid` before anything is assigned.
         """
-        self.check(tensors, aliases, where)
-        parameters: dict[str, nn.Parameter] = {}
-        for slot in self._slots:
-            name = aliases.get(slot.name, slot.name)
-            if not slot.is_parameter:
-                slot.holder[slot.key] = tensors[name]
-                continue
-            if (parameter := parameters.get(name)) is None:
-                parameter = parameters[name] = nn.Parameter(tensors[name], requires_grad=False)
-            slot.holder[slot.key] = parameter
+        self.prepare(header, aliases, data.device, where)
+        binding = self._binding
+        assert binding is not None, "it was prepared just now"
+        if not binding.holds(data):
+            binding.bind(data)
 
     def unbind(self) -> None:
-        for slot, empty in zip(self._slots, self._empty, strict=True):
-            slot.holder[slot.key] = empty
+        if self._binding is not None:
+            self._binding.unbind(self._empty)
 
-    def check(
-        self, tensors: Mapping[str, torch.Tensor], aliases: Mapping[str, str], where: str
-    ) -> None:
-        """Raises `SnapshotInvalid` unless names and shapes are exactly the module's."""
+    def check(self, stored: Mapping[str, Shaped], aliases: Mapping[str, str], where: str) -> None:
+        """Raises `SnapshotInvalid` unless names and shapes are exactly the module's.
+
+        This is what makes sure that no tensor can stay on the meta device, which would draw wrong
+        pictures in silence: every place of the module has a tensor in the file.
+        """
         wanted = {slot.name for slot in self._slots}
-        stored = tensors.keys() | aliases.keys()
-        if missing := wanted - stored:
+        names = stored.keys() | aliases.keys()
+        if missing := wanted - names:
             invalid(
                 Problem.MISSING,
                 where,
                 f"the file lacks {len(missing)} tensors of the module, first {min(missing)!r}; "
                 "a module with gaps would draw wrong pictures",
             )
-        if extra := stored - wanted:
+        if extra := names - wanted:
             invalid(
                 Problem.MANIFEST,
                 where,
                 f"the file has {len(extra)} tensors that the module lacks, first {min(extra)!r}",
             )
         for slot, empty in zip(self._slots, self._empty, strict=True):
-            tensor = tensors.get(aliases.get(slot.name, slot.name))
+            tensor = stored.get(aliases.get(slot.name, slot.name))
             assert empty is not None
-            if tensor is None or tensor.shape != empty.shape or tensor.is_meta:
+            if tensor is None or tuple(tensor.shape) != tuple(empty.shape):
                 shape = "nothing" if tensor is None else tuple(tensor.shape)
                 invalid(
                     Problem.BAD_SHAPE,
@@ -106,11 +152,16 @@ class SkeletonPool:
         self._idle: defaultdict[str, list[Skeleton]] = defaultdict(list)
 
     def take(self, component: Component) -> Skeleton:
-        """An unbound skeleton for `component`, built now if none is idle."""
+        """An unbound skeleton for `component`, built now if none is idle.
+
+        One that is prepared for the component's layout is preferred.
+        """
         key = skeleton_key(component)
         with self._lock:
             if idle := self._idle[key]:
-                return idle.pop()
+                best = max(idle, key=lambda each: each.fits(component.header_digest))
+                idle.remove(best)
+                return best
         return Skeleton(key, build(component))
 
     def put(self, skeleton: Skeleton) -> None:
@@ -120,12 +171,16 @@ class SkeletonPool:
             if len(self._idle[skeleton.key]) < IDLE_MAX:
                 self._idle[skeleton.key].append(skeleton)
 
-    def prepare(self, component: Component) -> None:
-        """Makes the next `take` immediate."""
-        with self._lock:
-            if self._idle[skeleton_key(component)]:
-                return
-        self.put(Skeleton(skeleton_key(component), build(component)))
+    def prepare(self, component: Component, header: Header, device: torch.device) -> None:
+        """Makes the next `take` immediate, and binding what was taken.
+
+        Raises `SnapshotInvalid` if the file with that header does not fit the component's module.
+        """
+        skeleton = self.take(component)
+        try:
+            skeleton.prepare(header, component.aliases, device, f"component {component.name}")
+        finally:
+            self.put(skeleton)
 
 
 def build(component: Component) -> nn.Module:
@@ -136,7 +191,7 @@ def build(component: Component) -> nn.Module:
     kind = resolve(component.class_path, Role.MODEL)
     where = f"component {component.name}"
     # Switching initialisation off patches the libraries for the whole process.
-    with _build_lock:
+    with _build_lock, _no_garbage_collection():
         try:
             # transformers' switch covers torch.nn.init, so diffusers' modules as well.
             with no_init_weights(), torch.device("meta"):
@@ -147,8 +202,25 @@ def build(component: Component) -> nn.Module:
                 where,
                 f"{component.class_path} does not accept the config: {error}",
             )
-    _refuse_hidden_tensors(module, where)
-    return module.eval()
+        install(module, component)
+        _refuse_hidden_tensors(module, where)
+        for part in module.modules():
+            # As `eval` does, but that takes a slow way through every module's __setattr__.
+            vars(part)["training"] = False
+    return module
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Everything made here stays, so looking through it again and again finds nothing."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _construct(kind: Any, component: Component) -> nn.Module:
@@ -164,12 +236,27 @@ def _construct(kind: Any, component: Component) -> nn.Module:
 
 def _refuse_hidden_tensors(module: nn.Module, where: str) -> None:
     """Tensors in plain attributes are in no file; left on meta they give wrong pictures."""
+    is_tensor: dict[type, bool] = {}
     for name, part in module.named_modules():
-        for key, value in vars(part).items():
-            if isinstance(value, torch.Tensor) and value.is_meta:
-                invalid(
-                    Problem.MANIFEST,
-                    where,
-                    f"{name}.{key} is a tensor outside parameters and buffers, which a snapshot "
-                    "cannot hold",
-                )
+        attributes = vars(part)
+        for kind in set(map(type, attributes.values())):
+            if kind not in is_tensor:
+                is_tensor[kind] = issubclass(kind, torch.Tensor)
+            if is_tensor[kind]:
+                _refuse_meta(attributes, _computed(part), f"{where}, {name}")
+
+
+def _refuse_meta(attributes: Mapping[str, object], computed: frozenset[str], where: str) -> None:
+    for key, value in attributes.items():
+        if isinstance(value, torch.Tensor) and value.is_meta and key not in computed:
+            invalid(
+                Problem.MANIFEST,
+                where,
+                f"{key} is a tensor outside parameters and buffers, which a snapshot cannot hold",
+            )
+
+
+def _computed(part: nn.Module) -> frozenset[str]:
+    """Attributes made anew from stored tensors before each forward: weight normalisation's."""
+    hooks = part._forward_pre_hooks.values()
+    return frozenset(hook.name for hook in hooks if isinstance(hook, WeightNorm))

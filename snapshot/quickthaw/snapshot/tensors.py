@@ -112,22 +112,40 @@ def contents(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
         yield flat.view(torch.uint8).numpy().data
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies in a data section seen as items of `dtype`; strides count items too."""
+
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def places(header: Header) -> dict[str, Place]:
+    """The places of a component's tensors by name, in file order, pads left out."""
+    found: dict[str, Place] = {}
+    for entry in header.tensors:
+        stride: list[int] = []
+        step = 1
+        for extent in reversed(entry.shape):
+            stride.append(step)
+            step *= max(extent, 1)
+        dtype = DTYPES[entry.dtype]
+        offset = entry.start // dtype.itemsize
+        found[entry.name] = Place(dtype, offset, entry.shape, tuple(reversed(stride)))
+    return found
+
+
 def views(data: torch.Tensor, header: Header) -> dict[str, torch.Tensor]:
     """Tensors over `data`, the component's data section as one uint8 tensor; nothing is copied.
 
     `data` must be as long as the data section rounded up to 256 bytes, so that it can be seen as
     items of any dtype.
     """
-    typed = {name: data.view(DTYPES[name]) for name in {each.dtype for each in header.tensors}}
-    found: dict[str, torch.Tensor] = {}
-    for entry in header.tensors:
-        base = typed[entry.dtype]
-        stride: list[int] = []
-        step = 1
-        for extent in reversed(entry.shape):
-            stride.append(step)
-            step *= max(extent, 1)
-        found[entry.name] = base.as_strided(
-            entry.shape, stride[::-1], entry.start // base.element_size()
-        )
-    return found
+    laid = places(header)
+    typed = {dtype: data.view(dtype) for dtype in {place.dtype for place in laid.values()}}
+    return {
+        name: typed[place.dtype].as_strided(place.shape, place.stride, place.offset)
+        for name, place in laid.items()
+    }

@@ -51,7 +51,9 @@ def test_the_report_accounts_for_the_time(store: SnapshotStore, digests: dict[st
             + report.tokenizer_seconds
             + report.bytes_seconds
             + report.bind_seconds
+            + report.pipeline_seconds
         )
+        assert report.fixed_seconds == pytest.approx(parts - report.bytes_seconds)
         assert 0.9 * report.total_seconds <= parts <= report.total_seconds
         assert all(part.read_seconds > 0 for part in report.components)
         assert [part.name for part in report.components] == [

@@ -71,6 +71,6 @@ def summary_of(report: LoadReport) -> LoadSummary:
         manifest_seconds=report.manifest_seconds,
         skeleton_seconds=report.skeleton_seconds + report.tokenizer_seconds,
         bytes_seconds=report.bytes_seconds,
-        bind_seconds=report.bind_seconds,
+        bind_seconds=report.bind_seconds + report.pipeline_seconds,
         total_seconds=report.total_seconds,
     )

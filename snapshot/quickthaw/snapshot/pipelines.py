@@ -1,0 +1,54 @@
+"""Pipeline objects from parts that are there: a call of the pipeline's class, checked before."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quickthaw.snapshot.classes import Role, resolve
+from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.manifest import Manifest
+from quickthaw.snapshot.processors import build_scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class _Constructor:
+    names: frozenset[str]
+    required: tuple[str, ...]
+
+
+@functools.cache
+def _constructor(kind: Any) -> _Constructor:
+    """What a pipeline class takes; finding out takes longer than making a pipeline."""
+    parameters = dict(inspect.signature(kind.__init__).parameters)
+    del parameters["self"]
+    required = tuple(
+        name for name, each in parameters.items() if each.default is inspect.Parameter.empty
+    )
+    return _Constructor(frozenset(parameters), required)
+
+
+def build_pipeline(
+    manifest: Manifest, modules: Mapping[str, Any], processors: Mapping[str, Any]
+) -> Any:
+    """A pipeline of its own over shared modules and processors, with schedulers of its own.
+
+    By the class itself, as `from_pipe` would cast the modules that are shared. Raises
+    `SnapshotInvalid` for parts that the class has not got.
+    """
+    kind = resolve(manifest.pipeline_class, Role.PIPELINE)
+    takes = _constructor(kind)
+    # What a class must be given and this model goes without is None.
+    parts: dict[str, Any] = dict.fromkeys(takes.required)
+    parts |= {**modules, **processors, **manifest.pipeline_arguments}
+    parts |= {each.name: build_scheduler(each) for each in manifest.schedulers}
+    if extra := parts.keys() - takes.names:
+        invalid(
+            Problem.MANIFEST,
+            f"snapshot of {manifest.title or manifest.family}",
+            f"{manifest.pipeline_class} has no part named {min(extra)!r}",
+        )
+    return kind(**parts)
