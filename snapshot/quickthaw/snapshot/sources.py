@@ -214,8 +214,10 @@ def _replace(pipeline: Any, target: str, source: Path, names: set[str], dtype: s
             for name, each in state.items()
         }
     else:
+        # Every type of the base's holds all values of eight bits; packing finds them again.
+        kinds = {name: each.dtype for name, each in module.state_dict().items()}
         state = {
-            name: each.bfloat16() if each.dtype in _EIGHT_BITS else each
+            name: each.to(kinds[name]) if each.dtype in _EIGHT_BITS else each
             for name, each in state.items()
         }
     module.load_state_dict(state, assign=True)
