@@ -84,6 +84,7 @@ def unreserve(state: State, request_id: RequestId) -> None:
     worker = state.fleet.workers.get(worker_id) if worker_id is not None else None
     if worker is not None and worker.reserved_for == request_id:
         worker.reserved_for = None
+        state.fleet.note_change(worker)
 
 
 def opened(tracked: Tracked) -> AttemptRecord:

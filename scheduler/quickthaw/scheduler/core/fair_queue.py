@@ -19,7 +19,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from quickthaw.scheduler.core.model import Job, RequestId, TenantId
+from quickthaw.scheduler.core.model import Job, RequestId, TenantId, WorkerId
 
 
 class Rank(NamedTuple):
@@ -30,10 +30,20 @@ class Rank(NamedTuple):
     request_id: RequestId
 
 
+class Tried(NamedTuple):
+    """Why a request still waits: no worker could take it in this version of the fleet, or it
+    rather waits for one that has its model."""
+
+    fleet_version: int
+    waits_for: WorkerId | None
+    hopeless: bool
+    """No other request for the same model would have fared better."""
+
+
 class Waiting:
     """One request in the queue. `cost_ms` is the estimate that its tenant will be charged."""
 
-    __slots__ = ("bypassed", "cost_ms", "impatient_at_ms", "job", "rank")
+    __slots__ = ("bypassed", "cost_ms", "impatient_at_ms", "job", "rank", "tried")
 
     def __init__(self, job: Job, rank: Rank, cost_ms: float) -> None:
         self.job = job
@@ -43,6 +53,7 @@ class Waiting:
         """Later requests that were placed while no worker was found for this one."""
         self.impatient_at_ms = 0
         """Until then it may wait for a busy worker that has its model; 0 before the first wait."""
+        self.tried: Tried | None = None
 
 
 class _Tenant:

@@ -31,6 +31,10 @@ class Fleet:
         """Longest silent first."""
         self.open_count = 0
         """Workers that accept."""
+        self.version = 0
+        """Grows with whatever could let a worker take what it could not take before."""
+        self._changed: OrderedDict[WorkerId, int] = OrderedDict()  # the newest last
+        self._left_version = 0
         self._estimates = estimates
         self._queue_ahead = queue_ahead
         # Per tier and component, the ready workers that have it: least recently assigned first, so
@@ -59,7 +63,27 @@ class Fleet:
         for ring in self._open.get(kind, ()):
             yield from ring
 
+    def changed_since(self, version: int, limit: int) -> list[Worker] | None:
+        """The workers that changed since `version`; None if they are more than `limit`, or one of
+        them is gone: then who was out of the question for a request may be in it again."""
+        if version < self._left_version:
+            return None
+        found: list[Worker] = []
+        for worker_id, changed in reversed(self._changed.items()):
+            if changed <= version:
+                return found
+            if len(found) == limit:
+                return None
+            found.append(self.workers[worker_id])
+        return found
+
     # ---- changing ----------------------------------------------------------------------------
+
+    def note_change(self, worker: Worker) -> None:
+        """To be called after a change that does not go through the methods below."""
+        self.version += 1
+        self._changed[worker.worker_id] = self.version
+        self._changed.move_to_end(worker.worker_id)
 
     def attach(self, spec: WorkerSpec, rate: int, now_ms: int) -> Worker:
         """Adds a worker that holds nothing yet, in place of what was known of its id."""
@@ -77,6 +101,9 @@ class Fleet:
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return
+        self.version += 1
+        self._left_version = self.version
+        self._changed.pop(worker_id, None)
         self._leave_bucket(worker)
         self._index(worker, ready=False)
         self._class_sizes[worker.kind] -= 1
@@ -91,6 +118,7 @@ class Fleet:
 
     def refresh(self, worker: Worker) -> None:
         """To be called after a worker's switches (cordoned, connected, ...) were changed."""
+        self.note_change(worker)
         ready = worker.state is WorkerState.READY
         if ready != worker.ready:
             self._index(worker, ready)

@@ -16,10 +16,11 @@ waits for it (`Unplaced.waits_for`) rather than load a copy elsewhere; the machi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from quickthaw.scheduler.core.estimates import Estimates
+from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.model import (
     Job,
@@ -45,6 +46,22 @@ def place(
     elif len(fleet.workers) <= policy.explain_workers_max:
         scorer.explain_everyone()
         scorer.settle()
+    return scorer.choose()
+
+
+def place_on(
+    query: Query,
+    workers: Iterable[Worker],
+    fleet: Fleet,
+    estimates: Estimates,
+    policy: PlacementPolicy,
+    now_ms: int,
+) -> Placement | Unplaced:
+    """As `place`, but of these workers only."""
+    scorer = Scorer(query, fleet, estimates, policy, now_ms)
+    for worker in workers:
+        scorer.look_at(worker)
+    scorer.settle()
     return scorer.choose()
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 
 from quickthaw.scheduler.core import attempts
-from quickthaw.scheduler.core.fair_queue import Waiting
+from quickthaw.scheduler.core.fair_queue import Tried, Waiting
 from quickthaw.scheduler.core.model import (
     Candidate,
     Decision,
@@ -24,12 +24,16 @@ from quickthaw.scheduler.core.model import (
     RequestId,
     WorkerId,
 )
-from quickthaw.scheduler.core.placement import place
+from quickthaw.scheduler.core.placement import place, place_on
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.state import State
 
 CAPACITY_REASONS = frozenset({"depth", "vram_in_use"})
 """Refusals that pass with time: a worker worth reserving."""
+
+RETRY_WORKERS_MAX = 8
+"""A request is tried again on the workers that changed since its last try, up to so many; when more
+did, on all."""
 
 
 def plan(state: State) -> None:
@@ -78,11 +82,19 @@ class _Pass:
             return
         impatient = 0 < waiting.impatient_at_ms <= state.now_ms
         query = Query(job, tracked.lost_on, not (overtaken or impatient), self._queued_on)
+        if waiting.tried and not (special or impatient) and self._still(waiting.tried, query):
+            self._pass_over(waiting, waiting.tried)
+            return
         found = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
         if isinstance(found, Unplaced):
-            self._miss(waiting, found)
-            if not found.for_the_job_only and not special:
-                self._hopeless.add(digest)
+            hopeless = not (found.for_the_job_only or special)
+            waiting.tried = Tried(state.fleet.version, found.waits_for, hopeless)
+            self._decide(waiting, None, found, "")
+            if found.waits_for is not None and waiting.impatient_at_ms == 0:
+                wait_ms = max(1, math.ceil(found.wait_seconds * 1000))
+                waiting.impatient_at_ms = state.now_ms + wait_ms
+                state.impatience.set(job.request_id, waiting.impatient_at_ms)
+            self._pass_over(waiting, waiting.tried)
         elif may_defer and found.held_elsewhere and not found.warm and not overtaken:
             self._deferred[job.request_id] = waiting
             self._skipped.append(waiting)
@@ -107,17 +119,32 @@ class _Pass:
                 earlier.bypassed += 1
         self._decide(waiting, found.chosen.worker_id, found, found.tie_break)
 
-    def _miss(self, waiting: Waiting, found: Unplaced) -> None:
+    def _still(self, tried: Tried, query: Query) -> bool:
+        """Whether nothing that changed since the last try could take the request, so that it need
+        not be tried on everybody else again."""
         state = self._state
+        fleet = state.fleet
+        changed = fleet.changed_since(tried.fleet_version, RETRY_WORKERS_MAX)
+        if changed is None:
+            return False
+        if tried.waits_for is not None:
+            if (awaited := fleet.workers.get(tried.waits_for)) is None or awaited in changed:
+                return False
+            changed.append(awaited)
+        now = place_on(
+            query, changed, fleet, state.estimates, state.settings.placement, state.now_ms
+        )
+        return isinstance(now, Unplaced)
+
+    def _pass_over(self, waiting: Waiting, tried: Tried) -> None:
         self._skipped.append(waiting)
-        self._decide(waiting, None, found, "")
-        if found.waits_for is None:
+        waiting.tried = tried._replace(fleet_version=self._state.fleet.version)
+        if tried.hopeless:
+            self._hopeless.add(waiting.job.model.snapshot_digest)
+        if tried.waits_for is None:
             self._misses += 1
-            return
-        self._queued_on[found.waits_for] = self._queued_on.get(found.waits_for, 0) + 1
-        if waiting.impatient_at_ms == 0:
-            waiting.impatient_at_ms = state.now_ms + max(1, math.ceil(found.wait_seconds * 1000))
-            state.impatience.set(waiting.job.request_id, waiting.impatient_at_ms)
+        else:
+            self._queued_on[tried.waits_for] = self._queued_on.get(tried.waits_for, 0) + 1
 
     def _decide(
         self,

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from quickthaw.scheduler.core.commands import Command, JournalEnd, SendAssign
-from quickthaw.scheduler.core.events import RequestJournalled, WorkerHeartbeat
+from quickthaw.scheduler.core.events import (
+    CordonRequested,
+    RequestJournalled,
+    UncordonRequested,
+    WorkerHeartbeat,
+)
 from quickthaw.scheduler.core.model import ModelSpec, Priority, RequestId, WorkerId
 from quickthaw.scheduler.core.settings import CoreSettings
 from support.core_builders import (
@@ -212,3 +219,26 @@ def test_positions_far_back_are_estimated_in_bounded_work() -> None:
     position = scenario.machine.queue_position(RequestId("req_150"))
     assert position is not None
     assert abs(position - 150) <= 1, "off by at most one for each other tenant"
+
+
+@pytest.mark.parametrize("change", ["finish", "uncordon", "attach"])
+def test_a_request_that_waits_is_taken_by_whichever_worker_changes(change: str) -> None:
+    """It is not tried on every worker again at each event, so each kind of change must count."""
+    scenario = Scenario(CoreSettings(lease_ms=10**9))
+    model, other = a_model("mine", gib=30), a_model("other", gib=30)
+    scenario.attach(a_worker("w1"), *resident(other))
+    scenario.attach(a_worker("w2"))
+    scenario.feed(CordonRequested(WorkerId("w2")))
+    running = of_kind(scenario.submit(a_job("req_0", other)), SendAssign)
+    for number in range(3):
+        # Others come in between, and each time it is tried again.
+        assert not assigned(scenario.submit(a_job(f"req_mine{number}", model)))
+    match change:
+        case "finish":
+            commands = scenario.finish(running.pop())
+        case "uncordon":
+            commands = scenario.feed(UncordonRequested(WorkerId("w2")))
+        case _:
+            commands = scenario.attach(a_worker("w3"))
+    assert assigned(commands)[0] == "req_mine0"
+    scenario.close()
