@@ -70,9 +70,10 @@ class QuantizedLayer(nn.Module):
     replaces: ClassVar[type[nn.Module]]
 
     def __init__(
-        self, shape: torch.Size, method: Method, dtype: torch.dtype, bias: nn.Parameter | None
+        self, shape: torch.Size, method: Method, dtype: torch.dtype, bias: torch.Tensor | None
     ) -> None:
         super().__init__()
+        assert bias is None or isinstance(bias, nn.Parameter)
         self.method = method
         self.dtype = dtype
         self.register_parameter("bias", bias)
@@ -165,13 +166,15 @@ def fp8_product(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -
     """
     row_scale = (rows.float().abs().amax(1, keepdim=True) / FP8_MAX).clamp_(min=1e-12)
     encoded = (rows.float() / row_scale).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
-    return torch._scaled_mm(
+    product: torch.Tensor = torch.ops.aten._scaled_mm(
         encoded, weight.t(), scale_a=row_scale, scale_b=scale[None, :], out_dtype=rows.dtype
     )
+    return product
 
 
 def int8_product(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """As `fp8_product`, for I8; the sum is exact in 32 bits."""
     row_scale = (rows.float().abs().amax(1, keepdim=True) / INT8_MAX).clamp_(min=1e-12)
     encoded = (rows.float() / row_scale).round_().to(torch.int8)
-    return torch._int_mm(encoded, weight.t()).float().mul_(row_scale).mul_(scale).to(rows.dtype)
+    product: torch.Tensor = torch.ops.aten._int_mm(encoded, weight.t())
+    return product.float().mul_(row_scale).mul_(scale).to(rows.dtype)
