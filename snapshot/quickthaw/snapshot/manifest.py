@@ -113,6 +113,15 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of the store: its path under the root, its SHA-256 and its size."""
+
+    path: str
+    digest: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Component:
     """One module's weights and how to build the module. Named by the SHA-256 of its file."""
 
@@ -141,6 +150,16 @@ class Component:
     @property
     def file_bytes(self) -> int:
         return self.data_start + self.data_bytes
+
+    def files(self) -> tuple[StoredFile, ...]:
+        """Where its bytes are: its file, or the base's and those of the layers over it."""
+        stored = self.digest if self.delta is None else self.delta.base
+        # Equal headers make base and component equally long.
+        found = [StoredFile(f"components/{stored}.safetensors", stored, self.file_bytes)]
+        for layer in () if self.delta is None else self.delta.layers:
+            path = f"deltas/{layer.digest}.safetensors"
+            found.append(StoredFile(path, layer.digest, layer.file_bytes))
+        return tuple(found)
 
     @property
     def block_count(self) -> int:
@@ -185,15 +204,6 @@ class Preview:
     weights: tuple[tuple[float, float, float], ...]
     bias: tuple[float, float, float]
     r2: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file of the store: its path under the root, its SHA-256 and its size."""
-
-    path: str
-    digest: str
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,15 +255,7 @@ class Manifest:
 
         Of a component that is stored as a delta these are its base's and its layers'.
         """
-        found: dict[str, StoredFile] = {}
-        for part in self.components:
-            stored = part.digest if part.delta is None else part.delta.base
-            # Equal headers make base and component equally long.
-            lines = [StoredFile(f"components/{stored}.safetensors", stored, part.file_bytes)]
-            for layer in () if part.delta is None else part.delta.layers:
-                path = f"deltas/{layer.digest}.safetensors"
-                lines.append(StoredFile(path, layer.digest, layer.file_bytes))
-            found |= {line.path: line for line in lines}
+        found = {file.path: file for part in self.components for file in part.files()}
         for processor in self.processors:
             for blob in processor.files.values():
                 path = f"blobs/{blob.digest}"

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema_rs
 
 from quickthaw.snapshot.classes import Role, class_path
+from quickthaw.snapshot.delta_pack import DeltaPacker, base_snapshot
 from quickthaw.snapshot.describe_pipeline import (
     module_attention,
     module_config,
@@ -41,7 +42,7 @@ from quickthaw.snapshot.quantized import Method
 from quickthaw.snapshot.skeleton import Skeleton, build, skeleton_key
 from quickthaw.snapshot.sources import holds_fp8, open_source
 from quickthaw.snapshot.store import SnapshotStore
-from quickthaw.snapshot.tensors import collect, contents
+from quickthaw.snapshot.tensors import collect
 from quickthaw.snapshot.writer import StoreWriter
 
 
@@ -77,7 +78,12 @@ def pack(
     `source`: a live diffusers pipeline (left as it is), a diffusers folder, or one safetensors
     file. A file needs `base`, a diffusers folder of the same family with configs and tokenizers;
     it is a whole checkpoint, or replaces one component of the base (`component`, found by its
-    tensors where they are named as in diffusers). `family` only makes sure. `defaults` override
+    tensors where they are named as in diffusers).
+
+    `base` may also be a snapshot: its digest, or a folder that holds it. Components that are the
+    same are shared, and those that partly are get stored as what differs (FORMAT.md §8).
+
+    `family` only makes sure. `defaults` override
     the family's defaults of the input, for example `{"num_inference_steps": 4}`. `dtype`
     (float16, bfloat16, float32) applies to folders and files, which otherwise keep their own.
     `quantize` (fp8, int8) stores weights in eight bits: of the components that `only` names, by
@@ -88,15 +94,12 @@ def pack(
     `StorageFull`; nothing of a failed pack is ever visible, and `gc` removes what it wrote.
     """
     store = destination if isinstance(destination, SnapshotStore) else SnapshotStore(destination)
+    below = base_snapshot(base, store)
+    folder = Path(base) if base is not None and below is None else None
     sources: list[Path] = []
     if isinstance(source, Path | str):
-        sources = [Path(each) for each in (source, base) if each is not None]
-        pipeline = open_source(
-            Path(source),
-            base=None if base is None else Path(base),
-            dtype=dtype,
-            component=component,
-        )
+        sources = [Path(each) for each in (source, folder) if each is not None]
+        pipeline = open_source(Path(source), base=folder, dtype=dtype, component=component)
     else:
         pipeline = source
     path = class_path(pipeline, Role.PIPELINE, "pipeline")
@@ -104,7 +107,7 @@ def pack(
     if family is not None and family_named(family) is not found:
         invalid(Problem.MANIFEST, "family", f"{path} is of family {found.name}, not {family}")
     with store.writing() as writer:
-        packer = _Packer(pipeline, found, writer, on_progress)
+        packer = _Packer(pipeline, found, writer, DeltaPacker(writer, below), on_progress)
         packer.quantize(quantize, only, in_fp8=sources)
         manifest = packer.manifest(title=title, licence=licence, defaults=defaults or {})
         return writer.add_manifest(manifest)
@@ -116,11 +119,13 @@ class _Packer:
         pipeline: Any,
         family: Family,
         writer: StoreWriter,
+        deltas: DeltaPacker,
         on_progress: OnProgress | None,
     ) -> None:
         self._pipeline = pipeline
         self._family = family
         self._writer = writer
+        self._deltas = deltas
         self._on_progress = on_progress
         self._modules, self._others = parts_of(pipeline, family)
         self._collected = {
@@ -197,8 +202,8 @@ class _Packer:
         # What could not be loaded must not be packed.
         Skeleton(skeleton_key(draft), built).check(collected.tensors, collected.aliases, where)
         specs = collected.specs(where)
-        written = self._writer.add_component(
-            specs, contents(collected.tensors), lambda count: self._progress(name, count)
+        written, delta = self._deltas.add(
+            name, specs, collected.tensors, lambda count: self._progress(name, count)
         )
         dtypes = tuple(sorted({spec.dtype for spec in specs}))
         return replace(
@@ -209,6 +214,7 @@ class _Packer:
             data_start=written.data_start,
             data_bytes=written.data_bytes,
             blocks=written.blocks,
+            delta=delta,
         )
 
     def _progress(self, name: str, count: int) -> None:

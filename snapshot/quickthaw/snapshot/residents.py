@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from quickthaw.snapshot.copiers import Origin, Source, open_source
+from quickthaw.snapshot.copiers import MemorySource, Origin, Source, open_source
 from quickthaw.snapshot.device import Device, DeviceBuffer
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.modules import Modules
@@ -118,7 +119,22 @@ class Residents:
 
     def _open(self, component: Component) -> Source:
         path = self._store.component_path(component.digest)
-        return open_source(path, component, self._origins, self._open)
+        return open_source(path, component, self._origins, self._open_base)
+
+    def _open_base(self, component: Component) -> Source:
+        """What another component is built upon: from host memory where it is there."""
+        digest = component.digest
+        if self._tiers.knows(digest):
+            if (pinned := self._tiers.retain_pinned(digest)) is not None:
+                view = pinned.view[: component.data_bytes]
+                return MemorySource(Tier.PINNED, view, pinned.release)
+            self.hold(digest)  # so that the buffer stays until the source is closed
+            buffer = self._tiers.buffer(digest)
+            if buffer is not None and buffer.data.device.type == "cpu":
+                view = buffer.data.numpy().data[: component.data_bytes]
+                return MemorySource(Tier.VRAM, view, partial(self.release, digest))
+            self.release(digest)
+        return self._open(component)
 
     def _room(self, component: Component, *, required: bool) -> SlabRange | None:
         if not (required or self._retain_pinned):

@@ -70,6 +70,10 @@ class Tiers:
             entry = self._entries.setdefault(digest, _Entry(nbytes))
             entry.on_disk = on_disk
 
+    def knows(self, digest: str) -> bool:
+        with self._lock:
+            return digest in self._entries
+
     def transfer_lock(self, digest: str) -> threading.Lock:
         """Held while a component moves, so that it moves once however many models want it."""
         return self._entries[digest].transfer

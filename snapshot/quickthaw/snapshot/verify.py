@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from quickthaw.snapshot.copiers import Source, open_source
+from quickthaw.snapshot.delta import DeltaOrigin
 from quickthaw.snapshot.files import open_regular
-from quickthaw.snapshot.format import Problem, check_aligned, parse_header
+from quickthaw.snapshot.format import DATA_ALIGNMENT, Problem, check_aligned, parse_header
 from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash, sha256_hex
 from quickthaw.snapshot.inspect import locate
 from quickthaw.snapshot.manifest import Component
@@ -85,6 +87,9 @@ def _component(
     store: SnapshotStore, part: Component, count: Callable[[int], None]
 ) -> Iterator[Finding]:
     path = store.component_path(part.digest)
+    if part.delta is not None and not path.is_file():
+        yield from _delta(store, part, count)
+        return
     with os.fdopen(open_regular(path), "rb") as file:
         file_bytes = os.fstat(file.fileno()).st_size
         if file_bytes != part.file_bytes:
@@ -94,34 +99,85 @@ def _component(
                 f"{path} is {file_bytes} bytes long, not {part.file_bytes}",
             )
         header = file.read(part.data_start)
-        count(len(header))
-        yield from _header(part, path, header)
-        whole = hashlib.sha256(header)
-        for block in range(part.block_count):
-            content = file.read(min(BLOCK_BYTES, part.data_bytes - block * BLOCK_BYTES))
-            count(len(content))
-            whole.update(content)
-            if block_hash(content) != part.block_hash(block):
-                offset = part.data_start + block * BLOCK_BYTES
-                yield Finding(
-                    part.name,
-                    "corrupt",
-                    f"block {block} of {path} (offset {offset}) differs from the manifest",
-                    block,
-                    offset,
-                )
-        whole.update(file.read(1))  # anything after the last block changes the digest
-        if whole.hexdigest() != part.digest:
-            yield Finding(part.name, "digest", f"the content of {path} does not match its name")
+
+        def read(start: int, size: int) -> bytes:
+            file.seek(part.data_start + start)
+            return file.read(size)
+
+        # Anything after the last block changes the digest.
+        yield from _content(part, str(path), header, read, beyond=1, count=count)
 
 
-def _header(part: Component, path: Path, raw: bytes) -> Iterator[Finding]:
+def _delta(
+    store: SnapshotStore, part: Component, count: Callable[[int], None]
+) -> Iterator[Finding]:
+    """First the files of the chain, each by its name, then what they make together."""
+    origin = DeltaOrigin(store)
+    for file in part.files():
+        path = store.root / file.path
+        with open(open_regular(path), "rb", buffering=0) as raw:
+            size = os.fstat(raw.fileno()).st_size
+            if hashlib.file_digest(raw, "sha256").hexdigest() != file.digest:
+                message = f"the content of {path} ({size} bytes) does not match its name"
+                yield Finding(part.name, "digest", message)
+        count(size)
+    header = origin.header(part)
+    source = origin.open(part, lambda below: _opened(store, origin, below))
+    if source is None or header is None:  # not while this is the only origin
+        return
+    try:
+        room = memoryview(bytearray(BLOCK_BYTES))
+
+        def read(start: int, size: int) -> bytes:
+            target = room[: -(-size // DATA_ALIGNMENT) * DATA_ALIGNMENT]
+            return bytes(room[: source.read_into(start, target, size)])
+
+        where = f"what base and deltas of {part.name} make"
+        yield from _content(part, where, header, read, beyond=0, count=lambda _: None)
+    finally:
+        source.close()
+
+
+def _opened(store: SnapshotStore, origin: DeltaOrigin, part: Component) -> Source:
+    path = store.component_path(part.digest)
+    return open_source(path, part, (origin,), lambda below: _opened(store, origin, below))
+
+
+def _content(
+    part: Component,
+    where: str,
+    header: bytes,
+    read: Callable[[int, int], bytes],
+    *,
+    beyond: int,
+    count: Callable[[int], None],
+) -> Iterator[Finding]:
+    """`read` takes a place in the data section and a size, up to `beyond` bytes after its end."""
+    count(len(header))
+    yield from _header(part, where, header)
+    whole = hashlib.sha256(header)
+    for block in range(part.block_count):
+        start = block * BLOCK_BYTES
+        content = read(start, min(BLOCK_BYTES, part.data_bytes - start))
+        count(len(content))
+        whole.update(content)
+        if block_hash(content) != part.block_hash(block):
+            offset = part.data_start + start
+            message = f"block {block} of {where} (offset {offset}) differs from the manifest"
+            yield Finding(part.name, "corrupt", message, block, offset)
+    if beyond:
+        whole.update(read(part.data_bytes, beyond))
+    if whole.hexdigest() != part.digest:
+        yield Finding(part.name, "digest", f"the content of {where} does not match its name")
+
+
+def _header(part: Component, path: str, raw: bytes) -> Iterator[Finding]:
     if sha256_hex(raw) != part.header_digest:
         yield Finding(part.name, "header_digest", f"the header of {path} was changed", None, 0)
     try:
         if len(raw) < 8 or int.from_bytes(raw[:8], "little") != len(raw) - 8:
             yield Finding(part.name, Problem.HEADER_MALFORMED, f"{path} has another header length")
         else:
-            check_aligned(parse_header(raw, part.data_bytes, str(path)), str(path))
+            check_aligned(parse_header(raw, part.data_bytes, path), path)
     except SnapshotInvalid as error:
         yield _finding(part.name, error)
