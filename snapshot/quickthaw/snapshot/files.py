@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quickthaw.snapshot.format import Problem, invalid
-from quickthaw.wire.errors import StorageFull
+from quickthaw.wire.errors import FailedPrecondition, StorageFull
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_FILE = frozenset({errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EISDIR})
+"""What opening a socket, a device, or something inside of a file ends with."""
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise StorageFull(
             f"{path}: {os.strerror(error.errno)} while writing; free some space there and repeat, "
@@ -78,7 +80,14 @@ def open_regular(path: Path, *, flags: int = 0) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             invalid(Problem.UNSAFE, str(path), "a symbolic link; snapshots hold plain files only")
-        raise
+        if error.errno in _NO_FILE:
+            invalid(Problem.UNSAFE, str(path), "not a regular file in a plain folder")
+        if flags:
+            raise  # the caller tries what the filesystem may not have
+        raise FailedPrecondition(
+            f"{path}: {os.strerror(error.errno or 0)}; make it readable for this process",
+            metadata={"path": str(path)},
+        ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         invalid(Problem.UNSAFE, str(path), "not a regular file")

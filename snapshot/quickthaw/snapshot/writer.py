@@ -35,7 +35,7 @@ from quickthaw.wire.errors import SnapshotCorrupt
 COPY_BYTES = 4 * 1024 * 1024
 
 
-def _is_intact(path: Path, digest: str, file_bytes: int) -> bool:
+def is_intact(path: Path, digest: str, file_bytes: int) -> bool:
     """By its content, not by its name: bringing a snapshot in again is how a bad disk is mended."""
     if not path.exists() or path.stat().st_size != file_bytes:
         return False
@@ -150,7 +150,7 @@ class StoreWriter:
         self._copy(source, self._root / file.path, file.digest, file.nbytes)
 
     def _copy(self, source: Path, target: Path, digest: str, file_bytes: int) -> None:
-        if _is_intact(target, digest, file_bytes):
+        if is_intact(target, digest, file_bytes):
             return
         whole, copied = hashlib.sha256(), 0
         with (
