@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn, TypeAlias, cast
 
 from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.strict_json import parse_json
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 
 TEXT_CHARS_MAX = 4096
 DEPTH_MAX = 16
 LIST_ITEMS_MAX = 4096
+ITEMS_MAX = 500_000
+"""Of one document, as `parse_json` counts them."""
+INTEGER_MAX = (1 << 63) - 1
 LAYERS_MAX = 1024
+_SIZES_MAX: Mapping[str, int] = {
+    # By a part of the key's name. Each is what a library loops over or fills a list with when an
+    # object is built, so that a number too large would keep the process busy, or eat its memory.
+    "layers": LAYERS_MAX,
+    "num_labels": LAYERS_MAX,
+    "timesteps": 100_000,
+    "inference_steps": 100_000,
+}
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 
 UNSAFE_CONFIG_KEYS: Mapping[str, str] = {
@@ -43,9 +54,9 @@ def check_config(config: JsonValue, where: str, depth: int = 0) -> None:
             for key, value in config.items():
                 if (why := UNSAFE_CONFIG_KEYS.get(key)) is not None:
                     invalid(Problem.UNSAFE, f"{where}.{key}", f"{why}; remove it and pack again")
-                if "layers" in key and _largest(value) > LAYERS_MAX:
-                    # Building the module would keep the process busy for as long as one likes.
-                    invalid(Problem.MANIFEST, f"{where}.{key}", f"is over {LAYERS_MAX} layers")
+                for part, maximum in _SIZES_MAX.items():
+                    if part in key and _largest(value) > maximum:
+                        invalid(Problem.MANIFEST, f"{where}.{key}", f"is over {maximum}")
                 check_config(value, f"{where}.{key}", depth + 1)
         case list():
             if len(config) > LIST_ITEMS_MAX:
@@ -55,6 +66,8 @@ def check_config(config: JsonValue, where: str, depth: int = 0) -> None:
         case str():
             if len(config) > TEXT_CHARS_MAX:
                 invalid(Problem.MANIFEST, where, f"is longer than {TEXT_CHARS_MAX} characters")
+        case int() if not -INTEGER_MAX <= config <= INTEGER_MAX:
+            invalid(Problem.MANIFEST, where, "is a number beyond 64 bits")
         case _:
             pass
 
@@ -72,10 +85,8 @@ def _largest(value: JsonValue) -> float:
 def parse_object(encoded: bytes, where: str) -> dict[str, JsonValue]:
     """A JSON object without duplicate keys, NaN or infinity; anything else is `SnapshotInvalid`."""
     try:
-        document = json.loads(
-            encoded.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError) as error:
+        document = parse_json(encoded, ITEMS_MAX)
+    except ValueError as error:
         invalid(Problem.MANIFEST, where, f"is not JSON: {str(error)[:200]}")
     if not isinstance(document, dict):
         invalid(Problem.MANIFEST, where, "must be a JSON object")
@@ -116,6 +127,13 @@ class Fields:
         value = self._take(key)
         if not isinstance(value, str) or len(value) > chars_max:
             self.fail(key, f"must be text of at most {chars_max} characters")
+        return value
+
+    def line(self, key: str) -> str:
+        """Text for people. It is shown on terminals, which obey some characters."""
+        value = self.text(key)
+        if not value.isprintable():
+            self.fail(key, "must be one line of printable characters")
         return value
 
     def optional_text(self, key: str) -> str | None:
@@ -204,14 +222,3 @@ class Fields:
                 self.fail(f"{key}[{index}]", "must be an object")
             found.append(Fields(item, f"{self.path}.{key}[{index}]"))
         return found
-
-
-def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return found
-
-
-def _no_constant(token: str) -> NoReturn:
-    raise ValueError(f"{token} is not a JSON value")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import BinaryIO, NoReturn
 
+from quickthaw.snapshot.strict_json import DuplicateKey, parse_json
 from quickthaw.wire.errors import SnapshotInvalid
 
 FORMAT_VERSION = 1
@@ -24,11 +25,15 @@ DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 256
 """What a CUDA allocation promises; less changes the last bits of some CPU kernels too."""
 HEADER_BYTES_MAX = 16 * 1024 * 1024
+HEADER_ITEMS_MAX = 2_000_000
+"""Ten for each of as many tensors as there may be; it is what bounds the memory of parsing."""
 TENSORS_MAX = 200_000
 NAME_CHARS_MAX = 512
 RANK_MAX = 8
 DATA_BYTES_MAX = 1 << 42
 PAD_PREFIX = "__pad__"
+PLACE_CHARS_MAX = 500
+MESSAGE_CHARS_MAX = 2000
 METADATA_KEY = "__metadata__"
 
 ITEM_BYTES: Mapping[str, int] = {
@@ -77,8 +82,19 @@ class Problem(StrEnum):
 
 def invalid(problem: Problem, where: str, message: str) -> NoReturn:
     """Raises `SnapshotInvalid`; `where` names the file or component."""
+    place = _plain(where)
     raise SnapshotInvalid(
-        f"{where}: {message}", metadata={"problem": problem.value, "where": where[:200]}
+        f"{place[:PLACE_CHARS_MAX]}: {_plain(message)[:MESSAGE_CHARS_MAX]}",
+        metadata={"problem": problem.value, "where": place[:200]},
+    )
+
+
+def _plain(text: str) -> str:
+    """Safe for terminals, logs and the wire: strangers choose the names that errors quote."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text
     )
 
 
@@ -159,6 +175,13 @@ def read_header(file: BinaryIO, where: str) -> Header:
 
 def parse_header(raw: bytes, data_bytes: int, where: str) -> Header:
     """`raw`: the whole header with its 8-byte length; `data_bytes`: what follows it in the file."""
+    if len(raw) < 8 or int.from_bytes(raw[:8], "little") != len(raw) - 8:
+        invalid(
+            Problem.HEADER_MALFORMED,
+            where,
+            f"the file does not say that its header has the {max(len(raw) - 8, 0)} bytes that the "
+            "manifest says",
+        )
     metadata: dict[str, str] = {}
     entries: list[TensorEntry] = []
     for name, fields in _header_pairs(raw[8:], where):
@@ -193,22 +216,11 @@ def check_aligned(header: Header, where: str) -> None:
 
 
 def _header_pairs(text: bytes, where: str) -> list[tuple[str, object]]:
-    def refuse_constant(token: str) -> NoReturn:
-        raise ValueError(f"{token} is not a JSON value")
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            invalid(Problem.DUPLICATE_NAME, where, f"{twice[:80]!r} appears twice in the header")
-        return found
-
     try:
-        header = json.loads(
-            text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant
-        )
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text, HEADER_ITEMS_MAX)
+    except DuplicateKey as error:
+        invalid(Problem.DUPLICATE_NAME, where, f"{error.key[:80]!r} appears twice in the header")
+    except ValueError as error:
         invalid(Problem.HEADER_NOT_JSON, where, f"the header is not JSON: {str(error)[:200]}")
     if not isinstance(header, dict):
         invalid(Problem.HEADER_MALFORMED, where, "the header is not a JSON object")

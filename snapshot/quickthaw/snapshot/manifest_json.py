@@ -144,9 +144,9 @@ def parse_manifest(encoded: bytes, where: str = "manifest.json") -> Manifest:
     pipeline = fields.child("pipeline")
     manifest = Manifest(
         family=fields.text("family", chars_max=64),
-        title=fields.text("title"),
-        licence=fields.text("licence"),
-        created_by=fields.text("created_by"),
+        title=fields.line("title"),
+        licence=fields.line("licence"),
+        created_by=fields.line("created_by"),
         pipeline_class=check_class(pipeline.text("class"), Role.PIPELINE, pipeline.path),
         pipeline_arguments=_arguments(pipeline),
         components=tuple(

@@ -55,7 +55,7 @@ BROKEN = {
                                 Problem.BAD_SHAPE),
     "backward offsets": (f'{{"a": {tensor(4, 0, shape=[4])}}}', 4, Problem.BAD_OFFSETS),
     "nan offsets": ('{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 1e400]}}', 4,
-                    Problem.BAD_OFFSETS),
+                    Problem.HEADER_NOT_JSON),
     "wrong size": (f'{{"a": {tensor(0, 4, shape=[3])}}}', 4, Problem.SIZE_MISMATCH),
     "an overlap": (f'{{"a": {tensor(0, 4)}, "b": {tensor(2, 6)}}}', 6, Problem.OVERLAP),
     "a hole": (f'{{"a": {tensor(0, 4)}, "b": {tensor(6, 8)}}}', 8, Problem.HOLE),
