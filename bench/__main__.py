@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("placement", "scheduler", "load_path")
+BENCHMARKS = ("placement", "scheduler", "load_path", "fixed_cost")
 
 
 def main() -> int:

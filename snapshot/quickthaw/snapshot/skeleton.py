@@ -35,12 +35,22 @@ IDLE_MAX = 2
 _build_lock = threading.Lock()
 
 
+_keys: dict[int, tuple[Component, str]] = {}
+"""By the identity of a component, which is kept beside its key lest another one gets it."""
+_KEYS_MAX = 4096
+
+
 def skeleton_key(component: Component) -> str:
     """Equal for components whose modules are interchangeable but for their weights."""
-    shape: list[object] = [component.class_path, component.attention, component.config]
-    if (quantization := component.quantization) is not None:
-        shape += [quantization.method, dict(quantization.layers)]
-    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+    known = _keys.get(id(component))
+    if known is not None and known[0] is component:
+        return known[1]
+    shape = [component.class_path, component.attention, component.config]
+    key = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+    if len(_keys) >= _KEYS_MAX:
+        _keys.clear()
+    _keys[id(component)] = (component, key)
+    return key
 
 
 class Shaped(Protocol):
@@ -170,6 +180,11 @@ class SkeletonPool:
         with self._lock:
             if len(self._idle[skeleton.key]) < IDLE_MAX:
                 self._idle[skeleton.key].append(skeleton)
+
+    def clear(self) -> None:
+        """Drops the idle ones, for their memory."""
+        with self._lock:
+            self._idle.clear()
 
     def prepare(self, component: Component, header: Header, device: torch.device) -> None:
         """Makes the next `take` immediate, and binding what was taken.
