@@ -19,6 +19,7 @@ from support.platform import running_platform
 
 TESTS = Path(__file__).parents[1]
 MODULE = "support.pretend_worker"
+HOST = "support.pretend_host"
 PATIENCE_SECONDS = 60.0
 
 
@@ -30,7 +31,7 @@ async def fleet(
     monkeypatch.setenv("PYTHONPATH", path)
     made: Provisioner
     if request.param == "local":
-        made = LocalFleet(tmp_path / "logs", gpus=0, module=MODULE)
+        made = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
     else:
         made = a_ray_fleet(tmp_path)
     yield made
@@ -120,7 +121,7 @@ async def test_a_worker_lives_from_create_to_destroy(fleet: Provisioner, tmp_pat
 
 
 async def test_a_worker_that_ignores_the_drain_is_killed(tmp_path: Path) -> None:
-    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=MODULE)
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(TESTS))
         patch.setattr("quickthaw.cli.fleet.local.KILL_MARGIN_SECONDS", 0.0)
@@ -129,6 +130,7 @@ async def test_a_worker_that_ignores_the_drain_is_killed(tmp_path: Path) -> None
         ready = await the_next(changes)
         await fleet.destroy("w-stubborn")
         exited = await the_next(changes)
+        await fleet.close()
     assert exited.status == -signal.SIGKILL
     assert gone(ready.pid)
 

@@ -16,11 +16,13 @@ from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.up.fleet_keeper import FleetKeeper
 from quickthaw.cli.up.keeper import Keeper
 from quickthaw.cli.up.process import Command
-from quickthaw.cli.up.settings import RestartPolicy, UpSettings
+from quickthaw.cli.up.settings import UpSettings
 from quickthaw.wire.process import Address
+from quickthaw.wire.restarts import RestartPolicy
 
 TESTS = Path(__file__).parents[1]
 MODULE = "support.pretend_worker"
+HOST = "support.pretend_host"
 PATIENCE_SECONDS = 100.0
 ANY = Address("127.0.0.1", 0)
 
@@ -110,7 +112,7 @@ async def test_a_first_start_that_fails_is_not_repeated(tmp_path: Path) -> None:
 
 
 async def test_one_worker_that_cannot_start_ends_the_fleets_keeping(tmp_path: Path) -> None:
-    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=MODULE)
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
     key_file = tmp_path / "key"
     key_file.write_text("qt_key")
     specs = [

@@ -72,7 +72,7 @@ async def test_it_says_once_that_it_is_ready_serves_metrics_and_drains_at_sigter
         session.welcome()
         line = (await process.stdout.readline()).decode()
         found = re.fullmatch(
-            r"quickthaw-worker ready worker=w1 metrics=(http://\S+/metrics)\n", line
+            r"quickthaw-worker ready worker=w1 metrics=(http://\S+/metrics) start_ms=\d+\n", line
         )
         assert found, line
         text = (await asyncio.to_thread(urllib.request.urlopen, found[1])).read().decode()

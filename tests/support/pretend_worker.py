@@ -8,14 +8,15 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--key-file", type=Path, required=True)
-    arguments, _ = parser.parse_known_args()
+    arguments, _ = parser.parse_known_args(given)
     name = arguments.worker_id
     if name.endswith("-broken"):
         print("the device is on fire", file=sys.stderr)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -44,6 +45,13 @@ def address_in_use(what: str, address: Address) -> AddressInUse:
         f"{what} cannot listen on {address}: the address is in use; stop what holds it, or choose "
         "another port (0 picks a free one)"
     )
+
+
+def describe_status(status: int) -> str:
+    """In words, after the name of a process; -N is the end by signal N."""
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
 
 
 class _JsonFormatter(logging.Formatter):

@@ -4,7 +4,7 @@ import pytest
 
 from quickthaw.cli.errors import PartFailed
 from quickthaw.cli.up.restart import Restarts
-from quickthaw.cli.up.settings import RestartPolicy
+from quickthaw.wire.restarts import RestartPolicy
 
 POLICY = RestartPolicy(
     pause_seconds=0.2,

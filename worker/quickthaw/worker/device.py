@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.snapshot import Slab
+from quickthaw.snapshot.slab_index import INDEX_BYTES
+from quickthaw.wire.errors import ResourceExhausted, SettingsInvalid
 from quickthaw.worker.attempts import Tier
+from quickthaw.worker.imports import import_families
 from quickthaw.worker.nvml import Gpu, find_gpu
 from quickthaw.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from quickthaw.snapshot import Device
     from quickthaw.worker.models import ModelHost
 
 _MIB = 1 << 20
@@ -23,13 +26,6 @@ _CUDA_RESERVE_BYTES = 1536 * _MIB
 _CPU_VRAM_FRACTION = 4
 """A CPU worker offers a quarter of the machine's memory: it is seldom alone there."""
 _STAGING_BYTES = {"cpu": 16 * _MIB, "cuda": 128 * _MIB}
-
-# What a first request would otherwise import while its caller waits (some seconds).
-_PIPELINE_CLASSES = {
-    "sd": "StableDiffusionPipeline",
-    "sdxl": "StableDiffusionXLPipeline",
-    "flux": "FluxPipeline",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +95,40 @@ def _nvml_name(index: int, visible: tuple[str, ...] | None) -> str | None:
     return visible[index] if index < len(visible) and visible[index] != "-1" else None
 
 
-def build_host(
-    settings: WorkerSettings, choice: DeviceChoice, on_evicted: Callable[[Tier], None]
-) -> ModelHost:
-    """Imports torch, maps and registers the slab, and opens the local snapshots. Takes seconds.
+def open_slab(choice: DeviceChoice, slab_file: int | None, device: Device | None) -> Slab:
+    """The same memory in the same file for every process of this choice. Touches all of it.
 
-    Raises SettingsInvalid if the device or the slab cannot be had.
+    Raises SettingsInvalid if it cannot be had.
     """
+    staging_bytes = _STAGING_BYTES[choice.kind]
+    index_bytes = 0 if slab_file is None else INDEX_BYTES
+    try:
+        return Slab(
+            choice.pinned_bytes + staging_bytes + index_bytes,
+            device=device,
+            staging_bytes=staging_bytes,
+            descriptor=slab_file,
+        )
+    except ResourceExhausted as error:
+        raise SettingsInvalid(f"--pinned-bytes {choice.pinned_bytes}: {error.message}") from error
+
+
+def build_host(
+    settings: WorkerSettings,
+    choice: DeviceChoice,
+    on_evicted: Callable[[Tier], None],
+    slab_file: int | None = None,
+) -> ModelHost:
+    """Maps and registers the slab and opens the local snapshots; imports what is not yet.
+
+    `slab_file`: a memory file to make the slab in, with what an earlier worker left there. Raises
+    SettingsInvalid if the device or the slab cannot be had.
+    """
+    for _part in import_families(settings.families):
+        continue
     import torch
 
-    from quickthaw.snapshot import CpuDevice, CudaDevice, Device, Loader, Slab, SnapshotStore
+    from quickthaw.snapshot import CpuDevice, CudaDevice, Loader, SnapshotStore
     from quickthaw.worker.models import ModelHost
 
     if settings.torch_threads:
@@ -118,19 +138,7 @@ def build_host(
         device = CudaDevice(choice.index, offer_bytes=choice.vram_bytes)
     else:
         device = CpuDevice(choice.vram_bytes)
-    staging_bytes = _STAGING_BYTES[choice.kind]
-    slab = Slab(choice.pinned_bytes + staging_bytes, device=device, staging_bytes=staging_bytes)
+    slab = open_slab(choice, slab_file, device)
     store = SnapshotStore(settings.snapshot_store)
     loader = Loader(store, device, slab)
-    _import_pipelines(settings.families)
     return ModelHost(store, loader, device, slab, verify=settings.verify, on_evicted=on_evicted)
-
-
-def _import_pipelines(families: tuple[str, ...]) -> None:
-    diffusers = importlib.import_module("diffusers")
-    # Both write warnings of their own to stderr, about optional libraries and about prompts.
-    importlib.import_module("diffusers.utils.logging").set_verbosity_error()
-    importlib.import_module("transformers.utils.logging").set_verbosity_error()
-    for family in families:
-        if (name := _PIPELINE_CLASSES.get(family)) is not None:
-            getattr(diffusers, name)

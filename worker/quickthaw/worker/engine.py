@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from quickthaw.wire.errors import EngineFailed, QuickthawError
 from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult, Tier
 from quickthaw.worker.families import adapter
+from quickthaw.worker.faults import end_process, ending_at_faults
 from quickthaw.worker.ports import Clock, RunSink, RunStopped, StopSignal
 from quickthaw.worker.residency import Resident, TierSpeeds
 
@@ -29,6 +30,8 @@ class DiffusionEngine:
     `build` makes the host; it runs in the loader's thread, because it imports torch and touches the
     slab, and whatever is loaded waits for it. `on_residency` is called on the event loop with
     everything that is resident, after each change and before the load that made it returns.
+    `on_fault` is called, in the thread where it shows, when the device is lost to this process; it
+    need not return.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class DiffusionEngine:
         clock: Clock,
         speeds: TierSpeeds,
         on_residency: Callable[[list[Resident]], None],
+        on_fault: Callable[[BaseException], None] = end_process,
     ) -> None:
         self._build = build
         self._clock = clock
         self._speeds = speeds
         self._on_residency = on_residency
+        self._on_fault = on_fault
         self._host: ModelHost | None = None
         self._loads = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._runs = ThreadPoolExecutor(concurrency, thread_name_prefix="runner")
@@ -111,7 +116,11 @@ class DiffusionEngine:
         self._runs.shutdown()
 
     async def _in_loader(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._loads, work)
+        def watched() -> _T:
+            with ending_at_faults(self._on_fault):
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._loads, watched)
 
     def _require(self) -> ModelHost:
         if self._host is None:
@@ -148,7 +157,7 @@ class DiffusionEngine:
                 sink,
                 stop,
             )
-            with host.running(loaded.manifest):
+            with host.running(loaded.manifest), ending_at_faults(self._on_fault):
                 try:
                     return drawn(), self._clock()
                 except torch.OutOfMemoryError:

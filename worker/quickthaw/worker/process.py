@@ -54,6 +54,7 @@ class Worker:
         choice: DeviceChoice,
         on_ready: Callable[[], None],
         patience: Patience | None = None,
+        slab_file: int | None = None,
     ) -> None:
         self._settings = settings
         self._on_ready = on_ready
@@ -66,7 +67,10 @@ class Worker:
         self._torch_families = frozenset(settings.families) - {NOOP}
         self._diffusion = DiffusionEngine(
             lambda: build_host(
-                settings, choice, lambda tier: self.metrics.evictions.labels(tier.label).inc()
+                settings,
+                choice,
+                lambda tier: self.metrics.evictions.labels(tier.label).inc(),
+                slab_file,
             ),
             settings.concurrency,
             time.monotonic,

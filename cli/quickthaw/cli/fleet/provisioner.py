@@ -93,12 +93,16 @@ InstanceChange: TypeAlias = Ready | Exited
 class Provisioner(Protocol):
     """Starts and reaps worker processes. Belongs to one event loop."""
 
+    async def open(self) -> None:
+        """Begins what takes long and depends on no worker. Raises OSError or Unavailable."""
+        ...
+
     async def offers(self) -> tuple[Offer, ...]:
         """What there is room for now."""
         ...
 
     async def create(self, spec: WorkerSpec) -> None:
-        """Starts a worker; returns when its process runs, which is before it is ready.
+        """Has a worker started; returns before it is ready.
 
         Raises FailedPrecondition if a worker of this id runs already, ResourceExhausted if there
         is no room, Unavailable if the fleet cannot be reached.

@@ -86,6 +86,9 @@ class RayFleet:
         self._changes: asyncio.Queue[InstanceChange] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    async def open(self) -> None:
+        """Nothing: a cluster is joined when it is asked for something."""
+
     async def offers(self) -> tuple[Offer, ...]:
         await self._connect()
         free = await asyncio.to_thread(self._ray.available_resources)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from quickthaw.cli.errors import PartFailed
 from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec
-from quickthaw.cli.up.process import describe_status
 from quickthaw.cli.up.restart import Restarts
 from quickthaw.cli.up.settings import UpSettings
 from quickthaw.wire.errors import QuickthawError
+from quickthaw.wire.process import describe_status
 
 
 class FleetKeeper:

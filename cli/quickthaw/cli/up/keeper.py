@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from quickthaw.cli.errors import PartFailed
-from quickthaw.cli.up.process import Command, Process, describe_status
+from quickthaw.cli.up.process import Command, Process
 from quickthaw.cli.up.restart import Restarts
 from quickthaw.cli.up.settings import UpSettings
+from quickthaw.wire.process import describe_status
 
 
 class Keeper:

@@ -68,6 +68,7 @@ class Platform:
     async def _start(self) -> None:
         settings = self._settings
         self._report("starting the scheduler")
+        await self._fleet.open()
         await self._scheduler.start()
         self._keep(self._scheduler.keep())
         client = AsyncClient(self._grpc, read_key_file(self._admin_key_file))

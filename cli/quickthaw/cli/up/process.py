@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quickthaw.cli.errors import PartFailed
+from quickthaw.wire.process import describe_status
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
 LOG_FILES_KEPT = 3
@@ -34,6 +35,8 @@ class Command:
     log: Path
     environment: Mapping[str, str]
     """Added to this process's own."""
+    descriptors: tuple[int, ...] = ()
+    """Open files that the child gets, under the same numbers."""
 
 
 def parse_ready_line(line: str, ready_word: str) -> dict[str, str] | None:
@@ -45,21 +48,67 @@ def parse_ready_line(line: str, ready_word: str) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
+class Output:
+    """What a process says: logged, its last lines kept, its ready line waited for."""
+
+    def __init__(self, log: Path, ready_word: str) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log: logging.Handler = logging.handlers.RotatingFileHandler(
+            log, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8"
+        )
+        self._ready_word = ready_word
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.ready: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        """The values of the ready line, once it came."""
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        return tuple(self._lines)
+
+    async def pump(self, *streams: asyncio.StreamReader) -> None:
+        """Until all of them end."""
+        try:
+            await asyncio.gather(*(self._pump(stream) for stream in streams))
+        finally:
+            self._log.close()
+
+    async def _pump(self, stream: asyncio.StreamReader) -> None:
+        """Moves what the process says into its log. Never lets the pipe fill up."""
+        rest = b""
+        while chunk := await stream.read(LINE_BYTES_MAX):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LINE_BYTES_MAX:
+                lines.append(rest)
+                rest = b""
+            for line in lines:
+                self._take(line.decode(errors="replace"))
+        if rest:
+            self._take(rest.decode(errors="replace"))
+
+    def _take(self, line: str) -> None:
+        self._lines.append(line)
+        self._log.handle(logging.makeLogRecord({"msg": line}))
+        if not self.ready.done():
+            values = parse_ready_line(line, self._ready_word)
+            if values is not None:
+                self.ready.set_result(values)
+
+
 class Process:
     """A running child. Make it with `start`."""
 
     def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
         self.command = command
         self._process = process
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._ready: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
-        self._log = _log_file(command.log)
-        self._pumps = asyncio.create_task(self._pump_all())
+        self._output = Output(command.log, command.ready_word)
+        streams = (process.stdout, process.stderr)
+        self._pumps = asyncio.create_task(
+            self._output.pump(*(stream for stream in streams if stream is not None))
+        )
 
     @classmethod
     async def start(cls, command: Command) -> Process:
         """Raises OSError if the process cannot be started."""
-        command.log.parent.mkdir(parents=True, exist_ok=True)
         tether = (sys.executable, "-m", "quickthaw.cli.tether", str(os.getpid()))
         process = await asyncio.create_subprocess_exec(
             *(*tether, sys.executable, "-m", *command.arguments),
@@ -67,6 +116,7 @@ class Process:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **command.environment},
+            pass_fds=command.descriptors,
             # Its own session: a Ctrl-C at the terminal is ours to pass on, in order.
             start_new_session=True,
         )
@@ -78,16 +128,16 @@ class Process:
 
     @property
     def last_lines(self) -> tuple[str, ...]:
-        return tuple(self._lines)
+        return self._output.last_lines
 
     async def ready(self) -> dict[str, str]:
         """The values of the ready line. Raises PartFailed if the process ends before it."""
         gone = asyncio.create_task(self.exited())
         try:
-            either: set[asyncio.Future[Any]] = {self._ready, gone}
+            either: set[asyncio.Future[Any]] = {self._output.ready, gone}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if self._ready.done():
-                return self._ready.result()
+            if self._output.ready.done():
+                return self._output.ready.result()
             raise PartFailed(
                 f"the {self.command.name} {describe_status(gone.result())} before it was ready",
                 self.last_lines,
@@ -117,43 +167,3 @@ class Process:
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
             self._process.send_signal(number)
-
-    async def _pump_all(self) -> None:
-        streams = (self._process.stdout, self._process.stderr)
-        try:
-            await asyncio.gather(*(self._pump(stream) for stream in streams if stream is not None))
-        finally:
-            self._log.close()
-
-    async def _pump(self, stream: asyncio.StreamReader) -> None:
-        """Moves what the child says into its log. Never lets the pipe fill up, whatever comes."""
-        rest = b""
-        while chunk := await stream.read(LINE_BYTES_MAX):
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > LINE_BYTES_MAX:
-                lines.append(rest)
-                rest = b""
-            for line in lines:
-                self._take(line.decode(errors="replace"))
-        if rest:
-            self._take(rest.decode(errors="replace"))
-
-    def _take(self, line: str) -> None:
-        self._lines.append(line)
-        self._log.handle(logging.makeLogRecord({"msg": line}))
-        if not self._ready.done():
-            values = parse_ready_line(line, self.command.ready_word)
-            if values is not None:
-                self._ready.set_result(values)
-
-
-def _log_file(path: Path) -> logging.Handler:
-    return logging.handlers.RotatingFileHandler(
-        path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8"
-    )
-
-
-def describe_status(status: int) -> str:
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"

@@ -7,25 +7,12 @@ from pathlib import Path
 
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
+from quickthaw.wire.restarts import RestartPolicy
 
 DEVICES = ("auto", "cpu", "cuda")
 FLEETS = ("local", "ray")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 WORKERS_MAX = 256
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """How a part that dies is brought back, and when that is given up."""
-
-    pause_seconds: float = 0.2
-    """Before the first restart; doubles with every start that fails."""
-    pause_seconds_max: float = 15.0
-    failed_starts_max: int = 5
-    """Starts in a row that did not get as far as ready."""
-    restarts_max: int = 120
-    """Restarts within `restarts_window_seconds`, also of a part that gets ready every time."""
-    restarts_window_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,201 @@
+"""The fleet's end of a worker host: one process of this machine that forks workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quickthaw.cli.up.process import Command, Output, Process
+from quickthaw.wire.hosting import (
+    Ended,
+    HostGone,
+    HostMessage,
+    Receiver,
+    Signal,
+    Start,
+    Started,
+    encode,
+    send,
+)
+
+NAME = "worker-host"
+CLOSE_SECONDS = 5.0
+
+
+class HostedWorker:
+    """A worker that the host was asked for."""
+
+    def __init__(self, output: Output, streams: Sequence[asyncio.StreamReader]) -> None:
+        self._output = output
+        self._pumps = asyncio.create_task(output.pump(*streams))
+        self._host_lines: tuple[str, ...] = ()
+        loop = asyncio.get_running_loop()
+        self.pid: asyncio.Future[int] = loop.create_future()
+        self.status: asyncio.Future[int] = loop.create_future()
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What it said last; the host's words, if it ended before it could say anything."""
+        return self._output.last_lines or self._host_lines
+
+    async def ready(self) -> dict[str, str] | None:
+        """The values of its ready line; None if it ended before."""
+        either: set[asyncio.Future[Any]] = {self._output.ready, self._pumps}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._output.ready.done():
+            return None
+        await asyncio.wait((self.pid, self.status), return_when=asyncio.FIRST_COMPLETED)
+        return self._output.ready.result()
+
+    async def exited(self) -> int:
+        """Waits for the end; the exit status, -N for signal N. All that it said is logged then."""
+        status = await asyncio.shield(self.status)
+        await asyncio.shield(self._pumps)
+        return status
+
+    def host_ended(self, status: int, last_lines: tuple[str, ...]) -> None:
+        """The host takes its workers along."""
+        self._host_lines = last_lines
+        if not self.status.done():
+            self.status.set_result(status)
+
+
+class WorkerHost:
+    """A running host and its workers. Make it with `start`."""
+
+    def __init__(self, process: Process, control: socket.socket, logs: Path) -> None:
+        self._process = process
+        self._control = control
+        self._logs = logs
+        self._receiver = Receiver(control)
+        self._sending = asyncio.Lock()
+        self._workers: dict[str, HostedWorker] = {}
+        asyncio.get_running_loop().add_reader(control, self._hear)
+        self._end = asyncio.create_task(self._until_it_ends())
+
+    @classmethod
+    async def start(cls, module: str, logs: Path, arguments: tuple[str, ...] = ()) -> WorkerHost:
+        """Returns at once: the host imports for some seconds. Raises OSError."""
+        ours, its = socket.socketpair()
+        ours.setblocking(False)
+        command = Command(
+            name=NAME,
+            arguments=(module, "--control", str(its.fileno()), *arguments),
+            ready_word="",
+            log=logs / f"{NAME}.log",
+            environment={},
+            descriptors=(its.fileno(),),
+        )
+        with its:
+            try:
+                return cls(await Process.start(command), ours, logs)
+            except OSError:
+                ours.close()
+                raise
+
+    @property
+    def alive(self) -> bool:
+        return not self._end.done()
+
+    async def start_worker(
+        self, worker_id: str, arguments: tuple[str, ...], slab: int
+    ) -> HostedWorker:
+        """Returns when the host was asked. The slab's descriptor stays the caller's.
+
+        Raises OSError if the host is gone.
+        """
+        output = Output(self._logs / f"{worker_id}.log", "quickthaw-worker")
+        readers, writers = zip(os.pipe(), os.pipe(), strict=True)
+        try:
+            streams = [await _reading(descriptor) for descriptor in readers]
+            worker = self._workers[worker_id] = HostedWorker(output, streams)
+            await self._send(Start(worker_id, arguments), (*writers, slab))
+        finally:
+            for descriptor in writers:
+                os.close(descriptor)
+        return worker
+
+    async def stop_worker(self, worker: HostedWorker, worker_id: str, grace_seconds: float) -> int:
+        """SIGTERM, and SIGKILL if that takes longer than `grace_seconds`; the exit status."""
+        await self._signal(worker_id, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_seconds):
+                return await worker.exited()
+        except TimeoutError:
+            await self._signal(worker_id, signal.SIGKILL)
+            return await worker.exited()
+
+    async def close(self) -> None:
+        """When its workers have ended."""
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._control.close()
+        await self._process.stop(CLOSE_SECONDS)
+        await self._end
+
+    def kill(self) -> None:
+        """Kills it, and its workers with it."""
+        self._process.kill()
+
+    async def _signal(self, worker_id: str, number: signal.Signals) -> None:
+        try:
+            await self._send(Signal(worker_id, number))
+        except OSError:
+            return  # the host is gone, and the worker with it
+
+    async def _send(self, message: HostMessage, descriptors: Sequence[int] = ()) -> None:
+        data = encode(message)
+        async with self._sending:
+            while data:
+                try:
+                    data = data[send(self._control, data, descriptors) :]
+                    descriptors = ()
+                except BlockingIOError:
+                    await _writable(self._control)
+
+    def _hear(self) -> None:
+        try:
+            messages = self._receiver.receive()
+        except BlockingIOError:
+            return
+        except (HostGone, OSError):
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._process.kill()  # for a host that talks nonsense; most often it has ended
+            return
+        for message, _descriptors in messages:
+            match message:
+                case Started():
+                    self._workers[message.worker_id].pid.set_result(message.pid)
+                case Ended():
+                    self._workers.pop(message.worker_id).status.set_result(message.status)
+                case Start() | Signal():
+                    self._process.kill()
+
+    async def _until_it_ends(self) -> None:
+        status = await self._process.exited()
+        for worker in self._workers.values():
+            worker.host_ended(status, self._process.last_lines)
+        self._workers.clear()
+
+
+async def _reading(descriptor: int) -> asyncio.StreamReader:
+    """A pipe's end as a stream, which closes it at the end."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await loop.connect_read_pipe(lambda: protocol, os.fdopen(descriptor, "rb", buffering=0))
+    return reader
+
+
+async def _writable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(connection, ready.set_result, None)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(connection)

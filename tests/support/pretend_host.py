@@ -1,0 +1,36 @@
+"""A worker host whose workers only keep a worker's promises: `python -m support.pretend_host`."""
+
+import argparse
+import socket
+import sys
+from collections.abc import Iterator
+
+from quickthaw.worker.host import Host
+from quickthaw.worker.program import Birth
+from support import pretend_worker
+
+
+class PretendProgram:
+    def imports(self) -> Iterator[str]:
+        yield "nothing"
+
+    def read_ahead(self, arguments: tuple[str, ...], slab: int) -> int:
+        return 0
+
+    def prepare(self, arguments: tuple[str, ...]) -> None:
+        return
+
+    def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
+        return pretend_worker.main(arguments)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control", type=int, required=True)
+    control = socket.socket(fileno=parser.parse_args().control)
+    control.setblocking(True)
+    return Host(control, PretendProgram()).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

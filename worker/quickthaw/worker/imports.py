@@ -1,0 +1,65 @@
+"""What a worker imports before its first request, in parts. It takes seconds, all in all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from quickthaw.worker.families import NOOP
+
+# What a first request would otherwise import while its caller waits.
+_PIPELINE_CLASSES = {
+    "sd": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "flux": "FluxPipeline",
+}
+_POOL_THREADS = "OPENBLAS_NUM_THREADS"
+
+
+def import_light() -> Iterator[str]:
+    """What every worker needs, whatever it runs."""
+    for module in ("grpc.aio", "uvloop", "quickthaw.worker.process"):
+        importlib.import_module(module)
+        yield module
+
+
+def import_families(families: tuple[str, ...]) -> Iterator[str]:
+    """Torch, the libraries and pipelines of these families, and what of ours is built upon them."""
+    if not set(families) - {NOOP}:
+        return
+    with _one_thread():
+        importlib.import_module("numpy")
+    yield "numpy"
+    for module in ("torch", "transformers", "diffusers"):
+        importlib.import_module(module)
+        yield module
+    # Both write warnings of their own to stderr, about optional libraries and about prompts.
+    importlib.import_module("diffusers.utils.logging").set_verbosity_error()
+    importlib.import_module("transformers.utils.logging").set_verbosity_error()
+    for family in families:
+        if (name := _PIPELINE_CLASSES.get(family)) is not None:
+            getattr(importlib.import_module("diffusers"), name)
+            yield name
+    for module in ("quickthaw.worker.models", "quickthaw.worker.drawing"):
+        importlib.import_module(module)
+        yield module
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Numpy's own OpenBLAS starts its threads when imported, and a host must have none.
+
+    Pictures need no linear algebra of numpy. Torch, which may have an OpenBLAS too, is imported
+    with the environment as it was.
+    """
+    before = os.environ.get(_POOL_THREADS)
+    os.environ[_POOL_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_POOL_THREADS]
+        else:
+            os.environ[_POOL_THREADS] = before
