@@ -82,10 +82,10 @@ def _largest(value: JsonValue) -> float:
             return 0
 
 
-def parse_object(encoded: bytes, where: str) -> dict[str, JsonValue]:
+def parse_object(encoded: bytes, where: str, items_max: int = ITEMS_MAX) -> dict[str, JsonValue]:
     """A JSON object without duplicate keys, NaN or infinity; anything else is `SnapshotInvalid`."""
     try:
-        document = parse_json(encoded, ITEMS_MAX)
+        document = parse_json(encoded, items_max)
     except ValueError as error:
         invalid(Problem.MANIFEST, where, f"is not JSON: {str(error)[:200]}")
     if not isinstance(document, dict):

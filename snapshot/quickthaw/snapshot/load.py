@@ -9,6 +9,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from quickthaw.snapshot.copiers import Origin
+import torch
+
+from quickthaw.snapshot.adapters import overlay_of
+from quickthaw.snapshot.claims import check_agreement
 from quickthaw.snapshot.delta import DeltaOrigin
 from quickthaw.snapshot.device import Device
 from quickthaw.snapshot.loaded import LoadedModel
@@ -93,7 +97,9 @@ class Loader:
             if digest in self._known:
                 return snapshot
             for part in snapshot.manifest.components:
-                self._components[part.digest] = part
+                check_agreement(self._components.get(part.digest, part), part)
+            for part in snapshot.manifest.components:
+                self._components.setdefault(part.digest, part)
                 self._residents.add(part)
             self._known.add(digest)
             return snapshot

@@ -29,7 +29,7 @@ class Modules:
             if skeleton is None or not self._users[key]:
                 # An idle one is looked over: a pipeline may have moved or cast its tensors
                 # (SDXL casts its VAE up and down), which leaves them outside the buffer.
-                skeleton = skeleton or self._pool.take(component)
+                skeleton = skeleton or self._pool.take(component, header)
                 where = f"component {component.name}"
                 try:
                     skeleton.bind(buffer.data, header, component.aliases, where)

@@ -35,7 +35,7 @@ from quickthaw.snapshot.manifest import (
     Scheduler,
 )
 from quickthaw.snapshot.preview import fit_preview
-from quickthaw.snapshot.processors import refuse_unsafe_file
+from quickthaw.snapshot.processor_files import check_processor_file
 from quickthaw.snapshot.quantize import chosen, in_order_of
 from quickthaw.snapshot.quantize import quantize as quantize_weights
 from quickthaw.snapshot.quantized import Method
@@ -241,8 +241,7 @@ class _Packer:
             for path in sorted(Path(folder).iterdir()):
                 if path.name in PROCESSOR_FILES:
                     content = path.read_bytes()
-                    if path.name.endswith("_config.json"):
-                        refuse_unsafe_file(content, f"{name}, {path.name}")
+                    check_processor_file(path.name, content, f"{name}, {path.name}")
                     files[path.name] = self._writer.add_blob(content)
         return files
 

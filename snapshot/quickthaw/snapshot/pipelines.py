@@ -51,4 +51,11 @@ def build_pipeline(
             f"snapshot of {manifest.title or manifest.family}",
             f"{manifest.pipeline_class} has no part named {min(extra)!r}",
         )
-    return kind(**parts)
+    try:
+        return kind(**parts)
+    except Exception as error:
+        invalid(
+            Problem.MANIFEST,
+            f"snapshot of {manifest.title or manifest.family}",
+            f"{manifest.pipeline_class} does not accept its parts: {error}",
+        )

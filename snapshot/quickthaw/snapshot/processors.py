@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from quickthaw.snapshot.classes import Role, resolve
-from quickthaw.snapshot.fields import UNSAFE_CONFIG_KEYS, Fields
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.manifest import Processor, Scheduler
+from quickthaw.snapshot.processor_files import check_processor_file
 from quickthaw.snapshot.store import SnapshotStore
 
 CACHED_MAX = 256
-_CONFIG_FILES = ("tokenizer_config.json", "preprocessor_config.json")
 
 
 def build_scheduler(scheduler: Scheduler) -> Any:
@@ -39,20 +38,14 @@ def build_processor(processor: Processor, store: SnapshotStore) -> Any:
     with tempfile.TemporaryDirectory(prefix="quickthaw-") as folder:
         for name, blob in processor.files.items():
             content = store.read_blob(blob)
-            if name in _CONFIG_FILES:
-                refuse_unsafe_file(content, f"{where}, {name}")
+            check_processor_file(name, content, f"{where}, {name}")
             (Path(folder) / name).write_bytes(content)
         try:
             return kind.from_pretrained(folder, local_files_only=True)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # native code that panics raises no Exception
             invalid(Problem.MANIFEST, where, f"{processor.class_path} cannot read it: {error}")
-
-
-def refuse_unsafe_file(content: bytes, where: str) -> None:
-    """Raises if a tokenizer's or processor's settings name code to import."""
-    for key in Fields.parse(content, where):
-        if key in UNSAFE_CONFIG_KEYS and key != "_name_or_path":
-            invalid(Problem.UNSAFE, f"{where}, {key}", UNSAFE_CONFIG_KEYS[key])
 
 
 class ProcessorCache:

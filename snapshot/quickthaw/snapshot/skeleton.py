@@ -23,14 +23,17 @@ from torch.nn.utils.weight_norm import WeightNorm
 from transformers.initialization import no_init_weights
 
 from quickthaw.snapshot.binding import Binding
+from quickthaw.snapshot.build_limits import bounded_build
 from quickthaw.snapshot.classes import Role, resolve
-from quickthaw.snapshot.format import Header, Problem, invalid
+from quickthaw.snapshot.format import TENSORS_MAX, Header, Problem, invalid
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.quantize import install
 from quickthaw.snapshot.tensors import Slot, slots
 
 IDLE_MAX = 2
 """Unbound skeletons kept per shape; two pipelines of one shape may be loaded side by side."""
+SHAPES_MAX = 256
+"""Shapes kept, those used last; broken snapshots bring new ones without end."""
 
 _build_lock = threading.Lock()
 
@@ -161,8 +164,8 @@ class SkeletonPool:
         self._lock = threading.Lock()
         self._idle: defaultdict[str, list[Skeleton]] = defaultdict(list)
 
-    def take(self, component: Component) -> Skeleton:
-        """An unbound skeleton for `component`, built now if none is idle.
+    def take(self, component: Component, header: Header) -> Skeleton:
+        """An unbound skeleton for `component`, whose file has that header; built if none is idle.
 
         One that is prepared for the component's layout is preferred.
         """
@@ -172,14 +175,16 @@ class SkeletonPool:
                 best = max(idle, key=lambda each: each.fits(component.header_digest))
                 idle.remove(best)
                 return best
-        return Skeleton(key, build(component))
+        return Skeleton(key, build(component, len(header.tensors) + len(component.aliases)))
 
     def put(self, skeleton: Skeleton) -> None:
         """Unbinds a skeleton and keeps it for later, or drops it if enough are idle."""
         skeleton.unbind()
         with self._lock:
-            if len(self._idle[skeleton.key]) < IDLE_MAX:
-                self._idle[skeleton.key].append(skeleton)
+            idle = self._idle.pop(skeleton.key, [])  # and back in as the latest
+            self._idle[skeleton.key] = [*idle, skeleton][:IDLE_MAX]
+            while len(self._idle) > SHAPES_MAX:
+                del self._idle[next(iter(self._idle))]
 
     def clear(self) -> None:
         """Drops the idle ones, for their memory."""
@@ -191,17 +196,18 @@ class SkeletonPool:
 
         Raises `SnapshotInvalid` if the file with that header does not fit the component's module.
         """
-        skeleton = self.take(component)
+        skeleton = self.take(component, header)
         try:
             skeleton.prepare(header, component.aliases, device, f"component {component.name}")
         finally:
             self.put(skeleton)
 
 
-def build(component: Component) -> nn.Module:
+def build(component: Component, tensors: int = TENSORS_MAX) -> nn.Module:
     """The module of `component`, all of its tensors on the meta device, in evaluation mode.
 
-    Raises `SnapshotInvalid` if the class does not accept the config.
+    `tensors`: how many the component has, tied ones too, if it is known. Raises `SnapshotInvalid`
+    if the class does not accept the config, or makes far more of it.
     """
     kind = resolve(component.class_path, Role.MODEL)
     where = f"component {component.name}"
@@ -209,7 +215,11 @@ def build(component: Component) -> nn.Module:
     with _build_lock, _no_garbage_collection():
         try:
             # transformers' switch covers torch.nn.init, so diffusers' modules as well.
-            with no_init_weights(), torch.device("meta"):
+            with (
+                no_init_weights(),
+                torch.device("meta"),
+                bounded_build(tensors, where),
+            ):
                 module = _construct(kind, component)
         except Exception as error:
             invalid(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from quickthaw.snapshot.claims import check_claims
 from quickthaw.snapshot.files import (
     full_disk_named,
     new_file,
@@ -175,11 +176,21 @@ class StoreWriter:
 
     def add_manifest(self, manifest: Manifest) -> str:
         """Makes the snapshot exist and returns its digest. Its parts must be there already."""
-        return self.add_encoded_manifest(encode_manifest(manifest))
+        encoded = encode_manifest(manifest)
+        parse_manifest(encoded, "the new manifest")  # never write what could not be read back
+        return self._add(encoded)
 
     def add_encoded_manifest(self, encoded: bytes) -> str:
-        """The same for a manifest that has been encoded before; its bytes, and digest, are kept."""
-        parse_manifest(encoded, "the new manifest")  # never write what could not be read back
+        """The same for a stranger's manifest; its bytes, and digest, are kept.
+
+        What it says of components is held against their files, which must be there already.
+        """
+        for part in parse_manifest(encoded, "the new manifest").components:
+            if (path := self._components / f"{part.digest}.safetensors").exists():
+                check_claims(path, part)
+        return self._add(encoded)
+
+    def _add(self, encoded: bytes) -> str:
         digest = manifest_digest(encoded)
         target = self._snapshots / digest / "manifest.json"
         with new_file(self._temporary) as (file, path):
