@@ -44,8 +44,6 @@ class Binding:
         aliases: Mapping[str, str],
         device: torch.device,
     ) -> None:
-        self.header_digest = header.digest
-        self.aliases = dict(aliases)
         self.device = device
         self._data_bytes = header.data_bytes
         self._groups: dict[torch.dtype, _Group] = {}

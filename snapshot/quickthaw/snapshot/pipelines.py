@@ -31,6 +31,11 @@ def _constructor(kind: Any) -> _Constructor:
     return _Constructor(frozenset(parameters), required)
 
 
+def learn(pipeline_class: str) -> None:
+    """Imports a pipeline class and finds out what it takes, ahead of the first `build_pipeline`."""
+    _constructor(resolve(pipeline_class, Role.PIPELINE))
+
+
 def build_pipeline(
     manifest: Manifest, modules: Mapping[str, Any], processors: Mapping[str, Any]
 ) -> Any:

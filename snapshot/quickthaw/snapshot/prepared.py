@@ -61,15 +61,20 @@ class Prepared:
                 known = self._snapshots[digest] = self.store.open(digest)
             return known
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Makes a snapshot known that is not in the store yet; its weights come from an origin."""
+        with self._lock:
+            self._snapshots.setdefault(snapshot.digest, snapshot)
+
     def ready(
         self,
         digest: str,
-        device: torch.device,
+        device: torch.device | None,
         *,
         bound: Callable[[Component], bool] = lambda _: False,
         origins: Sequence[Origin] = (),
     ) -> Ready:
-        """Makes what is not there yet, for tensors on `device`.
+        """Makes what is not there yet, for tensors on `device` if that is known.
 
         `bound` says of which components there is a module with weights, which needs no other.
         Raises as `Loader.load` does.

@@ -76,34 +76,36 @@ class Skeleton:
         self._slots: tuple[Slot, ...] = tuple(slots(module))
         self._empty = [slot.holder[slot.key] for slot in self._slots]
         self._binding: Binding | None = None
+        self._checked: tuple[str, dict[str, str]] | None = None
 
     def fits(self, header_digest: str) -> bool:
         """Whether it is prepared for that layout already."""
-        return self._binding is not None and self._binding.header_digest == header_digest
+        return self._checked is not None and self._checked[0] == header_digest
 
     def prepare(
-        self, header: Header, aliases: Mapping[str, str], device: torch.device, where: str
+        self,
+        header: Header,
+        aliases: Mapping[str, str],
+        device: torch.device | None,
+        where: str,
     ) -> None:
         """Checks a layout and makes the tensors for it, unless that was the last thing done.
 
-        Raises `SnapshotInvalid` before anything is changed.
+        Without a device it only checks. Raises `SnapshotInvalid` before anything is changed.
         """
-        if self._prepared(header, aliases, device) is None:
+        layout = (header.digest, dict(aliases))
+        if self._checked != layout:
             self.check({entry.name: entry for entry in header.tensors}, aliases, where)
-            self.unbind()
-            self._binding = Binding(self._slots, header, aliases, device)
+            self._drop()
+            self._checked = layout
+        if device is None or (self._binding is not None and self._binding.device == device):
+            return
+        self._drop()
+        self._binding = Binding(self._slots, header, aliases, device)
 
-    def _prepared(
-        self, header: Header, aliases: Mapping[str, str], device: torch.device
-    ) -> Binding | None:
-        binding = self._binding
-        same = (
-            binding is not None
-            and binding.header_digest == header.digest
-            and binding.aliases == aliases
-            and binding.device == device
-        )
-        return binding if same else None
+    def _drop(self) -> None:
+        self.unbind()
+        self._binding = None
 
     def bind(
         self, data: torch.Tensor, header: Header, aliases: Mapping[str, str], where: str
@@ -191,7 +193,7 @@ class SkeletonPool:
         with self._lock:
             self._idle.clear()
 
-    def prepare(self, component: Component, header: Header, device: torch.device) -> None:
+    def prepare(self, component: Component, header: Header, device: torch.device | None) -> None:
         """Makes the next `take` immediate, and binding what was taken.
 
         Raises `SnapshotInvalid` if the file with that header does not fit the component's module.
