@@ -9,9 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from quickthaw.snapshot.copiers import Origin
-import torch
 
-from quickthaw.snapshot.adapters import overlay_of
 from quickthaw.snapshot.claims import check_agreement
 from quickthaw.snapshot.delta import DeltaOrigin
 from quickthaw.snapshot.device import Device
