@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-from quickthaw.snapshot.copiers import Origin
+import torch
 
+from quickthaw.snapshot.adapters import overlay_of
 from quickthaw.snapshot.claims import check_agreement
+from quickthaw.snapshot.copiers import Origin
 from quickthaw.snapshot.delta import DeltaOrigin
 from quickthaw.snapshot.device import Device
 from quickthaw.snapshot.loaded import LoadedModel
@@ -23,6 +26,7 @@ from quickthaw.snapshot.report import ComponentReport, LoadProgress, LoadReport
 from quickthaw.snapshot.residents import Residents, unknown
 from quickthaw.snapshot.slab import Slab
 from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.tensors import views
 from quickthaw.snapshot.tiers import Residency, Tier
 from quickthaw.wire.errors import QuickthawError
 
@@ -139,11 +143,12 @@ class Loader:
                 moved.append(self._residents.bring_up(part, verify=verify, on_bytes=on_bytes))
             bind_began = self._clock()
             modules: dict[str, Any] = {}
-            for part in manifest.components:
+            for part in manifest.modules:
                 header = ready.headers[part.digest]
                 buffer = self._residents.buffer(part.digest)
                 modules[part.name] = self._modules.acquire(part, header, buffer)
                 held.callback(self._modules.release, part)
+            overlay = overlay_of(manifest.adapters, partial(self._tensors, ready), modules)
             bound = self._clock()
             pipeline = build_pipeline(manifest, modules, ready.processors)
             ended = self._clock()
@@ -157,7 +162,11 @@ class Loader:
                 pipeline_seconds=ended - bound,
                 total_seconds=ended - began,
             )
-            return LoadedModel(pipeline, ready.snapshot, report, held.pop_all().close)
+            release = held.pop_all().close
+            return LoadedModel(pipeline, ready.snapshot, report, release, overlay)
+
+    def _tensors(self, ready: Ready, part: Component) -> Mapping[str, torch.Tensor]:
+        return views(self._residents.buffer(part.digest).data, ready.headers[part.digest])
 
     def promote(
         self, digest: str, to: Tier = Tier.PINNED, *, verify: bool = True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
+from quickthaw.snapshot.adapters import Overlay
 from quickthaw.snapshot.report import LoadReport
 from quickthaw.snapshot.store import Snapshot
 
@@ -15,16 +17,23 @@ class LoadedModel:
 
     Modules, tokenizers and image processors are shared with other loaded models that have them in
     common, so at most one thread may run pipelines of one loader. The scheduler and the pipeline
-    object are this model's own. Leave dtype and device alone (`.to`): they are the snapshot's.
+    object are this model's own. A model with adapters runs inside `adapted()`. Leave dtype and
+    device alone (`.to`): they are the snapshot's.
     """
 
     def __init__(
-        self, pipeline: Any, snapshot: Snapshot, report: LoadReport, release: Callable[[], None]
+        self,
+        pipeline: Any,
+        snapshot: Snapshot,
+        report: LoadReport,
+        release: Callable[[], None],
+        overlay: Overlay | None = None,
     ) -> None:
         self._pipeline = pipeline
         self.digest = snapshot.digest
         self.manifest = snapshot.manifest
         self.report = report
+        self._overlay = overlay
         self._release: Callable[[], None] | None = release
 
     @property
@@ -34,10 +43,22 @@ class LoadedModel:
             raise RuntimeError("the model was released")
         return self._pipeline
 
+    @contextmanager
+    def adapted(self) -> Iterator[None]:
+        """Lays the model's adapters over its modules until the end of the block.
+
+        The modules are shared: outside, they are the base's, bit for bit. Does nothing for a model
+        without adapters. Raises `RuntimeError` if another model's are on.
+        """
+        if self._pipeline is None:
+            raise RuntimeError("the model was released")
+        with nullcontext() if self._overlay is None else self._overlay.on():
+            yield
+
     def release(self) -> None:
         """Lets the components be evicted and drops the pipeline. A second call does nothing."""
         release, self._release = self._release, None
-        self._pipeline = None
+        self._pipeline = self._overlay = None
         if release is not None:
             release()
 

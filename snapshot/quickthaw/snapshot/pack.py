@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
-
+from quickthaw.snapshot.adapters.convert import is_lora
+from quickthaw.snapshot.adapters.pack import pack_adapter
 from quickthaw.snapshot.classes import Role, class_path
 from quickthaw.snapshot.delta_pack import DeltaPacker, base_snapshot
 from quickthaw.snapshot.describe_pipeline import (
@@ -25,6 +25,7 @@ from quickthaw.snapshot.describe_pipeline import (
 from quickthaw.snapshot.families import Family, family_named, family_of
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.format import FORMAT_VERSION, Problem, invalid
+from quickthaw.snapshot.input_defaults import check_defaults
 from quickthaw.snapshot.manifest import (
     PROCESSOR_FILES,
     Blob,
@@ -44,6 +45,7 @@ from quickthaw.snapshot.sources import holds_fp8, open_source
 from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.snapshot.tensors import collect
 from quickthaw.snapshot.writer import StoreWriter
+from quickthaw.wire.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def pack(
     dtype: str | None = None,
     quantize: str | None = None,
     only: Collection[str] = (),
+    scale: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> str:
     """Adds a snapshot of `source` to `destination` and returns its digest.
@@ -81,7 +84,9 @@ def pack(
     tensors where they are named as in diffusers).
 
     `base` may also be a snapshot: its digest, or a folder that holds it. Components that are the
-    same are shared, and those that partly are get stored as what differs (FORMAT.md §8).
+    same are shared, and those that partly are get stored as what differs (FORMAT.md §8). A LoRA
+    file needs such a base; what is packed is the base with the adapter over it, acting as strongly
+    as `scale` says.
 
     `family` only makes sure. `defaults` override
     the family's defaults of the input, for example `{"num_inference_steps": 4}`. `dtype`
@@ -96,6 +101,21 @@ def pack(
     store = destination if isinstance(destination, SnapshotStore) else SnapshotStore(destination)
     below = base_snapshot(base, store)
     folder = Path(base) if base is not None and below is None else None
+    if isinstance(source, Path | str) and is_lora(Path(source)):
+        if below is None:
+            raise InvalidArgument(
+                f"{source}: a LoRA lies over a model; give its base, the digest of a snapshot"
+            )
+        return pack_adapter(
+            Path(source),
+            below,
+            scale=1.0 if scale is None else scale,
+            title=title,
+            licence=licence,
+            defaults=defaults,
+        )
+    if scale is not None:
+        raise InvalidArgument("scale is for LoRA files, and the source is none")
     sources: list[Path] = []
     if isinstance(source, Path | str):
         sources = [Path(each) for each in (source, folder) if each is not None]
@@ -156,7 +176,7 @@ class _Packer:
     def manifest(self, *, title: str, licence: str, defaults: Mapping[str, JsonValue]) -> Manifest:
         size = size_rule(self._pipeline, self._family)
         schema = self._family.input_schema(size, {**self._model_defaults(), **defaults})
-        _check_defaults(schema)
+        check_defaults(schema)
         schedulers, processors = self._small_parts()
         return Manifest(
             family=self._family.name,
@@ -244,15 +264,6 @@ class _Packer:
                     check_processor_file(path.name, content, f"{name}, {path.name}")
                     files[path.name] = self._writer.add_blob(content)
         return files
-
-
-def _check_defaults(schema: Mapping[str, Any]) -> None:
-    """A default that no request could give would fail every request that leaves it out."""
-    for name, rule in schema["properties"].items():
-        if "default" in rule:
-            validator = jsonschema_rs.Draft202012Validator(rule)
-            for error in validator.iter_errors(rule["default"]):
-                invalid(Problem.MANIFEST, f"defaults.{name}", error.message)
 
 
 def _created_by() -> str:

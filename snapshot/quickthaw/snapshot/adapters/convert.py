@@ -1,0 +1,177 @@
+"""A LoRA file in anybody's naming, as layers of a base's components.
+
+diffusers itself does the reading, so that kohya's, peft's and its own names, alphas and ranks mean
+here what they mean there. It is given a pipeline of the base's modules without their weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from quickthaw.snapshot.classes import Role, resolve
+from quickthaw.snapshot.format import (
+    Header,
+    Problem,
+    invalid,
+    read_header,
+    refuse_pickle_bytes,
+    refuse_pickle_name,
+)
+from quickthaw.snapshot.manifest import ADAPTER_RANK_MAX, Component, Kind, Manifest
+from quickthaw.snapshot.skeleton import build
+from quickthaw.snapshot.tensors import DTYPES, slots
+from quickthaw.wire.errors import FailedPrecondition, InvalidArgument
+
+_NAME = "adapter"
+_KINDS = frozenset({Kind.DENOISER, Kind.TEXT_ENCODER})
+_MARKS = (".lora_", "lora_unet_", "lora_te", ".lora.", "lora_transformer_", "lora_linear_layer")
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedLayer:
+    """One layer of a component, its name there, and what the file has for it."""
+
+    name: str
+    down: torch.Tensor
+    up: torch.Tensor
+    alpha: float
+
+
+def is_lora(path: Path) -> bool:
+    """Whether a safetensors file holds an adapter rather than a model, by its tensors' names."""
+    if not path.is_file():
+        return False
+    refuse_pickle_name(path.name)
+    names = [entry.name for entry in lora_header(path).tensors]
+    return bool(names) and all(
+        any(mark in name for mark in _MARKS) or name.endswith(".alpha") for name in names
+    )
+
+
+def lora_header(path: Path) -> Header:
+    with path.open("rb") as file:
+        refuse_pickle_bytes(file.read(8), str(path))
+        return read_header(file, str(path))
+
+
+def read_lora(
+    path: Path, base: Manifest, dtypes: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[AdaptedLayer]]:
+    """The file's layers by component of the base, in the order of its modules.
+
+    `dtypes`: the type of each stored tensor by component name, since adapters take the type of what
+    they adapt. Raises `InvalidArgument` if the file does not fit, `SnapshotInvalid` for what cannot
+    be packed, and `FailedPrecondition` without peft.
+    """
+    modules = {
+        part.name: _weightless(part, dtypes[part.name])
+        for part in base.modules
+        if part.kind in _KINDS
+    }
+    _load(_pipeline(base, modules), path)
+    found = {name: _adapted(module, path) for name, module in modules.items()}
+    if not any(found.values()):
+        known = ", ".join(modules)
+        raise InvalidArgument(f"{path}: adapts none of the base's components ({known})")
+    return {name: layers for name, layers in found.items() if layers}
+
+
+def _weightless(part: Component, dtypes: Mapping[str, str]) -> nn.Module:
+    """The component's module; each of its tensors is one number, seen in the tensor's shape."""
+    module = build(replace(part, quantization=None))
+    quantized = {} if part.quantization is None else part.quantization.layers
+    for slot in slots(module):
+        empty = slot.holder[slot.key]
+        assert empty is not None
+        layer = slot.name.rpartition(".")[0]
+        dtype = quantized.get(layer) or dtypes.get(part.aliases.get(slot.name, slot.name))
+        one = torch.zeros((), dtype=DTYPES[dtype] if dtype else empty.dtype).expand(empty.shape)
+        slot.holder[slot.key] = nn.Parameter(one, requires_grad=False) if slot.is_parameter else one
+    return module
+
+
+def _pipeline(base: Manifest, modules: Mapping[str, nn.Module]) -> Any:
+    kind = resolve(base.pipeline_class, Role.PIPELINE)
+    accepted = inspect.signature(kind.__init__).parameters
+    parts: dict[str, Any] = {
+        name: None
+        for name, parameter in accepted.items()
+        if name != "self" and parameter.default is parameter.empty
+    }
+    return kind(**{**parts, **base.pipeline_arguments, **modules})
+
+
+def _load(pipeline: Any, path: Path) -> None:
+    try:
+        import peft  # noqa: F401  # diffusers loads adapters through it, and says less if it is gone
+    except ImportError:
+        raise FailedPrecondition(
+            "packing a LoRA needs the package peft; install it: pip install peft"
+        ) from None
+    with _quiet():
+        try:
+            pipeline.load_lora_weights(
+                str(path.parent),
+                weight_name=path.name,
+                adapter_name=_NAME,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except Exception as error:
+            raise InvalidArgument(
+                f"{path}: does not fit the base: {type(error).__name__}: {str(error)[:500]}"
+            ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """diffusers tells what it did, and what of it may not matter, to whoever listens."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _adapted(module: nn.Module, path: Path) -> list[AdaptedLayer]:
+    from peft.tuners.lora import Conv2d, Linear, LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found: list[AdaptedLayer] = []
+    for name, layer in module.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        if not isinstance(layer, LoraLayer) or type(layer) not in (Linear, Conv2d):
+            _unsupported(path, f"{name}: {type(layer).__name__}")
+        settings: Any = layer
+        if settings.use_dora[_NAME] or settings.use_rslora[_NAME] or settings.lora_bias[_NAME]:
+            _unsupported(path, f"{name}: DoRA, rank-stabilised scaling or biases")
+        down, up = (getattr(layer, kind)[_NAME].weight.detach() for kind in ("lora_A", "lora_B"))
+        if down.is_meta or up.is_meta:
+            invalid(Problem.MISSING, str(path), f"it has no weights for {name}")
+        if down.shape[0] > ADAPTER_RANK_MAX:
+            _unsupported(path, f"{name}: rank {down.shape[0]}, over {ADAPTER_RANK_MAX}")
+        found.append(AdaptedLayer(name, down, up, float(settings.lora_alpha[_NAME])))
+    return found
+
+
+def _unsupported(path: Path, what: str) -> NoReturn:
+    raise InvalidArgument(
+        f"{path}: {what} is not supported; plain LoRA of linear and 2-D convolution layers is. "
+        "Merge it into its base with diffusers (fuse_lora, unload_lora_weights) and pack what that "
+        "gives with --base"
+    )

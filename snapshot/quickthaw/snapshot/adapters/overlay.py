@@ -1,0 +1,220 @@
+"""Switching adapters on and off: one entry in each target layer's own dictionary.
+
+A layer that is adapted gets a `forward` of its own, which shadows its class's while it is there:
+nothing is copied, no module changes its name or its tensors, and off means gone, so the base costs
+what it always did and draws the same bits. Adapters are views of their component's buffer and never
+anything that a caller could write through. peft's wrappers, which this stands in for, cost the base
+time while they are in place and grow with each adapter.
+
+A forward computes what peft's does, in the same order, so that the bits are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.manifest import Adapter, Component
+
+DOWN, UP = "lora_A.weight", "lora_B.weight"
+Forward = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer's part of an adapter: what is added is `up(down(x)) * scaling`."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scaling: float
+
+
+def overlay_of(
+    adapters: Sequence[Component],
+    tensors_of: Callable[[Component], Mapping[str, torch.Tensor]],
+    modules: Mapping[str, nn.Module],
+) -> Overlay:
+    """All adapters of a model over its modules, off. `tensors_of` gives views of their buffers."""
+    stacks: dict[str, list[Mapping[str, LayerWeights]]] = {}
+    for part in adapters:
+        assert part.adapter is not None
+        target = part.adapter.target
+        bound = bind(part.adapter, tensors_of(part), modules[target], f"component {part.name}")
+        stacks.setdefault(target, []).append(bound)
+    overlay = Overlay()
+    for target, stack in stacks.items():
+        overlay.add(modules[target], stack)
+    return overlay
+
+
+def bind(
+    adapter: Adapter,
+    tensors: Mapping[str, torch.Tensor],
+    module: nn.Module,
+    where: str,
+    *,
+    scale: float = 1.0,
+) -> dict[str, LayerWeights]:
+    """An adapter's tensors by layer of `module`; raises `SnapshotInvalid` if they do not fit.
+
+    `scale` comes on top of the adapter's own.
+    """
+    names = {name.removesuffix(f".{DOWN}") for name in tensors if name.endswith(f".{DOWN}")}
+    if tensors.keys() != {f"{name}.{part}" for name in names for part in (DOWN, UP)}:
+        invalid(Problem.MANIFEST, where, f"an adapter has pairs of {DOWN} and {UP}, nothing else")
+    layers = dict(module.named_modules())
+    found: dict[str, LayerWeights] = {}
+    for name in sorted(names):
+        down, up = tensors[f"{name}.{DOWN}"], tensors[f"{name}.{UP}"]
+        _check(layers.get(name), name, down, up, where)
+        rank = down.shape[0]
+        if rank > adapter.rank:
+            invalid(Problem.BAD_SHAPE, where, f"{name} has rank {rank}, over {adapter.rank}")
+        found[name] = LayerWeights(down, up, adapter.scaling(name, rank, scale))
+    return found
+
+
+def _check(
+    layer: nn.Module | None, name: str, down: torch.Tensor, up: torch.Tensor, where: str
+) -> None:
+    match layer:
+        case nn.Conv2d():
+            rank = down.shape[0]
+            wanted = [
+                (rank, layer.in_channels, *layer.kernel_size),
+                (layer.out_channels, rank // layer.groups, 1, 1),
+            ]
+        case nn.Module() if (features := _features(layer)) is not None:
+            wanted = [(down.shape[0], features[0]), (features[1], down.shape[0])]
+        case _:
+            what = "has no such layer" if layer is None else f"has a {type(layer).__name__} there"
+            invalid(Problem.MANIFEST, where, f"it adapts {name!r:.200}, and its target {what}")
+    if down.shape[:1] == (0,) or [tuple(down.shape), tuple(up.shape)] != wanted:
+        invalid(
+            Problem.BAD_SHAPE,
+            where,
+            f"{name} has {tuple(down.shape)} and {tuple(up.shape)}, "
+            f"its target wants {wanted[0]} and {wanted[1]}",
+        )
+
+
+def _features(layer: nn.Module) -> tuple[int, int] | None:
+    """What a linear layer takes and gives; those with other weights (quantised) have it too."""
+    given = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    match given:
+        case int(taken), int(made):
+            return taken, made
+        case _:
+            return None
+
+
+class Overlay:
+    """The adapters of one model, ready to be switched on. One overlay of a module at a time."""
+
+    def __init__(self) -> None:
+        self._patches: list[tuple[nn.Module, Forward]] = []
+        self._parents: list[nn.Module] = []
+
+    def add(self, module: nn.Module, stack: Sequence[Mapping[str, LayerWeights]]) -> None:
+        """Adapters of one module, the one that is added first being first. `off` for now."""
+        layers = dict(module.named_modules())
+        names = list(dict.fromkeys(name for each in stack for name in each))
+        for name in names:
+            pairs = [each[name] for each in stack if name in each]
+            self._patches.append((layers[name], _forward(layers[name], pairs)))
+        self._parents += _between(layers, names)
+
+    def __len__(self) -> int:
+        """Layers that are adapted."""
+        return len(self._patches)
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Adapts the modules until the end of the block, whatever happens in it.
+
+        Raises `RuntimeError` if they are adapted already: whoever runs shared modules has to do so
+        one run at a time.
+        """
+        if any("forward" in vars(layer) for layer, _ in self._patches):
+            raise RuntimeError("another model's adapters are on; run one at a time")
+        shadowed = [_uncompiled(parent) for parent in self._parents if _is_compiled(parent)]
+        try:
+            for layer, forward in self._patches:
+                vars(layer)["forward"] = forward
+            yield
+        finally:
+            for layer, _ in self._patches:
+                vars(layer).pop("forward", None)
+            for restore in shadowed:
+                restore()
+
+
+def _between(layers: Mapping[str, nn.Module], names: Sequence[str]) -> list[nn.Module]:
+    """What lies between a module and its adapted layers: blocks that may have been compiled."""
+    parents: set[str] = set()
+    for name in names:
+        while (name := name.rpartition(".")[0]) and name not in parents:
+            parents.add(name)
+    return [layers[name] for name in sorted(parents)]
+
+
+def _is_compiled(block: nn.Module) -> bool:
+    return "forward" in vars(block) or block._compiled_call_impl is not None
+
+
+def _uncompiled(block: nn.Module) -> Callable[[], None]:
+    """Takes compiled code off a block, which knows nothing of the layers' own forwards."""
+    compiled, block._compiled_call_impl = block._compiled_call_impl, None
+    forward = vars(block).pop("forward", None)
+
+    def restore() -> None:
+        block._compiled_call_impl = compiled
+        if forward is not None:
+            vars(block)["forward"] = forward
+
+    return restore
+
+
+def _forward(layer: nn.Module, pairs: Sequence[LayerWeights]) -> Forward:
+    base: Callable[..., torch.Tensor] = type(layer).forward
+    lay_over = _convolved(layer, pairs) if isinstance(layer, nn.Conv2d) else _linear(pairs)
+
+    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        result = base(layer, x, *args, **kwargs)
+        return lay_over(x, result).to(result.dtype)
+
+    return forward
+
+
+def _linear(
+    pairs: Sequence[LayerWeights],
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def lay_over(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        for each in pairs:
+            x = x.to(each.down.dtype)
+            added = functional.linear(functional.linear(x, each.down), each.up)
+            result = result + added * each.scaling
+        return result
+
+    return lay_over
+
+
+def _convolved(
+    layer: nn.Conv2d, pairs: Sequence[LayerWeights]
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def lay_over(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        for each in pairs:
+            x = x.to(each.down.dtype)
+            low = functional.conv2d(x, each.down, None, layer.stride, layer.padding)
+            added = functional.conv2d(low, each.up, groups=layer.groups)
+            result = result + added * each.scaling
+        return result
+
+    return lay_over
