@@ -38,30 +38,51 @@ def prewarm(
     device: torch.device | None = None,
     snapshots_max: int = SNAPSHOTS_MAX,
 ) -> Prepared:
-    """Imports what `families` run with and prepares snapshots of `store`; for `Loader(prepared=)`.
-
-    `snapshots` (digests) come first, then the others of these families, up to `snapshots_max`; one
-    that cannot be prepared is logged and passed over, since a load of it says the same. `device` is
-    where they will run, as far as tensors for it can be made in this process: leave it out in a
-    process that must not touch its GPU. Takes seconds. Raises `SnapshotInvalid` for an unknown
-    family.
-    """
-    wanted = {family_named(name).name for name in families}
+    """All of `prewarming` at once, for `Loader(prepared=...)`."""
     prepared = Prepared(store)
-    with _quiet(), _one_thread():
-        for name in sorted(wanted):
-            for path in family_named(name).pipeline_classes:
+    for _ in prewarming(
+        prepared, families, snapshots=snapshots, device=device, snapshots_max=snapshots_max
+    ):
+        pass
+    return prepared
+
+
+def prewarming(
+    prepared: Prepared,
+    families: Iterable[str],
+    *,
+    snapshots: Iterable[str] = (),
+    device: torch.device | None = None,
+    snapshots_max: int = SNAPSHOTS_MAX,
+) -> Iterator[str]:
+    """Imports what `families` run with and prepares snapshots of the store, in small steps.
+
+    Says after each step what it was; what is done already takes no time. `snapshots` (digests) come
+    first, then the others of these families, up to `snapshots_max`; one that cannot be prepared is
+    logged and passed over, since a load of it says the same. `device` is where they will run, as
+    far as tensors for it can be made in this process: leave it out in a process that must not touch
+    its GPU. Raises `SnapshotInvalid` for an unknown family.
+    """
+    wanted = {family_named(name).name: family_named(name) for name in families}
+    for name, family in wanted.items():
+        with _quiet():
+            for path in family.pipeline_classes:
                 learn(path)
-        for path, role in ALLOWED.items():
-            if role is Role.SCHEDULER:
-                resolve(path, role)
-        for digest in itertools.islice(_chosen(prepared, wanted, snapshots), snapshots_max):
+        yield name
+    for path, role in ALLOWED.items():
+        if role is Role.SCHEDULER:
+            resolve(path, role)
+    yield "schedulers"
+    for digest in itertools.islice(_chosen(prepared, set(wanted), snapshots), snapshots_max):
+        with _one_thread(), _quiet():
             try:
                 prepared.ready(digest, device)
             except QuickthawError as error:
                 logger.warning("cannot prepare %s: %s", digest[:12], error.message)
+        yield digest
+    with _one_thread():
         warm_kernels(torch.device("cpu"), (torch.float32, torch.bfloat16))
-    return prepared
+    yield "kernels"
 
 
 def _chosen(prepared: Prepared, families: set[str], first: Iterable[str]) -> Iterator[str]:
