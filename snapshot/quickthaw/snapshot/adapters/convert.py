@@ -32,6 +32,8 @@ from quickthaw.snapshot.skeleton import build
 from quickthaw.snapshot.tensors import DTYPES, slots
 from quickthaw.wire.errors import FailedPrecondition, InvalidArgument
 
+logger = logging.getLogger(__name__)
+
 _NAME = "adapter"
 _KINDS = frozenset({Kind.DENOISER, Kind.TEXT_ENCODER})
 _MARKS = (".lora_", "lora_unet_", "lora_te", ".lora.", "lora_transformer_", "lora_linear_layer")
@@ -118,7 +120,7 @@ def _load(pipeline: Any, path: Path) -> None:
         raise FailedPrecondition(
             "packing a LoRA needs the package peft; install it: pip install peft"
         ) from None
-    with _quiet():
+    with _quiet(path):
         try:
             pipeline.load_lora_weights(
                 str(path.parent),
@@ -134,17 +136,20 @@ def _load(pipeline: Any, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """diffusers tells what it did, and what of it may not matter, to whoever listens."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _quiet(path: Path) -> Iterator[None]:
+    """diffusers tells of components that a file leaves alone, which is as it should be."""
+    library = logging.getLogger("diffusers")
+    level = library.level
+    library.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
             yield
     finally:
-        logger.setLevel(level)
+        library.setLevel(level)
+    for each in told:
+        if "ignored" in str(each.message):  # alphas that diffusers does not find a layer for
+            logger.warning("%s: %.300s", path.name, each.message)
 
 
 def _adapted(module: nn.Module, path: Path) -> list[AdaptedLayer]:
