@@ -326,6 +326,7 @@ def test_dora_is_refused_with_what_to_do(room: SnapshotStore, tmp_path: Path) ->
     path = lora(tmp_path / "x.safetensors", tiny_sd(0))
     tensors = load_file(path)
     for name, layer in adapted(tiny_sd(0).unet, attention).items():
+        assert isinstance(layer, torch.nn.Linear)
         tensors[f"unet.{name}.lora_magnitude_vector"] = torch.ones(layer.out_features)
     save_file(tensors, path)
     with pytest.raises(InvalidArgument, match=r"x\.safetensors"):

@@ -157,7 +157,11 @@ class DiffusionEngine:
                 sink,
                 stop,
             )
-            with host.running(loaded.manifest), ending_at_faults(self._on_fault):
+            with (
+                host.running(loaded.manifest),
+                ending_at_faults(self._on_fault),
+                loaded.adapted(),
+            ):
                 try:
                     return drawn(), self._clock()
                 except torch.OutOfMemoryError:
