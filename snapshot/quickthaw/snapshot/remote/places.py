@@ -59,18 +59,24 @@ class Places:
         self._remotes = list(remotes)
         self._on_fault = on_fault
         self._lock = threading.Lock()
-        self._bytes_by_kind: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
+        self._kind = self._remotes[0].kind
 
     @property
     def kind(self) -> str:
         """Of the place that most bytes came from so far: `peer` or `remote`."""
-        with self._lock:
-            most = sorted(self._bytes_by_kind.items(), key=lambda item: -item[1])
-            return most[0][0] if most else self._remotes[0].kind
+        return self._kind
 
     @property
     def names(self) -> str:
         return ", ".join(remote.name for remote in self._remotes)
+
+    @property
+    def told(self) -> str:
+        """How the bytes came, for people: `http://a:1 (12 MB), s3://b (3 MB)`."""
+        with self._lock:
+            sizes = [f"{name} ({size / 1e6:.1f} MB)" for name, size in self._bytes.items()]
+        return ", ".join(sizes) or self.names
 
     @property
     def remotes(self) -> tuple[Remote, ...]:
@@ -119,8 +125,9 @@ class Places:
             )
         right = check(target)
         with self._lock:
-            counted = self._bytes_by_kind.get(remote.kind, 0)
-            self._bytes_by_kind[remote.kind] = counted + count
+            self._bytes[remote.name] = self._bytes.get(remote.name, 0) + count
+            if self._bytes[remote.name] == max(self._bytes.values()):
+                self._kind = remote.kind
         return right
 
     def _give_up(self, remote: Remote, error: QuickthawError) -> bool:
