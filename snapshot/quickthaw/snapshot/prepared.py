@@ -73,10 +73,12 @@ class Prepared:
         *,
         bound: Callable[[Component], bool] = lambda _: False,
         origins: Sequence[Origin] = (),
+        skeletons: int = 1,
     ) -> Ready:
         """Makes what is not there yet, for tensors on `device` if that is known.
 
         `bound` says of which components there is a module with weights, which needs no other.
+        `skeletons` is how many of a shape to have: one for each of its models side by side.
         Raises as `Loader.load` does.
         """
         began = self._clock()
@@ -87,7 +89,7 @@ class Prepared:
         pipeline_class = resolve(manifest.pipeline_class, Role.PIPELINE)
         for part in manifest.modules:
             if not bound(part):
-                self.skeletons.prepare(part, headers[part.digest], device)
+                self.skeletons.prepare(part, headers[part.digest], device, skeletons)
         skeletons_done = self._clock()
         processors = {
             part.name: self._processors.get(part, self.store) for part in manifest.processors

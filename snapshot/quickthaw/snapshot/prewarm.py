@@ -20,6 +20,7 @@ from quickthaw.snapshot.classes import ALLOWED, Role, resolve
 from quickthaw.snapshot.families import family_named
 from quickthaw.snapshot.pipelines import learn
 from quickthaw.snapshot.prepared import Prepared
+from quickthaw.snapshot.skeleton import IDLE_MAX
 from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.wire.errors import QuickthawError
 
@@ -76,7 +77,7 @@ def prewarming(
     for digest in itertools.islice(_chosen(prepared, set(wanted), snapshots), snapshots_max):
         with _one_thread(), _quiet():
             try:
-                prepared.ready(digest, device)
+                prepared.ready(digest, device, skeletons=IDLE_MAX)
             except QuickthawError as error:
                 logger.warning("cannot prepare %s: %s", digest[:12], error.message)
         yield digest

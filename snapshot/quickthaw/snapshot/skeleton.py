@@ -193,16 +193,21 @@ class SkeletonPool:
         with self._lock:
             self._idle.clear()
 
-    def prepare(self, component: Component, header: Header, device: torch.device | None) -> None:
-        """Makes the next `take` immediate, and binding what was taken.
+    def prepare(
+        self, component: Component, header: Header, device: torch.device | None, count: int = 1
+    ) -> None:
+        """Makes the next `take` immediate, and binding what was taken; or the next `count` of them.
 
         Raises `SnapshotInvalid` if the file with that header does not fit the component's module.
         """
-        skeleton = self.take(component, header)
+        taken: list[Skeleton] = []
         try:
-            skeleton.prepare(header, component.aliases, device, f"component {component.name}")
+            for _ in range(min(count, IDLE_MAX)):
+                taken.append(self.take(component, header))
+                taken[-1].prepare(header, component.aliases, device, f"component {component.name}")
         finally:
-            self.put(skeleton)
+            for skeleton in taken:
+                self.put(skeleton)
 
 
 def build(component: Component, tensors: int = TENSORS_MAX) -> nn.Module:
