@@ -20,6 +20,9 @@ class PretendProgram:
     def prepare(self, arguments: tuple[str, ...]) -> None:
         return
 
+    def prepare_more(self) -> bool:
+        return False
+
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
         return pretend_worker.main(arguments)
 

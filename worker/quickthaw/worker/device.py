@@ -18,6 +18,7 @@ from quickthaw.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from quickthaw.snapshot import Device
+    from quickthaw.snapshot.prepared import Prepared
     from quickthaw.worker.models import ModelHost
 
 _MIB = 1 << 20
@@ -118,11 +119,13 @@ def build_host(
     choice: DeviceChoice,
     on_evicted: Callable[[Tier], None],
     slab_file: int | None = None,
+    prepared: Prepared | None = None,
 ) -> ModelHost:
     """Maps and registers the slab and opens the local snapshots; imports what is not yet.
 
-    `slab_file`: a memory file to make the slab in, with what an earlier worker left there. Raises
-    SettingsInvalid if the device or the slab cannot be had.
+    `slab_file`: a memory file to make the slab in, with what an earlier worker left there.
+    `prepared`: what the parent has made ready of the same store. Raises SettingsInvalid if the
+    device or the slab cannot be had.
     """
     for _part in import_families(settings.families):
         continue
@@ -139,6 +142,6 @@ def build_host(
     else:
         device = CpuDevice(choice.vram_bytes)
     slab = open_slab(choice, slab_file, device)
-    store = SnapshotStore(settings.snapshot_store)
-    loader = Loader(store, device, slab)
+    store = SnapshotStore(settings.snapshot_store) if prepared is None else prepared.store
+    loader = Loader(store, device, slab, prepared=prepared)
     return ModelHost(store, loader, device, slab, verify=settings.verify, on_evicted=on_evicted)

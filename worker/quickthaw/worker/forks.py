@@ -2,7 +2,7 @@
 
 A fork takes milliseconds where a fresh interpreter needs seconds to import what a worker runs, and
 the children share the parent's pages. What must not be shared is made anew in the child: signal
-handlers, standard streams, session, random state.
+handlers, standard streams, session.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import random
 import signal
 import socket
 import sys
@@ -169,7 +168,6 @@ def _be_the_child(
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         gc.enable()
-        random.seed()
         status = work()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else _EXIT_CRASHED

@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 STARTS_MAX = 1024
 """Workers that may wait for the imports; over it the fleet has lost count, and is refused."""
 EXIT_CANNOT_START = 2
+LOOK_SECONDS = 10.0
+"""Between two looks for something more to prepare, such as a model that was added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +80,19 @@ class Host:
         began = time.monotonic()
         for part in self._program.imports():
             logger.debug("imported %s after %.2f s", part, time.monotonic() - began)
-            self._turn(waits=False)
+            self._turn(0)
             if self._leaving:
                 break
         logger.info("imported everything in %.2f s", time.monotonic() - began)
         self._ready = True
         while not (self._leaving and not len(self._forks)):
             self._fork_wanted()
-            self._turn(waits=True)
+            more = not self._leaving and self._program.prepare_more()
+            self._turn(0 if more else LOOK_SECONDS)
         return 0
 
-    def _turn(self, *, waits: bool) -> None:
-        for key, _events in self._selector.select(None if waits else 0):
+    def _turn(self, wait_seconds: float) -> None:
+        for key, _events in self._selector.select(wait_seconds):
             key.data()
 
     # ---- what comes in -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -15,14 +16,20 @@ from quickthaw.worker.process import Worker
 from quickthaw.worker.program import Birth
 from quickthaw.worker.settings import WorkerSettings
 
+if TYPE_CHECKING:
+    from quickthaw.snapshot.prepared import Prepared
 
-def live(settings: WorkerSettings, birth: Birth) -> None:
-    """Returns after a drain. Raises an error of the tree if it cannot go on."""
+
+def live(settings: WorkerSettings, birth: Birth, prepared: Prepared | None) -> None:
+    """Returns after a drain. Raises an error of the tree if it cannot go on.
+
+    `prepared`: what the parent has made ready of the store that the settings name.
+    """
     configure_logs(settings.log_level, as_json=settings.log_json)
-    uvloop.run(_run(settings, birth))
+    uvloop.run(_run(settings, birth, prepared))
 
 
-async def _run(settings: WorkerSettings, birth: Birth) -> None:
+async def _run(settings: WorkerSettings, birth: Birth, prepared: Prepared | None) -> None:
     choice = choose_device(settings)
 
     def say_ready() -> None:
@@ -34,7 +41,7 @@ async def _run(settings: WorkerSettings, birth: Birth) -> None:
         )
         birth.on_ready()
 
-    worker = Worker(settings, choice, say_ready, slab_file=birth.slab)
+    worker = Worker(settings, choice, say_ready, slab_file=birth.slab, prepared=prepared)
     server, address = serve_metrics(worker.metrics.registry, settings.metrics)
     monitor = GpuMonitor(choice.gpu, worker.metrics.registry) if choice.gpu else None
     loop = asyncio.get_running_loop()

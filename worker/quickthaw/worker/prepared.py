@@ -5,13 +5,21 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from quickthaw.snapshot import SnapshotStore
 from quickthaw.wire.errors import QuickthawError, SettingsInvalid
+from quickthaw.worker.families import NOOP
 from quickthaw.worker.imports import import_families, import_light
 from quickthaw.worker.program import Birth
 from quickthaw.worker.settings import from_process
+
+if TYPE_CHECKING:
+    from quickthaw.snapshot.prepared import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +29,10 @@ class WorkerProgram:
 
     def __init__(self, families: tuple[str, ...]) -> None:
         self._families = families
+        self._drawing = tuple(name for name in families if name != NOOP)
+        self._prepared: dict[Path, Prepared] = {}  # by the store's folder
+        self._listed: dict[Path, frozenset[str]] = {}
+        self._steps: dict[Path, Iterator[str]] = {}
 
     def imports(self) -> Iterator[str]:
         # Torch and others ask whether there is a GPU. Through CUDA itself the answer would cost
@@ -35,7 +47,38 @@ class WorkerProgram:
         return 0
 
     def prepare(self, arguments: tuple[str, ...]) -> None:
-        return
+        if not self._drawing:
+            return
+        try:
+            settings = from_process(arguments)
+        except SettingsInvalid:
+            return  # the worker says so itself
+        from quickthaw.snapshot.prepared import Prepared
+        from quickthaw.snapshot.prewarm import prewarming
+
+        folder, first = settings.snapshot_store, settings.prepare
+        if folder not in self._prepared:
+            self._prepared[folder] = Prepared(SnapshotStore(folder))
+        steps = prewarming(
+            self._prepared[folder], self._drawing, snapshots=first, snapshots_max=len(first)
+        )
+        for _step in steps:
+            continue
+
+    def prepare_more(self) -> bool:
+        for folder, prepared in self._prepared.items():
+            if (steps := self._steps.get(folder)) is None:
+                listed = frozenset(prepared.store)
+                if listed == self._listed.get(folder):
+                    continue
+                from quickthaw.snapshot.prewarm import prewarming
+
+                self._listed[folder] = listed
+                steps = self._steps[folder] = prewarming(prepared, self._drawing)
+            if next(steps, None) is not None:
+                return True
+            del self._steps[folder]
+        return False
 
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
         try:
@@ -45,9 +88,20 @@ class WorkerProgram:
             return 2
         from quickthaw.worker.life import live
 
+        self._differ_from_siblings()
         try:
-            live(settings, birth)
+            live(settings, birth, self._prepared.get(settings.snapshot_store))
         except QuickthawError as error:
             print(f"quickthaw-worker: {error.message}", file=sys.stderr)
             return 2 if isinstance(error, SettingsInvalid) else 1
         return 0
+
+    def _differ_from_siblings(self) -> None:
+        """Every child has the parent's random state; a request without a seed must not repeat."""
+        random.seed()
+        if self._drawing:
+            import numpy
+            import torch
+
+            numpy.random.seed()
+            torch.seed()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from random import Random
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import grpc.aio
@@ -29,6 +30,9 @@ from quickthaw.worker.ports import Engine
 from quickthaw.worker.residency import Resident, TierSpeeds
 from quickthaw.worker.settings import WorkerSettings
 from quickthaw.worker.shell import Shell
+
+if TYPE_CHECKING:
+    from quickthaw.snapshot.prepared import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ class Worker:
         on_ready: Callable[[], None],
         patience: Patience | None = None,
         slab_file: int | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         self._settings = settings
         self._on_ready = on_ready
@@ -71,6 +76,7 @@ class Worker:
                 choice,
                 lambda tier: self.metrics.evictions.labels(tier.label).inc(),
                 slab_file,
+                prepared,
             ),
             settings.concurrency,
             time.monotonic,

@@ -36,7 +36,14 @@ class Program(Protocol):
         ...
 
     def prepare(self, arguments: tuple[str, ...]) -> None:
-        """Builds, in the parent, what a worker of these arguments will need. Never raises."""
+        """Builds, in the parent, what a worker of these arguments will need at once."""
+        ...
+
+    def prepare_more(self) -> bool:
+        """Builds one more thing that workers to come may need; whether there was one.
+
+        Called while the parent has nothing else to do. Takes less than a second.
+        """
         ...
 
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:

@@ -18,6 +18,7 @@ from quickthaw.wire.process import describe_status
 from quickthaw.wire.restarts import CrashLoop, RestartPolicy, Restarts
 from quickthaw.worker.faults import EXIT_DEVICE_FAULT
 from quickthaw.worker.forks import Forks, Gone, Signals, Streams
+from quickthaw.worker.host import LOOK_SECONDS
 from quickthaw.worker.program import Birth, Program
 
 logger = logging.getLogger(__name__)
@@ -86,14 +87,14 @@ class Supervisor:
         os.close(say_ready)
         try:
             while True:
-                gone = self._heed(None)
-                for child in gone:
+                more = not self._told_to_end and self._program.prepare_more()
+                for child in self._heed(0.0 if more else LOOK_SECONDS):
                     if child.name == _NAME:
                         return child.status, bool(os.read(ready, 1))
         finally:
             os.close(ready)
 
-    def _heed(self, wait_seconds: float | None) -> list[Gone]:
+    def _heed(self, wait_seconds: float) -> list[Gone]:
         """Passes signals on; the children that have ended. Waits at most that long for either."""
         self._selector.select(wait_seconds)
         for _ in range(self._signals.terminations()):
