@@ -7,6 +7,7 @@ that they are reproducible and never NaN.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -223,6 +224,30 @@ def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> Any:
             scheduler=df.FlowMatchEulerDiscreteScheduler(),
         )
     return _ready(pipeline)
+
+
+def with_safety_checker(pipeline: Any, seed: int = 0) -> Any:
+    """`pipeline`, Stable Diffusion's, with what looks at its pictures; it finds none unsafe."""
+    checker: Any = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
+    with seeded(seed):
+        shape = {
+            "hidden_size": 32,
+            "intermediate_size": 37,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
+        config = tf.CLIPConfig(
+            text_config=shape,
+            vision_config={**shape, "image_size": 32, "patch_size": 8},
+            projection_dim=32,
+        )
+        parts = {**pipeline.components, "requires_safety_checker": True}
+        parts["safety_checker"] = checker.StableDiffusionSafetyChecker(config)
+        size = {"height": 32, "width": 32}
+        parts["feature_extractor"] = tf.CLIPImageProcessor(
+            size={"shortest_edge": 32}, crop_size=size
+        )
+    return _ready(type(pipeline)(**parts))
 
 
 def _ready(pipeline: Any) -> Any:

@@ -50,6 +50,7 @@ ALLOWED: Mapping[str, Role] = {
     "diffusers.StableVideoDiffusionPipeline": Role.PIPELINE,
     "diffusers.AutoencoderKL": Role.MODEL,
     "diffusers.AutoencoderKLTemporalDecoder": Role.MODEL,
+    "diffusers.AutoencoderOobleck": Role.MODEL,
     "diffusers.FluxTransformer2DModel": Role.MODEL,
     "diffusers.UNet2DConditionModel": Role.MODEL,
     "diffusers.UNetSpatioTemporalConditionModel": Role.MODEL,

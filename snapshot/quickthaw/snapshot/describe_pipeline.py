@@ -44,17 +44,31 @@ def parts_of(pipeline: Any, family: Family) -> tuple[dict[str, Any], dict[str, A
             if name not in family.components:
                 known = ", ".join(family.components)
                 invalid(Problem.MANIFEST, name, f"{family.name} has no such module; it has {known}")
-            if getattr(part, "peft_config", None):
-                invalid(
-                    Problem.MANIFEST,
-                    name,
-                    "has an adapter loaded; call unload_lora_weights() first, adapters are kept "
-                    "apart from the model they fit",
-                )
+            _refuse_adapters(name, part)
             modules[name] = part
         else:
             others[name] = part
     return {name: modules[name] for name in family.components if name in modules}, others
+
+
+def _refuse_adapters(name: str, module: Any) -> None:
+    """A module with an adapter in it has other tensors than its config says."""
+    if getattr(module, "peft_config", None):
+        invalid(
+            Problem.MANIFEST,
+            name,
+            "has an adapter loaded; call unload_lora_weights() first, adapters are kept "
+            "apart from the model they fit",
+        )
+    # Some models have such a projection of their own, which their config asks for.
+    projection = type(getattr(module, "encoder_hid_proj", None)).__name__
+    if projection == "MultiIPAdapterImageProjection":
+        invalid(
+            Problem.MANIFEST,
+            name,
+            "has an IP-Adapter loaded, which no snapshot can hold yet; call unload_ip_adapter() "
+            "and pack the model as it was",
+        )
 
 
 def pipeline_arguments(pipeline: Any) -> dict[str, JsonValue]:
