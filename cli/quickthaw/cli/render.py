@@ -146,6 +146,7 @@ def receipt(console: Console, value: Receipt) -> None:
             ("", load_by_tier(value.load) if moved and value.load else ""),
             ("", load_breakdown(value.load) if moved and value.load else ""),
             ("run", span(value.run_ms)),
+            ("", f"compiled: {value.load.compiled}" if value.load and value.load.compiled else ""),
             ("billed", value.waiver or f"{bill} [dim](prices {value.price_version})[/dim]"),
             ("worker", f"{value.worker_id} ({value.gpu_type}), attempt {value.attempts}"),
             ("why", value.placement),

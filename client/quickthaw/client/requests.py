@@ -111,6 +111,8 @@ class LoadReport:
     bind_seconds: float
     total_seconds: float
     first_step_seconds: float
+    compiled: str = ""
+    """How much of the run was compiled code; empty if nothing was."""
 
 
 @dataclass(frozen=True, slots=True)

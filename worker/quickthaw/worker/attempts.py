@@ -131,6 +131,8 @@ class RunResult:
     output_json: str
     seed: int | None = None
     first_step_seconds: float = 0.0
+    compiled: str = ""
+    """How much of it ran as compiled code, for a receipt; empty if nothing did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,7 @@ class TellFinished:
     load_ms: int
     load: LoadSummary | None
     first_step_seconds: float = 0.0
+    compiled: str = ""
     output_json: str = ""
     artifacts: tuple[StoredArtifact, ...] = ()
     failure: Failure | None = None

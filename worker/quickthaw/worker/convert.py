@@ -132,7 +132,7 @@ def finished(end: TellFinished) -> fleet_pb2.WorkerMessage:
     if end.failure is not None:
         message.failure.CopyFrom(failure(end.failure))
     if end.load is not None:
-        message.load.CopyFrom(load_report(end.load, end.first_step_seconds))
+        message.load.CopyFrom(load_report(end.load, end.first_step_seconds, end.compiled))
         message.start_tier = _TIER[end.load.start_tier]
     if end.seed is not None:
         message.seed = end.seed
@@ -163,7 +163,9 @@ def artifact(stored: StoredArtifact) -> types_pb2.Artifact:
     )
 
 
-def load_report(summary: LoadSummary, first_step_seconds: float) -> types_pb2.LoadReport:
+def load_report(
+    summary: LoadSummary, first_step_seconds: float, compiled: str = ""
+) -> types_pb2.LoadReport:
     return types_pb2.LoadReport(
         components=[
             types_pb2.ComponentLoad(
@@ -183,6 +185,7 @@ def load_report(summary: LoadSummary, first_step_seconds: float) -> types_pb2.Lo
         bind_seconds=summary.bind_seconds,
         total_seconds=summary.total_seconds,
         first_step_seconds=first_step_seconds,
+        compiled=compiled,
     )
 
 

@@ -19,6 +19,7 @@ from quickthaw.worker.settings import WorkerSettings
 if TYPE_CHECKING:
     from quickthaw.snapshot import Device
     from quickthaw.snapshot.prepared import Prepared
+    from quickthaw.worker.metrics import WorkerMetrics
     from quickthaw.worker.models import ModelHost
 
 _MIB = 1 << 20
@@ -120,18 +121,20 @@ def build_host(
     on_evicted: Callable[[Tier], None],
     slab_file: int | None = None,
     prepared: Prepared | None = None,
+    metrics: WorkerMetrics | None = None,
 ) -> ModelHost:
     """Maps and registers the slab and opens the local snapshots; imports what is not yet.
 
     `slab_file`: a memory file to make the slab in, with what an earlier worker left there.
-    `prepared`: what the parent has made ready of the same store. Raises SettingsInvalid if the
-    device or the slab cannot be had.
+    `prepared`: what the parent has made ready of the same store. `metrics`: where compiled code is
+    counted. Raises SettingsInvalid if the device or the slab cannot be had.
     """
     for _part in import_families(settings.families):
         continue
     import torch
 
     from quickthaw.snapshot import CpuDevice, CudaDevice, Loader, SnapshotStore
+    from quickthaw.worker.compiling import open_compiled
     from quickthaw.worker.models import ModelHost
 
     if settings.torch_threads:
@@ -144,4 +147,12 @@ def build_host(
     slab = open_slab(choice, slab_file, device)
     store = SnapshotStore(settings.snapshot_store) if prepared is None else prepared.store
     loader = Loader(store, device, slab, prepared=prepared)
-    return ModelHost(store, loader, device, slab, verify=settings.verify, on_evicted=on_evicted)
+    return ModelHost(
+        store,
+        loader,
+        device,
+        slab,
+        verify=settings.verify,
+        on_evicted=on_evicted,
+        compiled=open_compiled(settings, device.torch_device, store.root, metrics),
+    )

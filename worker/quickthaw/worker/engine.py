@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -160,16 +161,21 @@ class DiffusionEngine:
             with (
                 host.running(loaded.manifest),
                 ending_at_faults(self._on_fault),
+                host.compiled(loaded) as usage,
                 loaded.adapted(),
             ):
+                result = None
                 try:
-                    return drawn(), self._clock()
+                    result = drawn()
                 except torch.OutOfMemoryError:
                     logger.warning("no memory left to run %s; making room", assignment.model)
-                # Only here are the failed run's tensors gone, which its traceback held.
-                host.free_idle()
-                self._tell(loop, host)
-                return drawn(), self._clock()
+                if result is None:
+                    # Only here are the failed run's tensors gone, which its traceback held.
+                    host.free_idle()
+                    self._tell(loop, host)
+                    result = drawn()
+                ended = self._clock()
+            return replace(result, compiled=str(usage)), ended
         except (QuickthawError, RunStopped):
             raise
         except torch.OutOfMemoryError as error:

@@ -292,6 +292,7 @@ class AttemptMachine:
             load_ms=attempt.load_ms,
             load=attempt.load,
             first_step_seconds=result.first_step_seconds if result else 0.0,
+            compiled=result.compiled if result else "",
             output_json=result.output_json if result and outcome is Outcome.SUCCEEDED else "",
             artifacts=artifacts,
             failure=failure,

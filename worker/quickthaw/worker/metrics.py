@@ -81,6 +81,23 @@ class WorkerMetrics:
             buckets=_LAG_BUCKETS,
             registry=registry,
         )
+        self.compiled_calls = Counter(
+            prefix + "compiled_block_calls_total",
+            "Calls of repeated blocks, by how they ran; failed ones ran again as eager.",
+            ["how"],
+            registry=registry,
+        )
+        self.compiled_refused = Counter(
+            prefix + "compiled_refused_total",
+            "Compiled code that was there and not used: damaged, not ours, of another machine.",
+            registry=registry,
+        )
+        self.compiled_builds = Counter(
+            prefix + "compiled_builds_total",
+            "Blocks compiled, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
         for tier in Tier:
             # Known from the start, so that a rate over them has no gap.
             self.resident_bytes.labels(tier.label)

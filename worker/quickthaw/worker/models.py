@@ -24,6 +24,7 @@ from quickthaw.snapshot import (
     SnapshotStore,
 )
 from quickthaw.snapshot import Tier as StoreTier
+from quickthaw.snapshot.compiled import Usage
 from quickthaw.snapshot.plan import plan
 from quickthaw.wire.errors import (
     FailedPrecondition,
@@ -33,6 +34,7 @@ from quickthaw.wire.errors import (
 )
 from quickthaw.worker.attempts import Assignment, ComponentLoad, LoadSummary, NoRoomYet, Tier
 from quickthaw.worker.bringing import TIER_OF, import_snapshot, out_of_memory, summary_of
+from quickthaw.worker.compiling import CompiledRuns
 from quickthaw.worker.inputs import InputReader
 from quickthaw.worker.ports import RunStopped, StopSignal
 from quickthaw.worker.residency import LeastRecentlyUsed, Resident, make_room
@@ -74,8 +76,10 @@ class ModelHost:
         *,
         verify: bool,
         on_evicted: Callable[[Tier], None],
+        compiled: CompiledRuns | None = None,
     ) -> None:
         self._store = store
+        self._compiled = compiled
         self._loader = loader
         self._device = device
         self._slab = slab
@@ -305,8 +309,19 @@ class ModelHost:
                 self._running -= digests
                 self._changed.notify_all()
 
+    @contextmanager
+    def compiled(self, loaded: LoadedModel) -> Iterator[Usage]:
+        """Around one run: blocks run as compiled code where there is some. Adapters go inside."""
+        if self._compiled is None:
+            yield Usage()
+            return
+        with self._compiled.running(loaded) as usage:
+            yield usage
+
     def close(self) -> None:
         """Lets go of every pipeline and of the pinned memory. Nothing may be running."""
+        if self._compiled is not None:
+            self._compiled.close()
         with self._moves:
             with self._lock:
                 models = list(self._models.values())

@@ -77,6 +77,7 @@ class Worker:
                 lambda tier: self.metrics.evictions.labels(tier.label).inc(),
                 slab_file,
                 prepared,
+                self.metrics,
             ),
             settings.concurrency,
             time.monotonic,

@@ -31,6 +31,7 @@ _UNITS = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+COMPILED_MODES = ("off", "use", "build")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -59,6 +60,8 @@ class WorkerSettings:
     torch_threads: int
     drain_seconds: float
     verify: bool
+    compiled: str
+    compiled_cache: Path
     log_level: str
     log_json: bool
 
@@ -103,6 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--torch-threads", default="0", metavar="N", help="CPU threads of a run; 0 leaves torch's")
     add("--drain-seconds", default="30", metavar="S", help="for what runs at SIGTERM (30)")
     add("--no-verify", action="store_true", help="load weights without checking their hashes")
+    add(
+        "--compiled", default="off", metavar="MODE", help="off, use, or build what is missing (off)"
+    )
+    add("--compiled-cache", metavar="DIR", help="code compiled here (DATA-DIR/compiled)")
     add("--log-level", default="info", help=", ".join(LOG_LEVELS))
     add("--log-json", action="store_true", help="one JSON object a line")
     return parser
@@ -119,6 +126,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         _must(
             _NAME.fullmatch(given.gpu_type), "--gpu-type", given.gpu_type, "a name like h100-80gb"
         )
+    modes = ", ".join(COMPILED_MODES)
+    _must(given.compiled in COMPILED_MODES, "--compiled", given.compiled, modes)
     _must(given.log_level in LOG_LEVELS, "--log-level", given.log_level, ", ".join(LOG_LEVELS))
     families = tuple(name for name in given.families.split(",") if name)
     for name in families:
@@ -147,6 +156,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         torch_threads=_whole("--torch-threads", given.torch_threads, 0, 4096),
         drain_seconds=float(_whole("--drain-seconds", given.drain_seconds, 0, 86_400)),
         verify=not given.no_verify,
+        compiled=given.compiled,
+        compiled_cache=Path(given.compiled_cache or data_dir / "compiled").absolute(),
         log_level=given.log_level,
         log_json=given.log_json,
         key=_key(given.key_file, environment),

@@ -55,4 +55,5 @@ def _load_json(load: types_pb2.LoadReport) -> JsonObject:
         "bind_seconds": load.bind_seconds,
         "total_seconds": load.total_seconds,
         "first_step_seconds": load.first_step_seconds,
+        "compiled": load.compiled,
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -111,8 +111,8 @@ class Missing:
 
     component: str
     block: str
-    dtypes: Mapping[str, str]
-    """Of the block's tensors."""
+    dtypes: tuple[tuple[str, str], ...]
+    """Of the block's tensors, by name."""
     form: Form
 
 
@@ -126,6 +126,12 @@ class Usage:
     """Of the eager ones, those whose code raised; it is not used again."""
     missing: list[Missing] = field(default_factory=list[Missing])
     """One for each code to be made."""
+
+    def add(self, other: Usage) -> None:
+        self.compiled_calls += other.compiled_calls
+        self.eager_calls += other.eager_calls
+        self.failed_calls += other.failed_calls
+        self.missing += other.missing
 
     def __str__(self) -> str:
         """For a receipt; empty if nothing ran compiled."""
@@ -238,7 +244,7 @@ class CompiledBlocks:
         if key not in self._found:
             self._found[key] = self._cache.find(key)
             if self._found[key] is None:
-                dtypes = {name: NAMES[each.dtype] for name, each in block.tensors.items()}
+                dtypes = tuple((name, NAMES[each.dtype]) for name, each in block.tensors.items())
                 usage.missing.append(Missing(self._component.name, block.name, dtypes, form))
         if (code := self._found[key]) is None:
             return None
