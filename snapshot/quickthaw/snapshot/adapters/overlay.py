@@ -69,16 +69,31 @@ def bind(
     names = {name.removesuffix(f".{DOWN}") for name in tensors if name.endswith(f".{DOWN}")}
     if tensors.keys() != {f"{name}.{part}" for name in names for part in (DOWN, UP)}:
         invalid(Problem.MANIFEST, where, f"an adapter has pairs of {DOWN} and {UP}, nothing else")
-    layers = dict(module.named_modules())
     found: dict[str, LayerWeights] = {}
     for name in sorted(names):
         down, up = tensors[f"{name}.{DOWN}"], tensors[f"{name}.{UP}"]
-        _check(layers.get(name), name, down, up, where)
+        _check(_layer(module, name), name, down, up, where)
         rank = down.shape[0]
         if rank > adapter.rank:
             invalid(Problem.BAD_SHAPE, where, f"{name} has rank {rank}, over {adapter.rank}")
         found[name] = LayerWeights(down, up, adapter.scaling(name, rank, scale))
     return found
+
+
+def _layer(module: nn.Module, name: str) -> nn.Module | None:
+    """As `get_submodule`, at a tenth of its cost: a LoRA names hundreds."""
+    found: nn.Module | None = module
+    for part in name.split("."):
+        if found is None:
+            return None
+        found = found._modules.get(part)
+    return found
+
+
+def _found(module: nn.Module, name: str) -> nn.Module:
+    layer = _layer(module, name)
+    assert layer is not None, "names were checked"
+    return layer
 
 
 def _check(
@@ -124,12 +139,12 @@ class Overlay:
 
     def add(self, module: nn.Module, stack: Sequence[Mapping[str, LayerWeights]]) -> None:
         """Adapters of one module, the one that is added first being first. `off` for now."""
-        layers = dict(module.named_modules())
         names = list(dict.fromkeys(name for each in stack for name in each))
         for name in names:
+            layer = _found(module, name)
             pairs = [each[name] for each in stack if name in each]
-            self._patches.append((layers[name], _forward(layers[name], pairs)))
-        self._parents += _between(layers, names)
+            self._patches.append((layer, _forward(layer, pairs)))
+        self._parents += _between(module, names)
 
     def __len__(self) -> int:
         """Layers that are adapted."""
@@ -156,13 +171,13 @@ class Overlay:
                 restore()
 
 
-def _between(layers: Mapping[str, nn.Module], names: Sequence[str]) -> list[nn.Module]:
+def _between(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     """What lies between a module and its adapted layers: blocks that may have been compiled."""
     parents: set[str] = set()
     for name in names:
         while (name := name.rpartition(".")[0]) and name not in parents:
             parents.add(name)
-    return [layers[name] for name in sorted(parents)]
+    return [_found(module, name) for name in sorted(parents)]
 
 
 def _is_compiled(block: nn.Module) -> bool:
