@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from quickthaw.scheduler.core.fair_queue import FairQueue
 from quickthaw.scheduler.core.model import Priority, RequestId, TenantId
-from support.core_builders import a_job
+from support.core_builders import a_job, a_model
 
 # A busy machine makes generation slow, which says nothing about the queue.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -145,3 +145,29 @@ def test_a_tenant_that_waited_while_others_came_and_went_is_served_in_turn(
     order = [waiting.job.tenant for waiting in queue.in_order(100)]
     second = [index for index, tenant in enumerate(order) if tenant == "old"][1]
     assert second <= newcomers + 1
+
+
+@settings(PATIENT, max_examples=200)
+@given(
+    actions=st.lists(
+        st.tuples(st.sampled_from(["add", "take", "remove"]), st.integers(0, 3)), max_size=60
+    )
+)
+def test_what_waits_for_a_model_is_found_by_its_largest_component(
+    actions: list[tuple[str, int]],
+) -> None:
+    queue = FairQueue({}, 0)
+    models = [a_model(f"m{number}") for number in range(4)]
+    alive: dict[RequestId, int] = {}
+    for number, (what, model) in enumerate(actions):
+        if what == "add":
+            job = a_job(f"req_{number:02}", models[model], tenant="ab"[number % 2])
+            queue.add(job, queue.rank(job), 10.0)
+            alive[job.request_id] = model
+        elif alive:
+            request_id = next(iter(alive))
+            del alive[request_id]
+            queue.take(request_id) if what == "take" else queue.remove(request_id)
+        for index, each in enumerate(models):
+            found = [w.job.request_id for w in queue.wanting(next(iter(each.sizes)))]
+            assert found == [name for name, wanted in alive.items() if wanted == index]

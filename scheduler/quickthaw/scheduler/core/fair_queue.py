@@ -6,7 +6,8 @@ tenant's finish tag to `F = S + cost / weight`. The cost is an estimate, and `se
 what the meter says. V, the virtual time, is the least tag of those waiting when something is
 placed, so that a request placed out of turn (`bypass`) does not let newcomers wait for it. Between
 two tenants that always have work, weighted service differs by at most one request of each:
-`c_i / w_i + c_j / w_j`, where costs are what was settled.
+`c_i / w_i + c_j / w_j`, where costs are what was settled; to which comes what the planner allows
+a tenant to be ahead for the sake of residency (`CoreSettings.collation_lead_ms`).
 
 Inside a tenant, one step of priority is worth a fixed head start in submission time. Within that
 span priorities are strict, and beyond it nobody starves.
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from quickthaw.scheduler.core.model import Job, RequestId, TenantId, WorkerId
+from quickthaw.scheduler.core.model import Digest, Job, RequestId, TenantId, WorkerId
 
 
 class Rank(NamedTuple):
@@ -77,6 +78,8 @@ class FairQueue:
         self._waiting: dict[RequestId, Waiting] = {}
         # Tenants with work; the length of `_tenants` is bounded by `_forget`.
         self._backlogged: dict[TenantId, _Tenant] = {}
+        # What waits for a model, by the model's largest component: what tells it from others.
+        self._wanting: dict[Digest, dict[RequestId, Waiting]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -90,6 +93,19 @@ class FairQueue:
     def length_of(self, tenant: TenantId) -> int:
         known = self._backlogged.get(tenant)
         return len(known.ranks) if known else 0
+
+    def wanting(self, digest: Digest) -> Iterable[Waiting]:
+        """Those whose model's largest component this is, in order of arrival here. Not to be kept
+        while the queue changes."""
+        return self._wanting.get(digest, {}).values()
+
+    def lead(self, waiting: Waiting) -> float:
+        """How far, in GPU-milliseconds by its weight, a request's tenant has had more than the
+        tenant that is next by right; 0 for that one."""
+        return max(0.0, self._backlogged[waiting.job.tenant].finish - self._virtual_now())
+
+    def _virtual_now(self) -> float:
+        return max(self._virtual, min(tenant.finish for tenant in self._backlogged.values()))
 
     def rank(self, job: Job) -> Rank:
         """A new request's place for life: queued again, it has it again."""
@@ -107,6 +123,8 @@ class FairQueue:
             tenant.finish = max(tenant.finish, self._virtual)
             self._backlogged[job.tenant] = tenant
         insort(tenant.ranks, rank)
+        if (largest := next(iter(job.model.sizes), None)) is not None:
+            self._wanting.setdefault(largest, {})[job.request_id] = waiting
         return waiting
 
     def remove(self, request_id: RequestId) -> None:
@@ -117,10 +135,15 @@ class FairQueue:
         del tenant.ranks[bisect_left(tenant.ranks, waiting.rank)]
         if not tenant.ranks:
             del self._backlogged[waiting.job.tenant]
+        if (largest := next(iter(waiting.job.model.sizes), None)) is not None:
+            wanting = self._wanting[largest]
+            del wanting[request_id]
+            if not wanting:
+                del self._wanting[largest]
 
     def take(self, request_id: RequestId) -> float:
         """It was placed: its tenant is charged. Returns the charge, for `settle`."""
-        self._virtual = max(self._virtual, min(t.finish for t in self._backlogged.values()))
+        self._virtual = self._virtual_now()
         waiting = self._waiting[request_id]
         self.charge(waiting.job.tenant, waiting.cost_ms)
         self.remove(request_id)
@@ -139,22 +162,25 @@ class FairQueue:
 
     def in_order(self, limit: int) -> Iterator[Waiting]:
         """At most `limit` that wait, in the order in which they would be placed if each found a
-        worker. What was yielded may be taken or removed meanwhile, and nothing else changed.
+        worker. Any may be taken or removed meanwhile, and none added: what has gone is not yielded.
         """
         heads = [(tenant.finish, name, 0) for name, tenant in self._backlogged.items()]
         heapq.heapify(heads)
         ranks_of: dict[TenantId, list[Rank]] = {}
         while heads and limit:
             tag, name, index = heads[0]
-            tenant = self._tenants[name]
+            if (tenant := self._tenants.get(name)) is None:
+                heapq.heappop(heads)
+                continue
             if (ranks := ranks_of.get(name)) is None:
                 ranks = ranks_of[name] = tenant.ranks[:limit]
-            waiting = self._waiting[ranks[index].request_id]
-            if index + 1 < len(ranks):
-                after = tag + waiting.cost_ms / tenant.weight
-                heapq.heapreplace(heads, (after, name, index + 1))
-            else:
+            while index < len(ranks) and ranks[index].request_id not in self._waiting:
+                index += 1
+            if index == len(ranks):
                 heapq.heappop(heads)
+                continue
+            waiting = self._waiting[ranks[index].request_id]
+            heapq.heapreplace(heads, (tag + waiting.cost_ms / tenant.weight, name, index + 1))
             limit -= 1
             yield waiting
 
@@ -174,8 +200,9 @@ class FairQueue:
     def _forget(self) -> None:
         """Drops tenants without work whose past no longer counts, once there are many."""
         if len(self._tenants) > 2 * len(self._backlogged) + 64:
-            self._tenants = {
-                name: tenant
+            for name in [
+                name
                 for name, tenant in self._tenants.items()
-                if tenant.ranks or tenant.finish > self._virtual
-            }
+                if not tenant.ranks and tenant.finish <= self._virtual
+            ]:
+                del self._tenants[name]

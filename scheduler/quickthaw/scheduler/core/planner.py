@@ -4,9 +4,10 @@ The pass follows the fair order but does not stop at a request that no worker ca
 
 - A request for which no worker is found is passed over. After `bypass_max` later ones were placed
   it reserves a worker, which then takes nothing else, so that it runs as soon as that one is free.
-- A request that would have to load what some full worker has gives way, within a small window, to
-  later ones that are warm on the worker in question. If none is, it is placed after all: no worker
-  idles for the sake of residency.
+- A request that would have to load gives way to later ones that are warm on the worker in
+  question, if their tenants are not too far ahead in the fair order (`collation_lead_ms`, the
+  throttle of MQFQ-Sticky) and it has not given way `bypass_max` times. If there is none, it is
+  placed: no worker idles for the sake of residency.
 - A request may wait for a full worker that has its model when that is sooner done than a load
   elsewhere; at most as long as that load takes.
 """
@@ -21,7 +22,6 @@ from quickthaw.scheduler.core.model import (
     Candidate,
     Decision,
     ModelSpec,
-    RequestId,
     WorkerId,
 )
 from quickthaw.scheduler.core.placement import place, place_on
@@ -43,17 +43,17 @@ def plan(state: State) -> None:
 
 
 class _Pass:
-    __slots__ = ("_deferred", "_hopeless", "_misses", "_queued_on", "_skipped", "_state")
+    __slots__ = ("_hopeless", "_misses", "_queued_on", "_rivals", "_skipped", "_state")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._misses = 0
-        # Those passed over so far, in the fair order; `_deferred` are those only for a window.
+        # Those passed over so far, in the fair order.
         self._skipped: list[Waiting] = []
-        self._deferred: dict[RequestId, Waiting] = {}
         self._queued_on: dict[WorkerId, int] = {}
         # Snapshots for which no worker was found in this pass: their next request need not ask.
         self._hopeless: set[str] = set()
+        self._rivals = 0
 
     def run(self) -> None:
         state = self._state
@@ -61,17 +61,13 @@ class _Pass:
         for waiting in state.queue.in_order(settings.look_ahead_visits):
             if not state.fleet.open_count or self._misses >= settings.look_ahead:
                 break
-            self._visit(waiting, len(self._deferred) < settings.collation_window)
-        for waiting in list(self._deferred.values()):
-            if not state.fleet.open_count:
-                break
-            self._skipped.remove(waiting)
-            self._visit(waiting, may_defer=False)
+            if waiting.job.request_id in state.queue:  # not placed out of turn meanwhile
+                self._visit(waiting)
         for waiting in self._skipped:
-            if waiting.bypassed >= settings.bypass_max:
+            if waiting.bypassed >= settings.bypass_max and waiting.job.request_id in state.queue:
                 self._reserve(waiting)
 
-    def _visit(self, waiting: Waiting, may_defer: bool) -> None:
+    def _visit(self, waiting: Waiting) -> None:
         state, job = self._state, waiting.job
         tracked = state.requests[job.request_id]
         overtaken = waiting.bypassed >= state.settings.bypass_max
@@ -85,21 +81,59 @@ class _Pass:
         if waiting.tried and not (special or impatient) and self._still(waiting.tried, query):
             self._pass_over(waiting, waiting.tried)
             return
+        while True:
+            found = place(
+                query, state.fleet, state.estimates, state.settings.placement, state.now_ms
+            )
+            if isinstance(found, Unplaced):
+                self._wait(waiting, found, for_all=not special)
+                return
+            overtaken = waiting.bypassed >= state.settings.bypass_max
+            rival = None if found.warm or overtaken else self._rival(waiting, found)
+            if rival is None or not self._place_rival(rival, waiting):
+                break
+        self._place(waiting, found)
+
+    def _wait(self, waiting: Waiting, found: Unplaced, *, for_all: bool) -> None:
+        state = self._state
+        hopeless = for_all and not found.for_the_job_only
+        waiting.tried = Tried(state.fleet.version, found.waits_for, hopeless)
+        self._decide(waiting, None, found, "")
+        if found.waits_for is not None and waiting.impatient_at_ms == 0:
+            wait_ms = max(1, math.ceil(found.wait_seconds * 1000))
+            waiting.impatient_at_ms = state.now_ms + wait_ms
+            state.impatience.set(waiting.job.request_id, waiting.impatient_at_ms)
+        self._pass_over(waiting, waiting.tried)
+
+    def _rival(self, waiting: Waiting, found: Placement) -> Waiting | None:
+        """The first to arrive of those for which the chosen worker has everything."""
+        state, settings = self._state, self._state.settings
+        if self._rivals >= settings.collation_max:
+            return None
+        worker = state.fleet.workers[found.chosen.worker_id]
+        best: Waiting | None = None
+        for digest in worker.planned:
+            for rival in state.queue.wanting(digest):
+                if rival is waiting or not rival.job.model.sizes.keys() <= worker.planned.keys():
+                    continue
+                if best is None or rival.rank < best.rank:
+                    if state.queue.lead(rival) > settings.collation_lead_ms:
+                        continue
+                    best = rival
+                break
+        return best
+
+    def _place_rival(self, rival: Waiting, waiting: Waiting) -> bool:
+        """Places a warm one out of turn; False if no worker takes it after all."""
+        state, job = self._state, rival.job
+        self._rivals += 1
+        query = Query(job, state.requests[job.request_id].lost_on, False, self._queued_on)
         found = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
-        if isinstance(found, Unplaced):
-            hopeless = not (found.for_the_job_only or special)
-            waiting.tried = Tried(state.fleet.version, found.waits_for, hopeless)
-            self._decide(waiting, None, found, "")
-            if found.waits_for is not None and waiting.impatient_at_ms == 0:
-                wait_ms = max(1, math.ceil(found.wait_seconds * 1000))
-                waiting.impatient_at_ms = state.now_ms + wait_ms
-                state.impatience.set(job.request_id, waiting.impatient_at_ms)
-            self._pass_over(waiting, waiting.tried)
-        elif may_defer and found.held_elsewhere and not found.warm and not overtaken:
-            self._deferred[job.request_id] = waiting
-            self._skipped.append(waiting)
-        else:
-            self._place(waiting, found)
+        if isinstance(found, Unplaced) or not found.warm:
+            return False
+        waiting.bypassed += 1
+        self._place(rival, found)
+        return True
 
     def _fits_somewhere(self, model: ModelSpec) -> bool:
         wanted = model.weight_bytes + model.working_bytes
@@ -113,7 +147,6 @@ class _Pass:
             self._misses += 1
             self._skipped.append(waiting)
             return
-        self._deferred.pop(job.request_id, None)
         for earlier in self._skipped:
             if earlier.rank != waiting.rank:
                 earlier.bypassed += 1

@@ -21,8 +21,6 @@ class Placement:
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
     tie_break: str
-    held_elsewhere: bool
-    """Some worker without a free place has the whole model."""
 
     @property
     def warm(self) -> bool:

@@ -170,7 +170,7 @@ class Scorer:
         chosen, tie_break = self._hinted_or(best), self._tie_break(best)
         if chosen is not best:
             tie_break = "hint"
-        return Placement(chosen.candidate, candidates, refusals, tie_break, bool(self._waiting))
+        return Placement(chosen.candidate, candidates, refusals, tie_break)
 
     # ---- one worker --------------------------------------------------------------------------
 

@@ -51,8 +51,10 @@ class CoreSettings:
     """Requests that a planning pass may find no worker for before it gives up."""
     look_ahead_visits: int = 256
     """Requests that a planning pass may visit."""
-    collation_window: int = 4
-    """Requests that may wait, in one pass, for a later one whose model is already resident."""
+    collation_max: int = 16
+    """Requests that a planning pass may place out of turn because their model is resident."""
+    collation_lead_ms: float = 30_000.0
+    """GPU-milliseconds, by its weight, that a tenant may be ahead of others by such placements."""
     bypass_max: int = 16
     """Later requests that may be placed before an unplaceable one; then it reserves a worker."""
     queue_position_exact_max: int = 64

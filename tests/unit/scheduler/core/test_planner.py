@@ -198,6 +198,43 @@ def test_a_load_gives_way_to_a_later_request_that_needs_none(scenario: Scenario)
     assert assigned(scenario.finish(running[0])) == ["req_m2"]
 
 
+def test_a_warm_request_far_back_goes_before_many_that_would_load() -> None:
+    scenario = Scenario(CoreSettings(lease_ms=10**9, bypass_max=2))
+    warm = a_model("warm", gib=30)
+    scenario.attach(a_worker(), *resident(warm))
+    running = [
+        only(scenario.submit(a_job(f"req_{number}", warm)), SendAssign) for number in range(2)
+    ]
+    for number in range(100):
+        scenario.submit(a_job(f"req_cold{number:02}", a_model(f"cold{number}", gib=30)))
+    for number in range(3):
+        scenario.submit(a_job(f"req_warm{number}", warm))
+    order = drain(scenario, running)
+    # It gives way twice, and then it is its turn.
+    assert order[2:5] == ["req_warm0", "req_warm1", "req_cold00"]
+    scenario.close()
+
+
+def test_a_tenant_does_not_get_ahead_of_others_by_being_warm() -> None:
+    settings = CoreSettings(lease_ms=10**9, bypass_max=1_000, collation_lead_ms=1_000.0)
+    scenario = Scenario(settings)
+    warm, cold = a_model("warm", gib=15), a_model("cold", gib=15)
+    scenario.attach(a_worker(), *resident(warm))
+    running = of_kind(scenario.submit(a_job("req_first", warm, tenant="greedy")), SendAssign)
+    running += of_kind(scenario.submit(a_job("req_second", warm, tenant="greedy")), SendAssign)
+    scenario.submit(a_job("req_cold", cold, tenant="patient"))
+    for number in range(50):
+        scenario.submit(a_job(f"req_warm{number:02}", warm, tenant="greedy"))
+    order = []
+    while running:
+        assign = running.pop(0)
+        order.append(str(assign.job.request_id))
+        running += of_kind(scenario.finish(assign, metered_ms=300), SendAssign)
+    # Each run is 300 GPU-milliseconds: four of them are more than a second ahead.
+    assert 2 < order.index("req_cold") <= 8
+    scenario.close()
+
+
 def test_positions_are_exact_for_a_small_queue(scenario: Scenario) -> None:
     for tenant, number in [("a", 0), ("a", 1), ("a", 2), ("b", 0)]:
         scenario.submit(a_job(f"req_{tenant}{number}", tenant=tenant))
