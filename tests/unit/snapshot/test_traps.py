@@ -165,3 +165,16 @@ def test_a_pipeline_with_an_ip_adapter_in_it_is_refused_with_the_way_out(tmp_pat
     store = SnapshotStore(tmp_path)
     bare, plain = (store.open(pack(each, store)).manifest for each in (pipeline, tiny_sd(0)))
     assert bare.components == plain.components
+
+
+def test_a_pipeline_knows_its_device_without_going_through_its_modules(
+    store: SnapshotStore, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library looks for offloading hooks in each of thousands of modules, for each request."""
+    with a_loader(store) as loader, loader.load(digests["sdxl"]) as loaded:
+
+        def walk(_: torch.nn.Module) -> None:
+            raise AssertionError("this takes milliseconds for a large model")
+
+        monkeypatch.setattr(torch.nn.Module, "modules", walk)
+        assert loaded.pipeline._execution_device == torch.device("cpu")
