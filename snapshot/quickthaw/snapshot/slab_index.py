@@ -51,7 +51,7 @@ class SlabIndex:
         """What the last process left, by offset."""
         taken = {each.slot for each in self.found}
         self._free = [slot for slot in range(self._slots, 0, -1) if slot not in taken]
-        for slot in self._free:
+        for slot in sorted(self._used() - taken):
             self.clear(slot)
 
     def write(self, digest: str, offset: int, nbytes: int) -> int | None:
@@ -76,8 +76,17 @@ class SlabIndex:
         self._view[start + _BODY.size : start + _RECORD_BYTES] = bytes(16)
         self._view[start : start + _BODY.size] = bytes(_BODY.size)
 
+    def _used(self) -> set[int]:
+        """The slots with anything in them: hardly any of thousands."""
+        table, empty = bytes(self._view), bytes(_RECORD_BYTES)
+        return {
+            slot
+            for slot in range(1, self._slots + 1)
+            if table[slot * _RECORD_BYTES : (slot + 1) * _RECORD_BYTES] != empty
+        }
+
     def _records(self) -> Iterator[Listed]:
-        for slot in range(1, self._slots + 1):
+        for slot in self._used():
             start = slot * _RECORD_BYTES
             record = bytes(self._view[start : start + _RECORD_BYTES])
             body, checksum = record[: _BODY.size], record[_BODY.size :]
