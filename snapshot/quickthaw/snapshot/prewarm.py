@@ -6,6 +6,7 @@ a GPU or leaves a lock held, none of which survives a fork; what is made is inhe
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import logging
@@ -101,18 +102,23 @@ def _chosen(prepared: Prepared, families: set[str], first: Iterable[str]) -> Ite
 
 
 def warm_kernels(device: torch.device, dtypes: Iterable[torch.dtype]) -> None:
-    """Runs each kind of operation that the families use once, on next to nothing.
+    """Runs each kind of operation that the families use on next to nothing; once in a process.
 
     What a library does at its first call (handles, workspaces, loading of kernels) is done then:
     tens of milliseconds on a CPU, and more on a GPU, where it belongs after a fork. Does nothing
     for dtypes that the device cannot compute with.
     """
     for dtype in dtypes:
-        try:
-            with torch.inference_mode():
-                _every_kind(device, dtype)
-        except RuntimeError as error:
-            logger.info("%s has no kernels for %s: %s", device, dtype, error)
+        _warm(device, dtype)
+
+
+@functools.cache
+def _warm(device: torch.device, dtype: torch.dtype) -> None:
+    try:
+        with torch.inference_mode():
+            _every_kind(device, dtype)
+    except RuntimeError as error:
+        logger.info("%s has no kernels for %s: %s", device, dtype, error)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
