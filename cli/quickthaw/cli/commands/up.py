@@ -82,6 +82,13 @@ def up(
             show_default=False,
         ),
     ] = None,
+    compiled: Annotated[
+        str,
+        typer.Option(
+            help="Whether workers run compiled blocks: off, use (what `snapshot compile` made), or "
+            "build (what requests find missing, in the background)."
+        ),
+    ] = "off",
     log_level: Annotated[
         str, typer.Option(help="Of the parts: debug, info, warning or error.")
     ] = "info",
@@ -122,6 +129,7 @@ def up(
         prices=prices.absolute() if prices is not None else None,
         vram_bytes=vram_bytes,
         pinned_bytes=pinned_bytes,
+        compiled=compiled,
         log_level=log_level,
         drain_seconds=drain_seconds,
     )

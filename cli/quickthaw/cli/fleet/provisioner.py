@@ -44,6 +44,10 @@ class WorkerSpec:
     """Digests of snapshots that the worker prepares before it is ready."""
     log_level: str = "info"
     drain_seconds: int = 30
+    compiled: str = "off"
+    """Whether it runs compiled blocks: `off`, `use` or `build`."""
+    compiled_cache: Path | None = None
+    """Where they are; None for the worker's data directory."""
 
     def arguments(self, key_file: Path, metrics: str = "127.0.0.1:0") -> tuple[str, ...]:
         """The command line after `python -m quickthaw.worker`."""
@@ -63,6 +67,10 @@ class WorkerSpec:
             pairs["--vram-bytes"] = self.vram_bytes
         if self.pinned_bytes is not None:
             pairs["--pinned-bytes"] = self.pinned_bytes
+        if self.compiled != "off":
+            pairs["--compiled"] = self.compiled
+        if self.compiled_cache is not None:
+            pairs["--compiled-cache"] = str(self.compiled_cache)
         flat = tuple(part for pair in pairs.items() for part in pair)
         return (*flat, "--prepare", *self.prepare) if self.prepare else flat
 

@@ -11,6 +11,7 @@ from quickthaw.wire.restarts import RestartPolicy
 
 DEVICES = ("auto", "cpu", "cuda")
 FLEETS = ("local", "ray")
+COMPILED_MODES = ("off", "use", "build")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 WORKERS_MAX = 256
 
@@ -35,12 +36,14 @@ class UpSettings:
     start_timeout_seconds: float = 300.0
     drain_seconds: int = 30
     """For what runs at SIGTERM; the processes get a little longer before they are killed."""
+    compiled: str = "off"
     restart: RestartPolicy = field(default_factory=RestartPolicy)
 
     def __post_init__(self) -> None:
         """Raises SettingsInvalid, naming the option."""
         _one_of("--device", self.device, DEVICES)
         _one_of("--fleet", self.fleet, FLEETS)
+        _one_of("--compiled", self.compiled, COMPILED_MODES)
         _one_of("--log-level", self.log_level, LOG_LEVELS)
         if self.workers is not None and not 1 <= self.workers <= WORKERS_MAX:
             raise SettingsInvalid(

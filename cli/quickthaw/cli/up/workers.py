@@ -45,6 +45,8 @@ def specs(
             prepare=prepare,
             log_level=settings.log_level,
             drain_seconds=settings.drain_seconds,
+            compiled=settings.compiled,
+            compiled_cache=settings.data_dir / "compiled",
         )
         for index, device in enumerate(devices(settings, gpus))
     )
