@@ -66,7 +66,9 @@ def describe(path: Path | str, digest: str | None = None) -> dict[str, Any]:
 
 
 def _component(snapshot: Snapshot, part: Component) -> dict[str, Any]:
-    path = snapshot.store.component_path(part.digest)
+    # The header of a delta's base is the component's own.
+    layers = () if part.delta is None else part.delta.layers
+    path = snapshot.store.root / part.files()[0].path
     with os.fdopen(open_regular(path), "rb") as file:
         header = read_header(file, str(path))
     tensors = header.tensors
@@ -77,6 +79,7 @@ def _component(snapshot: Snapshot, part: Component) -> dict[str, Any]:
         "digest": part.digest,
         "header_digest": part.header_digest,
         "file_bytes": part.file_bytes,
+        "stored_bytes": layers[-1].file_bytes if layers else part.file_bytes,
         "data_bytes": part.data_bytes,
         "blocks": part.block_count,
         "dtypes": list(part.dtypes),
@@ -84,5 +87,13 @@ def _component(snapshot: Snapshot, part: Component) -> dict[str, Any]:
         "parameters": sum(math.prod(each.shape) for each in tensors),
         "pads": len(header.entries) - len(tensors),
         "aliases": dict(part.aliases),
+        "delta": part.delta and {"base": part.delta.base, "layers": len(layers)},
+        "adapter": part.adapter
+        and {
+            "target": part.adapter.target,
+            "rank": part.adapter.rank,
+            "alpha": part.adapter.alpha,
+            "scale": part.adapter.scale,
+        },
         "quantization": None if part.quantization is None else part.quantization.method,
     }

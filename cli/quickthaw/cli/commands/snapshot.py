@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from quickthaw.cli.commands import compile as compile_command
+from quickthaw.cli.commands.snapshot_diff import diff
 from quickthaw.cli.output import Output, stderr
 from quickthaw.cli.session import JsonOption
 
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
     from quickthaw.snapshot import PackProgress
     from quickthaw.snapshot.fields import JsonValue
 
-app = typer.Typer(help="Snapshots on disk: pack, inspect, verify, list.", no_args_is_help=True)
+app = typer.Typer(
+    help="Snapshots on disk: pack, inspect, diff, verify, list.", no_args_is_help=True
+)
+app.command("diff")(diff)
+app.command("compile")(compile_command.compile_blocks)
 SnapshotArgument = Annotated[
     Path, typer.Argument(metavar="SNAPSHOT", help="A folder as `pack` writes it.")
 ]
@@ -57,15 +63,25 @@ def _quiet_libraries() -> None:
         library.set_verbosity_error()
 
 
-def _read_defaults(pairs: list[str], folder: Path) -> dict[str, JsonValue]:
-    """The input that the pairs spell, for the family of the diffusers folder. Raises UsageFault,
-    SnapshotInvalid."""
+def _read_defaults(
+    pairs: list[str], source: Path, base: str | None, destination: Path
+) -> dict[str, JsonValue]:
+    """The input that the pairs spell, for the family of the base or of the diffusers folder.
+
+    Raises UsageFault, NotFound, SnapshotInvalid.
+    """
     from quickthaw.cli.errors import UsageFault
     from quickthaw.cli.values import parse_inputs
-    from quickthaw.snapshot.families import ANY_SIZE
+    from quickthaw.snapshot import SnapshotStore
+    from quickthaw.snapshot.delta_pack import base_snapshot
+    from quickthaw.snapshot.families import ANY_SIZE, family_named
     from quickthaw.snapshot.sources import check_folder
 
-    family, *_ = check_folder(folder)
+    below = base_snapshot(base, SnapshotStore(destination))
+    if below is not None:
+        family = family_named(below.manifest.family)
+    else:
+        family, *_ = check_folder(source if base is None else Path(base))
     schema = family.input_schema(ANY_SIZE)
     try:
         # Both sides call a parsed JSON object by a name of their own.
@@ -82,7 +98,8 @@ def pack(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE", help="A diffusers folder, or one safetensors file with --base."
+            metavar="SOURCE",
+            help="A diffusers folder, or with --base one safetensors file: weights or a LoRA.",
         ),
     ],
     destination: Annotated[
@@ -97,10 +114,13 @@ def pack(
         str, typer.Option("--license", "--licence", help="Of the weights.", show_default=False)
     ] = "",
     base: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FOLDER",
-            help="A diffusers folder with the configuration for a single safetensors file.",
+            metavar="BASE",
+            help="The snapshot that SOURCE is a fine-tune or a LoRA of, by its digest in SNAPSHOT "
+            "or its folder: only what differs is stored. Or a diffusers folder with the "
+            "configuration for a single safetensors file.",
+            show_default=False,
         ),
     ] = None,
     component: Annotated[
@@ -121,6 +141,10 @@ def pack(
             show_default=False,
         ),
     ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="How strongly a LoRA acts. Default: 1.", show_default=False),
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,6 +164,8 @@ def pack(
     quickthaw snapshot pack ./turbo ./turbo-snapshot --default num_inference_steps=4
     quickthaw snapshot pack ./stable-diffusion-xl ./sdxl-snapshot --dtype float16
     quickthaw snapshot pack ./finetune.safetensors ./sdxl-snapshot --base ./stable-diffusion-xl
+    quickthaw snapshot pack ./my-tune ./sdxl-snapshot --base 3f2a91c0
+    quickthaw snapshot pack ./style.safetensors ./sdxl-snapshot --base 3f2a91c0 --scale 0.8
     quickthaw snapshot pack ./flux ./flux-snapshot --quantize fp8 --only denoiser,text_encoder_2
     ```
     """
@@ -147,7 +173,7 @@ def pack(
     from quickthaw.snapshot.pack import pack as pack_snapshot
 
     _quiet_libraries()
-    defaults = _read_defaults(default, base or source) if default else None
+    defaults = _read_defaults(default, source, base, destination) if default else None
     with _bar(f"packing {source.name}", None) as (progress, task):
 
         def on_progress(done: PackProgress) -> None:
@@ -170,6 +196,7 @@ def pack(
             dtype=dtype,
             quantize=quantize,
             only=tuple(name.strip() for name in only.split(",") if name.strip()) if only else (),
+            scale=scale,
             on_progress=on_progress,
         )
     answer = {"digest": digest, "snapshot": str(destination)}
@@ -194,15 +221,22 @@ def inspect(
         rows = [
             (
                 p["name"],
-                p["class"],
+                p["class"] or f"LoRA of {p['adapter']['target']}, rank {p['adapter']['rank']}",
                 " ".join(p["dtypes"]) if p["quantization"] is None else p["quantization"],
                 size(p["data_bytes"]),
+                size(p["stored_bytes"]),
                 p["digest"][:16],
             )
             for p in parts
         ]
-        rows.append(("total", "", "", size(described["weight_bytes"]), ""))
-        console.print(table(("component", "class", "weights", "size", "digest"), rows, "size"))
+        stored = sum(p["stored_bytes"] for p in parts)
+        rows.append(("total", "", "", size(described["weight_bytes"]), size(stored), ""))
+        headings = ("component", "class", "weights", "size", "stored", "digest")
+        console.print(table(headings, rows, "size stored"))
+        for p in parts:
+            if p["delta"] is not None:
+                base, depth = p["delta"]["base"][:16], p["delta"]["layers"]
+                console.print(f"[dim]{p['name']}: {depth} layer(s) over {base}[/dim]")
 
     Output(json_).show(described, render)
 
