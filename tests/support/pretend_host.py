@@ -30,7 +30,8 @@ class PretendProgram:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--control", type=int, required=True)
-    control = socket.socket(fileno=parser.parse_args().control)
+    given, _ = parser.parse_known_args()
+    control = socket.socket(fileno=given.control)
     control.setblocking(True)
     return Host(control, PretendProgram()).run()
 

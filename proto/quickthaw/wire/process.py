@@ -80,7 +80,10 @@ def configure_logs(level: str = "info", *, as_json: bool = False) -> None:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
         )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    root, wanted = logging.getLogger(), logging.getLevelNamesMapping()[level.upper()]
+    if root.level != wanted:  # setting it goes over every logger that there is
+        root.setLevel(wanted)
 
 
 def serve_metrics(registry: CollectorRegistry, address: Address) -> tuple[WSGIServer, Address]:

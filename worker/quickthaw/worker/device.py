@@ -129,8 +129,9 @@ def build_host(
     `prepared`: what the parent has made ready of the same store. `metrics`: where compiled code is
     counted. Raises SettingsInvalid if the device or the slab cannot be had.
     """
-    for _part in import_families(settings.families):
-        continue
+    if prepared is None:
+        for _part in import_families(settings.families):
+            continue
     import torch
 
     from quickthaw.snapshot import CpuDevice, CudaDevice, Loader, SnapshotStore

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from quickthaw.worker.families import NOOP
+from quickthaw.worker.families import NOOP, adapter
 
 # What a first request would otherwise import while its caller waits.
 _PIPELINE_CLASSES = {
@@ -15,14 +15,21 @@ _PIPELINE_CLASSES = {
     "sdxl": "StableDiffusionXLPipeline",
     "flux": "FluxPipeline",
 }
+_OURS = (
+    "quickthaw.snapshot.prewarm",
+    "quickthaw.worker.compiling",
+    "quickthaw.worker.drawing",
+    "quickthaw.worker.models",
+)
 _POOL_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 def import_light() -> Iterator[str]:
     """What every worker needs, whatever it runs."""
-    for module in ("grpc.aio", "uvloop", "quickthaw.worker.process"):
+    for module in ("grpc.aio", "uvloop", "quickthaw.worker.life"):
         importlib.import_module(module)
         yield module
+    importlib.import_module("quickthaw.worker.process").product_version()
 
 
 def import_families(families: tuple[str, ...]) -> Iterator[str]:
@@ -41,8 +48,9 @@ def import_families(families: tuple[str, ...]) -> Iterator[str]:
     for family in families:
         if (name := _PIPELINE_CLASSES.get(family)) is not None:
             getattr(importlib.import_module("diffusers"), name)
+            adapter(family)
             yield name
-    for module in ("quickthaw.worker.models", "quickthaw.worker.drawing"):
+    for module in _OURS:
         importlib.import_module(module)
         yield module
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.wire.errors import QuickthawError, SettingsInvalid
+from quickthaw.worker.device import choose_device, open_slab
 from quickthaw.worker.families import NOOP
 from quickthaw.worker.imports import import_families, import_light
 from quickthaw.worker.program import Birth
-from quickthaw.worker.settings import from_process
+from quickthaw.worker.reading import read_ahead
+from quickthaw.worker.settings import WorkerSettings, from_process
 
 if TYPE_CHECKING:
     from quickthaw.snapshot.prepared import Prepared
@@ -33,6 +35,7 @@ class WorkerProgram:
         self._prepared: dict[Path, Prepared] = {}  # by the store's folder
         self._listed: dict[Path, frozenset[str]] = {}
         self._steps: dict[Path, Iterator[str]] = {}
+        self._settings: dict[tuple[str, ...], WorkerSettings] = {}
 
     def imports(self) -> Iterator[str]:
         # Torch and others ask whether there is a GPU. Through CUDA itself the answer would cost
@@ -44,15 +47,25 @@ class WorkerProgram:
         yield from import_families(self._families)
 
     def read_ahead(self, arguments: tuple[str, ...], slab: int) -> int:
+        try:
+            settings = from_process(arguments)
+            if self._drawing:
+                # The slab's first touch takes long too, and is done here with the rest.
+                memory = open_slab(choose_device(settings), slab, None)
+                count = read_ahead(memory, SnapshotStore(settings.snapshot_store), settings.prepare)
+                logger.info("read %.1f MiB ahead", count / (1 << 20))
+        except QuickthawError as error:
+            logger.info("did not read ahead: %s", error.message)  # the worker says what is wrong
         return 0
 
     def prepare(self, arguments: tuple[str, ...]) -> None:
-        if not self._drawing:
-            return
         try:
             settings = from_process(arguments)
         except SettingsInvalid:
             return  # the worker says so itself
+        self._settings = {arguments: settings}
+        if not self._drawing:
+            return
         from quickthaw.snapshot.prepared import Prepared
         from quickthaw.snapshot.prewarm import prewarming
 
@@ -81,15 +94,11 @@ class WorkerProgram:
         return False
 
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
-        try:
-            settings = from_process(arguments)
-        except SettingsInvalid as error:
-            print(f"quickthaw-worker: {error.message}", file=sys.stderr)
-            return 2
         from quickthaw.worker.life import live
 
         self._differ_from_siblings()
         try:
+            settings = self._settings.get(arguments) or from_process(arguments)
             live(settings, birth, self._prepared.get(settings.snapshot_store))
         except QuickthawError as error:
             print(f"quickthaw-worker: {error.message}", file=sys.stderr)
@@ -104,4 +113,5 @@ class WorkerProgram:
             import torch
 
             numpy.random.seed()
-            torch.seed()
+            # Of the CPU: that of a GPU comes with its context, which no parent has.
+            torch.default_generator.seed()

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from random import Random
 from typing import TYPE_CHECKING
@@ -105,7 +106,7 @@ class Worker:
                 vram_bytes=choice.vram_bytes,
                 pinned_bytes=choice.pinned_bytes,
                 concurrency=settings.concurrency,
-                version=_version(),
+                version=product_version(),
                 labels=dict(settings.labels),
             ),
             self.shell,
@@ -232,7 +233,8 @@ class Worker:
             cancelled.cancel()
 
 
-def _version() -> str:
+@cache
+def product_version() -> str:
     try:
         return metadata.version("quickthaw")
     except metadata.PackageNotFoundError:  # a source tree on the path, not installed

@@ -31,10 +31,17 @@ class LocalFleet:
     touches: the next worker of that id finds its pinned tier as it was.
     """
 
-    def __init__(self, logs: Path, gpus: int, module: str = "quickthaw.worker.host") -> None:
+    def __init__(
+        self,
+        logs: Path,
+        gpus: int,
+        module: str = "quickthaw.worker.host",
+        log_level: str = "info",
+    ) -> None:
         self._logs = logs
         self._gpus = gpus
         self._module = module
+        self._log_level = log_level
         self._host: WorkerHost | None = None
         self._starting = asyncio.Lock()
         self._running: dict[str, _Running] = {}
@@ -94,7 +101,9 @@ class LocalFleet:
         """Raises OSError if none can be started."""
         async with self._starting:
             if self._host is None or not self._host.alive:
-                self._host = await WorkerHost.start(self._module, self._logs)
+                self._host = await WorkerHost.start(
+                    self._module, self._logs, ("--log-level", self._log_level)
+                )
             return self._host
 
     async def _stop(self, running: _Running) -> None:

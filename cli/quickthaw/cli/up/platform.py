@@ -154,7 +154,7 @@ class Platform:
             from quickthaw.cli.fleet.ray import RayFleet
 
             return RayFleet(self._settings.logs)
-        return LocalFleet(self._settings.logs, self._gpus)
+        return LocalFleet(self._settings.logs, self._gpus, log_level=self._settings.log_level)
 
     @property
     def _grpc(self) -> str:
