@@ -52,9 +52,18 @@ def publish(file: BinaryIO, path: Path, target: Path) -> None:
     """Makes a finished `new_file` durable under its real name, replacing an equal one."""
     file.flush()
     os.fsync(file.fileno())
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     path.rename(target)
     sync_directory(target.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, durably: else what is in it is lost with its name."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
@@ -97,8 +106,10 @@ def open_regular(path: Path, *, flags: int = 0) -> int:
 def read_bounded(path: Path, bytes_max: int) -> bytes:
     """All of a small regular file; `SnapshotInvalid` if it is larger than `bytes_max`."""
     with os.fdopen(open_regular(path), "rb") as file:
-        content = file.read(bytes_max + 1)
-    if len(content) > bytes_max:
+        # Not even read, unless it grows meanwhile.
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(bytes_max + 1) if size <= bytes_max else b""
+    if max(size, len(content)) > bytes_max:
         invalid(Problem.MANIFEST, str(path), f"larger than the limit of {bytes_max} bytes")
     return content
 

@@ -19,7 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quickthaw.snapshot.files import full_disk_named, read_bounded, refuse_link
+from quickthaw.snapshot.files import (
+    full_disk_named,
+    make_folder,
+    read_bounded,
+    refuse_link,
+    sync_directory,
+)
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.hashes import is_digest
 from quickthaw.snapshot.manifest import MANIFEST_BYTES_MAX, Blob, Component, Manifest
@@ -161,13 +167,18 @@ class SnapshotStore:
         if digest not in self:
             raise NotFound(f"{self.root} holds no snapshot {digest[:80]!r}")
         with self._lock(fcntl.LOCK_EX):
-            shutil.rmtree(self.manifest_path(digest).parent)
+            folder = self.manifest_path(digest).parent
+            shutil.rmtree(folder)
+            sync_directory(folder.parent)
 
     def gc(self) -> Collected:
         """Removes what no snapshot refers to, also what a crashed writer left behind."""
         with self._lock(fcntl.LOCK_EX):
             manifests = [self.open(digest).manifest for digest in self]
             wanted = {self.root / file.path for each in manifests for file in each.files()}
+            if (snapshots := self.root / "snapshots").is_dir():
+                # A manifest must not come back after a power cut without its files.
+                sync_directory(snapshots)
             files = freed_bytes = 0
             for folder in ("components", "deltas", "blobs", "tmp"):
                 for path in (self.root / folder).glob("*"):
@@ -182,7 +193,7 @@ class SnapshotStore:
     @contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
         with full_disk_named(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
             descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:

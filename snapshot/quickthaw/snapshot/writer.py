@@ -16,6 +16,7 @@ from typing import BinaryIO
 from quickthaw.snapshot.claims import check_claims
 from quickthaw.snapshot.files import (
     full_disk_named,
+    make_folder,
     new_file,
     open_regular,
     publish,
@@ -100,7 +101,7 @@ class StoreWriter:
         self._snapshots = root / "snapshots"
         with full_disk_named(root):
             for folder in (self._temporary, self._components, self._blobs, self._snapshots):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
 
     def add_component(
         self,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quickthaw.snapshot.files import full_disk_named, sync_directory
+from quickthaw.snapshot.files import full_disk_named, make_folder, sync_directory
 from quickthaw.wire.errors import FailedPrecondition
 
 _HASH_BYTES = 4 * 1024 * 1024
@@ -123,7 +123,7 @@ class PartialFile:
         """Makes the file durable under its real name. It must be complete and intact."""
         with full_disk_named(target.parent):
             os.fsync(self._data)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             self._path.rename(target)
             sync_directory(target.parent)
         self._journal_path.unlink(missing_ok=True)
