@@ -1,0 +1,126 @@
+"""What a simulation counts, and the figures made of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from bench.simulate.traces import Arrival
+from bench.simulate.world import Attempt, GpuKind, VirtualWorker
+
+from quickthaw.scheduler.core.model import Tier
+
+WINDOW_SECONDS = 60.0
+"""Fairness is looked at in windows: over a whole trace every tenant gets what it asked for."""
+
+
+class Figures(NamedTuple):
+    """Of one policy on one trace. Seconds and dollars of virtual time and money."""
+
+    requests: int
+    p50_seconds: float
+    p95_seconds: float
+    p99_seconds: float
+    queue_p99_seconds: float
+    cold_share: float
+    remote_share: float
+    dollars_per_1000: float
+    """For run and load seconds at the price of the GPU that they took place on."""
+    busy_share: float
+    """Of the fleet's time, spent running; loads that nothing ran beside are not in it."""
+    unfairness_seconds: float
+    """The 95th percentile over windows of: the most that one tenant with waiting work was served
+    less than another one with waiting work, in GPU seconds of that window."""
+    evictions: int
+    lost_attempts: int
+    span_seconds: float
+
+
+class Outcome:
+    def __init__(self) -> None:
+        self._latency = array("d")
+        self._queue = array("d")
+        self._tiers: Counter[Tier] = Counter()
+        self._nanodollars = 0.0
+        self._run_seconds = 0.0
+        self._lost = 0
+        self._evictions = 0
+        self._span = 0.0
+        self._fleet = 0
+        self._served: defaultdict[int, defaultdict[str, float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
+        self._waits: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    def lost(self, attempts: int) -> None:
+        self._lost += attempts
+
+    def finished(
+        self, arrival: Arrival, attempt: Attempt, kind: GpuKind, run_seconds: float, now: float
+    ) -> None:
+        self._latency.append(now - arrival.at_seconds)
+        began = now - run_seconds
+        self._queue.append(max(0.0, began - attempt.load_seconds - arrival.at_seconds))
+        self._tiers[attempt.tier] += 1
+        seconds = run_seconds + attempt.load_seconds
+        self._nanodollars += seconds * kind.rate_nanodollars_per_second
+        self._run_seconds += run_seconds
+        self._served[int(now / WINDOW_SECONDS)][arrival.tenant] += run_seconds
+        if began - arrival.at_seconds > 1.0:
+            self._waits[arrival.tenant].append((arrival.at_seconds, began))
+
+    def ended(self, now: float, workers: Iterable[VirtualWorker]) -> None:
+        fleet = list(workers)
+        self._span, self._fleet = now, len(fleet)
+        self._evictions = sum(worker.evictions for worker in fleet)
+
+    def figures(self) -> Figures:
+        latency, queue = sorted(self._latency), sorted(self._queue)
+        count = len(latency)
+        cold = count - self._tiers[Tier.VRAM]
+        return Figures(
+            requests=count,
+            p50_seconds=_at(latency, 0.50),
+            p95_seconds=_at(latency, 0.95),
+            p99_seconds=_at(latency, 0.99),
+            queue_p99_seconds=_at(queue, 0.99),
+            cold_share=cold / count,
+            remote_share=self._tiers[Tier.REMOTE] / count,
+            dollars_per_1000=self._nanodollars / count * 1000 / 1e9,
+            busy_share=self._run_seconds / (self._span * self._fleet),
+            unfairness_seconds=self._unfairness(),
+            evictions=self._evictions,
+            lost_attempts=self._lost,
+            span_seconds=self._span,
+        )
+
+    def _unfairness(self) -> float:
+        always: defaultdict[int, set[str]] = defaultdict(set)
+        for tenant, waits in self._waits.items():
+            for window in _covered(waits):
+                always[window].add(tenant)
+        gaps = []
+        for window, tenants in always.items():
+            if len(tenants) > 1:
+                served: Mapping[str, float] = self._served[window]
+                shares = [served.get(tenant, 0.0) for tenant in tenants]
+                gaps.append(max(shares) - min(shares))
+        return _at(sorted(gaps), 0.95)
+
+
+def _covered(waits: list[tuple[float, float]]) -> Iterable[int]:
+    """The windows throughout which a tenant had something waiting."""
+    merged: list[tuple[float, float]] = []
+    for began, until in sorted(waits):
+        if merged and began <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], until))
+        else:
+            merged.append((began, until))
+    for began, until in merged:
+        yield from range(-int(-began // WINDOW_SECONDS), int(until // WINDOW_SECONDS))
+
+
+def _at(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

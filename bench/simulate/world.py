@@ -1,0 +1,238 @@
+"""The workers of a simulation: they load, run and drop what they are told, on virtual time.
+
+One worker loads one model while it runs another, as a real one does. True times come from the
+worker's `GpuKind` with log-normal noise; policies see only what happened. Every worker checks what
+it is told: over-committed memory or a model run without its weights ends the simulation.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from quickthaw.scheduler.core.model import Digest, ModelSpec, Residency, Tier, TierSpeed
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class GpuKind:
+    """`speed` is the run time's divisor against the reference GPU; money is nano-dollars."""
+
+    gpu_type: str
+    vram_bytes: int
+    pinned_bytes: int
+    rate_nanodollars_per_second: int
+    speed: float
+    tiers: Mapping[Tier, TierSpeed]
+
+
+def _tiers(pinned: float, disk: float) -> Mapping[Tier, TierSpeed]:
+    return {
+        Tier.VRAM: TierSpeed(1e15, 0.0),
+        Tier.PINNED: TierSpeed(pinned, 0.02),
+        Tier.DISK: TierSpeed(disk, 0.05),
+        Tier.REMOTE: TierSpeed(1.2e9, 0.3),
+    }
+
+
+# Prices and speeds of the size that clouds list, not measurements; `--kinds` takes others.
+KINDS: Mapping[str, GpuKind] = {
+    kind.gpu_type: kind
+    for kind in (
+        GpuKind("h100", 80 * GIB, 160 * GIB, 1_100_000, 1.0, _tiers(45e9, 5e9)),
+        GpuKind("a100-40gb", 40 * GIB, 80 * GIB, 550_000, 0.55, _tiers(20e9, 3e9)),
+        GpuKind("l40s", 48 * GIB, 64 * GIB, 430_000, 0.45, _tiers(20e9, 3e9)),
+        GpuKind("l4", 24 * GIB, 32 * GIB, 200_000, 0.18, _tiers(12e9, 2e9)),
+    )
+}
+
+
+class Attempt:
+    """One request on one worker. Times are seconds; `tier` is the farthest that it loaded from."""
+
+    __slots__ = ("evict", "key", "load_seconds", "model", "run_seconds", "tier")
+
+    def __init__(
+        self, key: str, model: ModelSpec, run_seconds: float, evict: Iterable[Digest] = ()
+    ) -> None:
+        self.key = key
+        self.model = model
+        self.run_seconds = run_seconds
+        self.evict = tuple(evict)
+        self.load_seconds = 0.0
+        self.tier = Tier.VRAM
+
+
+class Step(NamedTuple):
+    """Something that a worker began, and when it will be over."""
+
+    what: str  # "loaded" or "ran"
+    attempt: Attempt
+    seconds: float
+
+
+class Change(NamedTuple):
+    added: list[Residency]
+    removed: list[Residency]
+
+
+class VirtualWorker:
+    """`disk_slow` divides the disk's speed; used for faults. Disks are never full here."""
+
+    def __init__(self, name: str, kind: GpuKind, random: Random, noise: float = 0.1) -> None:
+        self.name = name
+        self.kind = kind
+        self.disk_slow = 1.0
+        self.generation = 0
+        """Grows when the worker dies, so that what it had begun never ends."""
+        self.alive = True
+        self.vram: OrderedDict[Digest, int] = OrderedDict()  # least recently used first
+        self.pinned: OrderedDict[Digest, int] = OrderedDict()
+        self.disk: set[Digest] = set()
+        self.waiting: deque[Attempt] = deque()
+        self.loading: Attempt | None = None
+        self.ready: deque[Attempt] = deque()
+        self.running: Attempt | None = None
+        self.evictions = 0
+        self.vram_bytes = self.pinned_bytes = 0
+        self._random = random
+        self._noise = noise
+
+    def stock(self, models: Iterable[ModelSpec], room_bytes: int) -> None:
+        """Puts models on the disk, the first first, until `room_bytes` are used."""
+        for model in models:
+            new = {digest: size for digest, size in model.sizes.items() if digest not in self.disk}
+            room_bytes -= sum(new.values())
+            if room_bytes < 0:
+                return
+            self.disk.update(new)
+
+    def die(self) -> list[Attempt]:
+        """Everything but the disk is gone; returns what it had not finished."""
+        lost = [*self.waiting, *self.ready]
+        lost += [each for each in (self.loading, self.running) if each is not None]
+        self.generation += 1
+        self.alive = False
+        self.vram.clear()
+        self.pinned.clear()
+        self.waiting.clear()
+        self.ready.clear()
+        self.vram_bytes = self.pinned_bytes = 0
+        self.loading = self.running = None
+        return lost
+
+    def backlog(self) -> int:
+        busy = (self.loading is not None) + (self.running is not None)
+        return len(self.waiting) + len(self.ready) + busy
+
+    # ---- time goes on ------------------------------------------------------------------------
+
+    def begin(self) -> tuple[list[Step], Change]:
+        """Starts whatever can start now: the next run, and one load beside it."""
+        steps: list[Step] = []
+        change = Change([], [])
+        if self.running is None and self.ready:
+            attempt = self.running = self.ready.popleft()
+            missing = attempt.model.sizes.keys() - self.vram.keys()
+            assert not missing, f"{self.name} was to run {attempt.key} without {missing}"
+            for digest in attempt.model.sizes:
+                self.vram.move_to_end(digest)
+            seconds = attempt.run_seconds / self.kind.speed * self._jitter()
+            steps.append(Step("ran", attempt, seconds))
+        if self.loading is None and self.waiting and self._room_for(self.waiting[0], change):
+            attempt = self.loading = self.waiting.popleft()
+            attempt.load_seconds, attempt.tier = self._bring(attempt.model, change)
+            steps.append(Step("loaded", attempt, attempt.load_seconds))
+        return steps, change
+
+    def loaded(self, attempt: Attempt) -> None:
+        assert self.loading is attempt
+        self.loading = None
+        self.ready.append(attempt)
+
+    def ran(self, attempt: Attempt) -> None:
+        assert self.running is attempt
+        self.running = None
+
+    # ---- memory ------------------------------------------------------------------------------
+
+    def in_use(self) -> set[Digest]:
+        used = [each for each in (self.loading, self.running) if each is not None]
+        return {digest for each in (*used, *self.ready) for digest in each.model.sizes}
+
+    def _room_for(self, attempt: Attempt, change: Change) -> bool:
+        """Makes room: what the attempt was told to evict, then the least recently used. False if
+        it must wait for a run to end."""
+        in_use = self.in_use()
+        wanted = attempt.model.sizes
+        for digest in attempt.evict:
+            if digest in self.vram and digest not in in_use and digest not in wanted:
+                self._drop(digest, change)
+        missing = sum(size for digest, size in wanted.items() if digest not in self.vram)
+        working = attempt.model.working_bytes
+        if self.running is not None:
+            working = max(working, self.running.model.working_bytes)
+        for digest in [] if self._fits(missing + working) else list(self.vram):
+            if digest not in in_use and digest not in wanted:
+                self._drop(digest, change)
+                if self._fits(missing + working):
+                    break
+        return self._fits(missing + working)
+
+    def _fits(self, more_bytes: int) -> bool:
+        return self.vram_bytes + more_bytes <= self.kind.vram_bytes
+
+    def _drop(self, digest: Digest, change: Change) -> None:
+        size_bytes = self.vram.pop(digest)
+        self.vram_bytes -= size_bytes
+        self.evictions += 1
+        change.removed.append(Residency(digest, Tier.VRAM, size_bytes))
+
+    def _bring(self, model: ModelSpec, change: Change) -> tuple[float, Tier]:
+        """Loads what is missing: seconds, and the farthest tier."""
+        seconds, farthest = 0.0, Tier.VRAM
+        for digest, size_bytes in model.sizes.items():
+            if digest in self.vram:
+                continue
+            tier = self.tier_of(digest)
+            speed = self.kind.tiers[tier]
+            slow = self.disk_slow if tier is Tier.DISK else 1.0
+            seconds += speed.latency_seconds + size_bytes / speed.bytes_per_second * slow
+            farthest = max(farthest, tier)
+            self.vram[digest] = size_bytes
+            self.vram_bytes += size_bytes
+            change.added.append(Residency(digest, Tier.VRAM, size_bytes))
+            self._pin(digest, size_bytes, change)
+            if tier is Tier.REMOTE:
+                self.disk.add(digest)
+                change.added.append(Residency(digest, Tier.DISK, size_bytes))
+        assert self.vram_bytes <= self.kind.vram_bytes, f"{self.name} is over-committed"
+        return seconds * self._jitter() if seconds else 0.0, farthest
+
+    def tier_of(self, digest: Digest) -> Tier:
+        if digest in self.vram:
+            return Tier.VRAM
+        if digest in self.pinned:
+            return Tier.PINNED
+        return Tier.DISK if digest in self.disk else Tier.REMOTE
+
+    def _pin(self, digest: Digest, size_bytes: int, change: Change) -> None:
+        if digest in self.pinned:
+            self.pinned.move_to_end(digest)
+            return
+        if size_bytes > self.kind.pinned_bytes:
+            return
+        while self.pinned_bytes + size_bytes > self.kind.pinned_bytes:
+            gone, gone_bytes = self.pinned.popitem(last=False)
+            self.pinned_bytes -= gone_bytes
+            change.removed.append(Residency(gone, Tier.PINNED, gone_bytes))
+        self.pinned[digest] = size_bytes
+        self.pinned_bytes += size_bytes
+        change.added.append(Residency(digest, Tier.PINNED, size_bytes))
+
+    def _jitter(self) -> float:
+        return self._random.lognormvariate(0.0, self._noise)
