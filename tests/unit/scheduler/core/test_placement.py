@@ -33,7 +33,7 @@ from support.core_builders import (
     resident,
 )
 
-POLICY = PlacementPolicy()
+POLICY = PlacementPolicy(second_worth_nanodollars=1_000_000)
 
 
 class Cluster:
