@@ -12,7 +12,7 @@ from quickthaw.cli.main import execute
 
 COMMANDS = (
     *("up", "run", "models", "workers", "requests", "usage", "prices", "keys", "explain"),
-    *("quote", "snapshot", "scheduler", "worker", "gateway"),
+    *("quote", "snapshot", "bench", "scheduler", "worker", "gateway"),
 )
 
 
@@ -23,7 +23,9 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
     assert "quickthaw run shapes prompt=" in shown
 
 
-@pytest.mark.parametrize("command", ["up", "run", "quote", "usage", "models add", "keys create"])
+@pytest.mark.parametrize(
+    "command", ["up", "run", "quote", "usage", "models add", "keys create", "bench cold-start"]
+)
 def test_a_commands_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute([*command.split(), "--help"]) == 0
     assert f"quickthaw {command}" in capsys.readouterr().out

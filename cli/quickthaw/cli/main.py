@@ -9,7 +9,17 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from quickthaw.cli.commands import billing, models, parts, requests, run, snapshot, up, workers
+from quickthaw.cli.commands import (
+    bench,
+    billing,
+    models,
+    parts,
+    requests,
+    run,
+    snapshot,
+    up,
+    workers,
+)
 from quickthaw.cli.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -37,6 +47,7 @@ for name, group in (
     ("workers", workers.app),
     ("keys", billing.keys_app),
     ("snapshot", snapshot.app),
+    ("bench", bench.app),
 ):
     app.add_typer(group, name=name)
 for commands in (requests.explain_app, billing.app, parts.app):

@@ -1,0 +1,47 @@
+"""Files that are in the page cache, or are not: made so, and looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from quickthaw.snapshot.copiers.cached import cached_fraction
+from quickthaw.wire.errors import FailedPrecondition
+
+COLD_FRACTION_MAX = 0.01
+WARM_FRACTION_MIN = 0.99
+_READ_BYTES = 16 << 20
+
+
+def drop(paths: Iterable[Path]) -> None:
+    """Takes the files out of the page cache; raises `FailedPrecondition` if some of one stays."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # only clean pages can be dropped
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            left = cached_fraction(descriptor, path.stat().st_size)
+        finally:
+            os.close(descriptor)
+        if left > COLD_FRACTION_MAX:
+            raise FailedPrecondition(
+                f"{path}: {left:.0%} stays in the page cache, so cold would not be cold; some "
+                "other process has it mapped, or its filesystem is memory: choose --folder on a "
+                "disk"
+            )
+
+
+def warm(paths: Iterable[Path]) -> None:
+    """Reads the files; raises `FailedPrecondition` if the page cache does not keep them."""
+    block = bytearray(_READ_BYTES)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(block):
+                pass
+            held = cached_fraction(file.fileno(), path.stat().st_size)
+        if held < WARM_FRACTION_MIN:
+            raise FailedPrecondition(
+                f"{path}: only {held:.0%} stays in the page cache; this machine has too little "
+                "memory for the model, choose a smaller --scale"
+            )

@@ -1,0 +1,55 @@
+"""Where a load's time goes, as parts that add up to it.
+
+Reading, hashing and copying overlap, so none of them can be timed alone. The split of the time in
+which bytes moved is by what is measured: hashing is what the load takes longer with it than without
+(round by round, at least 0), copying is what was left to copy when the last byte had been read.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from quickthaw.cli.bench.lanes import Outcome
+from quickthaw.cli.bench.rows import Row
+
+PHASES = (
+    *("slab", "manifest", "skeleton", "tokenizers", "read", "hash", "copy", "bind", "pipeline"),
+    "other",
+)
+"""In the order in which they are drawn; `other` is what no part of the report claims."""
+
+_PLAIN = {
+    "slab": "slab_seconds",
+    "manifest": "manifest_seconds",
+    "skeleton": "skeleton_seconds",
+    "tokenizers": "tokenizer_seconds",
+    "bind": "bind_seconds",
+    "pipeline": "pipeline_seconds",
+}
+
+
+def phases_of(row: Row, complete: Mapping[str, list[Outcome]]) -> dict[str, float]:
+    """Median seconds of each phase, by name; phases that took no time are left out."""
+    outcomes = complete[row.key]
+    unverified = complete.get(f"{row.lane}-unverified/{row.start}") if row.verify else None
+    hashing = _hashing(outcomes, unverified) if unverified else 0.0
+    split = [_split(each, hashing) for each in outcomes]
+    medians = {name: statistics.median(each[name] for each in split) for name in PHASES}
+    return {name: round(value, 6) for name, value in medians.items() if value >= 1e-6}
+
+
+def _hashing(outcomes: Sequence[Outcome], unverified: Sequence[Outcome]) -> float:
+    pairs = zip(outcomes, unverified, strict=True)
+    return max(statistics.median(with_.seconds - without.seconds for with_, without in pairs), 0.0)
+
+
+def _split(outcome: Outcome, hashing: float) -> dict[str, float]:
+    found = {name: outcome.phases.get(key, 0.0) for name, key in _PLAIN.items()}
+    moving = outcome.phases.get("bytes_seconds", 0.0)
+    read = min(outcome.phases.get("read_seconds", 0.0), moving)
+    found["hash"] = min(hashing, read)
+    found["read"] = read - found["hash"]
+    found["copy"] = moving - read
+    found["other"] = max(outcome.seconds - sum(found.values()), 0.0)
+    return found
