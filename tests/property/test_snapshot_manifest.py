@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from quickthaw.snapshot import Component, Kind, Manifest, Preview
 from quickthaw.snapshot.classes import ALLOWED, Role
-from quickthaw.snapshot.families import SD, SizeRule
+from quickthaw.snapshot.families import SD
+from quickthaw.snapshot.input_properties import SizeRule
 from quickthaw.snapshot.manifest import PROCESSOR_FILES, Blob, Processor, Scheduler
 from quickthaw.snapshot.manifest_json import encode_manifest, parse_manifest
 from quickthaw.wire.errors import SnapshotInvalid

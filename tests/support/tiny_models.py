@@ -91,23 +91,25 @@ def t5_tokenizer() -> Any:
     return tf.T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
 
 
-def _clip_config(tokenizer: Any, **overrides: Any) -> Any:
+def clip_config(tokenizer: Any, **overrides: Any) -> Any:
+    shape = {
+        "hidden_size": CLIP_HIDDEN,
+        "intermediate_size": 37,  # odd on purpose: its biases need padding in a snapshot
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": TEXT_TOKENS,
+    }
     return tf.CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=CLIP_HIDDEN,
-        intermediate_size=37,  # odd on purpose: its biases need padding in a snapshot
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=TEXT_TOKENS,
         # Pooling looks for this id, so it has to be the tokenizer's real one.
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **overrides,
+        **{**shape, **overrides},
     )
 
 
-def _vae(**overrides: Any) -> Any:
+def vae(**overrides: Any) -> Any:
     return df.AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
@@ -136,8 +138,8 @@ def tiny_sd(seed: int = 0) -> Any:
             cross_attention_dim=CLIP_HIDDEN,
         )
         pipeline = df.StableDiffusionPipeline(
-            vae=_vae(),
-            text_encoder=tf.CLIPTextModel(_clip_config(tokenizer)),
+            vae=vae(),
+            text_encoder=tf.CLIPTextModel(clip_config(tokenizer)),
             tokenizer=tokenizer,
             unet=unet,
             scheduler=df.DDIMScheduler(clip_sample=False, steps_offset=1),
@@ -145,7 +147,7 @@ def tiny_sd(seed: int = 0) -> Any:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    return _ready(pipeline)
+    return ready(pipeline)
 
 
 def tiny_sdxl(seed: int = 0) -> Any:
@@ -170,17 +172,17 @@ def tiny_sdxl(seed: int = 0) -> Any:
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         )
         pipeline = df.StableDiffusionXLPipeline(
-            vae=_vae(),
-            text_encoder=tf.CLIPTextModel(_clip_config(tokenizer)),
+            vae=vae(),
+            text_encoder=tf.CLIPTextModel(clip_config(tokenizer)),
             text_encoder_2=tf.CLIPTextModelWithProjection(
-                _clip_config(tokenizer_2, hidden_act="gelu", projection_dim=CLIP_HIDDEN)
+                clip_config(tokenizer_2, hidden_act="gelu", projection_dim=CLIP_HIDDEN)
             ),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
             unet=unet,
             scheduler=df.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012),
         )
-    return _ready(pipeline)
+    return ready(pipeline)
 
 
 def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> Any:
@@ -200,13 +202,13 @@ def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> Any:
             guidance_embeds=guidance_embeds,
         )
         pipeline = df.FluxPipeline(
-            vae=_vae(
+            vae=vae(
                 shift_factor=0.0609,
                 scaling_factor=0.3611,
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             ),
-            text_encoder=tf.CLIPTextModel(_clip_config(tokenizer)),
+            text_encoder=tf.CLIPTextModel(clip_config(tokenizer)),
             text_encoder_2=tf.T5EncoderModel(
                 tf.T5Config(
                     vocab_size=len(tokenizer_2),
@@ -223,7 +225,7 @@ def tiny_flux(seed: int = 0, *, guidance_embeds: bool = True) -> Any:
             transformer=transformer,
             scheduler=df.FlowMatchEulerDiscreteScheduler(),
         )
-    return _ready(pipeline)
+    return ready(pipeline)
 
 
 def with_safety_checker(pipeline: Any, seed: int = 0) -> Any:
@@ -247,10 +249,10 @@ def with_safety_checker(pipeline: Any, seed: int = 0) -> Any:
         parts["feature_extractor"] = tf.CLIPImageProcessor(
             size={"shortest_edge": 32}, crop_size=size
         )
-    return _ready(type(pipeline)(**parts))
+    return ready(type(pipeline)(**parts))
 
 
-def _ready(pipeline: Any) -> Any:
+def ready(pipeline: Any) -> Any:
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)

@@ -23,12 +23,15 @@ class Role(StrEnum):
 
 
 _DIFFUSERS_SCHEDULERS = (
+    "CosineDPMSolverMultistepScheduler",
     "DDIMScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
@@ -47,11 +50,16 @@ ALLOWED: Mapping[str, Role] = {
     "diffusers.StableDiffusionPipeline": Role.PIPELINE,
     "diffusers.StableDiffusionXLPipeline": Role.PIPELINE,
     "diffusers.FluxPipeline": Role.PIPELINE,
+    "diffusers.StableAudioPipeline": Role.PIPELINE,
+    "diffusers.StableDiffusion3Pipeline": Role.PIPELINE,
     "diffusers.StableVideoDiffusionPipeline": Role.PIPELINE,
     "diffusers.AutoencoderKL": Role.MODEL,
     "diffusers.AutoencoderKLTemporalDecoder": Role.MODEL,
     "diffusers.AutoencoderOobleck": Role.MODEL,
     "diffusers.FluxTransformer2DModel": Role.MODEL,
+    "diffusers.SD3Transformer2DModel": Role.MODEL,
+    "diffusers.StableAudioDiTModel": Role.MODEL,
+    "diffusers.StableAudioProjectionModel": Role.MODEL,
     "diffusers.UNet2DConditionModel": Role.MODEL,
     "diffusers.UNetSpatioTemporalConditionModel": Role.MODEL,
     "diffusers.StableDiffusionSafetyChecker": Role.MODEL,
@@ -80,6 +88,7 @@ _SAME_AS: Mapping[str, str] = {
     "transformers.CLIPImageProcessorPil": "transformers.CLIPImageProcessor",
     "transformers.CLIPFeatureExtractor": "transformers.CLIPImageProcessor",
     "stable_diffusion.StableDiffusionSafetyChecker": "diffusers.StableDiffusionSafetyChecker",
+    "stable_audio.StableAudioProjectionModel": "diffusers.StableAudioProjectionModel",
 }
 
 

@@ -10,9 +10,10 @@ from typing import Any, cast
 import torch
 
 from quickthaw.snapshot.classes import Role, class_path
-from quickthaw.snapshot.families import Family, SizeRule
+from quickthaw.snapshot.families import ANY_SIZE, Family
 from quickthaw.snapshot.fields import UNSAFE_CONFIG_KEYS, JsonValue
 from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.input_properties import Output, SizeRule
 from quickthaw.snapshot.manifest import ATTENTION_KINDS
 
 # Left out of configs: they say where a part came from, not what it is (the dtypes that count are
@@ -131,6 +132,8 @@ def vae_scale(pipeline: Any) -> int:
 
 def size_rule(pipeline: Any, family: Family) -> SizeRule:
     """Sizes around the one the model was trained at: a quarter of its side to twice it."""
+    if family.output is Output.AUDIO:
+        return ANY_SIZE
     scale = vae_scale(pipeline)
     step = math.lcm(_SIDE_STEP, scale * family.patch)
     denoiser = getattr(pipeline, family.denoiser)
@@ -153,9 +156,13 @@ def working_set_bytes(pipeline: Any, family: Family, size: SizeRule) -> int:
     """A generous guess at one request's peak beside the weights, at the default size.
 
     Decoding dominates: at full resolution the VAE holds some ten maps as wide as its first block.
-    The denoiser adds some sixteen maps of its width for two guidance branches.
+    The denoiser adds some sixteen maps of its width for two guidance branches. Videos are so many
+    pictures at once. Sound is decoded in one piece, some four times as long as it is.
     """
     vae, denoiser = pipeline.vae, getattr(pipeline, family.denoiser)
+    if family.output is Output.AUDIO:
+        samples = denoiser.config.sample_size * math.prod(vae.config.downsampling_ratios)
+        return int(4 * samples * vae.config.decoder_channels * vae.dtype.itemsize)
     vae_item = 4 if getattr(vae.config, "force_upcast", False) else vae.dtype.itemsize
     decoding = 10 * size.default**2 * vae.config.block_out_channels[0] * vae_item
     tokens = (size.default // (vae_scale(pipeline) * family.patch)) ** 2
@@ -164,5 +171,6 @@ def working_set_bytes(pipeline: Any, family: Family, size: SizeRule) -> int:
         for name in ("num_attention_heads", "block_out_channels")
     )
     channels = max(width) if width else heads * denoiser.config.attention_head_dim
+    frames = getattr(denoiser.config, "num_frames", 1)
     denoising = 2 * 16 * tokens * channels * denoiser.dtype.itemsize
-    return int(max(decoding, denoising))
+    return int(frames * max(decoding, denoising))

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.input_properties import (
+    REQUIRED,
+    Output,
+    Properties,
+    SizeRule,
+    audio_properties,
+    image_properties,
+    video_properties,
+)
 from quickthaw.snapshot.manifest import Kind
-
-IMAGES_MAX = 8
-SEED_MAX = (1 << 64) - 1
-STEPS_MAX = 500
-PROMPT_CHARS_MAX = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRule:
-    """Picture sizes in pixels; each side is a multiple of `multiple_of`."""
-
-    default: int
-    multiple_of: int
-    minimum: int
-    maximum: int
-
 
 ANY_SIZE = SizeRule(default=1, multiple_of=1, minimum=1, maximum=1 << 20)
 """For reading input before there is a pipeline to say which sizes it draws."""
@@ -48,6 +42,7 @@ class Family:
     """Latent pixels a denoiser token is wide; picture sides are multiples of patch × VAE scale."""
     negative_prompt: bool
     defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    output: Output = Output.IMAGE
 
     def input_schema(
         self, size: SizeRule, defaults: Mapping[str, JsonValue] | None = None
@@ -56,93 +51,30 @@ class Family:
 
         `defaults` override the family's; an unknown name raises `SnapshotInvalid`.
         """
-        properties = self._properties(size)
+        properties, required = self._properties(size), REQUIRED[self.output]
         for name, value in {**self.defaults, **(defaults or {})}.items():
-            if name not in properties or name == "prompt":
-                known = ", ".join(key for key in properties if key != "prompt")
+            if name not in properties or name == required:
+                known = ", ".join(key for key in properties if key != required)
                 invalid(Problem.MANIFEST, f"defaults.{name}", f"{self.name} takes only: {known}")
             properties[name]["default"] = value
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "type": "object",
             "additionalProperties": False,
-            "required": ["prompt"],
+            "required": [required],
             "properties": {**properties},
         }
 
-    def _properties(self, size: SizeRule) -> dict[str, dict[str, JsonValue]]:
-        side: dict[str, JsonValue] = {
-            "type": "integer",
-            "minimum": size.minimum,
-            "maximum": size.maximum,
-            "multipleOf": size.multiple_of,
-        }
-        prompt: dict[str, JsonValue] = {
-            "type": "string",
-            "description": "What the picture shows.",
-            "minLength": 1,
-            "maxLength": PROMPT_CHARS_MAX,
-        }
-        properties: dict[str, dict[str, JsonValue]] = {"prompt": prompt}
-        if self.negative_prompt:
-            properties["negative_prompt"] = {
-                "type": "string",
-                "description": "What the picture must not show; works with guidance_scale over 1.",
-                "maxLength": PROMPT_CHARS_MAX,
-                "default": "",
-            }
-        properties |= {
-            "image_size": {
-                "type": "object",
-                "description": "Width and height in pixels.",
-                "additionalProperties": False,
-                "required": ["width", "height"],
-                "properties": {"width": {**side}, "height": {**side}},
-                "default": {"width": size.default, "height": size.default},
-            },
-            "num_images": {
-                "type": "integer",
-                "description": "Pictures to draw; each takes the next seed.",
-                "minimum": 1,
-                "maximum": IMAGES_MAX,
-                "default": 1,
-            },
-            "num_inference_steps": {
-                "type": "integer",
-                "description": "Denoising steps: more take longer and look better, up to a point.",
-                "minimum": 1,
-                "maximum": STEPS_MAX,
-                "default": 30,
-            },
-            "guidance_scale": {
-                "type": "number",
-                "description": "How closely to follow the prompt.",
-                "minimum": 0,
-                "maximum": 50,
-                "default": 7.5,
-            },
-            "seed": {
-                "type": ["integer", "null"],
-                "description": "The same seed and input give the same picture; null draws one.",
-                "minimum": 0,
-                "maximum": SEED_MAX,
-                "default": None,
-            },
-            "output_format": {
-                "type": "string",
-                "description": "File format of the pictures.",
-                "enum": ["png", "jpeg", "webp"],
-                "default": "png",
-            },
-            "preview_every": {
-                "type": "integer",
-                "description": "Send a small preview every so many steps; 0 sends none.",
-                "minimum": 0,
-                "maximum": STEPS_MAX,
-                "default": 0,
-            },
-        }
-        return properties
+    def _properties(self, size: SizeRule) -> Properties:
+        match self.output:
+            case Output.IMAGE:
+                return image_properties(size, negative_prompt=self.negative_prompt)
+            case Output.VIDEO:
+                return video_properties(size)
+            case Output.AUDIO:
+                return audio_properties()
+            case _:
+                assert_never(self.output)
 
 
 SD = Family(
@@ -193,7 +125,56 @@ FLUX = Family(
     defaults={"guidance_scale": 3.5},
 )
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (SD, SDXL, FLUX)}
+SD3 = Family(
+    name="sd3",
+    pipeline_classes=("diffusers.StableDiffusion3Pipeline",),
+    components={
+        "text_encoder": Kind.TEXT_ENCODER,
+        "text_encoder_2": Kind.TEXT_ENCODER,
+        "text_encoder_3": Kind.TEXT_ENCODER,
+        "transformer": Kind.DENOISER,
+        "vae": Kind.VAE,
+    },
+    denoiser="transformer",
+    patch=2,
+    negative_prompt=True,
+    defaults={"guidance_scale": 7.0, "num_inference_steps": 28},
+)
+
+SVD = Family(
+    name="svd",
+    pipeline_classes=("diffusers.StableVideoDiffusionPipeline",),
+    components={
+        # The picture is encoded by both before the first step.
+        "image_encoder": Kind.IMAGE_ENCODER,
+        "vae": Kind.VAE,
+        "unet": Kind.DENOISER,
+    },
+    denoiser="unet",
+    patch=1,
+    negative_prompt=False,
+    output=Output.VIDEO,
+)
+
+STABLE_AUDIO = Family(
+    name="stable_audio",
+    pipeline_classes=("diffusers.StableAudioPipeline",),
+    components={
+        "text_encoder": Kind.TEXT_ENCODER,
+        # It encodes the times that a text comes with.
+        "projection_model": Kind.TEXT_ENCODER,
+        "transformer": Kind.DENOISER,
+        "vae": Kind.VAE,
+    },
+    denoiser="transformer",
+    patch=1,
+    negative_prompt=True,
+    output=Output.AUDIO,
+)
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (SD, SDXL, FLUX, SD3, SVD, STABLE_AUDIO)
+}
 
 
 def family_named(name: str) -> Family:

@@ -23,8 +23,10 @@ _SEED = 20_240_229
 def fit_preview(vae: Any) -> Preview | None:
     """Least squares from the pipeline's (scaled) latents to RGB; None if the VAE gives no numbers.
 
-    `vae`: an AutoencoderKL; it is left as it is.
+    `vae` is left as it is. One of sounds has no picture of its latents: None.
     """
+    if not hasattr(vae.config, "block_out_channels"):
+        return None
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     side = min(max(8 * scale, _SIDE_MIN), _SIDE_MAX)
     pictures = _pictures(side)

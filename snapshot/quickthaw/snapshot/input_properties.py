@@ -1,0 +1,186 @@
+"""The inputs that each kind of output takes, as JSON Schema properties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from quickthaw.snapshot.fields import JsonValue
+
+Properties: TypeAlias = dict[str, dict[str, JsonValue]]
+
+IMAGES_MAX = 8
+SEED_MAX = (1 << 64) - 1
+STEPS_MAX = 500
+PROMPT_CHARS_MAX = 4096
+URL_CHARS_MAX = 8192
+FRAMES_MAX = 128
+SECONDS_MAX = 512
+
+
+class Output(StrEnum):
+    """What a family makes."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+REQUIRED: dict[Output, str] = {
+    Output.IMAGE: "prompt",
+    Output.VIDEO: "image_url",
+    Output.AUDIO: "prompt",
+}
+"""The one input that has no default."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRule:
+    """Picture sizes in pixels; each side is a multiple of `multiple_of`."""
+
+    default: int
+    multiple_of: int
+    minimum: int
+    maximum: int
+
+
+def image_properties(size: SizeRule, *, negative_prompt: bool) -> Properties:
+    """Of pictures from a text."""
+    return {
+        "prompt": _prompt("What the picture shows."),
+        **(_negative_prompt("picture") if negative_prompt else {}),
+        "image_size": _image_size(size),
+        "num_images": _integer("Pictures to draw; each takes the next seed.", 1, IMAGES_MAX, 1),
+        "num_inference_steps": _steps(30),
+        "guidance_scale": _guidance("How closely to follow the prompt.", 7.5),
+        "seed": _seed("picture"),
+        "output_format": _choice("File format of the pictures.", "png", "jpeg", "webp"),
+        "preview_every": _integer(
+            "Send a small preview every so many steps; 0 sends none.", 0, STEPS_MAX, 0
+        ),
+    }
+
+
+def video_properties(size: SizeRule) -> Properties:
+    """Of a video that sets a picture in motion."""
+    return {
+        "image_url": {
+            "type": "string",
+            "description": "The first picture of the video: an HTTP or data URL.",
+            "minLength": 1,
+            "maxLength": URL_CHARS_MAX,
+        },
+        "image_size": _image_size(size),
+        "num_frames": _integer("Pictures in the video.", 1, FRAMES_MAX, 14),
+        "fps": _integer("Pictures a second.", 1, 60, 7),
+        "motion_bucket_id": _integer("How much moves: more is more.", 1, 255, 127),
+        "noise_aug_strength": _number(
+            "How freely the video may depart from the picture.", 0, 1, 0.02
+        ),
+        "num_inference_steps": _steps(25),
+        "min_guidance_scale": _guidance("How closely the first frame follows the picture.", 1.0),
+        "max_guidance_scale": _guidance("How closely the last frame follows the picture.", 3.0),
+        "seed": _seed("video"),
+        "output_format": _choice("File format of the video.", "mp4", "webm"),
+    }
+
+
+def audio_properties() -> Properties:
+    """Of sound from a text."""
+    return {
+        "prompt": _prompt("What is heard."),
+        **_negative_prompt("sound"),
+        "seconds_start": _number("Where in the piece the sound begins.", 0, SECONDS_MAX, 0),
+        "seconds_total": _number("How long it lasts.", 0.1, SECONDS_MAX, 30),
+        "num_inference_steps": _steps(100),
+        "guidance_scale": _guidance("How closely to follow the prompt.", 7.0),
+        "seed": _seed("sound"),
+        "output_format": _choice("File format of the sound.", "wav", "flac"),
+    }
+
+
+def _prompt(description: str) -> dict[str, JsonValue]:
+    return {
+        "type": "string",
+        "description": description,
+        "minLength": 1,
+        "maxLength": PROMPT_CHARS_MAX,
+    }
+
+
+def _negative_prompt(what: str) -> Properties:
+    return {
+        "negative_prompt": {
+            "type": "string",
+            "description": f"What the {what} must not "
+            f"{'show' if what == 'picture' else 'have'}; works with guidance_scale over 1.",
+            "maxLength": PROMPT_CHARS_MAX,
+            "default": "",
+        }
+    }
+
+
+def _image_size(size: SizeRule) -> dict[str, JsonValue]:
+    side: dict[str, JsonValue] = {
+        "type": "integer",
+        "minimum": size.minimum,
+        "maximum": size.maximum,
+        "multipleOf": size.multiple_of,
+    }
+    return {
+        "type": "object",
+        "description": "Width and height in pixels.",
+        "additionalProperties": False,
+        "required": ["width", "height"],
+        "properties": {"width": {**side}, "height": {**side}},
+        "default": {"width": size.default, "height": size.default},
+    }
+
+
+def _steps(default: int) -> dict[str, JsonValue]:
+    description = "Denoising steps: more take longer and look better, up to a point."
+    return _integer(description, 1, STEPS_MAX, default)
+
+
+def _guidance(description: str, default: float) -> dict[str, JsonValue]:
+    return _number(description, 0, 50, default)
+
+
+def _seed(what: str) -> dict[str, JsonValue]:
+    return {
+        "type": ["integer", "null"],
+        "description": f"The same seed and input give the same {what}; null draws one.",
+        "minimum": 0,
+        "maximum": SEED_MAX,
+        "default": None,
+    }
+
+
+def _choice(description: str, default: str, *others: str) -> dict[str, JsonValue]:
+    return {
+        "type": "string",
+        "description": description,
+        "enum": [default, *others],
+        "default": default,
+    }
+
+
+def _integer(description: str, minimum: int, maximum: int, default: int) -> dict[str, JsonValue]:
+    return {
+        "type": "integer",
+        "description": description,
+        "minimum": minimum,
+        "maximum": maximum,
+        "default": default,
+    }
+
+
+def _number(
+    description: str, minimum: float, maximum: float, default: float
+) -> dict[str, JsonValue]:
+    return {**_integer(description, 0, 0, 0), "type": "number"} | {
+        "minimum": minimum,
+        "maximum": maximum,
+        "default": default,
+    }
