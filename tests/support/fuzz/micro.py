@@ -17,12 +17,13 @@ df: Any = diffusers
 tf: Any = transformers
 
 
-def micro_sd() -> Any:
+def micro_sd(words: int = 0) -> Any:
+    """`words`: rows of the text encoder's table, where it should be large."""
     with seeded(0):
         tokenizer = clip_tokenizer()
         return df.StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=_clip(tokenizer),
+            text_encoder=_clip(tokenizer, words),
             tokenizer=tokenizer,
             unet=df.UNet2DConditionModel(
                 block_out_channels=(8,),
@@ -88,10 +89,10 @@ def _vae(**settings: Any) -> Any:
     )
 
 
-def _clip(tokenizer: Any) -> Any:
+def _clip(tokenizer: Any, words: int = 0) -> Any:
     return tf.CLIPTextModel(
         tf.CLIPTextConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=max(words, len(tokenizer)),
             hidden_size=8,
             intermediate_size=9,  # odd, so that pads are needed
             num_hidden_layers=1,
