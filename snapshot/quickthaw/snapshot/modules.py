@@ -9,7 +9,8 @@ from torch import nn
 from quickthaw.snapshot.device import DeviceBuffer
 from quickthaw.snapshot.format import Header
 from quickthaw.snapshot.manifest import Component
-from quickthaw.snapshot.skeleton import Skeleton, SkeletonPool, skeleton_key
+from quickthaw.snapshot.skeleton import Skeleton, skeleton_key
+from quickthaw.snapshot.skeleton_pool import SkeletonPool
 
 
 class Modules:

@@ -20,7 +20,7 @@ from quickthaw.snapshot.format import Header
 from quickthaw.snapshot.headers import read_component_header
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.processors import ProcessorCache
-from quickthaw.snapshot.skeleton import SkeletonPool
+from quickthaw.snapshot.skeleton_pool import SkeletonPool
 from quickthaw.snapshot.store import Snapshot, SnapshotStore
 
 HEADERS_MAX = 1024

@@ -21,7 +21,7 @@ from quickthaw.snapshot.classes import ALLOWED, Role, resolve
 from quickthaw.snapshot.families import family_named
 from quickthaw.snapshot.pipelines import learn
 from quickthaw.snapshot.prepared import Prepared
-from quickthaw.snapshot.skeleton import IDLE_MAX
+from quickthaw.snapshot.skeleton_pool import IDLE_MAX
 from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.wire.errors import QuickthawError
 

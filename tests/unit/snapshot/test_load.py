@@ -70,7 +70,7 @@ def test_preparing_takes_skeletons_and_tokenizers_off_the_load(
     with a_loader(store) as loader:
         loader.prepare(digests["sd"])
         built: list[str] = []
-        monkeypatch.setattr("quickthaw.snapshot.skeleton.build", built.append)
+        monkeypatch.setattr("quickthaw.snapshot.skeleton_pool.build", built.append)
         monkeypatch.setattr("quickthaw.snapshot.processors.build_processor", built.append)
         with loader.load(digests["sd"]) as loaded:
             draw(loaded.pipeline)

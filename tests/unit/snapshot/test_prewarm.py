@@ -93,7 +93,7 @@ def test_a_loader_builds_nothing_that_was_prepared(
     def too_late(*_: object) -> None:
         raise AssertionError("this should have been prepared")
 
-    monkeypatch.setattr("quickthaw.snapshot.skeleton.build", too_late)
+    monkeypatch.setattr("quickthaw.snapshot.skeleton_pool.build", too_late)
     monkeypatch.setattr("quickthaw.snapshot.processors.build_processor", too_late)
     slab = Slab(24 * MIB, staging_bytes=8 * MIB, touch_threads=1)
     loader = Loader(store, CpuDevice(64 * MIB), slab, readers=2, prepared=prepared)

@@ -14,7 +14,8 @@ from quickthaw.snapshot import Component, SnapshotStore, Tier
 from quickthaw.snapshot.binding import Binding
 from quickthaw.snapshot.format import Header
 from quickthaw.snapshot.headers import read_component_header
-from quickthaw.snapshot.skeleton import Skeleton, SkeletonPool, build, skeleton_key
+from quickthaw.snapshot.skeleton import Skeleton, build, skeleton_key
+from quickthaw.snapshot.skeleton_pool import SkeletonPool
 from quickthaw.wire.errors import SnapshotInvalid
 from support.snapshots import BUILDERS, a_loader, draw, fine_tune, tensors_of
 
