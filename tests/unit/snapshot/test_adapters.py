@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from quickthaw.snapshot import Kind, SnapshotStore, Tier
 from quickthaw.snapshot.pack import pack
+from quickthaw.snapshot.quantized import QuantizedLayer
 from quickthaw.snapshot.verify import verify
 from quickthaw.wire.errors import InvalidArgument, SnapshotCorrupt, SnapshotInvalid
 from support.loras import adapted, attention, everything, lora, with_peft
@@ -259,6 +261,31 @@ def test_evicting_the_base_and_loading_again_keeps_adapter_and_base_apart(
         with loader.load(models["a"]) as model, loader.load(models["base"]) as base:
             assert torch.equal(bits(model), expected)
             assert torch.equal(draw(base.pipeline), draw(tiny_sd(0)))
+
+
+def test_an_adapter_lies_over_eight_bit_weights_too(room: SnapshotStore, tmp_path: Path) -> None:
+    path = lora(tmp_path / "x.safetensors", tiny_sd(0), choose=everything)
+    digest = pack(path, room, base=pack(tiny_sd(0), room, quantize="int8"))
+    weights = load_file(path)
+
+    def added(name: str, given: torch.Tensor) -> torch.Tensor:
+        down, up = (weights[f"unet.{name}.lora_{part}.weight"] for part in "AB")
+        if down.ndim == 2:
+            return given @ down.T @ up.T
+        return functional.conv2d(functional.conv2d(given, down, padding=1), up)
+
+    given = {
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": torch.randn(1, 5, 32),
+        "mid_block.resnets.0.conv1": torch.randn(1, 32, 8, 8),
+    }
+    with a_loader(room) as loader, loader.load(digest) as model:
+        for name, x in given.items():
+            layer = model.pipeline.unet.get_submodule(name)
+            assert isinstance(layer, QuantizedLayer)
+            before = layer(x)
+            with model.adapted():
+                assert torch.equal(layer(x), before + added(name, x))
+            assert torch.equal(layer(x), before)
 
 
 # ---- packing -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.manifest import Adapter, Component
+from quickthaw.snapshot.quantized import QuantizedConv2d, QuantizedLinear
 
 DOWN, UP = "lora_A.weight", "lora_B.weight"
 Forward = Callable[..., torch.Tensor]
@@ -100,14 +101,15 @@ def _check(
     layer: nn.Module | None, name: str, down: torch.Tensor, up: torch.Tensor, where: str
 ) -> None:
     match layer:
-        case nn.Conv2d():
+        case nn.Conv2d() | QuantizedConv2d():
             rank = down.shape[0]
             wanted = [
                 (rank, layer.in_channels, *layer.kernel_size),
                 (layer.out_channels, rank // layer.groups, 1, 1),
             ]
-        case nn.Module() if (features := _features(layer)) is not None:
-            wanted = [(down.shape[0], features[0]), (features[1], down.shape[0])]
+        case nn.Linear() | QuantizedLinear():
+            rank = down.shape[0]
+            wanted = [(rank, layer.in_features), (layer.out_features, rank)]
         case _:
             what = "has no such layer" if layer is None else f"has a {type(layer).__name__} there"
             invalid(Problem.MANIFEST, where, f"it adapts {name!r:.200}, and its target {what}")
@@ -118,16 +120,6 @@ def _check(
             f"{name} has {tuple(down.shape)} and {tuple(up.shape)}, "
             f"its target wants {wanted[0]} and {wanted[1]}",
         )
-
-
-def _features(layer: nn.Module) -> tuple[int, int] | None:
-    """What a linear layer takes and gives; those with other weights (quantised) have it too."""
-    given = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    match given:
-        case int(taken), int(made):
-            return taken, made
-        case _:
-            return None
 
 
 class Overlay:
@@ -199,7 +191,11 @@ def _uncompiled(block: nn.Module) -> Callable[[], None]:
 
 def _forward(layer: nn.Module, pairs: Sequence[LayerWeights]) -> Forward:
     base: Callable[..., torch.Tensor] = type(layer).forward
-    lay_over = _convolved(layer, pairs) if isinstance(layer, nn.Conv2d) else _linear(pairs)
+    lay_over = (
+        _convolved(layer, pairs)
+        if isinstance(layer, nn.Conv2d | QuantizedConv2d)
+        else _linear(pairs)
+    )
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         result = base(layer, x, *args, **kwargs)
@@ -222,7 +218,7 @@ def _linear(
 
 
 def _convolved(
-    layer: nn.Conv2d, pairs: Sequence[LayerWeights]
+    layer: nn.Conv2d | QuantizedConv2d, pairs: Sequence[LayerWeights]
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     def lay_over(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         for each in pairs:
