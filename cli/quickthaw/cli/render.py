@@ -66,6 +66,16 @@ def state(value: RequestState) -> str:
     return f"[{style}]{value}[/{style}]" if style else str(value)
 
 
+def literal(text: object) -> str:
+    """A stranger's text, to be shown as it is: without it, `[red]` in a title would be obeyed."""
+    from rich.markup import escape
+
+    shown = str(text)
+    if not shown.isprintable():
+        shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in shown)
+    return escape(shown)
+
+
 def table(headings: Iterable[str], rows: Iterable[Sequence[object]], right: str = "") -> Table:
     """A plain table; `right` names the headings to align right, with spaces between."""
     from rich.box import SIMPLE_HEAD

@@ -21,6 +21,7 @@ from quickthaw.snapshot.format import (
     invalid,
 )
 from quickthaw.snapshot.hashes import BLOCK_BYTES, BLOCK_HASH_HEX_CHARS, sha256_hex
+from quickthaw.snapshot.input_schema import check_input_schema
 from quickthaw.snapshot.manifest import (
     ATTENTION_KINDS,
     BLOB_BYTES_MAX,
@@ -155,7 +156,7 @@ def parse_manifest(encoded: bytes, where: str = "manifest.json") -> Manifest:
         schedulers=tuple(map(_scheduler, fields.children("schedulers", COMPONENTS_MAX))),
         processors=tuple(map(_processor, fields.children("processors", COMPONENTS_MAX))),
         preview=_preview(fields),
-        input_schema=fields.mapping("input_schema"),
+        input_schema=check_input_schema(fields.mapping("input_schema"), f"{where}.input_schema"),
         working_set_bytes=fields.natural("working_set_bytes", DATA_BYTES_MAX),
     )
     pipeline.done()

@@ -35,10 +35,11 @@ def list_models(session: Session) -> None:
         found = list(client.models.list())
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import listing, size, table
+        from quickthaw.cli.render import listing, literal, size, table
 
         rows = [
-            (m.id, m.family, size(m.size_bytes), ", ".join(m.aliases), m.description) for m in found
+            (m.id, m.family, size(m.size_bytes), ", ".join(m.aliases), literal(m.description))
+            for m in found
         ]
         listed = table(("model", "family", "weights", "aliases", "about"), rows, "weights")
         listing(console, listed, "no models yet; `quickthaw models add` adds one")
@@ -61,15 +62,15 @@ def _render_model(console: Console, model: Model) -> None:
     from collections.abc import Mapping
 
     from quickthaw.cli.limits import limits, spell
-    from quickthaw.cli.render import clock, pairs, size, table
+    from quickthaw.cli.render import clock, literal, pairs, size, table
 
     pairs(
         console,
         (
             ("model", model.id),
             ("aliases", ", ".join(model.aliases)),
-            ("about", model.description),
-            ("licence", model.license),
+            ("about", literal(model.description)),
+            ("licence", literal(model.license)),
             ("family", model.family),
             ("weights", size(model.size_bytes)),
             ("working memory", size(model.working_bytes)),
@@ -88,7 +89,8 @@ def _render_model(console: Console, model: Model) -> None:
             default = (
                 "required" if needed else spell(facts["default"]) if "default" in facts else ""
             )
-            rows.append((name, default, limits(facts), facts.get("description", "")))
+            shown = (name, default, limits(facts), facts.get("description", ""))
+            rows.append(tuple(map(literal, shown)))
         console.print(table(("input", "default", "limits", "about"), rows))
     parts = [(part.name, size(part.size_bytes), part.digest[:16]) for part in model.components]
     console.print(table(("component", "size", "digest"), parts, "size"))

@@ -213,10 +213,10 @@ def inspect(
     described = describe(snapshot, digest)
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import pairs, size, table
+        from quickthaw.cli.render import literal, pairs, size, table
 
         names = ("digest", "title", "licence", "family", "pipeline", "created_by")
-        pairs(console, [(name.replace("_", " "), str(described[name])) for name in names])
+        pairs(console, [(name.replace("_", " "), literal(described[name])) for name in names])
         parts = described["components"]
         rows = [
             (
@@ -259,10 +259,11 @@ def verify(
         )
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import size
+        from quickthaw.cli.render import literal, size
 
         for finding in report.findings:
-            console.print(f"[red]{finding.part}[/red]: {finding.problem}: {finding.message}")
+            what = f"{literal(finding.problem)}: {literal(finding.message)}"
+            console.print(f"[red]{literal(finding.part)}[/red]: {what}")
         outcome = "intact" if report.intact else f"{len(report.findings)} problem(s)"
         console.print(f"{report.digest[:16]}: {outcome}, {size(report.checked_bytes)} checked")
 
@@ -300,10 +301,15 @@ def list_snapshots(
         )
 
     def render(console: Console) -> None:
-        from quickthaw.cli.render import listing, size, table
+        from quickthaw.cli.render import listing, literal, size, table
 
         rows = [
-            (each["digest"], each["family"], size(float(str(each["weight_bytes"]))), each["title"])
+            (
+                each["digest"],
+                literal(each["family"]),
+                size(float(str(each["weight_bytes"]))),
+                literal(each["title"]),
+            )
             for each in found
         ]
         listed = table(("digest", "family", "weights", "title"), rows, "weights")
