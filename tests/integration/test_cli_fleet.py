@@ -71,11 +71,15 @@ async def the_next(changes: AsyncIterator[Any]) -> Any:
 
 
 def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has reaped yet has."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return False
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def test_a_worker_lives_from_create_to_destroy(fleet: Provisioner, tmp_path: Path) -> None:
@@ -133,6 +137,42 @@ async def test_a_worker_that_ignores_the_drain_is_killed(tmp_path: Path) -> None
         await fleet.close()
     assert exited.status == -signal.SIGKILL
     assert gone(ready.pid)
+
+
+async def test_a_host_that_cannot_start_is_told_with_what_it_said(tmp_path: Path) -> None:
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module="support.there_is_no_such_host")
+    changes = fleet.watch()
+    await fleet.create(a_spec(tmp_path))
+    exited = await the_next(changes)
+    assert isinstance(exited, Exited)
+    assert exited.status == 1
+    assert "there_is_no_such_host" in exited.last_lines[-1]
+    await fleet.close()
+
+
+async def test_workers_of_a_killed_host_are_told_and_start_over_the_slabs_they_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    changes = fleet.watch()
+    names = {"w-0", "w-1"}
+    for name in names:
+        await fleet.create(a_spec(tmp_path, name))
+    before = {(await the_next(changes)).pid for _ in names}
+    (host,) = {parent_of(pid) for pid in before}
+    os.kill(host, signal.SIGKILL)
+    ends = [await the_next(changes) for _ in names]
+    assert {(end.worker_id, end.status) for end in ends} == {(name, -9) for name in names}
+    assert all(gone(pid) for pid in before)
+    for name in names:
+        await fleet.create(a_spec(tmp_path, name))
+    after = {(await the_next(changes)).pid for _ in names}
+    assert len({parent_of(pid) for pid in after} - {host}) == 1
+    for name in names:
+        log = (tmp_path / "logs" / f"{name}.log").read_text()
+        assert "slab 1" in log, log
+    await fleet.close()
 
 
 def test_without_ray_the_error_says_how_to_get_it(

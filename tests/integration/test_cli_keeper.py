@@ -133,5 +133,5 @@ async def test_one_worker_that_cannot_start_ends_the_fleets_keeping(tmp_path: Pa
         with pytest.raises(PartFailed, match="w-broken ended with status 3") as caught:
             await keeper.keep()
         await fleet.close()
-    assert caught.value.last_lines == ("the device is on fire",)
+    assert caught.value.last_lines == ("slab 0", "the device is on fire")
     assert not keeper.all_ready.is_set()

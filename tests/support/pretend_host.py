@@ -1,6 +1,7 @@
 """A worker host whose workers only keep a worker's promises: `python -m support.pretend_host`."""
 
 import argparse
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ class PretendProgram:
         return False
 
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
+        if birth.slab is not None:
+            # Each life leaves a byte there, so that the next can tell how many there were.
+            lives = os.fstat(birth.slab).st_size
+            os.ftruncate(birth.slab, lives + 1)
+            print(f"slab {lives}", file=sys.stderr)
         return pretend_worker.main(arguments)
 
 

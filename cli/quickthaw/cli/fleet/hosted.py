@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +106,22 @@ class WorkerHost:
     async def start_worker(
         self, worker_id: str, arguments: tuple[str, ...], slab: int
     ) -> HostedWorker:
-        """Returns when the host was asked. The slab's descriptor stays the caller's.
+        """Returns when the host was asked; with one that is gone, the worker has ended at once.
 
-        Raises OSError if the host is gone.
+        The slab's descriptor stays the caller's. Raises OSError if there are no pipes to be had.
         """
         output = Output(self._logs / f"{worker_id}.log", "quickthaw-worker")
         readers, writers = zip(os.pipe(), os.pipe(), strict=True)
         try:
             streams = [await _reading(descriptor) for descriptor in readers]
             worker = self._workers[worker_id] = HostedWorker(output, streams)
-            await self._send(Start(worker_id, arguments), (*writers, slab))
+            with suppress(ConnectionError):  # it is ending, and takes this one along
+                await self._send(Start(worker_id, arguments), (*writers, slab))
         finally:
             for descriptor in writers:
                 os.close(descriptor)
+        if self._end.done():
+            self._take_along(self._end.result())
         return worker
 
     async def stop_worker(self, worker: HostedWorker, worker_id: str, grace_seconds: float) -> int:
@@ -132,8 +136,7 @@ class WorkerHost:
 
     async def close(self) -> None:
         """When its workers have ended."""
-        asyncio.get_running_loop().remove_reader(self._control)
-        self._control.close()
+        self._hang_up()
         await self._process.stop(CLOSE_SECONDS)
         await self._end
 
@@ -142,10 +145,8 @@ class WorkerHost:
         self._process.kill()
 
     async def _signal(self, worker_id: str, number: signal.Signals) -> None:
-        try:
+        with suppress(OSError):  # the host is gone, and the worker with it
             await self._send(Signal(worker_id, number))
-        except OSError:
-            return  # the host is gone, and the worker with it
 
     async def _send(self, message: HostMessage, descriptors: Sequence[int] = ()) -> None:
         data = encode(message)
@@ -163,7 +164,7 @@ class WorkerHost:
         except BlockingIOError:
             return
         except (HostGone, OSError):
-            asyncio.get_running_loop().remove_reader(self._control)
+            self._hang_up()
             self._process.kill()  # for a host that talks nonsense; most often it has ended
             return
         for message, _descriptors in messages:
@@ -171,12 +172,26 @@ class WorkerHost:
                 case Started():
                     self._workers[message.worker_id].pid.set_result(message.pid)
                 case Ended():
-                    self._workers.pop(message.worker_id).status.set_result(message.status)
+                    worker = self._workers.pop(message.worker_id)
+                    worker.status.set_result(message.status)
                 case Start() | Signal():
                     self._process.kill()
 
-    async def _until_it_ends(self) -> None:
+    async def _until_it_ends(self) -> int:
         status = await self._process.exited()
+        if self._control.fileno() >= 0:
+            self._hear()  # its last words
+            self._hang_up()
+        self._take_along(status)
+        return status
+
+    def _hang_up(self) -> None:
+        if self._control.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._receiver.close()
+
+    def _take_along(self, status: int) -> None:
         for worker in self._workers.values():
             worker.host_ended(status, self._process.last_lines)
         self._workers.clear()
