@@ -48,18 +48,19 @@ class Binding:
         self._data_bytes = header.data_bytes
         self._groups: dict[torch.dtype, _Group] = {}
         laid = places(header)
+        names = [aliases.get(slot.name, slot.name) for slot in slots]
+        kinds = [slot.is_parameter for slot in slots]
         made: dict[tuple[str, bool], torch.Tensor] = {}
+        self._tensors: list[torch.Tensor] = []
         # A tensor made in inference mode could not be pointed elsewhere outside of it.
         with torch.inference_mode(mode=False):
-            for slot in slots:
-                name = aliases.get(slot.name, slot.name)
-                if (name, slot.is_parameter) not in made:
-                    made[name, slot.is_parameter] = self._make(laid[name], slot.is_parameter)
+            for key in zip(names, kinds, strict=True):
+                if (tensor := made.get(key)) is None:
+                    name, is_parameter = key
+                    tensor = made[key] = self._make(laid[name], is_parameter)
+                self._tensors.append(tensor)
         self._holders: list[Holder] = [slot.holder for slot in slots]
         self._keys = [slot.key for slot in slots]
-        self._tensors = [
-            made[aliases.get(slot.name, slot.name), slot.is_parameter] for slot in slots
-        ]
         self._addresses: list[int] = []
         self._data: torch.Tensor | None = None
 

@@ -20,6 +20,7 @@ from quickthaw.snapshot.format import Header
 from quickthaw.snapshot.headers import read_component_header
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.processors import ProcessorCache
+from quickthaw.snapshot.skeleton import no_garbage_collection
 from quickthaw.snapshot.skeleton_pool import SkeletonPool
 from quickthaw.snapshot.store import Snapshot, SnapshotStore
 
@@ -87,9 +88,10 @@ class Prepared:
         headers = {part.digest: self.header(part, origins) for part in manifest.components}
         manifest_done = self._clock()
         pipeline_class = resolve(manifest.pipeline_class, Role.PIPELINE)
-        for part in manifest.modules:
-            if not bound(part):
-                self.skeletons.prepare(part, headers[part.digest], device, skeletons)
+        with no_garbage_collection():
+            for part in manifest.modules:
+                if not bound(part):
+                    self.skeletons.prepare(part, headers[part.digest], device, skeletons)
         skeletons_done = self._clock()
         processors = {
             part.name: self._processors.get(part, self.store) for part in manifest.processors

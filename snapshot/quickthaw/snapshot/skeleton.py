@@ -12,7 +12,7 @@ import gc
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from quickthaw.snapshot.classes import Role, resolve
 from quickthaw.snapshot.format import TENSORS_MAX, Header, Problem, invalid
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.quantize import install
-from quickthaw.snapshot.tensors import Slot, slots
+from quickthaw.snapshot.tensors import Slot, slots, walk
 
 _build_lock = threading.Lock()
 
@@ -162,7 +162,7 @@ def build(component: Component, tensors: int = TENSORS_MAX) -> nn.Module:
     kind = resolve(component.class_path, Role.MODEL)
     where = f"component {component.name}"
     # Switching initialisation off patches the libraries for the whole process.
-    with _build_lock, _no_garbage_collection():
+    with _build_lock, no_garbage_collection():
         try:
             # transformers' switch covers torch.nn.init, so diffusers' modules as well.
             with (
@@ -178,16 +178,17 @@ def build(component: Component, tensors: int = TENSORS_MAX) -> nn.Module:
                 f"{component.class_path} does not accept the config: {error}",
             )
         install(module, component)
-        _refuse_hidden_tensors(module, where)
-        for part in module.modules():
+        parts = walk(module)
+        _refuse_hidden_tensors(parts, where)
+        for _, part in parts:
             # As `eval` does, but that takes a slow way through every module's __setattr__.
             vars(part)["training"] = False
     return module
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Everything made here stays, so looking through it again and again finds nothing."""
+def no_garbage_collection() -> Iterator[None]:
+    """For making what stays: looking through it again and again finds nothing."""
     if not gc.isenabled():
         yield
         return
@@ -209,10 +210,10 @@ def _construct(kind: Any, component: Component) -> nn.Module:
     return transformer
 
 
-def _refuse_hidden_tensors(module: nn.Module, where: str) -> None:
+def _refuse_hidden_tensors(parts: Sequence[tuple[str, nn.Module]], where: str) -> None:
     """Tensors in plain attributes are in no file; left on meta they give wrong pictures."""
     is_tensor: dict[type, bool] = {}
-    for name, part in module.named_modules():
+    for name, part in parts:
         attributes = vars(part)
         for kind in set(map(type, attributes.values())):
             if kind not in is_tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 
@@ -33,14 +33,33 @@ NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items(
 Holder: TypeAlias = dict[str, torch.Tensor | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where a module keeps one tensor: `holder[key]`, in its `_parameters` or its `_buffers`."""
+class Slot(NamedTuple):
+    """Where a module keeps one tensor: `holder[key]`, in its `_parameters` or its `_buffers`.
+
+    A tuple, as there are thousands of them to a model, which is made while somebody waits.
+    """
 
     name: str
     holder: Holder
     key: str
     is_parameter: bool
+
+
+def walk(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """The modules in it, itself first, each after its parent, under each of its names.
+
+    As `named_modules(remove_duplicate=False)`, whose generators in generators take several times
+    as long for thousands of modules.
+    """
+    found: list[tuple[str, torch.nn.Module]] = []
+    stack = [("", module)]
+    while stack:
+        name, part = here = stack.pop()
+        found.append(here)
+        start = f"{name}." if name else ""
+        children = reversed(part._modules.items())
+        stack.extend((start + key, child) for key, child in children if child is not None)
+    return found
 
 
 def slots(module: torch.nn.Module) -> Iterator[Slot]:
@@ -49,7 +68,7 @@ def slots(module: torch.nn.Module) -> Iterator[Slot]:
     Non-persistent buffers are among them, although state_dict leaves them out: a module built on
     the meta device has no other source for their values. Shared modules appear once per name.
     """
-    for prefix, part in module.named_modules(remove_duplicate=False):
+    for prefix, part in walk(module):
         start = f"{prefix}." if prefix else ""
         # torch types the two by what they hold; assigning either kind is up to `is_parameter`.
         holders = cast("tuple[Holder, Holder]", (part._parameters, part._buffers))
@@ -112,8 +131,7 @@ def contents(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
         yield flat.view(torch.uint8).numpy().data
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a tensor lies in a data section seen as items of `dtype`; strides count items too."""
 
     dtype: torch.dtype
