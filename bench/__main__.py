@@ -13,7 +13,10 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 COLD_START = ("quickthaw.cli", "bench", "cold-start", "--results", str(RESULTS))
 BENCHMARKS: Mapping[str, tuple[str, ...]] = {
-    **{name: (f"bench.{name}",) for name in ("placement", "scheduler", "fixed_cost")},
+    **{
+        name: (f"bench.{name}",)
+        for name in ("placement", "scheduler", "fixed_cost", "adapters", "fine_tunes")
+    },
     "cold_start": (*COLD_START, "--targets"),
 }
 """What `python -m` is given."""

@@ -76,15 +76,15 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def switched(models: list[LoadedModel], rounds: int) -> list[float]:
-    """Milliseconds to put an adapter on and take it off again, for each model in turn."""
-    found: list[float] = []
+def switched(models: list[LoadedModel], rounds: int) -> list[list[float]]:
+    """Milliseconds to put an adapter on and take it off again: of each model, round by round."""
+    found: list[list[float]] = [[] for _ in models]
     for _ in range(rounds):
-        for model in models:
+        for model, times in zip(models, found, strict=True):
             began = time.perf_counter()
             with model.adapted():
-                middle = time.perf_counter()
-            found.append((time.perf_counter() - middle + middle - began) * 1e3)
+                pass
+            times.append((time.perf_counter() - began) * 1e3)
     return found
 
 
@@ -165,8 +165,9 @@ def measure(settings: argparse.Namespace, folder: Path) -> dict[str, object]:
     if read != {adapter_bytes}:
         raise AssertionError(f"{read} bytes were read for adapters of {adapter_bytes}")
     switch_ms = switched(loaded, rounds=settings.rounds)
-    if max(switch_ms) > SWITCH_MS_MAX:
-        raise AssertionError(f"switching took {max(switch_ms):.1f} ms")
+    # Medians: a thread may be set aside for longer than a switch takes.
+    if (slowest := max(map(statistics.median, switch_ms))) > SWITCH_MS_MAX:
+        raise AssertionError(f"switching took {slowest:.1f} ms")
     check(loaded[: settings.checked], pipeline, paths[: settings.checked], expected)
     peft = copy.deepcopy(pipeline)
     peers = peft_times(peft, paths)
@@ -187,7 +188,7 @@ def measure(settings: argparse.Namespace, folder: Path) -> dict[str, object]:
         "base_bit_identical": True,
         "pack_seconds": spread(pack_seconds),
         "load_ms": spread(load_ms),
-        "switch_on_and_off_ms": spread(switch_ms),
+        "switch_on_and_off_ms": spread([each for times in switch_ms for each in times]),
         "forward_ms": forward_ms,
         "diffusers_and_peft": peers,
     }
