@@ -2,11 +2,12 @@
 
     python -m bench.scheduler [--rounds 5] [--seconds 4] [--callers 64] [--without-ray]
 
-Ours is the whole path of a request, each step in its own process: gRPC `Run` in the caller, the
+Ours is the whole path of a request, each step in its own process: the caller's gRPC (a `Run` for a
+lone caller, one `RunMany` stream for many in a process, and for comparison a `Run` each), the
 journal (SQLite, full sync) before the acknowledgement, placement, a worker's stream, the worker's
 `noop` family, the ledger line and the terminal state in one commit, the answer. Ray Serve's is a
-deployment handle called from the driver: no journal, no bill. Both stay up for the whole run and
-are measured in turn, so that a drift of the machine meets both. `fdatasync` of the same disk is
+deployment handle called from the driver: no journal, no bill. All stay up for the whole run and
+are measured in turn, so that a drift of the machine meets all. `fdatasync` of the same disk is
 printed beside the rates, because it bounds ours.
 """
 
@@ -52,6 +53,14 @@ NoOp = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
+class System:
+    """`single` is how a lone caller calls, `among_many` how one of many in a process does."""
+
+    single: NoOp
+    among_many: NoOp
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One round of one system."""
 
@@ -91,7 +100,7 @@ async def part(
 
 
 @asynccontextmanager
-async def quickthaw_noop(folder: Path, callers: int) -> AsyncIterator[NoOp]:
+async def quickthaw_noop(folder: Path, callers: int) -> AsyncIterator[System]:
     scheduler = part(
         folder,
         "scheduler",
@@ -109,26 +118,32 @@ async def quickthaw_noop(folder: Path, callers: int) -> AsyncIterator[NoOp]:
             ),
         )
         key = (folder / "admin.key").read_text().strip()
-        async with AsyncClient(grpc=listening["grpc"], key=key) as client:
-            await client.models.register(NOOP)
         async with (
-            worker,
+            AsyncClient(grpc=listening["grpc"], key=key) as client,
             grpc.aio.insecure_channel(listening["grpc"], options=CHANNEL_OPTIONS) as channel,
         ):
+            await client.models.register(NOOP)
             stub = InferenceStub(channel)
             submit = inference_pb2.SubmitRequest(model=NOOP.id, input_json="{}")
             metadata = (("authorization", f"Key {key}"),)
 
-            async def call() -> None:
+            async def single() -> None:
                 request = await stub.Run(submit, metadata=metadata)
                 assert request.state == types_pb2.REQUEST_STATE_SUCCEEDED, request
                 assert request.receipt.request_id == request.request_id, request
 
-            yield call
+            async with worker, client.run_many() as runs:
+
+                async def among_many() -> None:
+                    request = await runs.run(NOOP.id)
+                    assert request.receipt is not None
+                    assert request.receipt.request_id == request.request_id, request
+
+                yield System(single, among_many)
 
 
 @asynccontextmanager
-async def ray_serve_noop(callers: int) -> AsyncIterator[NoOp]:
+async def ray_serve_noop(callers: int) -> AsyncIterator[System]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     from ray import serve
@@ -146,7 +161,7 @@ async def ray_serve_noop(callers: int) -> AsyncIterator[NoOp]:
         assert await handle.remote("{}") == "{}"
 
     try:
-        yield call
+        yield System(call, call)
     finally:
         await asyncio.to_thread(serve.shutdown)
         ray.shutdown()
@@ -180,21 +195,24 @@ async def latencies_ms(call: NoOp) -> list[float]:
     return durations
 
 
-async def sample(call: NoOp, callers: int, seconds: float) -> Sample:
-    single = await latencies_ms(call)
-    per_second = await rate(call, callers, seconds)
+async def sample(system: System, callers: int, seconds: float) -> Sample:
+    single = await latencies_ms(system.single)
+    per_second = await rate(system.among_many, callers, seconds)
     return Sample(per_second, statistics.median(single), statistics.quantiles(single, n=100)[98])
 
 
 async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     samples: dict[str, list[Sample]] = {}
     async with quickthaw_noop(folder, arguments.callers) as ours:
+        systems = {
+            "quickthaw": ours,
+            "quickthaw, a call each": System(ours.single, ours.single),
+        }
         if arguments.without_ray:
-            systems = {"quickthaw": ours}
             await alternate(systems, arguments, samples)
         else:
             async with ray_serve_noop(arguments.callers) as theirs:
-                await alternate({"quickthaw": ours, "ray_serve": theirs}, arguments, samples)
+                await alternate({**systems, "ray_serve": theirs}, arguments, samples)
     sync_ms = fdatasync_ms(folder)
     results: dict[str, object] = {name: summary(each) for name, each in samples.items()}
     results["fdatasync_ms"] = {
@@ -211,16 +229,16 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
 
 
 async def alternate(
-    systems: dict[str, NoOp], arguments: argparse.Namespace, samples: dict[str, list[Sample]]
+    systems: dict[str, System], arguments: argparse.Namespace, samples: dict[str, list[Sample]]
 ) -> None:
-    for call in systems.values():
-        await rate(call, arguments.callers, WARM_UP_SECONDS)
+    for system in systems.values():
+        await rate(system.among_many, arguments.callers, WARM_UP_SECONDS)
     for number in range(arguments.rounds):
-        for name, call in systems.items():
-            each = await sample(call, arguments.callers, arguments.seconds)
+        for name, system in systems.items():
+            each = await sample(system, arguments.callers, arguments.seconds)
             samples.setdefault(name, []).append(each)
             print(
-                f"round {number + 1}/{arguments.rounds} {name:10} "
+                f"round {number + 1}/{arguments.rounds} {name:22} "
                 f"{each.requests_per_second:8.0f} requests/s, single call "
                 f"{each.latency_ms_p50:.2f} ms (p99 {each.latency_ms_p99:.2f})",
                 file=sys.stderr,

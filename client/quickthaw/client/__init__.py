@@ -58,6 +58,7 @@ from quickthaw.client.requests import (
     Tier,
 )
 from quickthaw.client.retry import Context, RetryPolicy
+from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, RunFile, default_data_dir, find_endpoint
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "Residency",
     "RetryPolicy",
     "RunFile",
+    "RunMany",
     "Scope",
     "StateChanged",
     "SubmitOptions",

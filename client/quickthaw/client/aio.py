@@ -25,6 +25,7 @@ from quickthaw.client.requests import (
     Submitted,
 )
 from quickthaw.client.retry import Context
+from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, find_endpoint
 
 
@@ -127,6 +128,10 @@ class AsyncClient:
     def realtime(self) -> RealtimeSession:
         """A session for many small requests; use it with `async with`."""
         return RealtimeSession(self._context, self._driver)
+
+    def run_many(self) -> RunMany:
+        """For much work at once: many runs that share one stream; use it with `async with`."""
+        return RunMany(self._context, self._driver)
 
     async def read_artifact(self, artifact: Artifact | str) -> bytes:
         """As `Client.read_artifact`, with its errors."""

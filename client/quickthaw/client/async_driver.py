@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from quickthaw.client.methods import REALTIME
+from quickthaw.client.methods import REALTIME, RUN_MANY
 from quickthaw.client.settings import Endpoint
 from quickthaw.client.steps import (
     Call,
@@ -164,6 +164,12 @@ class AsyncDriver:
         """The raw call of a realtime session; `error_of` reads its failures."""
         check_open(self._closed)
         invoke = self._channel.stream_stream(REALTIME.path, serialize, REALTIME.response.FromString)
+        return invoke(metadata=self._metadata)
+
+    def open_run_many(self) -> grpc.aio.StreamStreamCall[Message, inference_pb2.RunManyResponse]:
+        """The raw call of a `RunMany`; `error_of` reads its failures."""
+        check_open(self._closed)
+        invoke = self._channel.stream_stream(RUN_MANY.path, serialize, RUN_MANY.response.FromString)
         return invoke(metadata=self._metadata)
 
     def error_of(self, error: grpc.RpcError) -> QuickthawError:

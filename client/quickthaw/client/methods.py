@@ -46,6 +46,12 @@ REALTIME = Method(
     inference_pb2.RealtimeResponse,
     repeatable=False,
 )
+RUN_MANY = Method(
+    "/quickthaw.v1.Inference/RunMany",
+    inference_pb2.RunManyRequest,
+    inference_pb2.RunManyResponse,
+    repeatable=False,
+)
 READ_ARTIFACT = Method(
     "/quickthaw.v1.Inference/ReadArtifact",
     inference_pb2.ReadArtifactRequest,

@@ -614,6 +614,124 @@ class RealtimeResponse(_message.Message):
 Global___RealtimeResponse: _TypeAlias = RealtimeResponse  # noqa: Y015
 
 @_typing.final
+class RunCall(_message.Message):
+    """One call among many, or its cancellation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """The caller's number for this call, echoed in its end. Unique among the calls under way."""
+    cancel: _builtins.bool
+    """Cancel the call of this tag; its end comes all the same."""
+    @_builtins.property
+    def run(self) -> Global___SubmitRequest:
+        """As for Run."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        run: Global___SubmitRequest | None = ...,
+        cancel: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "run", b"run", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run", "cancel"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___RunCall: _TypeAlias = RunCall  # noqa: Y015
+
+@_typing.final
+class RunManyRequest(_message.Message):
+    """Calls that were ready to go, at most 256."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunCall]:
+        """Begun in this order."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___RunCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunManyRequest: _TypeAlias = RunManyRequest  # noqa: Y015
+
+@_typing.final
+class RunEnd(_message.Message):
+    """How one call ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """Which call."""
+    @_builtins.property
+    def request(self) -> _types_pb2.Request:
+        """The terminal request, as from Run."""
+
+    @_builtins.property
+    def refused(self) -> _types_pb2.Failure:
+        """The call was not accepted; nothing was journalled."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        request: _types_pb2.Request | None = ...,
+        refused: _types_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "refused", b"refused", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "refused", b"refused", "request", b"request", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["request", "refused"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___RunEnd: _TypeAlias = RunEnd  # noqa: Y015
+
+@_typing.final
+class RunManyResponse(_message.Message):
+    """Ends that were ready to go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunEnd]:
+        """In the order in which they came."""
+
+    def __init__(
+        self,
+        *,
+        ends: _abc.Iterable[Global___RunEnd] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunManyResponse: _TypeAlias = RunManyResponse  # noqa: Y015
+
+@_typing.final
 class ReadArtifactRequest(_message.Message):
     """Which artifact."""
 

@@ -79,6 +79,11 @@ class InferenceStub:
                 request_serializer=quickthaw_dot_v1_dot_inference__pb2.RealtimeRequest.SerializeToString,
                 response_deserializer=quickthaw_dot_v1_dot_inference__pb2.RealtimeResponse.FromString,
                 _registered_method=True)
+        self.RunMany = channel.stream_stream(
+                '/quickthaw.v1.Inference/RunMany',
+                request_serializer=quickthaw_dot_v1_dot_inference__pb2.RunManyRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_inference__pb2.RunManyResponse.FromString,
+                _registered_method=True)
         self.ReadArtifact = channel.unary_stream(
                 '/quickthaw.v1.Inference/ReadArtifact',
                 request_serializer=quickthaw_dot_v1_dot_inference__pb2.ReadArtifactRequest.SerializeToString,
@@ -161,6 +166,17 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunMany(self, request_iterator, context):
+        """Many Runs over one stream, for callers with much to do. Each call is a Run of its own, answered
+        when it ends, in the order of ends. Frames in both directions carry whatever is ready, so that
+        the cost of the stream is shared. At most `run_many_in_flight_max` calls are under way at once;
+        more are answered with RESOURCE_EXHAUSTED. A caller that closes its side gets what is still to
+        come; one that goes away has cancelled it. Nothing is tried again by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadArtifact(self, request, context):
         """The bytes of one artifact, in chunks of at most 256 KiB. NOT_FOUND: no such artifact of this
         tenant; with the scope `admin`, of any. DATA_LOSS: the stored bytes no longer match the digest in
@@ -212,6 +228,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Realtime,
                     request_deserializer=quickthaw_dot_v1_dot_inference__pb2.RealtimeRequest.FromString,
                     response_serializer=quickthaw_dot_v1_dot_inference__pb2.RealtimeResponse.SerializeToString,
+            ),
+            'RunMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunMany,
+                    request_deserializer=quickthaw_dot_v1_dot_inference__pb2.RunManyRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_inference__pb2.RunManyResponse.SerializeToString,
             ),
             'ReadArtifact': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadArtifact,
@@ -439,6 +460,33 @@ class Inference:
             '/quickthaw.v1.Inference/Realtime',
             quickthaw_dot_v1_dot_inference__pb2.RealtimeRequest.SerializeToString,
             quickthaw_dot_v1_dot_inference__pb2.RealtimeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/quickthaw.v1.Inference/RunMany',
+            quickthaw_dot_v1_dot_inference__pb2.RunManyRequest.SerializeToString,
+            quickthaw_dot_v1_dot_inference__pb2.RunManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,13 @@ class InferenceStub:
     (more are answered with a RESOURCE_EXHAUSTED failure event). Closing the session cancels what is
     still queued or running.
     """
+    RunMany: _grpc.StreamStreamMultiCallable[_inference_pb2.RunManyRequest, _inference_pb2.RunManyResponse]
+    """Many Runs over one stream, for callers with much to do. Each call is a Run of its own, answered
+    when it ends, in the order of ends. Frames in both directions carry whatever is ready, so that
+    the cost of the stream is shared. At most `run_many_in_flight_max` calls are under way at once;
+    more are answered with RESOURCE_EXHAUSTED. A caller that closes its side gets what is still to
+    come; one that goes away has cancelled it. Nothing is tried again by itself.
+    """
     ReadArtifact: _grpc.UnaryStreamMultiCallable[_inference_pb2.ReadArtifactRequest, _inference_pb2.ReadArtifactResponse]
     """The bytes of one artifact, in chunks of at most 256 KiB. NOT_FOUND: no such artifact of this
     tenant; with the scope `admin`, of any. DATA_LOSS: the stored bytes no longer match the digest in
@@ -120,6 +127,13 @@ class InferenceAsyncStub(InferenceStub):
     worker. Each input is a journalled and billed request; at most `in_flight_max` of them at once
     (more are answered with a RESOURCE_EXHAUSTED failure event). Closing the session cancels what is
     still queued or running.
+    """
+    RunMany: _aio.StreamStreamMultiCallable[_inference_pb2.RunManyRequest, _inference_pb2.RunManyResponse]  # type: ignore[assignment]
+    """Many Runs over one stream, for callers with much to do. Each call is a Run of its own, answered
+    when it ends, in the order of ends. Frames in both directions carry whatever is ready, so that
+    the cost of the stream is shared. At most `run_many_in_flight_max` calls are under way at once;
+    more are answered with RESOURCE_EXHAUSTED. A caller that closes its side gets what is still to
+    come; one that goes away has cancelled it. Nothing is tried again by itself.
     """
     ReadArtifact: _aio.UnaryStreamMultiCallable[_inference_pb2.ReadArtifactRequest, _inference_pb2.ReadArtifactResponse]  # type: ignore[assignment]
     """The bytes of one artifact, in chunks of at most 256 KiB. NOT_FOUND: no such artifact of this
@@ -214,6 +228,19 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         worker. Each input is a journalled and billed request; at most `in_flight_max` of them at once
         (more are answered with a RESOURCE_EXHAUSTED failure event). Closing the session cancels what is
         still queued or running.
+        """
+
+    @_abc_1.abstractmethod
+    def RunMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.RunManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.RunManyResponse], _abc.AsyncIterator[_inference_pb2.RunManyResponse]]:
+        """Many Runs over one stream, for callers with much to do. Each call is a Run of its own, answered
+        when it ends, in the order of ends. Frames in both directions carry whatever is ready, so that
+        the cost of the stream is shared. At most `run_many_in_flight_max` calls are under way at once;
+        more are answered with RESOURCE_EXHAUSTED. A caller that closes its side gets what is still to
+        come; one that goes away has cancelled it. Nothing is tried again by itself.
         """
 
     @_abc_1.abstractmethod

@@ -37,6 +37,7 @@ SCOPES: Mapping[str, Scope] = {
             "Cancel",
             "Quote",
             "Realtime",
+            "RunMany",
             "ReadArtifact",
         )
     },

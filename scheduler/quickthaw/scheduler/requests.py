@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from quickthaw.scheduler.artifacts import not_found, request_id_of
@@ -21,6 +21,7 @@ from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.submissions import Accepted
 from quickthaw.scheduler.views import RequestView
 from quickthaw.wire import errors
+from quickthaw.wire.status import translate
 
 ID_CHARS_MAX = 64
 
@@ -117,6 +118,17 @@ class Requests:
         if request is None or request.view.state.terminal:
             return accepted.view
         return await asyncio.shield(self._dispatcher.wait_for_end(request))
+
+    def when_ended(
+        self, request: LiveRequest, tell: Callable[[RequestView | errors.QuickthawError], None]
+    ) -> None:
+        """Calls back once, with the terminal request or with why that will not be known here."""
+
+        def ended(waiter: asyncio.Future[RequestView]) -> None:
+            error = waiter.exception()
+            tell(waiter.result() if error is None else translate(error))
+
+        self._dispatcher.wait_for_end(request).add_done_callback(ended)
 
     def cancel(self, view: RequestView, detail: str) -> None:
         if not view.state.terminal:

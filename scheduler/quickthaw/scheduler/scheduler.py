@@ -150,7 +150,13 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     )
     requests = Requests(dispatcher, store, catalog, metrics)
     inference_pb2_grpc.add_InferenceServicer_to_server(
-        InferenceServicer(submissions, requests, Artifacts(blobs), limits.realtime_in_flight_max),
+        InferenceServicer(
+            submissions,
+            requests,
+            Artifacts(blobs),
+            realtime_in_flight_max=limits.realtime_in_flight_max,
+            run_many_in_flight_max=limits.run_many_in_flight_max,
+        ),
         server,
     )
     catalog_pb2_grpc.add_CatalogServicer_to_server(

@@ -43,6 +43,7 @@ class Limits:
     watchers_per_request_max: int = _limit(64, 1, 10_000, "streams that watch one request")
     decisions_max: int = _limit(10_000, 1, 1_000_000, "placements kept for Explain")
     realtime_in_flight_max: int = _limit(16, 1, 1_000, "inputs at once in one realtime session")
+    run_many_in_flight_max: int = _limit(1_000, 1, 100_000, "calls at once on one RunMany stream")
     worker_outbound_max: int = _limit(
         16_384, 256, 1_000_000, "messages that may wait for one slow worker"
     )

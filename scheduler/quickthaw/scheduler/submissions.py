@@ -144,13 +144,12 @@ class Submissions:
             raise errors.Internal(f"request {request_id} has a key but no row")
         return Accepted(view, None, deduplicated=True)
 
-    async def _submit_new(
-        self,
-        tenant: str,
-        submission: Submission,
-        fingerprint: str | None,
-        unwanted: Callable[[RequestView], None] | None = None,
-    ) -> Accepted:
+    def begin(
+        self, tenant: str, submission: Submission, fingerprint: str | None = None
+    ) -> tuple[LiveRequest, asyncio.Future[None]]:
+        """Sends a new request on its way into the journal; it is durable when the future ends,
+        which must be shielded. `submit` without the waiting: an idempotency key is looked up there
+        and needs its `fingerprint` here."""
         request, model = self.prepare(tenant, submission)
         self._dispatcher.check_admission(request)
         idempotency = (submission.idempotency_key, fingerprint) if fingerprint else None
@@ -160,7 +159,16 @@ class Submissions:
             input_json=request.view.input_json,
             idempotency=idempotency,
         )
-        write = self._dispatcher.journal_request(request, rows)
+        return request, self._dispatcher.journal_request(request, rows)
+
+    async def _submit_new(
+        self,
+        tenant: str,
+        submission: Submission,
+        fingerprint: str | None,
+        unwanted: Callable[[RequestView], None] | None = None,
+    ) -> Accepted:
+        request, write = self.begin(tenant, submission, fingerprint)
         try:
             await asyncio.shield(write)
         except asyncio.CancelledError:

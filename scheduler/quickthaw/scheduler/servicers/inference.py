@@ -15,6 +15,7 @@ from quickthaw.scheduler.convert.words import checked_text
 from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.servicers.realtime import RealtimeSession
+from quickthaw.scheduler.servicers.run_many import RunMany
 from quickthaw.scheduler.submissions import Submissions
 from quickthaw.scheduler.views import RequestView
 from quickthaw.v1 import inference_pb2, inference_pb2_grpc, types_pb2
@@ -28,12 +29,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         submissions: Submissions,
         requests: Requests,
         artifacts: Artifacts,
+        *,
         realtime_in_flight_max: int,
+        run_many_in_flight_max: int,
     ) -> None:
         self._submissions = submissions
         self._requests = requests
         self._artifacts = artifacts
         self._realtime_in_flight_max = realtime_in_flight_max
+        self._run_many_in_flight_max = run_many_in_flight_max
 
     async def Submit(
         self, request: inference_pb2.SubmitRequest, context: Context
@@ -116,6 +120,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         )
         async for response in session.serve(request_iterator):
             yield response
+
+    async def RunMany(
+        self,
+        request_iterator: AsyncIterator[inference_pb2.RunManyRequest],
+        context: Context,
+    ) -> AsyncIterator[inference_pb2.RunManyResponse]:
+        calls = RunMany(
+            auth.caller().tenant, self._submissions, self._requests, self._run_many_in_flight_max
+        )
+        async for frame in calls.serve(request_iterator):
+            yield frame
 
     async def ReadArtifact(
         self, request: inference_pb2.ReadArtifactRequest, context: Context
