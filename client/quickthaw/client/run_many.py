@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeAlias, Unpack
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from quickthaw.client.async_driver import AsyncDriver
 from quickthaw.client.convert import failure_from_wire, request_from_wire
@@ -18,6 +19,9 @@ from quickthaw.client.retry import Context
 from quickthaw.v1 import inference_pb2
 from quickthaw.wire.errors import QuickthawError, Unavailable
 from quickthaw.wire.limits import FRAME_MESSAGES_MAX
+
+# A string: the class is generic for the type checkers only.
+_Stream: TypeAlias = "grpc.aio.StreamStreamCall[Message, inference_pb2.RunManyResponse]"
 
 
 class RunMany:
@@ -98,9 +102,7 @@ class RunMany:
         self._calls.append(call)
         self._changed.set()
 
-    async def _write(
-        self, call: grpc.aio.StreamStreamCall[inference_pb2.RunManyRequest, object]
-    ) -> None:
+    async def _write(self, call: _Stream) -> None:
         """Sends whatever has gathered while the last message was being sent."""
         try:
             while True:
@@ -115,9 +117,7 @@ class RunMany:
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader hears why
 
-    async def _read(
-        self, call: grpc.aio.StreamStreamCall[object, inference_pb2.RunManyResponse]
-    ) -> None:
+    async def _read(self, call: _Stream) -> None:
         try:
             while isinstance(frame := await call.read(), inference_pb2.RunManyResponse):
                 for end in frame.ends:
