@@ -1,0 +1,232 @@
+"""What eight-bit weights and compiled blocks cost and save, on a CPU.
+
+    python -m bench.options [--rounds 5] [--pictures 4] [--folder DIR] [--without-regional]
+
+Two models: `shapes`, which comes with the repository and is trained, and a Flux of 80 million
+parameters with random weights in bfloat16. Everything runs with one thread.
+
+*Weights*: each model as it is, in fp8 and in int8 (denoiser and text encoders). Cold loads take
+turns, with the files dropped from the page cache, every block checked. Errors are those of the
+denoiser's answer to the same input, as a share of the original answer's largest, and of the
+picture, which is in 0..1. Run time is that of one whole picture.
+
+*Code*: the first picture in a new process whose weights are resident, and the time a picture takes
+from then on, for: eager; blocks compiled ahead by `snapshot compile`; torch.compile of the same
+blocks (`compile_repeated_blocks`), with nothing and with its compiler's own cache kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench.modest_flux import modest_flux
+from bench.options_start import MIB, pictures
+from bench.support import RESULTS, record
+
+from quickthaw.cli.bench import page_cache
+from quickthaw.snapshot import CpuDevice, Kind, LoadedModel, Loader, Slab, SnapshotStore, Tier
+from quickthaw.snapshot.pack import pack
+from quickthaw.snapshot.quantize import METHODS
+
+SHAPES = Path(__file__).parents[1] / "models" / "shapes" / "pipeline"
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    source: Any
+    """A pipeline, or the folder of one."""
+    size: int
+    steps: int
+
+
+class Packed:
+    """One model in a store of its own, as it is and in eight bits."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        self.model = model
+        self.store = SnapshotStore(folder)
+        self.digests = {ORIGINAL: pack(model.source, self.store)}
+        for method in METHODS:
+            self.digests[method] = pack(model.source, self.store, quantize=method)
+
+    def nbytes(self, name: str) -> int:
+        return self.store.open(self.digests[name]).manifest.weight_bytes
+
+    def files(self, name: str) -> list[Path]:
+        parts = self.store.open(self.digests[name]).manifest.components
+        return [self.store.component_path(part.digest) for part in parts]
+
+
+def measure_weights(packed: Packed, rounds: int) -> dict[str, object]:
+    device = CpuDevice(sum(map(packed.nbytes, packed.digests)) + 256 * MIB)
+    slab = Slab(64 * MIB, device=device, staging_bytes=32 * MIB)
+    loader = Loader(packed.store, device, slab, retain_pinned=False)
+    loads: dict[str, list[float]] = {name: [] for name in packed.digests}
+    runs: dict[str, list[float]] = {name: [] for name in packed.digests}
+    answers: dict[str, torch.Tensor] = {}
+    drawn: dict[str, torch.Tensor] = {}
+    for number in range(rounds + 1):
+        names = list(packed.digests)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            manifest = packed.store.open(packed.digests[name]).manifest
+            for part in manifest.components:
+                loader.evict(part.digest, Tier.VRAM)
+            page_cache.drop(packed.files(name))
+            began = time.perf_counter()
+            with loader.load(packed.digests[name]) as loaded:
+                loaded_at = time.perf_counter()
+                picture = pictures(loaded, packed.model.size, packed.model.steps)
+                ended = time.perf_counter()
+                if number == 0:  # warms code paths, and is not counted
+                    drawn[name], answers[name] = picture, answer(loaded, packed.model)
+                    continue
+            loads[name].append(loaded_at - began)
+            runs[name].append(ended - loaded_at)
+    loader.close()
+    slab.close()
+    lines: dict[str, object] = {}
+    for name in packed.digests:
+        lines[name] = {
+            "megabytes": round(packed.nbytes(name) / 1e6, 2),
+            "cold_load_seconds": _spread(loads[name]),
+            "picture_seconds": _spread(runs[name]),
+            "denoiser_error": _error(answers[name], answers[ORIGINAL], relative=True),
+            "picture_error": _error(drawn[name], drawn[ORIGINAL], relative=False),
+        }
+    return lines
+
+
+def answer(loaded: LoadedModel, model: Model) -> torch.Tensor:
+    """What the denoiser says to the first step's input, which does not depend on its weights."""
+    (part,) = (each for each in loaded.manifest.modules if each.kind is Kind.DENOISER)
+    module = getattr(loaded.pipeline, part.name)
+    seen: list[torch.Tensor] = []
+
+    def note(_module: object, _arguments: object, result: Any) -> None:
+        seen.append(result[0] if isinstance(result, tuple) else result.sample)
+
+    handle = module.register_forward_hook(note)
+    try:
+        pictures(loaded, model.size, 1)
+    finally:
+        handle.remove()
+    return seen[0].float().clone()
+
+
+def _error(found: torch.Tensor, wanted: torch.Tensor, *, relative: bool) -> dict[str, float]:
+    difference = (found.float() - wanted.float()).abs()
+    scale = wanted.float().abs().max().item() if relative else 1.0
+    return {
+        "max": float(f"{difference.max().item() / scale:.3g}"),
+        "mean": float(f"{difference.mean().item() / scale:.3g}"),
+    }
+
+
+def measure_code(packed: Packed, count: int, folder: Path, *, regional: bool) -> dict[str, object]:
+    cache = folder / "compiled"
+    size = packed.model.size
+    built = _process(
+        "quickthaw.worker.compile",
+        *("--snapshot-store", str(packed.store.root), "--digest", packed.digests[ORIGINAL]),
+        *("--compiled-cache", str(cache), "--torch-threads", "1", "--shape", f"{size}x{size}"),
+    )
+    ways = [("eager", "eager", cache), ("blocks compiled ahead", "blocks", cache)]
+    if regional:
+        kept = folder / "inductor"
+        ways += [
+            ("torch.compile", "regional", kept),
+            ("torch.compile, cache kept", "regional", kept),
+        ]
+    lines: dict[str, object] = {"compile_ahead": built}
+    wanted = None
+    for name, how, place in ways:
+        output = folder / "picture"
+        line = _process(
+            "bench.options_start",
+            *(str(packed.store.root), packed.digests[ORIGINAL], how, str(place)),
+            *(str(size), str(packed.model.steps), str(count), str(output)),
+        )
+        picture = torch.from_numpy(np.frombuffer(output.read_bytes(), np.float32).copy())
+        wanted = picture if wanted is None else wanted
+        lines[name] = {
+            "first_picture_seconds": round(line["seconds"][0], 3),
+            "later_picture_seconds": _spread(line["seconds"][1:]),
+            "later_cpu_seconds": _spread(line["cpu_seconds"][1:]),
+            "picture_error": _error(picture, wanted, relative=False),
+            "compiled": line["compiled"],
+        }
+    return lines
+
+
+def _process(module: str, *arguments: str) -> Any:
+    """Its last line, which is JSON."""
+    command: Sequence[str] = (sys.executable, "-m", module, *arguments)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--folder", type=Path, help="where files go; its disk is measured")
+    parser.add_argument("--only", choices=("shapes", "flux"), help="one of the models")
+    parser.add_argument("--without-regional", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    models = [Model("shapes", SHAPES, 64, 20), Model("flux", None, 256, 4)]
+    results: dict[str, object] = {}
+    for model in models:
+        if arguments.only not in (None, model.name):
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="quickthaw-bench-", dir=arguments.folder))
+        try:
+            source = modest_flux() if model.source is None else model.source
+            given = Model(model.name, source, model.size, model.steps)
+            packed = Packed(given, folder / "store")
+            results[model.name] = {
+                "weights": measure_weights(packed, arguments.rounds),
+                "code": measure_code(
+                    packed, arguments.pictures, folder, regional=not arguments.without_regional
+                ),
+            }
+        finally:
+            shutil.rmtree(folder)
+    parameters = {
+        "rounds": arguments.rounds,
+        "pictures": arguments.pictures,
+        "threads": 1,
+        "torch": torch.__version__,
+        "sizes": {model.name: [model.size, model.steps] for model in models},
+        "seed": 1,
+        "device": "cpu",
+    }
+    record("options", parameters, results, arguments.results)
+
+
+if __name__ == "__main__":
+    main()
