@@ -118,14 +118,8 @@ def pack(
         raise InvalidArgument("scale is for LoRA files, and the source is none")
     sources: list[Path] = []
     if isinstance(source, Path | str):
-        if below is not None and Path(source).is_file():
-            raise InvalidArgument(
-                f"{source}: a single file of weights needs a diffusers folder as its base; to "
-                "store it over a snapshot, open it with diffusers, save_pretrained it, and pack "
-                "that folder"
-            )
         sources = [Path(each) for each in (source, folder) if each is not None]
-        pipeline = open_source(Path(source), base=folder, dtype=dtype, component=component)
+        pipeline = open_source(Path(source), base=below or folder, dtype=dtype, component=component)
     else:
         pipeline = source
     path = class_path(pipeline, Role.PIPELINE, "pipeline")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from quickthaw.snapshot.format import (
     refuse_pickle_bytes,
     refuse_pickle_name,
 )
+from quickthaw.snapshot.live import live_pipeline, save_without_weights
+from quickthaw.snapshot.store import Snapshot
 from quickthaw.snapshot.tensors import DTYPES
 from quickthaw.wire.errors import InvalidArgument
 
@@ -34,7 +37,7 @@ DTYPE_NAMES: Mapping[str, str] = {"float16": "F16", "bfloat16": "BF16", "float32
 
 
 def open_source(
-    source: Path, *, base: Path | None, dtype: str | None, component: str | None
+    source: Path, *, base: Path | Snapshot | None, dtype: str | None, component: str | None
 ) -> Any:
     """A pipeline on the CPU from `source`; arguments as those of `pack`."""
     if source.is_dir():
@@ -48,8 +51,10 @@ def open_source(
     if base is None:
         raise InvalidArgument(
             f"{source}: a single file holds weights only; give base=FOLDER, a diffusers folder of "
-            "the same family with the configs and tokenizers"
+            "the same family with the configs and tokenizers, or the digest of a snapshot"
         )
+    if isinstance(base, Snapshot):
+        return open_over_snapshot(source, header, base, dtype=dtype, component=component)
     return open_single_file(source, header, base, dtype=dtype, component=component)
 
 
@@ -155,6 +160,25 @@ def open_single_file(
             str(source), config=str(base), local_files_only=True, dtype=wanted
         )
     pipeline = open_folder(base, dtype=dtype)
+    target = component or _component_with(pipeline, family, names, source)
+    _replace(pipeline, target, source, names, dtype)
+    return pipeline
+
+
+def open_over_snapshot(
+    source: Path, header: Header, base: Snapshot, *, dtype: str | None, component: str | None
+) -> Any:
+    """The same for a base that is a snapshot."""
+    pipeline = live_pipeline(base)
+    names = {entry.name for entry in header.tensors}
+    if component is None and any(name.startswith(_WHOLE_CHECKPOINT) for name in names):
+        wanted = _majority_dtype(header) if dtype is None else named_dtype(dtype)
+        with TemporaryDirectory(prefix="quickthaw-") as folder:
+            save_without_weights(pipeline, Path(folder))
+            return resolve(base.manifest.pipeline_class, Role.PIPELINE).from_single_file(
+                str(source), config=folder, local_files_only=True, dtype=wanted
+            )
+    family = family_of(base.manifest.pipeline_class)
     target = component or _component_with(pipeline, family, names, source)
     _replace(pipeline, target, source, names, dtype)
     return pipeline

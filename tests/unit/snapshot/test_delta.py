@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.delta import DeltaOrigin
@@ -16,6 +16,7 @@ from quickthaw.snapshot.pack import pack
 from quickthaw.snapshot.verify import verify
 from quickthaw.wire.errors import NotFound, SnapshotCorrupt, SnapshotInvalid
 from support.deltas import add_component, open_stored, read_all, size_of, tuned_sd
+from support.original_layout import original_checkpoint
 from support.snapshots import a_loader, draw, flip_bit, tensors_of
 from support.tiny_models import tiny_sd
 
@@ -140,6 +141,33 @@ def test_an_unchanged_pipeline_packs_to_the_same_components(tmp_path: Path) -> N
     store = SnapshotStore(tmp_path)
     base = pack(tiny_sd(0), store)
     assert pack(tiny_sd(0), store, base=base[:12]) == base
+
+
+def test_a_single_file_is_packed_over_a_snapshot(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "store")
+    base = pack(tiny_sd(0), store)
+    wanted = tuned_sd(*CHANGED)
+    save_file(wanted.unet.state_dict(), tmp_path / "unet.safetensors")
+    digest = pack(tmp_path / "unet.safetensors", store, base=base)
+    found, expected = (
+        {part.name: (part.digest, part.delta) for part in store.open(each).manifest.components}
+        for each in (digest, pack(wanted, store, base=base))
+    )
+    assert found == expected
+    assert unet_of(store, digest)
+
+
+def test_a_whole_checkpoint_is_packed_over_a_snapshot(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "store")
+    base = pack(tiny_sd(0), store)
+    wanted = tuned_sd(*CHANGED)
+    save_file(original_checkpoint(wanted), tmp_path / "whole.safetensors")
+    digest = pack(tmp_path / "whole.safetensors", store, base=base)
+    _, delta = unet_of(store, digest)
+    stored = load_file(store.delta_path(delta.layers[0].digest))
+    assert {name for name in stored if not name.startswith("__pad__")} == set(CHANGED)
+    with a_loader(store) as loader, loader.load(digest) as model:
+        assert torch.equal(draw(model.pipeline), draw(wanted))
 
 
 def test_a_base_in_another_folder_comes_along(
