@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from support.fuzz.micro import micro_flux, micro_sd
+from support.loras import lora
 
 _SOURCES = ("tests", "proto", "snapshot", "worker", "scheduler", "gateway", "client", "cli")
 ROOTS = os.pathsep.join(str(Path(__file__).parents[3] / each) for each in _SOURCES)
@@ -148,10 +150,26 @@ def run(
     return result
 
 
+def _fine_tune() -> Any:
+    """Some layers of the denoiser are others: it is packed as a delta."""
+    pipeline, other = micro_sd(), micro_sd(seed=1)
+    pipeline.unet.conv_in = other.unet.conv_in
+    pipeline.unet.conv_out = other.unet.conv_out
+    return pipeline
+
+
 def _prepare(folder: Path) -> None:
     """The snapshots to break, and the folder that nothing may touch."""
     store = SnapshotStore(folder / "originals")
-    digests = [pack(micro_sd(), store), pack(micro_flux(), store)]
+    base = pack(micro_sd(), store)
+    weights = lora(folder / "lora.safetensors", micro_sd(), rank=2)
+    digests = [
+        base,
+        pack(micro_flux(), store),
+        pack(_fine_tune(), store, base=base),
+        pack(weights, store, base=base),
+        pack(micro_sd(), store, quantize="int8"),
+    ]
     (store.root / "digests.json").write_text(json.dumps(digests))
     canary = folder / "canary"
     canary.mkdir()

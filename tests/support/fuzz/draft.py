@@ -75,6 +75,9 @@ class Draft:
 
     document: dict[str, Any]
     components: dict[str, ComponentDraft]
+    """By name; of a component that is stored as a delta, its base."""
+    layers: dict[str, list[ComponentDraft]]
+    """The deltas over those, by name of the component."""
     blobs: dict[tuple[str, str], bytes]
     """By processor and file name."""
     json: Json = field(default_factory=Json)
@@ -113,10 +116,10 @@ class Original:
         snapshot = store.open(digest)
         self.digest = digest
         self._document = store.manifest_path(digest).read_bytes()
-        self._headers: dict[str, tuple[bytes, bytes]] = {}
+        self._files: dict[str, list[tuple[bytes, bytes]]] = {}
         for part in snapshot.manifest.components:
-            content = store.component_path(part.digest).read_bytes()
-            self._headers[part.name] = content[8 : part.data_start], content[part.data_start :]
+            contents = [(store.root / file.path).read_bytes() for file in part.files()]
+            self._files[part.name] = [_split(content) for content in contents]
         self._blobs = {
             (processor.name, name): store.blob_path(blob.digest).read_bytes()
             for processor in snapshot.manifest.processors
@@ -124,41 +127,45 @@ class Original:
         }
 
     def draft(self) -> Draft:
+        made = {
+            name: [ComponentDraft(json.loads(text), bytearray(data)) for text, data in files]
+            for name, files in self._files.items()
+        }
         return Draft(
             json.loads(self._document),
-            {
-                name: ComponentDraft(json.loads(text), bytearray(data))
-                for name, (text, data) in self._headers.items()
-            },
+            {name: files[0] for name, files in made.items()},
+            {name: files[1:] for name, files in made.items() if files[1:]},
             dict(self._blobs),
         )
+
+
+def _split(content: bytes) -> tuple[bytes, bytes]:
+    start = 8 + int.from_bytes(content[:8], "little")
+    return content[8:start], content[start:]
 
 
 def write(draft: Draft, root: Path) -> tuple[Files, dict[str, bytes]]:
     """Signs the draft and writes it as a store of one snapshot.
 
-    Returns also what was signed, by path: the wreckers may have changed it on disk since.
+    Returns also what was signed, by path: the wreckers may have changed it on disk since. Of a
+    component that is stored as a delta, that is what base and layers make.
     """
     document = copy.copy(draft.document)
     contents: dict[str, bytes] = {}
+    made: dict[str, bytes] = {}
     components: dict[str, str] = {}
     for part in document["components"]:
-        if (made := draft.components.get(part["name"])) is None:
+        name = part["name"]
+        if (base := draft.components.get(name)) is None:
             continue
-        header = made.encode_header()
-        digest = sha256_hex(header + made.data)
-        part |= {
-            "digest": digest,
-            "header_digest": sha256_hex(header),
-            "data_start": len(header),
-            "data_bytes": len(made.data),
-            "blocks": "".join(
-                block_hash(bytes(made.data[start : start + BLOCK_BYTES]))
-                for start in range(0, len(made.data), BLOCK_BYTES)
-            ),
-        }
-        components[part["name"]] = f"components/{digest}.safetensors"
-        contents[components[part["name"]]] = bytes(header + made.data)
+        signed = _signed(base.encode_header(), bytes(base.data))
+        path = f"components/{signed['digest']}.safetensors"
+        components[name] = path
+        contents[path] = bytes(base.encode_header() + base.data)
+        if isinstance(part.get("delta"), dict):
+            signed = _sign_layers(part["delta"], base, draft.layers[name], components, contents)
+            made[f"components/{signed['digest']}.safetensors"] = signed.pop("content")
+        part |= signed
     blobs: dict[tuple[str, str], str] = {}
     for processor in document["processors"]:
         for name in processor["files"]:
@@ -173,10 +180,50 @@ def write(draft: Draft, root: Path) -> tuple[Files, dict[str, bytes]]:
     files = Files(sha256_hex(manifest), "", components, blobs)
     files.manifest = f"snapshots/{files.digest}/manifest.json"
     contents[files.manifest] = manifest
-    for folder in ("components", "blobs", f"snapshots/{files.digest}"):
+    for folder in ("components", "deltas", "blobs", f"snapshots/{files.digest}"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
         (root / path).write_bytes(content)
     for change_files in draft.wreck:
         change_files(root, files)
-    return files, contents
+    return files, contents | made
+
+
+def _signed(header: bytes, data: bytes) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {
+        "digest": sha256_hex(header + data),
+        "header_digest": sha256_hex(header),
+        "data_start": len(header),
+        "data_bytes": len(data),
+        "blocks": "".join(
+            block_hash(data[start : start + BLOCK_BYTES])
+            for start in range(0, len(data), BLOCK_BYTES)
+        ),
+    }
+
+
+def _sign_layers(
+    delta: dict[str, Any],
+    base: ComponentDraft,
+    layers: list[ComponentDraft],
+    components: dict[str, str],
+    contents: dict[str, bytes],
+) -> dict[str, Any]:
+    """Signs the layers, and what they make of the base; its bytes are under `content`."""
+    header, data = base.encode_header(), bytearray(base.data)
+    delta["base"] = sha256_hex(header + base.data)
+    for index, (layer, said) in enumerate(zip(layers, delta["layers"], strict=False)):
+        for name, entry in layer.header.items():
+            # A broken layer is signed for what can be made of it.
+            if isinstance(place := base.header.get(name), dict) and "data_offsets" in entry:
+                (start, end), (to, _) = entry["data_offsets"], place["data_offsets"]
+                data[to : to + end - start] = layer.data[start:end]
+        own = _signed(layer.encode_header(), bytes(layer.data))
+        del own["blocks"]
+        said |= own
+        said["result"] = sha256_hex(header + data)
+        path = f"deltas/{own['digest']}.safetensors"
+        components[f"{delta['base']} {index}"] = path
+        contents[path] = layer.encode_header() + bytes(layer.data)
+    return {**_signed(header, bytes(data)), "content": header + bytes(data)}

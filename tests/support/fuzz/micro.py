@@ -17,9 +17,9 @@ df: Any = diffusers
 tf: Any = transformers
 
 
-def micro_sd(words: int = 0) -> Any:
+def micro_sd(words: int = 0, seed: int = 0) -> Any:
     """`words`: rows of the text encoder's table, where it should be large."""
-    with seeded(0):
+    with seeded(seed):
         tokenizer = clip_tokenizer()
         return df.StableDiffusionPipeline(
             vae=_vae(),

@@ -13,7 +13,7 @@ from support.fuzz.values import INTEGERS, TEXTS, change_somewhere, value
 
 def _chosen(random_: random.Random, draft: Draft) -> tuple[str, ComponentDraft]:
     name = random_.choice(list(draft.components))
-    return name, draft.components[name]
+    return name, random_.choice([draft.components[name], *draft.layers.get(name, ())])
 
 
 def _tensor(random_: random.Random, part: ComponentDraft) -> dict[str, Any]:

@@ -194,6 +194,27 @@ def parts(random_: random.Random, draft: Draft, canary: str) -> str:
     return "parts"
 
 
+def version_2(random_: random.Random, draft: Draft, canary: str) -> str:
+    """Deltas, adapters and quantization: those there are, or some where there should be none."""
+    keys = ("delta", "adapter", "quantization")
+    found = [(part, key) for part in draft.document["components"] for key in keys if key in part]
+    if not found or random_.random() < 0.1:
+        part = random_.choice(draft.document["components"])
+        part[random_.choice(keys)] = value(random_, draft.json, canary)
+        draft.document["version"] = random_.choice((1, 2, 3))
+        return "version_2.new"
+    part, key = random_.choice(found)
+
+    def change(_: dict[str, Any]) -> None:
+        change_somewhere(random_, part[key], draft.json, canary)
+
+    if random_.random() < 0.5:
+        draft.late.append(change)
+    else:
+        change(draft.document)
+    return f"version_2.{key}"
+
+
 def arguments(random_: random.Random, draft: Draft, canary: str) -> str:
     names = ("requires_safety_checker", "force_zeros_for_empty_prompt", "self", "unet", "x" * 5000)
     draft.document["pipeline"]["arguments"][random_.choice(names)] = value(
@@ -241,6 +262,7 @@ MUTATIONS: tuple[tuple[int, Callable[[random.Random, Draft, str], str]], ...] = 
     (10, claims),
     (3, aliases),
     (3, parts),
+    (6, version_2),
     (2, arguments),
     (4, schema),
     (3, raw_bytes),

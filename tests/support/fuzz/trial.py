@@ -141,14 +141,9 @@ class Trials:
         if not report.intact:
             finding = report.findings[0]
             raise_finding(finding.problem, finding.message)
-        manifest = SnapshotStore(self.root).open(digest).manifest
-        for part in manifest.components:
-            path = self.root / "components" / f"{part.digest}.safetensors"
-            assert sha256_hex(path.read_bytes()) == part.digest, "verified, but differs"
-        for processor in manifest.processors:
-            for blob in processor.files.values():
-                content = (self.root / "blobs" / blob.digest).read_bytes()
-                assert sha256_hex(content) == blob.digest, "verified, but differs"
+        for file in SnapshotStore(self.root).open(digest).manifest.files():
+            content = (self.root / file.path).read_bytes()
+            assert sha256_hex(content) == file.digest, "verified, but differs"
 
     def _round_trip(self, digest: str) -> None:
         manifest = SnapshotStore(self.root).open(digest).manifest
@@ -161,7 +156,9 @@ class Trials:
     def _load(self, loader: Loader, files: Files, contents: dict[str, bytes]) -> None:
         try:
             with loader.load(files.digest) as model:
-                for part in model.manifest.components:
+                with model.adapted():
+                    pass
+                for part in model.manifest.modules:
                     path = f"components/{part.digest}.safetensors"
                     _same(getattr(model.pipeline, part.name), contents[path], part.aliases)
         finally:

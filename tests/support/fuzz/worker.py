@@ -35,6 +35,10 @@ KINDS: tuple[tuple[int, tuple[tuple[int, Mutation], ...]], ...] = (
 )
 
 
+WEIGHTS = (4, 2, 2, 1, 1)
+"""How often each original is broken: plain ones most, then those of the manifest's version 2."""
+
+
 def mutate(random_: random.Random, draft: Draft, canary: str, index: int) -> list[str]:
     """One mutation mostly, sometimes several, since two errors may meet."""
     done: list[str] = []
@@ -52,7 +56,8 @@ def mutate(random_: random.Random, draft: Draft, canary: str, index: int) -> lis
 
 def _salt(draft: Draft, index: int) -> None:
     """Makes all digests new, so that no cache of an earlier trial hides what is wrong now."""
-    for part in draft.components.values():
+    layers = [layer for each in draft.layers.values() for layer in each]
+    for part in [*draft.components.values(), *layers]:
         part.header.setdefault("__metadata__", {})["salt"] = str(index)
     for key in draft.blobs:
         draft.blobs[key] += b"\n" + b" " * (index % 4096)
@@ -63,7 +68,7 @@ def one(
 ) -> tuple[list[str], Outcome]:
     """The mutant of that seed and index, always the same."""
     random_ = random.Random(f"{seed}:{index}")
-    draft = random_.choices(originals, (7, 3))[0].draft()
+    draft = random_.choices(originals, WEIGHTS)[0].draft()
     done = mutate(random_, draft, canary, index)
     trials.clean()
     try:
