@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from quickthaw.cli.bench.choosing import Choice, choose
+from quickthaw.cli.bench.loopback import FOLDER, STORE, serving
 from quickthaw.cli.bench.measuring import Measured, OnStep, Plan, measure
 from quickthaw.cli.bench.peers.base import Peer, version
 from quickthaw.cli.bench.recording import document
@@ -72,19 +74,28 @@ def run(options: Options, watch: Watch) -> dict[str, Any]:
         subject = _subject(options, choice, place, watch)
         peers, absent = _present(options, subject)
         rows = rows_for(options.starts, peers, options.device)
-        plan = Plan(
-            subject=subject,
-            device=options.device,
-            rows=tuple(rows),
-            peers={peer.name: peer for peer in peers},
-            rounds=options.rounds,
-            readers=options.readers,
-            torch_threads=options.torch_threads,
-            seed=options.seed,
-            logs=place,
-        )
-        measured = measure(plan, watch.step)
+        with _server(subject, options.starts) as url:
+            plan = Plan(
+                subject=subject,
+                device=options.device,
+                rows=tuple(rows),
+                peers={peer.name: peer for peer in peers},
+                rounds=options.rounds,
+                readers=options.readers,
+                torch_threads=options.torch_threads,
+                seed=options.seed,
+                logs=place,
+                url=url,
+            )
+            measured = measure(plan, watch.step)
         return _document(options, choice, plan, measured, absent)
+
+
+def _server(subject: Subject, starts: Sequence[From]) -> AbstractContextManager[str]:
+    """The URL of a web server with the model, if a tier needs one."""
+    if From.REMOTE not in starts:
+        return nullcontext("")
+    return serving({STORE: subject.store, FOLDER: subject.folder})
 
 
 def succeeded(written: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from quickthaw.cli.bench.loopback import STORE, download
 from quickthaw.snapshot.memory import Memory
 
 PIECE_BYTES = 16 << 20
@@ -23,7 +24,8 @@ WINDOW_BYTES = 1 << 30
 class Floors:
     """Reads `paths`, and copies as many bytes from host memory to the device."""
 
-    def __init__(self, paths: Sequence[Path], device: str, readers: int) -> None:
+    def __init__(self, paths: Sequence[Path], device: str, readers: int, url: str) -> None:
+        self._url = url
         self._files = [(path, path.stat().st_size) for path in paths]
         self._total = sum(size for _, size in self._files)
         pieces = max(-(-min(self._total, WINDOW_BYTES) // PIECE_BYTES), 1)
@@ -41,6 +43,21 @@ class Floors:
 
     def page_cache(self) -> None:
         self._read(0, self._copiers)
+
+    def remote(self) -> None:
+        """Over HTTP, in ranges, by plain sockets."""
+
+        def fetch(piece: tuple[int, str, int, int]) -> None:
+            number, path, start, size = piece
+            place = number % (self._memory.nbytes // PIECE_BYTES) * PIECE_BYTES
+            download(self._url, path, start, self._memory.view[place : place + size])
+
+        pieces = [
+            (f"/{STORE}/components/{path.name}", start, min(PIECE_BYTES, size - start))
+            for path, size in self._files
+            for start in range(0, size, PIECE_BYTES)
+        ]
+        list(self._readers.map(fetch, [(number, *piece) for number, piece in enumerate(pieces)]))
 
     def _read(self, flags: int, threads: ThreadPoolExecutor) -> None:
         opened = [os.open(path, os.O_RDONLY | flags) for path, _ in self._files]

@@ -26,6 +26,8 @@ class Settings:
     readers: int
     touch_threads: int
     torch_threads: int
+    url: str
+    """Of the web server that has the store and the subject's folder; empty if there is none."""
     log: Path
     peer: Peer | None
     """Set for the lanes of peers."""

@@ -17,8 +17,8 @@ from quickthaw.cli.bench.rows import From, Row
 from quickthaw.cli.bench.subject import Subject
 from quickthaw.snapshot.memory import Memory
 
-BACKED_SHARE = 1.1
-"""Memory that is made real before each run, in units of the model."""
+BACKED_SHARE = 2.2
+"""Memory that is made real before each run, in units of the model: what the hungriest needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Plan:
     torch_threads: int
     seed: int
     logs: Path
+    url: str = ""
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ def _set_state(plan: Plan, row: Row) -> None:
     match row.start:
         case From.DISK:
             page_cache.drop(files)
-        case From.PAGE_CACHE:
+        case From.PAGE_CACHE | From.REMOTE:
             page_cache.warm(files)
         case From.PINNED:
             pass
@@ -120,6 +121,7 @@ def _settings(plan: Plan, lane: str) -> Settings:
         readers=plan.readers,
         touch_threads=len(os.sched_getaffinity(0)),
         torch_threads=plan.torch_threads,
+        url=plan.url,
         log=plan.logs / f"{lane}.log",
         peer=plan.peers.get(lane),
     )

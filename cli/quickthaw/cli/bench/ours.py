@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from quickthaw.cli.bench.lanes import Outcome, Settings
+from quickthaw.cli.bench.loopback import STORE
 from quickthaw.cli.bench.peers.base import wait_for
 from quickthaw.cli.bench.rows import From
 from quickthaw.cli.bench.subject import Subject, differences
 from quickthaw.snapshot import CpuDevice, CudaDevice, Device, Loader, Slab, SnapshotStore, Tier
 from quickthaw.snapshot.loaded import LoadedModel
 from quickthaw.snapshot.prepared import Prepared
+from quickthaw.snapshot.remote import RemoteOrigin, open_remote
 from quickthaw.snapshot.report import LoadReport
 
 STAGING_BYTES = 64 << 20
@@ -34,6 +36,7 @@ class Resident:
         )
         self._loader.prepare(self._subject.digest)
         self._parts = self._loader.open(self._subject.digest).manifest.components
+        self._elsewhere = _Elsewhere(settings, self._device, self._slab) if settings.url else None
         self._loaded: LoadedModel | None = None
 
     def prepare(self, start: From) -> None:
@@ -45,13 +48,20 @@ class Resident:
                 self._loader.evict(part.digest, Tier.PINNED)
 
     def run(self, start: From, *, verify: bool) -> Outcome:
+        loader = self._loader_for(start)
         cpu, began = time.process_time(), time.perf_counter()
-        self._loaded = self._loader.load(self._subject.digest, verify=verify)
+        self._loaded = loader.load(self._subject.digest, verify=verify)
         wait_for(self._settings.device)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         report = self._loaded.report
         _check_source(report, start)
         return Outcome(seconds, cpu, _phases(report), _how(report))
+
+    def _loader_for(self, start: From) -> Loader:
+        if start is not From.REMOTE:
+            return self._loader
+        assert self._elsewhere is not None, "a web server is there when the tier is measured"
+        return self._elsewhere.loader
 
     def wrong(self) -> list[str]:
         assert self._loaded is not None
@@ -63,6 +73,27 @@ class Resident:
             self._loaded = None
         for part in self._parts:
             self._loader.evict(part.digest, Tier.VRAM)  # others need the device's memory
+        if self._elsewhere is not None:
+            self._elsewhere.forget()
+
+
+class _Elsewhere:
+    """A loader whose store has the small files and none of the weights: they come over HTTP."""
+
+    def __init__(self, settings: Settings, device: Device, slab: Slab) -> None:
+        store = SnapshotStore(settings.subject.folder / "elsewhere")
+        origin = RemoteOrigin(store)
+        digest = settings.subject.digest
+        snapshot = origin.begin(digest, [open_remote(f"{settings.url}/{STORE}")])
+        self.loader = Loader(store, device, slab, readers=settings.readers, origins=(origin,))
+        self.loader.adopt(snapshot)
+        self.loader.prepare(digest)
+        self._parts = [part.digest for part in snapshot.manifest.components]
+
+    def forget(self) -> None:
+        for digest in self._parts:
+            self.loader.evict(digest, Tier.VRAM)
+            self.loader.evict(digest, Tier.PINNED)
 
 
 class Fresh:
@@ -137,7 +168,7 @@ def _room_bytes(subject: Subject) -> int:
 
 
 def _check_source(report: LoadReport, start: From) -> None:
-    wanted = Tier.PINNED if start is From.PINNED else Tier.DISK
+    wanted = {From.PINNED: Tier.PINNED, From.REMOTE: Tier.REMOTE}.get(start, Tier.DISK)
     if report.source is not wanted:
         _not_measured(f"the load came from {report.source}, not from {wanted}")
     copiers = {part.copier for part in report.components if part.copier is not None}

@@ -30,13 +30,15 @@ _PLAIN = {
 
 
 def phases_of(row: Row, complete: Mapping[str, list[Outcome]]) -> dict[str, float]:
-    """Median seconds of each phase, by name; phases that took no time are left out."""
+    """Median seconds of each phase, by name, so scaled that they add up to the median of the whole;
+    phases that took no time are left out."""
     outcomes = complete[row.key]
     unverified = complete.get(f"{row.lane}-unverified/{row.start}") if row.verify else None
     hashing = _hashing(outcomes, unverified) if unverified else 0.0
     split = [_split(each, hashing) for each in outcomes]
     medians = {name: statistics.median(each[name] for each in split) for name in PHASES}
-    return {name: round(value, 6) for name, value in medians.items() if value >= 1e-6}
+    scale = statistics.median(each.seconds for each in outcomes) / max(sum(medians.values()), 1e-9)
+    return {name: round(value * scale, 6) for name, value in medians.items() if value >= 1e-6}
 
 
 def _hashing(outcomes: Sequence[Outcome], unverified: Sequence[Outcome]) -> float:

@@ -40,19 +40,18 @@ def plot(document: Document, path: Path) -> Path:
     rows = document["results"]["rows"]
     panels = [(start, lines_of(rows, start)) for start in From]
     panels = [(start, lines) for start, lines in panels if len(lines) > 1]
-    heights = [len(lines) * _BAR_INCHES + _PANEL_INCHES for _, lines in panels]
+    bars = [len(lines) - 1 for _, lines in panels]
     figure, axes = pyplot.subplots(
         len(panels),
         1,
-        figsize=(10, sum(heights) + 1.3),
-        height_ratios=heights,
+        figsize=(10, sum(bars) * _BAR_INCHES + len(panels) * _PANEL_INCHES + 1.2),
+        height_ratios=bars,
         squeeze=False,
         layout="constrained",
     )
     for (start, lines), axis in zip(panels, axes[:, 0], strict=True):
         _panel(axis, start, lines)
-    axes[-1, 0].set_xlabel("seconds until every byte is ready, median", color=INK)
-    _caption(figure, document)
+    _caption(figure, axes[-1, 0], document)
     _legend(figure, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, facecolor="white")
@@ -86,9 +85,10 @@ def _panel(axis: Any, start: From, lines: list[Mapping[str, Any]]) -> None:
     axis.set_title(f"dashed: {rate}", loc="right", fontsize=8, color=INK)
     axis.set_yticks(range(len(others)), [line["title"] for line in others], fontsize=8.5)
     for tick, line in zip(axis.get_yticklabels(), others, strict=True):
-        tick.set_fontweight("bold" if line["lane"] == "quickthaw" else "normal")
+        ours = line["lane"] == "quickthaw" and line["verified"]
+        tick.set_fontweight("bold" if ours else "normal")
         tick.set_color(INK)
-    axis.invert_yaxis()
+    axis.set_ylim(len(others) - 0.5, -0.5)
     axis.set_xlim(0, longest * 1.22)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
@@ -109,21 +109,21 @@ def _draw_bar(axis: Any, place: int, line: Mapping[str, Any]) -> None:
             left += seconds
 
 
-def _caption(figure: Any, document: Document) -> None:
+def _caption(figure: Any, axis: Any, document: Document) -> None:
     parameters = document["parameters"]
     figure.suptitle(
         f"Cold start of {parameters['title']}, {parameters['bytes'] / 1e9:.2f} GB in "
-        f"{parameters['tensors']} tensors\n",
+        f"{parameters['tensors']} tensors",
         fontsize=13,
         fontweight="bold",
         color=INK,
     )
-    figure.supxlabel(
-        f"{machine(document)}, medians of {parameters['rounds']} rounds in alternation, whiskers "
-        "min to p95; ×: how much faster Quickthaw is, which checks every block's hash; the others "
-        "check nothing.",
-        fontsize=7.5,
-        color="#7f8c8d",
+    axis.set_xlabel(
+        f"seconds until every byte is ready: medians of {parameters['rounds']} rounds in "
+        f"alternation on {machine(document)}, whiskers min to p95\n×: how much faster Quickthaw "
+        "is, which checks every block's hash; the others check nothing",
+        fontsize=8,
+        color=INK,
     )
 
 
@@ -134,8 +134,8 @@ def _legend(figure: Any, rows: Mapping[str, Any]) -> None:
     handles.append(patches.Patch(color=PEER_COLOUR, label="other loaders"))
     figure.legend(
         handles=handles,
-        loc="outside upper right",
-        ncols=len(handles),
+        loc="outside lower center",
+        ncols=-(-len(handles) // (1 if len(handles) < 9 else 2)),
         fontsize=8,
         frameon=False,
         handlelength=1,

@@ -32,7 +32,13 @@ _HEADINGS = ("loader", "p50", "p95", "min", "max", "GB/s", "of floor", "ours", "
 Document = Mapping[str, Any]
 
 
-def report(console: Console, document: Document, *, show_targets: bool) -> None:
+def report(
+    console: Console,
+    document: Document,
+    *,
+    show_targets: bool,
+    more_targets: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Everything that a person wants to know of one run."""
     parameters, results = document["parameters"], document["results"]
     console.print(
@@ -48,7 +54,7 @@ def report(console: Console, document: Document, *, show_targets: bool) -> None:
         for each in results[key]:
             console.print(f"{heading}: {each['title']}: {each['reason']}", style="yellow")
     if show_targets:
-        targets(console, results["targets"])
+        targets(console, [*results["targets"], *more_targets])
 
 
 def machine(document: Document) -> str:

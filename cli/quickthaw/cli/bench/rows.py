@@ -15,6 +15,8 @@ class From(StrEnum):
     DISK = "disk"
     PAGE_CACHE = "page-cache"
     PINNED = "pinned"
+    REMOTE = "remote"
+    """On a web server, whose page cache has the files."""
 
     @property
     def words(self) -> str:
@@ -30,6 +32,7 @@ _FLOOR_TITLES = {
     From.DISK: "floor: O_DIRECT",
     From.PAGE_CACHE: "floor: page cache copy",
     From.PINNED: "floor: memory copy",
+    From.REMOTE: "floor: HTTP on loopback",
 }
 _GPU_FLOOR = "floor: host to device"
 
@@ -75,12 +78,18 @@ def rows_for(starts: Sequence[From], peers: Sequence[Peer], device: str) -> list
     found: list[Row] = []
     # All floors, always: a page-cache load is also judged by the memory copy.
     for start, title in _FLOOR_TITLES.items():
+        if start is From.REMOTE and start not in starts:
+            continue
         gpu = start is From.PINNED and device == "cuda"
         found.append(Row(FLOORS, _GPU_FLOOR if gpu else title, start, ""))
     for start in starts:
         found.append(Row(QUICKTHAW, "Quickthaw", start, "Loader.load"))
         if start is From.PINNED:
             continue  # nothing is read, nothing is hashed, and there is no other slab
+        if start is From.REMOTE:
+            # Most loaders read files only; those that know HTTP are asked for it.
+            found += [Row(peer.name, peer.title, start, peer.call) for peer in peers if peer.http]
+            continue
         found.append(
             Row(QUICKTHAW, "Quickthaw, unverified", start, "Loader.load(verify=False)", False)
         )

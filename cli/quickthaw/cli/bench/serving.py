@@ -22,6 +22,7 @@ from quickthaw.cli.bench.lanes import (
     Run,
     Settings,
 )
+from quickthaw.cli.bench.loopback import FOLDER
 from quickthaw.cli.bench.peers.base import FileMappings, Peer, Tensors
 from quickthaw.cli.bench.rows import FLOORS, FRESH, QUICKTHAW, From
 
@@ -105,11 +106,14 @@ class _FloorLane:
     def __init__(self, settings: Settings) -> None:
         from quickthaw.cli.bench.floors import Floors
 
-        floors = Floors(list(settings.subject.files.values()), settings.device, settings.readers)
+        floors = Floors(
+            list(settings.subject.files.values()), settings.device, settings.readers, settings.url
+        )
         self._runs = {
             From.DISK: floors.direct,
             From.PAGE_CACHE: floors.page_cache,
             From.PINNED: floors.to_device,
+            From.REMOTE: floors.remote,
         }
 
     def prepare(self, start: From) -> None:
@@ -132,6 +136,7 @@ class _PeerLane:
         self._peer = peer
         self._subject = settings.subject
         self._device = settings.device
+        self._url = settings.url
         self._peer.convert(self._subject)
         self._opened = self._peer.open(self._subject, settings.device)
         self._tensors: Tensors = {}
@@ -141,8 +146,15 @@ class _PeerLane:
 
     def run(self, start: From, *, verify: bool) -> Outcome:
         cpu, began = time.process_time(), time.perf_counter()
-        self._tensors = self._opened.load()
+        self._tensors = self._load(start)
         return Outcome(time.perf_counter() - began, time.process_time() - cpu)
+
+    def _load(self, start: From) -> Tensors:
+        if start is not From.REMOTE:
+            return self._opened.load()
+        if self._opened.fetch is None:
+            raise RuntimeError("it cannot load from a web server")
+        return self._opened.fetch(f"{self._url}/{FOLDER}")
 
     def wrong(self) -> list[str]:
         from quickthaw.cli.bench.subject import differences

@@ -69,7 +69,7 @@ def cold_start(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     tiers: Annotated[
         str, typer.Option(help="Where the bytes are before the clock starts, comma-separated.")
-    ] = "disk,page-cache,pinned",
+    ] = "disk,page-cache,pinned,remote",
     peers: Annotated[
         str,
         typer.Option(help="Loaders to measure beside ours, comma-separated; `all`, or `none`."),
@@ -163,6 +163,7 @@ def show(
     quickthaw bench show quickthaw-bench/cold_start.json --targets
     ```
     """
+    from quickthaw.cli.bench.companions import companion_targets
     from quickthaw.cli.bench.markdown import markdown as as_markdown
     from quickthaw.cli.bench.plot import plot
     from quickthaw.cli.bench.reading import read_document
@@ -176,7 +177,12 @@ def show(
     if markdown:
         print(as_markdown(written, str(result)))
     else:
-        report(stdout(), written, show_targets=targets)
+        report(
+            stdout(),
+            written,
+            show_targets=targets,
+            more_targets=companion_targets(result.parent),
+        )
 
 
 @app.command("peers")
@@ -291,12 +297,17 @@ def _ended_by_signal() -> Iterator[None]:
 
 
 def _show(written: dict[str, Any], folder: Path, as_json: bool, targets: bool) -> None:
+    from quickthaw.cli.bench.companions import companion_targets
     from quickthaw.cli.bench.plot import can_plot, plot
     from quickthaw.cli.bench.recording import write
     from quickthaw.cli.bench.render import report
 
     path = write(written, folder)
-    Output(as_json).show(written, lambda console: report(console, written, show_targets=targets))
+    more = companion_targets(folder)
+    Output(as_json).show(
+        written,
+        lambda console: report(console, written, show_targets=targets, more_targets=more),
+    )
     say: Callable[[str], None] = lambda line: stderr().print(line, markup=False)  # noqa: E731
     say(f"written: {path}")
     if can_plot():

@@ -28,6 +28,8 @@ class Opened:
 
     load: Callable[[], Tensors]
     """Timed. Returns when every byte is where it belongs."""
+    fetch: Callable[[str], Tensors] | None = None
+    """The same from a web server: given the URL of the folder that has its form of the model."""
     before: Callable[[], None] = lambda: None
     """Not timed: forgets what an earlier load left in memory, where the peer caches."""
 
@@ -63,6 +65,11 @@ class Peer(Protocol):
         """`tensors` or `state_dict`: whether buffers that modules make themselves are loaded."""
         ...
 
+    @property
+    def http(self) -> bool:
+        """Whether it can load from a web server."""
+        ...
+
     def refusal(self, subject: Subject, device: str) -> str | None:
         """Why it cannot take part here, or None."""
         ...
@@ -94,6 +101,7 @@ class PeerFacts:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     covers: str = "tensors"
     form: str = "plain"
+    http: bool = False
 
     def refusal(self, subject: Subject, device: str) -> str | None:
         return not_installed(self.distribution)

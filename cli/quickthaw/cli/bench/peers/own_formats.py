@@ -43,9 +43,12 @@ class Tensorizer(PeerFacts):
         library: Any = importlib.import_module("tensorizer")
 
         def load() -> Tensors:
+            return fetch(str(subject.folder))
+
+        def fetch(place: str) -> Tensors:
             found: Tensors = {}
             for name in subject.files:
-                path = str(_path(subject, "tensorizer", name))
+                path = f"{place}/tensorizer/{name}.tensorizer"
                 deserializer = library.TensorDeserializer(
                     path, device=device, num_readers=self.readers
                 )
@@ -54,7 +57,7 @@ class Tensorizer(PeerFacts):
             wait_for(device)
             return found
 
-        return Opened(load)
+        return Opened(load, fetch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class ServerlessLlm(PeerFacts):
             for name in subject.files:
                 client.unload_from_cpu(name)
 
-        return Opened(load, before)
+        return Opened(load, before=before)
 
 
 def _path(subject: Subject, kind: str, component: str) -> Path:

@@ -38,9 +38,12 @@ PEERS: tuple[Peer, ...] = (
         "tensorizer",
         "TensorDeserializer",
         form="tensorizer",
+        http=True,
         readers=4,
     ),
-    Tensorizer("tensorizer", "tensorizer", "tensorizer", "TensorDeserializer", form="tensorizer"),
+    Tensorizer(
+        "tensorizer", "tensorizer", "tensorizer", "TensorDeserializer", form="tensorizer", http=True
+    ),
     FastSafetensors(
         "fastsafetensors-64",
         "fastsafetensors, 64 MiB blocks",

@@ -1,0 +1,120 @@
+"""A web server on loopback, in a process of its own: what a remote tier is measured against.
+
+It answers ranges with `sendfile`, so that it costs as little as a server can; the network between
+is the machine's own memory. What is measured is the client.
+"""
+
+from __future__ import annotations
+
+import http.client
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import ClassVar
+
+STORE, FOLDER = "store", "folder"
+"""The first part of a path: the snapshot store, or the folder with what peers read."""
+
+START_SECONDS_MAX = 60.0
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})\Z")
+
+
+@contextmanager
+def serving(roots: Mapping[str, Path]) -> Iterator[str]:
+    """The server's URL; it ends with the block."""
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, dict(roots)), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(START_SECONDS_MAX):
+            raise OSError("the loopback web server did not start")
+        port: int = ours.recv()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def download(url: str, path: str, start: int, target: memoryview) -> None:
+    """Fills `target` from byte `start` of a file, with as little work as there can be."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    try:
+        last = start + target.nbytes - 1
+        connection.request("GET", path, headers={"Range": f"bytes={start}-{last}"})
+        response = connection.getresponse()
+        done = 0
+        while done < target.nbytes and (count := response.readinto(target[done:])):
+            done += count
+        if done != target.nbytes:
+            raise OSError("a download came back short; this floor would be too good")
+    finally:
+        connection.close()
+
+
+def _serve(pipe: Connection[int, None], roots: dict[str, Path]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends this process
+
+    class Handler(_Handler):
+        folders = roots
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    pipe.send(server.server_port)
+    pipe.close()
+    server.serve_forever()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections stay open
+    folders: ClassVar[Mapping[str, Path]] = {}
+
+    def do_GET(self) -> None:  # the base class's name for it
+        root, _, rest = self.path.lstrip("/").partition("/")
+        folder = self.folders.get(root)
+        path = None if folder is None else (folder / rest).resolve()
+        if folder is None or path is None or not path.is_relative_to(folder.resolve()):
+            self.send_error(404)
+            return
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            self.send_error(404)
+            return
+        try:
+            self._send(descriptor)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # whoever asked has had enough
+        finally:
+            os.close(descriptor)
+
+    def _send(self, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        found = _RANGE.match(self.headers.get("Range", ""))
+        start, end = 0, size
+        if found is not None:
+            start = int(found[1])
+            end = min(int(found[2]) + 1, size) if found[2] else size
+        if start >= end and size:
+            self.send_error(416)
+            return
+        self.send_response(200 if found is None else 206)
+        self.send_header("Content-Length", str(end - start))
+        self.send_header("Accept-Ranges", "bytes")
+        if found is not None:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.end_headers()
+        self.wfile.flush()
+        while start < end:
+            start += os.sendfile(self.connection.fileno(), descriptor, start, end - start)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
