@@ -184,6 +184,8 @@ class Hello(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     TIER_SPEEDS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    PEER_URL_FIELD_NUMBER: _builtins.int
+    PEER_TOKEN_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Stable over restarts; unique in the fleet; at most 200 characters."""
     incarnation: _builtins.str
@@ -202,6 +204,10 @@ class Hello(_message.Message):
     """Attempts that run at once. At least 1."""
     draining: _builtins.bool
     """The worker was told to stop: what it has ends, but it takes nothing more."""
+    peer_url: _builtins.str
+    """Where other workers may read components that this one has, an http:// URL; empty for nowhere."""
+    peer_token: _builtins.str
+    """What they must show there. Of this incarnation; told to workers only."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """For operators; at most 64."""
@@ -235,10 +241,12 @@ class Hello(_message.Message):
         attempts: _abc.Iterable[Global___AttemptStatus] | None = ...,
         tier_speeds: _abc.Iterable[Global___TierSpeed] | None = ...,
         draining: _builtins.bool = ...,
+        peer_url: _builtins.str = ...,
+        peer_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "concurrency", b"concurrency", "draining", b"draining", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "concurrency", b"concurrency", "draining", b"draining", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "peer_token", b"peer_token", "peer_url", b"peer_url", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -728,6 +736,7 @@ class Assign(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     EVICT_DIGESTS_FIELD_NUMBER: _builtins.int
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    WHEREABOUTS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """`<request id>.<attempt>`."""
     request_id: _builtins.str
@@ -750,6 +759,10 @@ class Assign(_message.Message):
     def evict_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """From VRAM, before loading."""
 
+    @_builtins.property
+    def whereabouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Whereabouts]:
+        """Where else components are that this worker has in no tier. Not complete, and not a promise."""
+
     def __init__(
         self,
         *,
@@ -763,14 +776,69 @@ class Assign(_message.Message):
         attempt: _builtins.int = ...,
         evict_digests: _abc.Iterable[_builtins.str] | None = ...,
         deadline_unix_ms: _builtins.int = ...,
+        whereabouts: _abc.Iterable[Global___Whereabouts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "deadline_unix_ms", b"deadline_unix_ms", "evict_digests", b"evict_digests", "family", b"family", "input_json", b"input_json", "model", b"model", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "deadline_unix_ms", b"deadline_unix_ms", "evict_digests", b"evict_digests", "family", b"family", "input_json", b"input_json", "model", b"model", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "whereabouts", b"whereabouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assign: _TypeAlias = Assign  # noqa: Y015
+
+@_typing.final
+class Whereabouts(_message.Message):
+    """Other workers that have a component pinned or on disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Of the component."""
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]:
+        """Best first; at most 3."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "peers", b"peers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Whereabouts: _TypeAlias = Whereabouts  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    """A worker that lets others read from it, in the layout of a snapshot store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Its Hello's `peer_url`."""
+    token: _builtins.str
+    """Its Hello's `peer_token`, for `Authorization: Bearer`."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015
 
 @_typing.final
 class CancelAttempt(_message.Message):

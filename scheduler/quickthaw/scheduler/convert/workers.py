@@ -73,6 +73,8 @@ def hello(message: fleet_pb2.Hello) -> Iterator[events.Event]:
         labels=dict(message.labels),
         version=checked_text("hello.version", message.version, chars_max=64),
         tier_speeds=_tier_speeds(message.tier_speeds),
+        peer_url=_peer_url(message.peer_url),
+        peer_token=checked_text("hello.peer_token", message.peer_token, chars_max=256),
     )
     yield events.WorkerHello(spec, _residencies(message.residency), _reports(message.attempts))
     if message.draining:
@@ -178,6 +180,14 @@ def _reports(messages: Iterable[fleet_pb2.AttemptStatus]) -> tuple[events.Attemp
     )
 
 
+def _peer_url(text: str) -> str:
+    """Others will connect there, so nothing but a web address is passed on."""
+    url = checked_text("hello.peer_url", text, chars_max=512)
+    if url and not url.startswith(("http://", "https://")):
+        raise invalid("hello.peer_url", "must be an http:// or https:// URL")
+    return url
+
+
 def _tier_speeds(messages: Iterable[fleet_pb2.TierSpeed]) -> dict[Tier, TierSpeed]:
     return {
         tier: TierSpeed(each.bytes_per_second, max(0.0, each.latency_seconds))
@@ -202,6 +212,15 @@ def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.Sche
                     attempt=command.number,
                     evict_digests=command.evict_digests,
                     deadline_unix_ms=job.deadline_ms,
+                    whereabouts=[
+                        fleet_pb2.Whereabouts(
+                            digest=each.digest,
+                            peers=[
+                                fleet_pb2.Peer(url=url, token=token) for url, token in each.places
+                            ],
+                        )
+                        for each in command.whereabouts
+                    ],
                 )
             )
         case commands.SendCancel():

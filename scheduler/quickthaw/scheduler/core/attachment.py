@@ -32,6 +32,7 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptId, Tier, WorkerId, attempt_number
 from quickthaw.scheduler.core.requests import resend_cancel
 from quickthaw.scheduler.core.state import State, Tracked
+from quickthaw.scheduler.core.whereabouts import whereabouts
 
 # ---- attach ----------------------------------------------------------------------------------
 
@@ -118,8 +119,11 @@ def _assign_again(state: State, worker: Worker, lease: Lease, held: Held | None)
         )
         if granted is not None:
             number = tracked.attempts
+            elsewhere = whereabouts(state.fleet, worker, model)
             state.out.append(
-                SendAssign(worker.worker_id, lease.attempt_id, number, tracked.job, granted)
+                SendAssign(
+                    worker.worker_id, lease.attempt_id, number, tracked.job, granted, elsewhere
+                )
             )
             return
     lose(state, tracked, "its worker does not know it", exclude=False)

@@ -19,6 +19,7 @@ from quickthaw.scheduler.core.model import (
     attempt_id_of,
 )
 from quickthaw.scheduler.core.state import State, Tracked
+from quickthaw.scheduler.core.whereabouts import whereabouts
 
 
 def enqueue(state: State, tracked: Tracked, detail: str) -> None:
@@ -48,7 +49,8 @@ def place(state: State, tracked: Tracked, chosen: Candidate, placement: str) -> 
     if evicts is None:
         return False
     open_attempt(state, tracked, worker, number, placement)
-    state.out.append(SendAssign(worker.worker_id, attempt_id, number, job, evicts))
+    elsewhere = whereabouts(state.fleet, worker, job.model)
+    state.out.append(SendAssign(worker.worker_id, attempt_id, number, job, evicts, elsewhere))
     return True
 
 

@@ -15,7 +15,7 @@ and watchers see is `AfterCommit`, so one request's news are in order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from quickthaw.scheduler.core.lifecycle import RequestState
@@ -126,6 +126,14 @@ class JournalEnd(Journal):
 
 
 @dataclass(frozen=True, slots=True)
+class Peers:
+    """Workers that have a component, best first: where it can be read, and what to show there."""
+
+    digest: Digest
+    places: tuple[tuple[str, str], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SendAssign(Immediate):
     """Drop it if the worker's stream is down: its next Hello leads to a new one."""
 
@@ -134,6 +142,8 @@ class SendAssign(Immediate):
     number: int
     job: Job
     evict_digests: tuple[Digest, ...]
+    whereabouts: tuple[Peers, ...] = ()
+    """Where else components are that this worker has not got."""
 
 
 @dataclass(frozen=True, slots=True)

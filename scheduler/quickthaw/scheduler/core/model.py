@@ -187,6 +187,10 @@ class WorkerSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
     tier_speeds: Mapping[Tier, TierSpeed] = field(default_factory=dict)
+    peer_url: str = ""
+    """Where other workers may read its components; empty for nowhere."""
+    peer_token: str = field(default="", repr=False)
+    """What they must show there; for workers only, and in no log."""
 
 
 class Residency(NamedTuple):
