@@ -45,6 +45,8 @@ def import_families(families: tuple[str, ...]) -> Iterator[str]:
     # Both write warnings of their own to stderr, about optional libraries and about prompts.
     importlib.import_module("diffusers.utils.logging").set_verbosity_error()
     importlib.import_module("transformers.utils.logging").set_verbosity_error()
+    # Pipelines make a bar even if it is not shown, the first of which starts a thread to watch it.
+    importlib.import_module("tqdm").tqdm.monitor_interval = 0
     for family in families:
         if (name := _PIPELINE_CLASSES.get(family)) is not None:
             getattr(importlib.import_module("diffusers"), name)
