@@ -25,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,38 @@ from quickthaw.snapshot import CpuDevice, Kind, LoadedModel, Loader, Slab, Snaps
 from quickthaw.snapshot.pack import pack
 from quickthaw.snapshot.quantize import METHODS
 
-SHAPES = Path(__file__).parents[1] / "models" / "shapes" / "pipeline"
+SHAPES = Path(__file__).parents[1] / "models" / "shapes" / "snapshot"
 ORIGINAL = "original"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     name: str
-    source: Any
-    """A pipeline, or the folder of one."""
     size: int
     steps: int
+
+    @contextmanager
+    def pipeline(self) -> Iterator[Any]:
+        if self.name != "shapes":
+            yield modest_flux()
+            return
+        store = SnapshotStore(SHAPES)
+        (digest,) = store
+        nbytes = store.open(digest).manifest.weight_bytes
+        with a_loader(store, nbytes) as loader, loader.load(digest) as loaded:
+            yield loaded.pipeline
+
+
+@contextmanager
+def a_loader(store: SnapshotStore, weight_bytes: int) -> Iterator[Loader]:
+    device = CpuDevice(weight_bytes + 256 * MIB)
+    slab = Slab(64 * MIB, device=device, staging_bytes=32 * MIB)
+    loader = Loader(store, device, slab, retain_pinned=False)
+    try:
+        yield loader
+    finally:
+        loader.close()
+        slab.close()
 
 
 class Packed:
@@ -60,9 +82,10 @@ class Packed:
     def __init__(self, model: Model, folder: Path) -> None:
         self.model = model
         self.store = SnapshotStore(folder)
-        self.digests = {ORIGINAL: pack(model.source, self.store)}
-        for method in METHODS:
-            self.digests[method] = pack(model.source, self.store, quantize=method)
+        with model.pipeline() as pipeline:
+            self.digests = {ORIGINAL: pack(pipeline, self.store)}
+            for method in METHODS:
+                self.digests[method] = pack(pipeline, self.store, quantize=method)
 
     def nbytes(self, name: str) -> int:
         return self.store.open(self.digests[name]).manifest.weight_bytes
@@ -72,10 +95,7 @@ class Packed:
         return [self.store.component_path(part.digest) for part in parts]
 
 
-def measure_weights(packed: Packed, rounds: int) -> dict[str, object]:
-    device = CpuDevice(sum(map(packed.nbytes, packed.digests)) + 256 * MIB)
-    slab = Slab(64 * MIB, device=device, staging_bytes=32 * MIB)
-    loader = Loader(packed.store, device, slab, retain_pinned=False)
+def measure_weights(packed: Packed, loader: Loader, rounds: int) -> dict[str, object]:
     loads: dict[str, list[float]] = {name: [] for name in packed.digests}
     runs: dict[str, list[float]] = {name: [] for name in packed.digests}
     answers: dict[str, torch.Tensor] = {}
@@ -97,8 +117,6 @@ def measure_weights(packed: Packed, rounds: int) -> dict[str, object]:
                     continue
             loads[name].append(loaded_at - began)
             runs[name].append(ended - loaded_at)
-    loader.close()
-    slab.close()
     lines: dict[str, object] = {}
     for name in packed.digests:
         lines[name] = {
@@ -198,22 +216,19 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    models = [Model("shapes", SHAPES, 64, 20), Model("flux", None, 256, 4)]
+    models = [Model("shapes", 64, 20), Model("flux", 256, 4)]
     results: dict[str, object] = {}
     for model in models:
         if arguments.only not in (None, model.name):
             continue
         folder = Path(tempfile.mkdtemp(prefix="quickthaw-bench-", dir=arguments.folder))
         try:
-            source = modest_flux() if model.source is None else model.source
-            given = Model(model.name, source, model.size, model.steps)
-            packed = Packed(given, folder / "store")
-            results[model.name] = {
-                "weights": measure_weights(packed, arguments.rounds),
-                "code": measure_code(
-                    packed, arguments.pictures, folder, regional=not arguments.without_regional
-                ),
-            }
+            packed = Packed(model, folder / "store")
+            with a_loader(packed.store, sum(map(packed.nbytes, packed.digests))) as loader:
+                weights = measure_weights(packed, loader, arguments.rounds)
+            regional = not arguments.without_regional
+            code = measure_code(packed, arguments.pictures, folder, regional=regional)
+            results[model.name] = {"weights": weights, "code": code}
         finally:
             shutil.rmtree(folder)
     parameters = {

@@ -1,10 +1,10 @@
 """One process of `bench.options`: a first picture and some more, with or without compiled code.
 
-    python -m bench.options_start STORE DIGEST HOW CACHE SIZE STEPS PICTURES
+    python -m bench.options_start STORE DIGEST HOW CACHE SIZE STEPS PICTURES OUTPUT
 
 HOW is `eager`, `blocks` (code that `snapshot compile` made, in CACHE) or `regional` (torch.compile
 of the same blocks, its compiler's cache in CACHE). The weights are resident before the clock
-starts. Prints seconds, and a hash of nothing but the first picture's numbers, as JSON.
+starts. Prints seconds as JSON; the first picture's numbers go to the file OUTPUT.
 """
 
 from __future__ import annotations
