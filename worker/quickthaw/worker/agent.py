@@ -61,6 +61,9 @@ class Identity:
     concurrency: int
     version: str
     labels: dict[str, str] = field(default_factory=dict[str, str])
+    peer_url: str = ""
+    """Where other workers may read from this one; empty for nowhere."""
+    peer_token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,8 @@ class Agent:
             attempts=map(convert.status, statuses),
             tier_speeds=map(convert.tier_speed, self._speeds.lines()),
             draining=self._refusal is not None,
+            peer_url=identity.peer_url,
+            peer_token=identity.peer_token,
         )
         return fleet_pb2.WorkerMessage(hello=hello), ended
 

@@ -7,7 +7,7 @@ the world (threads, the wire, files) is on the far side of a command.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from quickthaw.wire.errors import FieldViolation
@@ -50,6 +50,14 @@ class Outcome(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another worker that lets this one read from it."""
+
+    url: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     attempt_id: str
     request_id: str
@@ -61,6 +69,8 @@ class Assignment:
     attempt: int
     evict_digests: tuple[str, ...]
     deadline_unix_ms: int
+    whereabouts: tuple[tuple[str, tuple[Peer, ...]], ...] = ()
+    """Components that this worker lacks, with the peers that have them, best first."""
 
 
 @dataclass(frozen=True, slots=True)

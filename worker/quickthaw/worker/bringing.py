@@ -46,6 +46,15 @@ def import_snapshot(store: SnapshotStore, digest: str, uri: str) -> None:
     store.import_(folder, digest)
 
 
+def is_folder_here(uri: str) -> bool:
+    """Whether a snapshot's place is a folder on this machine, to be copied from."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or not uri:
+        return False
+    folder = Path(unquote(parts.path) if parts.scheme else uri)
+    return folder.is_absolute() and folder.is_dir()
+
+
 def out_of_memory(what: str) -> ResourceExhausted:
     return ResourceExhausted(
         f"out of device memory while {what}, also after evicting everything idle; ask for a "

@@ -10,6 +10,7 @@ from quickthaw.worker.attempts import (
     Failure,
     LoadSummary,
     Outcome,
+    Peer,
     Phase,
     Status,
     StoredArtifact,
@@ -53,6 +54,10 @@ def assignment_from(assign: fleet_pb2.Assign) -> Assignment:
         attempt=assign.attempt,
         evict_digests=tuple(assign.evict_digests),
         deadline_unix_ms=assign.deadline_unix_ms,
+        whereabouts=tuple(
+            (each.digest, tuple(Peer(peer.url, peer.token) for peer in each.peers))
+            for each in assign.whereabouts
+        ),
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quickthaw.snapshot.prepared import Prepared
     from quickthaw.worker.metrics import WorkerMetrics
     from quickthaw.worker.models import ModelHost
+    from quickthaw.worker.peers import PeerServer
 
 _MIB = 1 << 20
 _CUDA_RESERVE_BYTES = 1536 * _MIB
@@ -122,12 +123,13 @@ def build_host(
     slab_file: int | None = None,
     prepared: Prepared | None = None,
     metrics: WorkerMetrics | None = None,
+    peers: PeerServer | None = None,
 ) -> ModelHost:
     """Maps and registers the slab and opens the local snapshots; imports what is not yet.
 
     `slab_file`: a memory file to make the slab in, with what an earlier worker left there.
     `prepared`: what the parent has made ready of the same store. `metrics`: where compiled code is
-    counted. Raises SettingsInvalid if the device or the slab cannot be had.
+    counted. `peers`: gets its shelf. Raises SettingsInvalid if device or slab cannot be had.
     """
     if prepared is None:
         for _part in import_families(settings.families):
@@ -135,8 +137,11 @@ def build_host(
     import torch
 
     from quickthaw.snapshot import CpuDevice, CudaDevice, Loader, SnapshotStore
+    from quickthaw.snapshot.remote import RemoteOrigin
+    from quickthaw.worker.arrivals import Arrivals
     from quickthaw.worker.compiling import open_compiled
     from quickthaw.worker.models import ModelHost
+    from quickthaw.worker.peers_shelf import WorkerShelf
 
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
@@ -147,7 +152,11 @@ def build_host(
         device = CpuDevice(choice.vram_bytes)
     slab = open_slab(choice, slab_file, device)
     store = SnapshotStore(settings.snapshot_store) if prepared is None else prepared.store
-    loader = Loader(store, device, slab, prepared=prepared)
+    origin = RemoteOrigin(store, settings.remote)
+    loader = Loader(store, device, slab, origins=(origin,), prepared=prepared)
+    arrivals = Arrivals(store, loader, origin, metrics)
+    if peers is not None:
+        peers.shelf = WorkerShelf(store, loader, origin)
     return ModelHost(
         store,
         loader,
@@ -156,4 +165,5 @@ def build_host(
         verify=settings.verify,
         on_evicted=on_evicted,
         compiled=open_compiled(settings, device.torch_device, store.root, metrics),
+        arrivals=arrivals,
     )

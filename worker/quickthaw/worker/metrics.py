@@ -81,6 +81,27 @@ class WorkerMetrics:
             buckets=_LAG_BUCKETS,
             registry=registry,
         )
+        self.remote_faults = Counter(
+            prefix + "remote_faults_total",
+            "Places that failed or sent wrong bytes and were left for another, by kind and reason.",
+            ["kind", "reason"],
+            registry=registry,
+        )
+        self.write_behind_failures = Counter(
+            prefix + "write_behind_failures_total",
+            "Snapshots from elsewhere that did not come to the disk after their load.",
+            registry=registry,
+        )
+        self.withdrawn = Counter(
+            prefix + "components_withdrawn_total",
+            "Components whose content was not what their SHA-256 says.",
+            registry=registry,
+        )
+        self.peer_sent_bytes = Counter(
+            prefix + "peer_sent_bytes_total",
+            "Bytes of components sent to other workers.",
+            registry=registry,
+        )
         self.compiled_calls = Counter(
             prefix + "compiled_block_calls_total",
             "Calls of repeated blocks, by how they ran; failed ones ran again as eager.",

@@ -31,9 +31,17 @@ from quickthaw.wire.errors import (
     InvalidArgument,
     ModelCannotFit,
     ResourceExhausted,
+    SnapshotCorrupt,
 )
+from quickthaw.worker.arrivals import Arrivals
 from quickthaw.worker.attempts import Assignment, ComponentLoad, LoadSummary, NoRoomYet, Tier
-from quickthaw.worker.bringing import TIER_OF, import_snapshot, out_of_memory, summary_of
+from quickthaw.worker.bringing import (
+    TIER_OF,
+    import_snapshot,
+    is_folder_here,
+    out_of_memory,
+    summary_of,
+)
 from quickthaw.worker.compiling import CompiledRuns
 from quickthaw.worker.inputs import InputReader
 from quickthaw.worker.ports import RunStopped, StopSignal
@@ -77,6 +85,7 @@ class ModelHost:
         verify: bool,
         on_evicted: Callable[[Tier], None],
         compiled: CompiledRuns | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self._store = store
         self._compiled = compiled
@@ -93,6 +102,12 @@ class ModelHost:
         self._changed = threading.Condition()
         self._running: set[str] = set()  # components that a run is using right now
         self._moved = True  # something came or went since `news` was asked
+        self._withdrawn: set[str] = set()  # components that are not what their names say
+        self.on_news: Callable[[], None] = lambda: None
+        """Called, from any thread, when something came or went outside of a call."""
+        self._arrivals = arrivals
+        if arrivals is not None:
+            arrivals.on_disk, arrivals.withdraw = self._come_to_disk, self._withdraw
 
     # ---- what is where -------------------------------------------------------------------------
 
@@ -112,6 +127,22 @@ class ModelHost:
     def _note_move(self) -> None:
         with self._lock:
             self._moved = True
+
+    def _come_to_disk(self) -> None:
+        self._note_move()
+        self.on_news()
+
+    def _withdraw(self, digest: str) -> None:
+        """Out of every tier as soon as nothing uses it, and into no other model ever again."""
+        with self._moves:
+            self._withdrawn.add(digest)
+            self._drop_withdrawn()
+        self.on_news()
+
+    def _drop_withdrawn(self) -> None:
+        for digest in self._withdrawn:
+            for tier in (StoreTier.VRAM, StoreTier.PINNED):
+                self._evict(digest, tier)
 
     def _in(self, tier: StoreTier) -> list[Resident]:
         return [line for line in self.residents() if line.tier is TIER_OF[tier]]
@@ -153,12 +184,22 @@ class ModelHost:
 
     def _manifest(self, assignment: Assignment) -> Manifest:
         digest = assignment.snapshot_digest
-        if digest not in self._store:
-            import_snapshot(self._store, digest, assignment.snapshot_uri)
-            self._note_move()
         with self._lock:
             model = self._models.get(digest)
-        manifest = model.loaded.manifest if model else self._store.open(digest).manifest
+        if model is None and digest not in self._store:
+            if self._arrivals is None or is_folder_here(assignment.snapshot_uri):
+                import_snapshot(self._store, digest, assignment.snapshot_uri)
+            else:
+                self._arrivals.begin(assignment)
+            self._note_move()
+        manifest = model.loaded.manifest if model else self._loader.open(digest).manifest
+        if withdrawn := self._withdrawn & component_digests(manifest):
+            self._drop_withdrawn()
+            raise SnapshotCorrupt(
+                f"component {min(withdrawn)[:12]} of {assignment.model} was withdrawn: its content "
+                "is not what its SHA-256 says; pack and push the snapshot again",
+                metadata={"digest": min(withdrawn)},
+            )
         if assignment.family and manifest.family != assignment.family:
             raise InvalidArgument(
                 f"snapshot {digest[:12]} is of the family {manifest.family!r}, not "
@@ -196,6 +237,8 @@ class ModelHost:
                 raise out_of_memory(f"loading {assignment.model}") from again
         with self._lock:
             self._models[digest] = _Model(loaded, {assignment.attempt_id})
+        if self._arrivals is not None:
+            self._arrivals.loaded(digest)
         return summary_of(loaded.report)
 
     # ---- room ----------------------------------------------------------------------------------
@@ -216,7 +259,7 @@ class ModelHost:
             return False
         for digest in room.evict:
             self._evict(digest, StoreTier.VRAM)
-        from_disk = steps.bytes_from(StoreTier.DISK)
+        from_disk = steps.bytes_from(StoreTier.DISK) + steps.bytes_from(StoreTier.REMOTE)
         if from_disk:
             needed = min(from_disk + rounding, self._slab.total_bytes)
             pinned = self._in(StoreTier.PINNED)
@@ -322,6 +365,8 @@ class ModelHost:
         """Lets go of every pipeline and of the pinned memory. Nothing may be running."""
         if self._compiled is not None:
             self._compiled.close()
+        if self._arrivals is not None:
+            self._arrivals.close()  # before the lock, which its thread may be waiting for
         with self._moves:
             with self._lock:
                 models = list(self._models.values())

@@ -27,6 +27,7 @@ from quickthaw.worker.families.noop import NoopEngine
 from quickthaw.worker.machine import AttemptMachine
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
+from quickthaw.worker.peers import PeerServer
 from quickthaw.worker.ports import Engine
 from quickthaw.worker.residency import Resident, TierSpeeds
 from quickthaw.worker.settings import WorkerSettings
@@ -68,6 +69,7 @@ class Worker:
         self._outbox = Outbox(
             settings.events_max, lambda kind: self.metrics.events_dropped.labels(kind).inc()
         )
+        self._peers = _open_peers(settings, self.metrics)
         speeds = TierSpeeds()
         self._noop = NoopEngine(time.monotonic)
         self._torch_families = frozenset(settings.families) - {NOOP}
@@ -79,6 +81,7 @@ class Worker:
                 slab_file,
                 prepared,
                 self.metrics,
+                self._peers,
             ),
             settings.concurrency,
             time.monotonic,
@@ -108,6 +111,8 @@ class Worker:
                 concurrency=settings.concurrency,
                 version=product_version(),
                 labels=dict(settings.labels),
+                peer_url=self._peers.url if self._peers else "",
+                peer_token=self._peers.token if self._peers else "",
             ),
             self.shell,
             self._outbox,
@@ -179,6 +184,8 @@ class Worker:
         with contextlib.suppress(Exception):
             await start
         await self._agent.leave()
+        if self._peers is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._peers.close)
         await self._diffusion.close()
 
     async def _start(self) -> None:
@@ -231,6 +238,19 @@ class Worker:
             return False
         finally:
             cancelled.cancel()
+
+
+def _open_peers(settings: WorkerSettings, metrics: WorkerMetrics) -> PeerServer | None:
+    if settings.peers is None:
+        return None
+    server = PeerServer(
+        settings.peers,
+        url=settings.peers_url,
+        streams_max=settings.peer_streams,
+        timeout_seconds=settings.peer_seconds,
+    )
+    server.on_sent = metrics.peer_sent_bytes.inc
+    return server
 
 
 @cache

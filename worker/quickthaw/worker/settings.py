@@ -8,10 +8,11 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from quickthaw.snapshot.remote.base import RemoteSettings
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 from quickthaw.worker.families import NAMES
@@ -30,6 +31,7 @@ _UNITS = {
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_PEERS_URL = re.compile(r"https?://[^/?#@\s]+/?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 COMPILED_MODES = ("off", "use", "build")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -64,6 +66,11 @@ class WorkerSettings:
     compiled_cache: Path
     log_level: str
     log_json: bool
+    peers: Address | None = None
+    peers_url: str | None = None
+    peer_streams: int = 16
+    peer_seconds: float = 30.0
+    remote: RemoteSettings = field(default_factory=RemoteSettings)
 
 
 def size_bytes(text: str) -> int:
@@ -110,6 +117,17 @@ def _parser() -> argparse.ArgumentParser:
         "--compiled", default="off", metavar="MODE", help="off, use, or build what is missing (off)"
     )
     add("--compiled-cache", metavar="DIR", help="code compiled here (DATA-DIR/compiled)")
+    add("--peers", metavar="HOST:PORT", help="let other workers read components here (off)")
+    add("--peers-url", metavar="URL", help="how they reach it (http://HOST:PORT of --peers)")
+    add("--peer-streams", default="16", metavar="N", help="reads by peers at once (16)")
+    add("--peer-seconds", default="30", metavar="S", help="for 4 MiB to leave for a peer (30)")
+    add("--remote-endpoint", metavar="URL", help="of an S3-compatible server ($AWS_ENDPOINT_URL)")
+    add("--remote-parallel", default="8", metavar="N", help="ranges fetched at once (8)")
+    add("--remote-range-bytes", default="16MiB", metavar="SIZE", help="of one range (16MiB)")
+    add("--remote-connect-seconds", default="5", metavar="S", help="to reach a remote (5)")
+    add("--remote-read-seconds", default="20", metavar="S", help="of a remote's silence (20)")
+    add("--remote-request-seconds", default="120", metavar="S", help="for one range (120)")
+    add("--remote-retries", default="5", metavar="N", help="of one range (5)")
     add("--log-level", default="info", help=", ".join(LOG_LEVELS))
     add("--log-json", action="store_true", help="one JSON object a line")
     return parser
@@ -160,8 +178,33 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         compiled_cache=Path(given.compiled_cache or data_dir / "compiled").absolute(),
         log_level=given.log_level,
         log_json=given.log_json,
+        peers=_address("--peers", given.peers) if given.peers else None,
+        peers_url=_peers_url(given.peers_url),
+        peer_streams=_whole("--peer-streams", given.peer_streams, 1, 1024),
+        peer_seconds=float(_whole("--peer-seconds", given.peer_seconds, 1, 3600)),
+        remote=_remote(given, environment),
         key=_key(given.key_file, environment),
     )
+
+
+def _peers_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    _must(_PEERS_URL.fullmatch(url), "--peers-url", url, "http://HOST:PORT, as peers reach it")
+    return url.rstrip("/")
+
+
+def _remote(given: argparse.Namespace, environment: Mapping[str, str]) -> RemoteSettings:
+    settings = RemoteSettings(
+        endpoint=given.remote_endpoint,
+        connect_seconds=_whole("--remote-connect-seconds", given.remote_connect_seconds, 1, 3600),
+        read_seconds=_whole("--remote-read-seconds", given.remote_read_seconds, 1, 3600),
+        request_seconds=_whole("--remote-request-seconds", given.remote_request_seconds, 1, 86_400),
+        retries=_whole("--remote-retries", given.remote_retries, 0, 100),
+        parallel=_whole("--remote-parallel", given.remote_parallel, 1, 256),
+        range_bytes=_size("--remote-range-bytes", given.remote_range_bytes) or 0,
+    )
+    return settings.from_environment(environment)
 
 
 def _visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quickthaw.snapshot.files import full_disk_named, new_file, publish
+from quickthaw.snapshot.host_range import HostRange
 from quickthaw.snapshot.manifest import Component, StoredFile
 from quickthaw.snapshot.remote.fetch import Fetch, Wanted
 from quickthaw.snapshot.remote.origin import Arriving, RemoteOrigin
 from quickthaw.snapshot.remote.places import Places
 from quickthaw.snapshot.remote.source import component_path
-from quickthaw.snapshot.slab import SlabRange
 from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.wire.errors import QuickthawError, SnapshotCorrupt
 
@@ -61,7 +61,7 @@ class WriteBehind:
         self,
         store: SnapshotStore,
         origin: RemoteOrigin,
-        pinned: Callable[[str], SlabRange | None],
+        pinned: Callable[[str], HostRange | None],
         told: Told,
     ) -> None:
         self._store = store

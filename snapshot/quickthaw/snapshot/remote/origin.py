@@ -54,7 +54,7 @@ class RemoteOrigin:
     ) -> None:
         self._store = store
         self.settings = settings or RemoteSettings()
-        self._on_fault = on_fault
+        self.on_fault = on_fault
         self._ahead = ReadAhead(self.settings)
         self._lock = threading.Lock()
         self._arriving: OrderedDict[str, Arriving] = OrderedDict()
@@ -141,7 +141,7 @@ class RemoteOrigin:
             if each.path not in streamed and not (self._store.root / each.path).is_file()
         ]
         if missing:
-            places = Places(remotes, self._on_fault)
+            places = Places(remotes, self.on_fault)
             parts = described(manifest)
             wanted = [Wanted(each, places, parts.get(each.digest)) for each in missing]
             with self._store.writing():
@@ -196,7 +196,7 @@ class RemoteOrigin:
         return arriving if arriving is not None and arriving.places[component.digest] else None
 
     def _places(self, arriving: Arriving, component: Component) -> Places:
-        return Places(arriving.places[component.digest], self._on_fault)
+        return Places(arriving.places[component.digest], self.on_fault)
 
     def _following(self, arriving: Arriving, component: Component) -> Component | None:
         """The next component in load order that has to come from afar as well."""

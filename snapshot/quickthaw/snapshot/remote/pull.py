@@ -92,7 +92,8 @@ def pull(
         places = Places([remote])
         wanted = [Wanted(each, places, parts.get(each.digest)) for each in missing]
         Fetch(store.root, settings or RemoteSettings(), counted.add).run(wanted)
-        writer.add_encoded_manifest(encoded)
+        if digest not in store:
+            writer.add_encoded_manifest(encoded)
     total = sum(each.nbytes for each in manifest.files())
     return Pulled(digest, counted.done_bytes, total - counted.done_bytes)
 
