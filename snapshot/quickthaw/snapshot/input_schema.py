@@ -1,9 +1,22 @@
-"""What a manifest's input schema may say. It is JSON Schema, which can loop, fetch and backtrack."""
+"""What a manifest's input schema may say.
+
+It is JSON Schema, which can loop, fetch and backtrack; and it is what keeps a request from asking
+for a picture or a number of steps without end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from quickthaw.snapshot.fields import DEPTH_MAX, LIST_ITEMS_MAX, JsonValue
 from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.input_properties import (
+    FRAMES_MAX,
+    IMAGES_MAX,
+    PROMPT_CHARS_MAX,
+    SECONDS_MAX,
+    STEPS_MAX,
+)
 
 PROPERTIES_MAX = 256
 REFUSED = frozenset(
@@ -14,6 +27,21 @@ REFUSED = frozenset(
 )
 """Keywords that lead elsewhere, in circles, or to regular expressions. Inputs are flat and small;
 whoever reads the schema need not be able to deal with these."""
+SIDE_MAX = 16_384
+"""Pixels, twice what the largest models there are draw."""
+_BOUNDS: Mapping[str, tuple[str, float]] = {
+    "prompt": ("maxLength", PROMPT_CHARS_MAX),
+    "negative_prompt": ("maxLength", PROMPT_CHARS_MAX),
+    "num_images": ("maximum", IMAGES_MAX),
+    "num_inference_steps": ("maximum", STEPS_MAX),
+    "preview_every": ("maximum", STEPS_MAX),
+    "num_frames": ("maximum", FRAMES_MAX),
+    "seconds_start": ("maximum", SECONDS_MAX),
+    "seconds_total": ("maximum", SECONDS_MAX),
+    "width": ("maximum", SIDE_MAX),
+    "height": ("maximum", SIDE_MAX),
+}
+"""What an input costs grows with it, so its rule must have that keyword, no higher than that."""
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -23,14 +51,34 @@ def check_input_schema(schema: dict[str, JsonValue], where: str) -> dict[str, Js
         invalid(Problem.MANIFEST, f"{where}.$schema", f"must be {_DRAFT}")
     if schema.get("type", "object") != "object":
         invalid(Problem.MANIFEST, f"{where}.type", "must be object")
+    _check(schema, where, 0)
+    _check_inputs(schema, where)
+    return schema
+
+
+def _check_inputs(schema: dict[str, JsonValue], where: str) -> None:
+    if schema.get("additionalProperties") is not False:
+        invalid(Problem.MANIFEST, f"{where}.additionalProperties", "must be false")
     properties = schema.get("properties", {})
     if not isinstance(properties, dict) or len(properties) > PROPERTIES_MAX:
         invalid(Problem.MANIFEST, f"{where}.properties", f"must be at most {PROPERTIES_MAX} rules")
     for name, rule in properties.items():
+        place = f"{where}.properties.{name}"
         if not isinstance(rule, dict):
-            invalid(Problem.MANIFEST, f"{where}.properties.{name}", "must be an object")
-    _check(schema, where, 0)
-    return schema
+            invalid(Problem.MANIFEST, place, "must be an object")
+        if name == "image_size":
+            _check_inputs(rule, place)
+        if name in _BOUNDS:
+            keyword, maximum = _BOUNDS[name]
+            found = rule.get(keyword)
+            kinds = ("string",) if keyword == "maxLength" else ("integer", "number")
+            if rule.get("type") not in kinds or not _is_at_most(found, maximum):
+                wanted = f"must be of type {' or '.join(kinds)}, its {keyword} at most {maximum}"
+                invalid(Problem.MANIFEST, place, wanted)
+
+
+def _is_at_most(value: JsonValue, maximum: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value <= maximum
 
 
 def _check(value: JsonValue, where: str, depth: int, *, names: bool = False) -> None:

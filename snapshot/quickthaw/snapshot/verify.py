@@ -16,7 +16,7 @@ from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash, sha256_hex
 from quickthaw.snapshot.inspect import locate
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.store import SnapshotStore
-from quickthaw.wire.errors import QuickthawError, SnapshotInvalid
+from quickthaw.wire.errors import QuickthawError, SnapshotCorrupt, SnapshotInvalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,15 @@ def verify(
             except QuickthawError as error:
                 findings.append(_finding(f"{processor.name}/{name}", error))
     return VerifyReport(snapshot.digest, tuple(findings), checked)
+
+
+def check_component(store: SnapshotStore, part: Component) -> None:
+    """Raises `SnapshotCorrupt` with the first thing that is wrong with a component's bytes."""
+    for finding in _guarded(part.name, _component(store, part, lambda _: None)):
+        raise SnapshotCorrupt(
+            f"component {part.name}: {finding.message}",
+            metadata={"component": part.name, "digest": part.digest, "problem": finding.problem},
+        )
 
 
 def _guarded(part: str, findings: Iterator[Finding]) -> Iterator[Finding]:

@@ -81,7 +81,7 @@ class _Worker:
         if position == "done" and code == 0:
             return None
         trace = (self._folder / "trace").read_text() if (self._folder / "trace").exists() else ""
-        said = (self._folder / "stderr").read_bytes()[-15000:].decode(errors="replace")
+        said = (self._folder / "stderr").read_bytes()[-3000:].decode(errors="replace")
         if not position.isdigit():
             raise RuntimeError(f"a worker did not start (exit code {code}): {said}")
         index = int(position)

@@ -171,6 +171,21 @@ def test_building_a_module_stops_when_it_outgrows_its_file(
         {"properties": 7},
         {"properties": {"a": 7}},
         {"$schema": "http://127.0.0.1/meta"},
+        {},
+        {"additionalProperties": False, "properties": {"num_images": {"type": "integer"}}},
+        {
+            "additionalProperties": False,
+            "properties": {"num_inference_steps": {"type": "integer", "maximum": 10**9}},
+        },
+        {
+            "additionalProperties": False,
+            "properties": {
+                "image_size": {
+                    "additionalProperties": False,
+                    "properties": {"width": {"type": "integer", "maximum": 10**6}},
+                }
+            },
+        },
     ],
 )
 def test_an_input_schema_leads_nowhere(
