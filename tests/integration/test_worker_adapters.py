@@ -74,6 +74,16 @@ async def test_base_and_loras_take_turns_and_each_draws_its_own_picture(studio: 
         assert set(sources(again).values()) == {VRAM}
 
 
+async def test_a_request_says_how_strongly_a_lora_acts(studio: Studio) -> None:
+    base = picture(await studio.draw("sd"))
+    full = picture(await studio.draw("sd-lora"))
+    assert picture(await studio.draw("sd-lora", lora_scale=0)) == base
+    assert picture(await studio.draw("sd-lora", lora_scale=0.5)) not in (base, full)
+    assert picture(await studio.draw("sd-lora", lora_scale=1)) == full
+    failure = await studio.fail("sd", lora_scale=1)
+    assert "lora_scale" in failure.message, "the base has no such input"
+
+
 async def test_requests_for_base_and_loras_at_once_do_not_mix(studio: Studio) -> None:
     alone = {name: picture(await studio.draw(name)) for name in ("sd", "sd-lora", "sd-other")}
     attempts = {studio.assign(name): name for _ in range(3) for name in alone}

@@ -44,15 +44,17 @@ class LoadedModel:
         return self._pipeline
 
     @contextmanager
-    def adapted(self) -> Iterator[None]:
+    def adapted(self, strength: float = 1.0) -> Iterator[None]:
         """Lays the model's adapters over its modules until the end of the block.
+
+        `strength` multiplies the scales that they were packed with.
 
         The modules are shared: outside, they are the base's, bit for bit. Does nothing for a model
         without adapters. Raises `RuntimeError` if another model's are on.
         """
         if self._pipeline is None:
             raise RuntimeError("the model was released")
-        with nullcontext() if self._overlay is None else self._overlay.on():
+        with nullcontext() if self._overlay is None else self._overlay.on(strength):
             yield
 
     def release(self) -> None:

@@ -96,11 +96,6 @@ class Adapter:
     """Layers whose alpha is another one."""
     scale: float
 
-    def scaling(self, layer: str, rank: int, scale: float = 1.0) -> float:
-        """The factor of one layer; `scale` comes on top of the adapter's own."""
-        # The order of the operations is peft's, so that the last bit is the same.
-        return scale * self.scale * self.alphas.get(layer, self.alpha) / rank
-
 
 @dataclass(frozen=True, slots=True)
 class Quantization:

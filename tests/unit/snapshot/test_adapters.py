@@ -130,6 +130,18 @@ def test_a_scale_is_that_of_set_adapters(scale: float, room: SnapshotStore, tmp_
         assert torch.equal(bits(model), draw(with_peft(tiny_sd(0), path, scales=[scale])))
 
 
+def test_a_run_may_ask_for_another_strength(room: SnapshotStore, tmp_path: Path) -> None:
+    path = lora(tmp_path / "x.safetensors", tiny_sd(0))
+    digest = pack(path, room, base=pack(tiny_sd(0), room))
+    with a_loader(room) as loader, loader.load(digest) as model:
+        with model.adapted(0.3):
+            weak = draw(model.pipeline)
+        assert torch.equal(weak, draw(with_peft(tiny_sd(0), path, scales=[0.3])))
+        with model.adapted(0.0):
+            assert torch.equal(draw(model.pipeline), draw(tiny_sd(0)))
+        assert torch.equal(bits(model), draw(with_peft(tiny_sd(0), path)))
+
+
 def test_a_lora_over_a_lora_adds_to_it(room: SnapshotStore, tmp_path: Path) -> None:
     first = lora(tmp_path / "first.safetensors", tiny_sd(0), seed=1)
     second = lora(tmp_path / "second.safetensors", tiny_sd(0), seed=2, choose=everything)

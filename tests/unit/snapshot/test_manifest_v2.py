@@ -56,8 +56,8 @@ def test_deltas_and_adapters_survive_being_read_and_written(document: dict[str, 
     assert delta is not None
     assert delta.stages == (BASE, MIDDLE, manifest.components[0].digest)
     assert adapter is not None
-    assert adapter.scaling("a.b", 4) == 0.25
-    assert adapter.scaling("other", 4, scale=2.0) == 2.0
+    assert (adapter.target, adapter.rank, adapter.scale) == ("unet", 4, 0.5)
+    assert (adapter.alpha, adapter.alphas) == (8.0, {"a.b": 2.0})
     assert [part.name for part in manifest.adapters] == ["lora_unet"]
     assert parse_manifest(encode_manifest(manifest)) == manifest
     assert json.loads(encode_manifest(manifest))["version"] == 2

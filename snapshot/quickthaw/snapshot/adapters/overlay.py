@@ -30,11 +30,23 @@ Forward = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer's part of an adapter: what is added is `up(down(x)) * scaling`."""
+    """One layer's part of an adapter: what is added is `up(down(x)) * factor`."""
 
     down: torch.Tensor
     up: torch.Tensor
-    scaling: float
+    alpha: float
+    scale: float
+
+    def factor(self, strength: float) -> float:
+        # The order of the operations is peft's, so that the last bit is the same.
+        return strength * self.scale * self.alpha / self.down.shape[0]
+
+
+@dataclass(slots=True)
+class _Strength:
+    """What a run asks for, on top of the adapters' own scales; shared by all layers of a model."""
+
+    value: float = 1.0
 
 
 def overlay_of(
@@ -60,13 +72,8 @@ def bind(
     tensors: Mapping[str, torch.Tensor],
     module: nn.Module,
     where: str,
-    *,
-    scale: float = 1.0,
 ) -> dict[str, LayerWeights]:
-    """An adapter's tensors by layer of `module`; raises `SnapshotInvalid` if they do not fit.
-
-    `scale` comes on top of the adapter's own.
-    """
+    """An adapter's tensors by layer of `module`; raises `SnapshotInvalid` if they do not fit."""
     names = {name.removesuffix(f".{DOWN}") for name in tensors if name.endswith(f".{DOWN}")}
     if tensors.keys() != {f"{name}.{part}" for name in names for part in (DOWN, UP)}:
         invalid(Problem.MANIFEST, where, f"an adapter has pairs of {DOWN} and {UP}, nothing else")
@@ -77,7 +84,8 @@ def bind(
         rank = down.shape[0]
         if rank > adapter.rank:
             invalid(Problem.BAD_SHAPE, where, f"{name} has rank {rank}, over {adapter.rank}")
-        found[name] = LayerWeights(down, up, adapter.scaling(name, rank, scale))
+        alpha = adapter.alphas.get(name, adapter.alpha)
+        found[name] = LayerWeights(down, up, alpha, adapter.scale)
     return found
 
 
@@ -128,6 +136,7 @@ class Overlay:
     def __init__(self) -> None:
         self._patches: list[tuple[nn.Module, Forward]] = []
         self._parents: list[nn.Module] = []
+        self._strength = _Strength()
 
     def add(self, module: nn.Module, stack: Sequence[Mapping[str, LayerWeights]]) -> None:
         """Adapters of one module, the one that is added first being first. `off` for now."""
@@ -135,7 +144,7 @@ class Overlay:
         for name in names:
             layer = _found(module, name)
             pairs = [each[name] for each in stack if name in each]
-            self._patches.append((layer, _forward(layer, pairs)))
+            self._patches.append((layer, _forward(layer, pairs, self._strength)))
         self._parents += _between(module, names)
 
     def __len__(self) -> int:
@@ -143,8 +152,10 @@ class Overlay:
         return len(self._patches)
 
     @contextmanager
-    def on(self) -> Iterator[None]:
+    def on(self, strength: float = 1.0) -> Iterator[None]:
         """Adapts the modules until the end of the block, whatever happens in it.
+
+        `strength` multiplies the scales that the adapters were packed with.
 
         Raises `RuntimeError` if they are adapted already: whoever runs shared modules has to do so
         one run at a time.
@@ -152,6 +163,7 @@ class Overlay:
         if any("forward" in vars(layer) for layer, _ in self._patches):
             raise RuntimeError("another model's adapters are on; run one at a time")
         shadowed = [_uncompiled(parent) for parent in self._parents if _is_compiled(parent)]
+        self._strength.value = strength
         try:
             for layer, forward in self._patches:
                 vars(layer)["forward"] = forward
@@ -189,12 +201,12 @@ def _uncompiled(block: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _forward(layer: nn.Module, pairs: Sequence[LayerWeights]) -> Forward:
+def _forward(layer: nn.Module, pairs: Sequence[LayerWeights], strength: _Strength) -> Forward:
     base: Callable[..., torch.Tensor] = type(layer).forward
     lay_over = (
-        _convolved(layer, pairs)
+        _convolved(layer, pairs, strength)
         if isinstance(layer, nn.Conv2d | QuantizedConv2d)
-        else _linear(pairs)
+        else _linear(pairs, strength)
     )
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -205,27 +217,27 @@ def _forward(layer: nn.Module, pairs: Sequence[LayerWeights]) -> Forward:
 
 
 def _linear(
-    pairs: Sequence[LayerWeights],
+    pairs: Sequence[LayerWeights], strength: _Strength
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     def lay_over(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         for each in pairs:
             x = x.to(each.down.dtype)
             added = functional.linear(functional.linear(x, each.down), each.up)
-            result = result + added * each.scaling
+            result = result + added * each.factor(strength.value)
         return result
 
     return lay_over
 
 
 def _convolved(
-    layer: nn.Conv2d | QuantizedConv2d, pairs: Sequence[LayerWeights]
+    layer: nn.Conv2d | QuantizedConv2d, pairs: Sequence[LayerWeights], strength: _Strength
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     def lay_over(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         for each in pairs:
             x = x.to(each.down.dtype)
             low = functional.conv2d(x, each.down, None, layer.stride, layer.padding)
             added = functional.conv2d(low, each.up, groups=layer.groups)
-            result = result + added * each.scaling
+            result = result + added * each.factor(strength.value)
         return result
 
     return lay_over

@@ -29,6 +29,15 @@ from quickthaw.snapshot.tensors import NAMES, contents
 from quickthaw.snapshot.writer import StoreWriter
 from quickthaw.wire.errors import InvalidArgument
 
+STRENGTH_INPUT = "lora_scale"
+_STRENGTH: Mapping[str, JsonValue] = {
+    "type": "number",
+    "description": "How strongly the LoRA acts; 1 is as it was packed, 0 not at all.",
+    "minimum": -8,
+    "maximum": 8,
+    "default": 1.0,
+}
+
 
 def pack_adapter(
     path: Path,
@@ -63,9 +72,18 @@ def pack_adapter(
                 created_by=f"quickthaw snapshot format {FORMAT_VERSION}",
                 # Adapters are small and nothing runs without them, so they are loaded first.
                 components=base.manifest.adapters + added + base.manifest.modules,
-                input_schema=with_defaults(base.manifest.input_schema, defaults or {}),
+                input_schema=with_defaults(
+                    _with_strength(base.manifest.input_schema), defaults or {}
+                ),
             )
         )
+
+
+def _with_strength(schema: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A request may say how strongly the adapters act."""
+    properties = schema.get("properties")
+    known = properties if isinstance(properties, dict) else {}
+    return {**schema, "properties": {**known, STRENGTH_INPUT: dict(_STRENGTH)}}
 
 
 def _stored_dtypes(base: Snapshot) -> dict[str, dict[str, str]]:
