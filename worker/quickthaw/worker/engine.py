@@ -66,6 +66,7 @@ class DiffusionEngine:
                     # A request for it will be told the same; the others need not suffer.
                     logger.warning("cannot prepare %s: %s", digest[:12], error.message)
             self._host = host
+            host.on_news = lambda: self._tell(loop, host)
             self._tell(loop, host)
 
         await self._in_loader(begin)

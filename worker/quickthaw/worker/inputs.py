@@ -59,20 +59,14 @@ class InputReader:
             raise InvalidInput("input must be a JSON object")
         values = {**self._defaults, **cast("dict[str, Any]", given)}
         self._check(values)
-        size = values.get("image_size", {})
-        return ImageInput(
-            prompt=values["prompt"],
-            negative_prompt=values.get("negative_prompt") or "",
-            width=size["width"],
-            height=size["height"],
-            num_images=values.get("num_images", 1),
-            num_inference_steps=values["num_inference_steps"],
-            guidance_scale=float(values["guidance_scale"]),
-            seed=values.get("seed"),
-            output_format=values.get("output_format", "png"),
-            preview_every=values.get("preview_every", 0),
-            lora_scale=float(values.get("lora_scale", 1.0)),
-        )
+        try:
+            return _image_input(values)
+        except KeyError as error:
+            # By its schema the input is right, so what is wrong is the schema.
+            raise SnapshotInvalid(
+                f"the model's input schema neither requires {error} nor has a default for it; "
+                "pack the model again"
+            ) from error
 
     def _check(self, values: dict[str, Any]) -> None:
         violations: list[FieldViolation] = []
@@ -86,6 +80,23 @@ class InputReader:
             raise InvalidInput(
                 f"input does not fit the model: {told}", violations=tuple(violations)
             )
+
+
+def _image_input(values: Mapping[str, Any]) -> ImageInput:
+    size = values.get("image_size", {})
+    return ImageInput(
+        prompt=values["prompt"],
+        negative_prompt=values.get("negative_prompt") or "",
+        width=size["width"],
+        height=size["height"],
+        num_images=values.get("num_images", 1),
+        num_inference_steps=values["num_inference_steps"],
+        guidance_scale=float(values["guidance_scale"]),
+        seed=values.get("seed"),
+        output_format=values.get("output_format", "png"),
+        preview_every=values.get("preview_every", 0),
+        lora_scale=float(values.get("lora_scale", 1.0)),
+    )
 
 
 def _retrieve_nothing(uri: str) -> Any:
