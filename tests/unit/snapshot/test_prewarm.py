@@ -19,7 +19,7 @@ from quickthaw.wire.errors import SnapshotInvalid
 from support.snapshots import BUILDERS, MIB, draw, flip_bit
 
 FORKING = """
-import gc, json, os, sys, warnings
+import gc, json, os, signal, sys, warnings
 
 warnings.simplefilter("ignore")
 import torch
@@ -38,6 +38,7 @@ gc.collect()
 gc.freeze()
 read, write = os.pipe()
 if os.fork() == 0:
+    signal.alarm(60)  # a child that hangs must not outlive its test
     # Torch starts its own threads here, which it could not if the parent had had any.
     torch.set_num_threads(2)
     told["sum"] = float(torch.ones(1 << 22).sum())
