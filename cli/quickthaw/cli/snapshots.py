@@ -32,14 +32,16 @@ def model_of(
     aliases: tuple[str, ...] = (),
     description: str = "",
     license: str = "",
+    uri: str | None = None,
 ) -> Model:
-    """What the catalog is told of a snapshot. Title and licence are its own unless given."""
+    """What the catalog is told of a snapshot. Title and licence are its own unless given, and its
+    place is its store's folder unless `uri` says where workers fetch it from."""
     manifest = snapshot.manifest
     return Model(
         id=model_id,
         family=manifest.family,
         snapshot_digest=snapshot.digest,
-        snapshot_uri=str(snapshot.store.root.absolute()),
+        snapshot_uri=uri or str(snapshot.store.root.absolute()),
         components=tuple(
             Component(part.name, part.digest, part.data_bytes) for part in manifest.components
         ),

@@ -100,7 +100,11 @@ def _render_model(console: Console, model: Model) -> None:
 def add(
     session: Session,
     snapshot: Annotated[
-        Path, typer.Argument(metavar="SNAPSHOT", help="A snapshot folder, as `pack` writes it.")
+        str,
+        typer.Argument(
+            metavar="SNAPSHOT",
+            help="A snapshot folder, as `pack` writes it, or where one was pushed: s3://, https://...",
+        ),
     ],
     id: Annotated[str, typer.Option("--id", metavar="OWNER/NAME", help="The catalog id it gets.")],
     alias: Annotated[
@@ -129,18 +133,26 @@ def add(
     ```
     quickthaw snapshot pack ./my-diffusers-folder ./my-snapshot
     quickthaw models add ./my-snapshot --id me/my-model --alias mine
+    quickthaw models add s3://models/quickthaw --digest 3f2a91c0... --id me/my-model
     ```
+
+    A snapshot elsewhere stays there: workers start it from there, and keep what they fetched.
     """
+    from quickthaw.cli.commands.snapshot_remote import open_pushed
     from quickthaw.cli.snapshots import bring_in, model_of
     from quickthaw.snapshot import SnapshotStore, locate
 
+    folder = Path(snapshot).absolute()
+    uri = None
     with session.client() as client:
-        if in_place:
-            found = locate(snapshot.absolute(), digest)
+        if "://" in snapshot:
+            uri, found = snapshot, open_pushed(snapshot, digest)
+        elif in_place:
+            found = locate(folder, digest)
         else:
             store = SnapshotStore(_local_data_dir(session, client) / "snapshots")
-            found = bring_in(snapshot.absolute(), digest, store, mend=True)
-        model = model_of(found, id, tuple(alias or ()), description, license)
+            found = bring_in(folder, digest, store, mend=True)
+        model = model_of(found, id, tuple(alias or ()), description, license, uri=uri)
         registered = client.models.register(model)
 
     def render(console: Console) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from quickthaw.cli.commands import compile as compile_command
+from quickthaw.cli.commands import snapshot_remote
 from quickthaw.cli.commands.snapshot_diff import diff
 from quickthaw.cli.output import Output, stderr
 from quickthaw.cli.session import JsonOption
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
     from quickthaw.snapshot.fields import JsonValue
 
 app = typer.Typer(
-    help="Snapshots on disk: pack, inspect, diff, verify, list.", no_args_is_help=True
+    help="Snapshots: pack, inspect, diff, verify, list; push, pull and ls elsewhere.",
+    no_args_is_help=True,
 )
 app.command("diff")(diff)
+app.command("push")(snapshot_remote.push)
+app.command("pull")(snapshot_remote.pull)
+app.command("ls")(snapshot_remote.list_remote)
 app.command("compile")(compile_command.compile_blocks)
 SnapshotArgument = Annotated[
     Path, typer.Argument(metavar="SNAPSHOT", help="A folder as `pack` writes it.")

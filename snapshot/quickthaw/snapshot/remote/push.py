@@ -92,10 +92,15 @@ def _checked_pieces(
     count(len(held))
 
 
+def digests_in(remote: ObjectRemote, limit: int = 1000) -> list[str]:
+    """The digests of a bucket's or folder's snapshots, sorted, at most `limit`."""
+    return [name for name in remote.folders("snapshots") if is_digest(name)][:limit]
+
+
 def list_snapshots(remote: ObjectRemote, limit: int = 1000) -> list[Listed]:
-    """The snapshots of a bucket or folder, by digest, at most `limit`."""
+    """The same, each with its manifest."""
     found: list[Listed] = []
-    for digest in [name for name in remote.folders("snapshots") if is_digest(name)][:limit]:
+    for digest in digests_in(remote, limit):
         try:
             encoded = fetch_manifest(remote, digest)
             found.append(Listed(digest, parse_manifest(encoded, f"snapshot {digest}")))
