@@ -257,6 +257,21 @@ def test_code_that_is_not_as_it_was_made_is_not_used(
     assert "not used" in caplog.text
 
 
+def test_what_was_used_longest_ago_goes_when_there_is_too_much(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quickthaw.snapshot.compiled.cache.ENTRIES_MAX", 2)
+    cache = place.open()
+    second = cache.add("m" * 32, b"second", "tuple", {})
+    os.utime(second, (1, 1))
+    os.utime(place.code, (0, 0))
+    assert cache.find(KEY) is not None, "and so it was used just now"
+    cache.add("n" * 32, b"third", "tuple", {})
+    assert cache.find("m" * 32) is None
+    assert cache.find(KEY) is not None
+    assert len(list(second.parent.iterdir())) == 4
+
+
 def test_a_folder_or_key_that_others_can_touch_is_refused(place: Place) -> None:
     place.folder.chmod(0o777)
     with pytest.raises(Untrusted, match="others may write"):

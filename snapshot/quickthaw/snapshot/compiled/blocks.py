@@ -229,6 +229,8 @@ class CompiledBlocks:
         if code is not None and _aligned(tensors):
             try:
                 outputs = code(tensors)
+            except torch.OutOfMemoryError:
+                raise  # nothing is wrong with the code
             except RuntimeError as error:
                 logger.warning("compiled %s failed and is not used again: %s", block.name, error)
                 block.codes[form] = None

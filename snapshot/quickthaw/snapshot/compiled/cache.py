@@ -6,6 +6,7 @@ block runs as it always did.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -31,6 +32,8 @@ from quickthaw.snapshot.fields import JsonValue
 
 DOCUMENT_BYTES_MAX = 1 << 20
 CODE_BYTES_MAX = 512 << 20
+ENTRIES_MAX = 1024
+"""Of all environments together; some two megabytes each. Those used longest ago go first."""
 _KEY_CHARS = 32
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,7 @@ class CompiledCache:
         signed = (document["key"], document["sha256"], document["environment"])
         if signed != (key, digest, self.environment):
             raise Untrusted(f"{code}: not what was signed; remove it")
+        os.utime(code)  # for `_make_room`
         return Code(code, str(document["outputs"]))
 
     def add(self, key: str, content: bytes, outputs: str, told: Mapping[str, JsonValue]) -> Path:
@@ -117,7 +121,15 @@ class CompiledCache:
         # The code first: an entry exists as soon as there is a document.
         self._put(code, content)
         self._put(beside, json.dumps(sealed, indent=1).encode())
+        self._make_room()
         return code
+
+    def _make_room(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+            found = sorted(self.root.glob("*/*.so"), key=lambda path: path.stat().st_mtime_ns)
+            for path in found[: max(0, len(found) - ENTRIES_MAX)]:
+                path.with_suffix(".json").unlink()
+                path.unlink()
 
     def _put(self, path: Path, content: bytes) -> None:
         temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
