@@ -54,6 +54,8 @@ async def a_gateway(
     limits: Limits | None = None,
     with_key: bool = True,
     with_metrics: bool = False,
+    with_tls: bool = False,
+    own_certificate: tuple[Path, Path] | None = None,
 ) -> AsyncIterator[Rig]:
     platform = FakePlatform()
     key_file = folder / "admin.key"
@@ -69,6 +71,9 @@ async def a_gateway(
                     metrics=ANY_PORT if with_metrics else None,
                     key_file=key_file if with_key else None,
                     link_secret_file=folder / "links.secret",
+                    tls_dir=folder / "tls" if with_tls else None,
+                    tls_certificate=own_certificate[0] if own_certificate else None,
+                    tls_key=own_certificate[1] if own_certificate else None,
                     limits=limits or Limits(drain_seconds=1),
                 )
             )

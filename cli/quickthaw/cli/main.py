@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from quickthaw.cli.commands import (
     bench,
     billing,
+    clients,
     models,
     parts,
     requests,
@@ -50,7 +51,7 @@ for name, group in (
     ("bench", bench.app),
 ):
     app.add_typer(group, name=name)
-for commands in (requests.explain_app, billing.app, parts.app):
+for commands in (requests.explain_app, billing.app, clients.app, parts.app):
     app.add_typer(commands)
 
 

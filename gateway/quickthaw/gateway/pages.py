@@ -1,10 +1,11 @@
-"""`/`: for a person who opened the address in a browser."""
+"""`/`: for a person who opened the address in a browser; `/ca.pem`: what clients may trust."""
 
 from __future__ import annotations
 
 from html import escape
 from string import Template
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -47,4 +48,11 @@ async def home(request: Request) -> Response:
     )
 
 
-ROUTES = [Route("/", home, methods=["GET"])]
+async def authority(request: Request) -> Response:
+    pem = gateway_of(request).ca_pem
+    if not pem:
+        raise HTTPException(404)
+    return Response(pem, media_type="application/x-pem-file")
+
+
+ROUTES = [Route("/", home, methods=["GET"]), Route("/ca.pem", authority, methods=["GET"])]

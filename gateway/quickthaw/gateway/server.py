@@ -8,14 +8,19 @@ import errno
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import uvicorn
 from prometheus_client import CollectorRegistry
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from quickthaw.gateway.app import build_app
 from quickthaw.gateway.context import FAREWELL_SECONDS, Gateway
+from quickthaw.gateway.door import Authority, Port
+from quickthaw.gateway.door.authority import own_context
 from quickthaw.gateway.http11 import protocol_with
 from quickthaw.gateway.links import Links, load_key, load_secret
 from quickthaw.gateway.metrics import GatewayMetrics
@@ -39,7 +44,15 @@ class Listening:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us: uvicorn raises them again after its shutdown, and we exit with 0."""
+    """Leaves signals to us (uvicorn raises them again after its shutdown, and we exit with 0), and
+    accepting connections to a `Port`."""
+
+    def make_protocol(self) -> asyncio.Protocol:
+        """For one connection, as uvicorn itself makes them for its own sockets."""
+        kind = cast("type[H11Protocol]", self.config.http_protocol_class)
+        return kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -69,6 +82,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
     with contextlib.closing(_listen(settings.http)) as listener:
         address = Address(settings.http.host, listener.getsockname()[1])
         public_url = settings.public_url or f"http://{address}"
+        authority = Authority(settings.tls_dir) if settings.tls_dir is not None else None
         gateway = Gateway(
             limits=settings.limits,
             platform=Platform(settings.scheduler, settings.limits),
@@ -76,26 +90,52 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             metrics=metrics,
             public_url=public_url,
             own_credential=own_credential,
+            ca_pem=authority.ca_pem if authority is not None else b"",
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(gateway.close)
             metrics_url = _serve_metrics(settings, registry, stack)
             lag = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds))
             stack.callback(lag.cancel)
-            await stack.enter_async_context(_served(gateway, listener, settings.limits))
+            tls = _tls(settings, authority)
+            await stack.enter_async_context(_served(gateway, listener, settings.limits, tls))
             yield Listening(address, public_url, metrics_url)
 
 
+def _tls(settings: GatewaySettings, authority: Authority | None) -> ssl.SSLContext | None:
+    """What TLS connections get; None where TLS is not offered. Raises SettingsInvalid."""
+    own = None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        own = own_context(settings.tls_certificate, settings.tls_key)
+    return own if authority is None else authority.server_context(own)
+
+
 @contextlib.asynccontextmanager
-async def _served(gateway: Gateway, listener: socket.socket, limits: Limits) -> AsyncIterator[None]:
+async def _served(
+    gateway: Gateway, listener: socket.socket, limits: Limits, tls: ssl.SSLContext | None
+) -> AsyncIterator[None]:
     server = _Server(_uvicorn_config(gateway, limits))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    # uvicorn gets no socket: connections come through the port, which looks at them first.
+    serving = asyncio.create_task(server.serve(sockets=[]))
     try:
         while not server.started:
             if serving.done():
                 serving.result()
             await asyncio.sleep(0)
-        yield
+        port = Port(
+            listener,
+            server.make_protocol,
+            tls,
+            head_seconds=limits.header_seconds,
+            undecided_max=limits.connections_max,
+        )
+        async with asyncio.TaskGroup() as group:
+            accepting = group.create_task(port.serve())
+            try:
+                yield
+            finally:
+                accepting.cancel()
+                listener.close()  # who comes now is refused instead of left waiting
     finally:
         gateway.draining = True
         server.should_exit = True

@@ -61,6 +61,11 @@ class GatewaySettings:
     link_secret_file: Path | None = None
     """What links are signed with; made if it does not exist. Replicas share one. None: a secret
     that lives as long as the process."""
+    tls_dir: Path | None = None
+    """Where the local certificate authority lives; made at first start. None: there is none."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    """The operator's own certificate with its chain, and its key; both or neither."""
     log_level: str = "info"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -74,6 +79,8 @@ def parse_settings(arguments: Sequence[str]) -> GatewaySettings:
         if value <= 0:
             flag = "--" + name.replace("_", "-")
             raise SettingsInvalid(f"{flag} is {value}: give a number above zero")
+    if (parsed.tls_certificate is None) != (parsed.tls_key is None):
+        raise SettingsInvalid("--tls-certificate and --tls-key belong together: give both")
     return GatewaySettings(
         scheduler=Address.parse(parsed.scheduler),
         http=Address.parse(parsed.http),
@@ -81,6 +88,9 @@ def parse_settings(arguments: Sequence[str]) -> GatewaySettings:
         metrics=None if parsed.metrics is None else Address.parse(parsed.metrics),
         key_file=parsed.key_file,
         link_secret_file=parsed.link_secret_file,
+        tls_dir=parsed.tls_dir,
+        tls_certificate=parsed.tls_certificate,
+        tls_key=parsed.tls_key,
         log_level=parsed.log_level,
         log_json=parsed.log_json,
         limits=Limits(**limits),
@@ -113,6 +123,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--link-secret-file", type=Path, metavar="PATH", help="signs file links; made if missing"
     )
+    parser.add_argument(
+        "--tls-dir",
+        type=Path,
+        metavar="PATH",
+        help="a local certificate authority, made there if missing: lets clients with fixed https "
+        "hosts in through CONNECT or by name",
+    )
+    parser.add_argument(
+        "--tls-certificate", type=Path, metavar="PEM", help="your own, with its chain, for TLS"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )

@@ -8,6 +8,7 @@ from quickthaw.cli.up.settings import UpSettings
 ADMIN_KEY_FILE = "admin.key"
 WORKER_KEY_FILE = "worker.key"
 LINK_SECRET_FILE = "links.secret"
+TLS_DIR = "tls"
 
 
 def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
@@ -32,6 +33,7 @@ def gateway(settings: UpSettings, scheduler: str, http: str) -> Command:
     arguments += ["--metrics", f"{settings.metrics.host}:0", "--log-level", settings.log_level]
     arguments += ["--key-file", str(settings.data_dir / ADMIN_KEY_FILE)]
     arguments += ["--link-secret-file", str(settings.data_dir / LINK_SECRET_FILE)]
+    arguments += ["--tls-dir", str(settings.data_dir / TLS_DIR)]
     arguments += ["--drain-seconds", str(settings.drain_seconds)]
     return Command(
         name="gateway",
