@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from quickthaw.snapshot import CpuDevice, Loader, Slab, SnapshotStore
+from quickthaw.snapshot import CpuDevice, Device, Loader, Slab, SnapshotStore
 from quickthaw.snapshot.pack import pack
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 
@@ -60,10 +60,11 @@ def a_loader(
     vram_bytes: int = 64 * MIB,
     slab_bytes: int = 24 * MIB,
     staging_bytes: int = 8 * MIB,
+    device: Device | None = None,
     **settings: Any,
 ) -> Iterator[Loader]:
     slab = Slab(slab_bytes, staging_bytes=staging_bytes, touch_threads=1)
-    loader = Loader(store, CpuDevice(vram_bytes), slab, readers=2, **settings)
+    loader = Loader(store, device or CpuDevice(vram_bytes), slab, readers=2, **settings)
     try:
         yield loader
     finally:

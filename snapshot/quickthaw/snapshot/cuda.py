@@ -9,6 +9,7 @@ import torch
 from quickthaw.snapshot.device import DeviceBuffer, Fence, full
 from quickthaw.snapshot.driver import CudaDriver
 from quickthaw.snapshot.format import TENSOR_ALIGNMENT
+from quickthaw.snapshot.host_range import HostRange
 from quickthaw.snapshot.memory import Memory, round_up
 from quickthaw.wire.errors import SettingsInvalid
 
@@ -43,6 +44,14 @@ class CudaBuffer:
             raise RuntimeError("the buffer was freed")
         return self._data
 
+    @property
+    def host_view(self) -> memoryview | None:
+        return None
+
+    @property
+    def room(self) -> HostRange | None:
+        return None
+
     def free(self) -> None:
         if self._data is not None:
             # Kernels still queued may read the weights; the pool does not know about them.
@@ -59,6 +68,7 @@ class CudaDevice:
     """
 
     kind = "cuda"
+    pins = True
 
     def __init__(self, index: int = 0, *, offer_bytes: int | None = None) -> None:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -85,6 +95,9 @@ class CudaDevice:
         )
         return max(free + cached - self._reserve_bytes, 0)
 
+    def wrap(self, room: HostRange, nbytes: int) -> DeviceBuffer | None:
+        return None
+
     def allocate(self, nbytes: int) -> CudaBuffer:
         nbytes = round_up(nbytes, TENSOR_ALIGNMENT)
         wanted = segment_bytes(nbytes)
@@ -107,7 +120,7 @@ class CudaDevice:
     def fence(self) -> Fence:
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch's own gap
         event.record(self._stream)
-        return _EventFence(event)
+        return _EventFence(event, self.torch_device)
 
     def register(self, memory: Memory, chunk_bytes: int) -> None:
         """Raises `ResourceExhausted` if the driver refuses; nothing stays registered then."""
@@ -124,10 +137,16 @@ class CudaDevice:
 class _Event(Protocol):
     def synchronize(self) -> None: ...
 
+    def wait(self, stream: torch.cuda.Stream) -> None: ...
+
 
 class _EventFence:
-    def __init__(self, event: _Event) -> None:
+    def __init__(self, event: _Event, device: torch.device) -> None:
         self._event = event
+        self._device = device
 
     def wait(self) -> None:
         self._event.synchronize()
+
+    def order(self) -> None:
+        self._event.wait(torch.cuda.current_stream(self._device))

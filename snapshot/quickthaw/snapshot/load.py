@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from quickthaw.snapshot.adapters import overlay_of
+from quickthaw.snapshot.arrival import Arrival
 from quickthaw.snapshot.claims import check_agreement
 from quickthaw.snapshot.copiers import Origin
 from quickthaw.snapshot.delta import DeltaOrigin
 from quickthaw.snapshot.device import Device
+from quickthaw.snapshot.gates import guard
+from quickthaw.snapshot.host_range import HostRange
 from quickthaw.snapshot.loaded import LoadedModel
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.modules import Modules
@@ -36,10 +39,10 @@ OnProgress = Callable[[LoadProgress], None]
 class Loader:
     """Loads the snapshots of one store onto one device. Thread-safe.
 
-    `readers`: threads that read, check and copy one component. `retain_pinned`: whether what is
-    read from disk stays in the slab for the next load. A component that finds no room there streams
-    through, so the slab may be smaller than a model. `origins`: where components come from whose
-    file is not on this machine, the first that has one wins. Nothing is ever evicted
+    `readers`: at most so many threads read, check and copy for one load. `retain_pinned`: whether
+    what is read from disk stays in the slab for the next load. A component that finds no room there
+    streams through, so the slab may be smaller than a model. `origins`: where components come from
+    whose file is not on this machine, the first that has one wins. Nothing is ever evicted
     unasked: a load that lacks VRAM raises `ResourceExhausted`. `prepared`: what was made ahead for
     the same store, in this process or in the one that it was forked from.
     """
@@ -50,7 +53,7 @@ class Loader:
         device: Device,
         slab: Slab,
         *,
-        readers: int = 8,
+        readers: int = 16,
         retain_pinned: bool = True,
         origins: Sequence[Origin] = (),
         prepared: Prepared | None = None,
@@ -106,6 +109,20 @@ class Loader:
             self._known.add(digest)
             return snapshot
 
+    def adopt(self, snapshot: Snapshot) -> Snapshot:
+        """Makes a snapshot loadable that is not in the store yet, from the loader's origins."""
+        self._prepared.adopt(snapshot)
+        return self.open(snapshot.digest)
+
+    def landed(self, part: Component) -> None:
+        """A component's file has come to the store, or gone, by other hands than the loader's."""
+        self._residents.add(part)
+
+    def pinned(self, digest: str) -> HostRange | None:
+        """A component's pinned bytes with one more holder, for the caller to release; None
+        if it is not there. One that is on its way is waited for."""
+        return self._residents.pinned(digest)
+
     def prepare(self, digest: str) -> None:
         """Does everything but moving bytes, so that a later `load` does little else."""
         self._ready(digest)
@@ -119,14 +136,21 @@ class Loader:
         return self._residents.residency()
 
     def load(
-        self, digest: str, *, verify: bool = True, on_progress: OnProgress | None = None
+        self,
+        digest: str,
+        *,
+        verify: bool = True,
+        overlap: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> LoadedModel:
-        """Brings a snapshot into VRAM and builds its pipeline. Blocks; several may run at once.
+        """Brings a snapshot into VRAM and builds its pipeline; several loads may run at once.
 
-        `verify` checks each block that is read from disk against the manifest. `on_progress` is
-        called from reader threads, one call at a time; raising in it gives the load up. Raises
-        `NotFound`, `SnapshotInvalid`, `SnapshotCorrupt` (naming component, block and offset) or
-        `ResourceExhausted`; whatever it raises, nothing stays held.
+        Blocks until everything is there, or with `overlap` until the first component is: the model
+        can be run then, and waits where it meets weights that have not arrived. Memory is found for
+        all of it before anything moves. `verify` checks each block that is read against the
+        manifest. `on_progress` is called from reader threads, one call at a time; raising in it
+        gives the load up. Raises `NotFound`, `SnapshotInvalid`, `SnapshotCorrupt` (naming
+        component, block and offset) or `ResourceExhausted`; whatever it raises, nothing stays held.
         """
         began = self._clock()
         ready = self._ready(digest)
@@ -137,33 +161,60 @@ class Loader:
                 self._residents.hold(part.digest)
                 held.callback(self._residents.release, part.digest)
             bytes_began = self._clock()
-            moved: list[ComponentReport] = []
-            for part in manifest.components:
-                on_bytes = progress.of(part.name)
-                moved.append(self._residents.bring_up(part, verify=verify, on_bytes=on_bytes))
-            bind_began = self._clock()
-            modules: dict[str, Any] = {}
-            for part in manifest.modules:
-                header = ready.headers[part.digest]
-                buffer = self._residents.buffer(part.digest)
-                modules[part.name] = self._modules.acquire(part, header, buffer)
-                held.callback(self._modules.release, part)
-            overlay = overlay_of(manifest.adapters, partial(self._tensors, ready), modules)
-            bound = self._clock()
-            pipeline = build_pipeline(manifest, modules, ready.processors)
-            ended = self._clock()
-            report = LoadReport(
-                components=tuple(moved),
-                manifest_seconds=ready.manifest_seconds,
-                skeleton_seconds=ready.skeleton_seconds,
-                tokenizer_seconds=ready.tokenizer_seconds,
-                bytes_seconds=bind_began - bytes_began,
-                bind_seconds=bound - bind_began,
-                pipeline_seconds=ended - bound,
-                total_seconds=ended - began,
+            loading = self._residents.bring_up(
+                manifest.components, verify=verify, on_bytes=lambda part: progress.of(part.name)
             )
+            try:
+                bind_began = self._clock()
+                modules = self._bind(ready, held)
+                overlay = overlay_of(manifest.adapters, partial(self._tensors, ready), modules)
+                bound = self._clock()
+                pipeline = build_pipeline(manifest, modules, ready.processors)
+                built = self._clock()
+                gates = {
+                    part.name: gate
+                    for part in manifest.components
+                    if (gate := loading.gate(part.digest)) is not None
+                }
+                guards = [
+                    guard(module, gates[name])
+                    for name, module in modules.items()
+                    if overlap and name in gates
+                ]
+            except BaseException as error:
+                loading.abandon(error)
+                raise
+
+            def report_of(moved: tuple[ComponentReport, ...]) -> LoadReport:
+                ended = self._clock()
+                return LoadReport(
+                    components=moved,
+                    manifest_seconds=ready.manifest_seconds,
+                    skeleton_seconds=ready.skeleton_seconds,
+                    tokenizer_seconds=ready.tokenizer_seconds,
+                    bytes_seconds=ended - bytes_began,
+                    bind_seconds=bound - bind_began,
+                    pipeline_seconds=built - bound,
+                    total_seconds=ended - began,
+                )
+
+            if not overlap or not gates:
+                report: LoadReport | Arrival = report_of(loading.finish())
+            else:
+                report = Arrival(loading, guards, report_of)
+                next(iter(gates.values())).wait()
+            adapter_gates = [gates[part.name] for part in manifest.adapters if part.name in gates]
             release = held.pop_all().close
-            return LoadedModel(pipeline, ready.snapshot, report, release, overlay)
+            return LoadedModel(pipeline, ready.snapshot, report, release, overlay, adapter_gates)
+
+    def _bind(self, ready: Ready, held: ExitStack) -> dict[str, Any]:
+        """The modules, over buffers whose bytes may still be on their way."""
+        modules: dict[str, Any] = {}
+        for part in ready.snapshot.manifest.modules:
+            buffer = self._residents.buffer(part.digest)
+            modules[part.name] = self._modules.acquire(part, ready.headers[part.digest], buffer)
+            held.callback(self._modules.release, part)
+        return modules
 
     def _tensors(self, ready: Ready, part: Component) -> Mapping[str, torch.Tensor]:
         return views(self._residents.buffer(part.digest).data, ready.headers[part.digest])
@@ -175,8 +226,7 @@ class Loader:
 
         Raises `ResourceExhausted` if there is no room: a prefetch never pushes anything out.
         """
-        part = self._component(digest)
-        return self._residents.promote(part, to, verify=verify, on_bytes=lambda _: None)
+        return self._residents.promote(self.component(digest), to, verify=verify)
 
     def evict(self, digest: str, tier: Tier) -> int:
         """Frees one component's (by component digest) place in `tier`, vram or pinned.
@@ -184,10 +234,11 @@ class Loader:
         Returns the bytes freed, 0 if it was not there. Raises `FailedPrecondition` while a loaded
         model uses it or it is being moved.
         """
-        self._component(digest)
+        self.component(digest)
         return self._residents.evict(digest, tier)
 
-    def _component(self, digest: str) -> Component:
+    def component(self, digest: str) -> Component:
+        """What a manifest says of a component. Raises `NotFound`."""
         if digest not in self._components:
             self.refresh()
         if (part := self._components.get(digest)) is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
 from quickthaw.snapshot.adapters import Overlay
+from quickthaw.snapshot.arrival import Arrival
+from quickthaw.snapshot.gates import Gate
 from quickthaw.snapshot.report import LoadReport
 from quickthaw.snapshot.store import Snapshot
 
@@ -18,22 +20,28 @@ class LoadedModel:
     Modules, tokenizers and image processors are shared with other loaded models that have them in
     common, so at most one thread may run pipelines of one loader. The scheduler and the pipeline
     object are this model's own. A model with adapters runs inside `adapted()`. Leave dtype and
-    device alone (`.to`): they are the snapshot's.
+    device alone (`.to`), and never write into a weight: they are the snapshot's, and on a CPU the
+    pinned tier's very memory.
+
+    After `load(..., overlap=True)` weights may still be on their way: each module waits for its own
+    when it is run, and raises what kept them from coming.
     """
 
     def __init__(
         self,
         pipeline: Any,
         snapshot: Snapshot,
-        report: LoadReport,
+        report: LoadReport | Arrival,
         release: Callable[[], None],
         overlay: Overlay | None = None,
+        adapter_gates: Sequence[Gate] = (),
     ) -> None:
         self._pipeline = pipeline
         self.digest = snapshot.digest
         self.manifest = snapshot.manifest
-        self.report = report
+        self._report = report
         self._overlay = overlay
+        self._adapter_gates = tuple(adapter_gates)
         self._release: Callable[[], None] | None = release
 
     @property
@@ -42,6 +50,20 @@ class LoadedModel:
         if self._pipeline is None:
             raise RuntimeError("the model was released")
         return self._pipeline
+
+    def wait(self) -> LoadReport:
+        """Returns when all weights are there; raises what kept them, as `Loader.load` would have.
+
+        Release the model after an error: it will not become usable.
+        """
+        if isinstance(self._report, Arrival):
+            self._report = self._report.wait()
+        return self._report
+
+    @property
+    def report(self) -> LoadReport:
+        """What the load did, complete: `wait`s if it is not over."""
+        return self.wait()
 
     @contextmanager
     def adapted(self, strength: float = 1.0) -> Iterator[None]:
@@ -54,14 +76,21 @@ class LoadedModel:
         """
         if self._pipeline is None:
             raise RuntimeError("the model was released")
+        for gate in self._adapter_gates:
+            gate.pass_through()
         with nullcontext() if self._overlay is None else self._overlay.on(strength):
             yield
 
     def release(self) -> None:
-        """Lets the components be evicted and drops the pipeline. A second call does nothing."""
+        """Lets the components be evicted and drops the pipeline. A second call does nothing.
+
+        What has not arrived by then is given up. Nothing may be running.
+        """
         release, self._release = self._release, None
         self._pipeline = self._overlay = None
         if release is not None:
+            if isinstance(self._report, Arrival):
+                self._report.give_up()
             release()
 
     def __enter__(self) -> LoadedModel:

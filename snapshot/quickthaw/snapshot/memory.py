@@ -58,20 +58,37 @@ class Memory:
     def __init__(self, nbytes: int, *, descriptor: int | None = None) -> None:
         self.nbytes = max(round_up(nbytes, PAGE_BYTES), PAGE_BYTES)
         self.shared = descriptor is not None
+        self.fresh = True
+        """Whether nobody has had this memory before."""
         try:
-            if descriptor is not None and os.fstat(descriptor).st_size != self.nbytes:
-                os.ftruncate(descriptor, self.nbytes)
+            if descriptor is not None:
+                self.fresh = os.fstat(descriptor).st_size != self.nbytes
+                if self.fresh:
+                    os.ftruncate(descriptor, self.nbytes)
             self.address = _map(self.nbytes, descriptor)
         except (OSError, ValueError, OverflowError, ctypes.ArgumentError) as error:
             raise ResourceExhausted(
                 f"this machine does not give {self.nbytes} bytes of memory: {error}",
                 metadata={"resource": "memory"},
             ) from error
-        content = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
-        # Views keep `content` alive, so the mapping goes with the last of them.
-        weakref.finalize(content, _libc.munmap, self.address, self.nbytes).atexit = False
-        self.view = memoryview(content).cast("B")
+        self.view = _view(self.address, self.nbytes)
         _libc.madvise(self.address, self.nbytes, mmap.MADV_HUGEPAGE)
+
+    @classmethod
+    def of_file(cls, descriptor: int, offset: int, nbytes: int, *, private: bool) -> Memory:
+        """A file's bytes from `offset` on, a multiple of pages, without reading them.
+
+        `private`: writing changes this mapping alone, never the file; the descriptor may be
+        read-only then. Raises `OSError` where the file cannot be mapped so.
+        """
+        memory = cls.__new__(cls)
+        memory.nbytes = max(round_up(nbytes, PAGE_BYTES), PAGE_BYTES)
+        memory.shared = not private
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        kind = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+        memory.address = _checked_map(None, memory.nbytes, protection, kind, descriptor, offset)
+        memory.view = _view(memory.address, memory.nbytes)
+        return memory
 
     def touch(self, threads: int) -> None:
         """Makes every page real now, keeping what shared memory holds. Releases the GIL."""
@@ -141,10 +158,22 @@ def _map(nbytes: int, descriptor: int | None) -> int:
     return place
 
 
+def _view(address: int, nbytes: int) -> memoryview:
+    """The bytes of a mapping, which goes when the last view of it does."""
+    content = (ctypes.c_ubyte * nbytes).from_address(address)
+    weakref.finalize(content, _libc.munmap, address, nbytes).atexit = False
+    return memoryview(content).cast("B")
+
+
 def _checked_map(
-    place: int | None, nbytes: int, protection: int, flags: int, descriptor: int
+    place: int | None,
+    nbytes: int,
+    protection: int,
+    flags: int,
+    descriptor: int,
+    offset: int = 0,
 ) -> int:
-    address = _libc.mmap(place, nbytes, protection, flags, descriptor, 0)
+    address = _libc.mmap(place, nbytes, protection, flags, descriptor, offset)
     if address is None or address == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

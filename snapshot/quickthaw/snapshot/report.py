@@ -32,7 +32,8 @@ class ComponentReport:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One load. The parts follow one another, so they add up to `total_seconds`, nearly."""
+    """One load. Modules are bound while bytes move, so the parts can add up to more than
+    `total_seconds`."""
 
     components: tuple[ComponentReport, ...]
     manifest_seconds: float
@@ -65,6 +66,14 @@ class LoadReport:
     def read_bytes(self) -> int:
         """Bytes that came from files or from afar, rather than from this machine's memory."""
         return sum({part.digest: part.read_bytes for part in self.components}.values())
+
+    def bytes_by_copier(self) -> dict[str, int]:
+        """Component bytes by the name of the source that delivered them; `` for what was there."""
+        found: dict[str, int] = {}
+        for part in {part.digest: part for part in self.components}.values():
+            name = part.copier or ""
+            found[name] = found.get(name, 0) + part.nbytes
+        return found
 
     def bytes_from(self, tier: Tier) -> int:
         found = {part.digest: part.nbytes for part in self.components if part.source == tier}

@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
-from quickthaw.snapshot.copiers import MemorySource, Origin, Source, open_source
+from quickthaw.snapshot.copiers import Origin
 from quickthaw.snapshot.device import Device, DeviceBuffer
+from quickthaw.snapshot.host_range import HostRange
+from quickthaw.snapshot.loading import Loading, Wanted
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.modules import Modules
 from quickthaw.snapshot.report import ComponentReport
-from quickthaw.snapshot.slab import Slab, SlabFull, SlabRange
+from quickthaw.snapshot.slab import Slab
 from quickthaw.snapshot.store import SnapshotStore
-from quickthaw.snapshot.tiers import Residency, Tier, Tiers, in_use
-from quickthaw.snapshot.transfer import Transfer, Transferred
-from quickthaw.wire.errors import InvalidArgument, NotFound, ResourceExhausted
+from quickthaw.snapshot.tiers import Residency, Tier, Tiers
+from quickthaw.snapshot.transfer import Transfer
+from quickthaw.snapshot.ways import Ways
+from quickthaw.wire.errors import InvalidArgument, NotFound
 
-OnBytes = Callable[[int], None]
-_ALREADY_THERE = Transferred(None, "", 0.0, 0.0, 0)
+LOADS_AT_ONCE = 4
+"""Loads beyond these wait for readers."""
+OnBytes = Callable[[Component], Callable[[int], None]]
 
 
 class Residents:
@@ -41,14 +44,17 @@ class Residents:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._store = store
-        self._device = device
         self._slab = slab
         self._modules = modules
-        self._retain_pinned = retain_pinned
-        self._origins = tuple(origins)
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="snapshot-reader")
+        # A slow load, from afar say, must not keep others from reading.
+        self._readers = ThreadPoolExecutor(
+            readers * LOADS_AT_ONCE, thread_name_prefix="snapshot-reader"
+        )
         self._transfer = Transfer(slab, device, self._readers, readers, clock)
         self._tiers = Tiers()
+        self._ways = Ways(
+            store, device, slab, self._tiers, origins=origins, retain_pinned=retain_pinned
+        )
 
     def close(self) -> None:
         self._readers.shutdown()
@@ -56,6 +62,8 @@ class Residents:
     def add(self, component: Component) -> None:
         on_disk = self._store.holds(component)
         self._tiers.add(component.digest, component.data_bytes, on_disk=on_disk)
+        if (left := self._slab.claim(component.digest, component.data_bytes)) is not None:
+            self._tiers.put_pinned(component.digest, left, checked=False)
 
     def residency(self) -> Mapping[str, Residency]:
         return self._tiers.residency()
@@ -64,139 +72,74 @@ class Residents:
         self._tiers.hold(digest)
 
     def release(self, digest: str) -> None:
-        self._tiers.release(digest)
+        if (unwanted := self._tiers.release(digest)) is not None:
+            self._modules.forget(digest)
+            unwanted.free()
 
     def buffer(self, digest: str) -> DeviceBuffer:
-        """The VRAM buffer of a component that is held and was brought up."""
+        """The VRAM buffer of a component that is held and was brought up, or is on its way."""
         buffer = self._tiers.buffer(digest)
         assert buffer is not None, "only held components are asked for"
         return buffer
 
-    def bring_up(self, component: Component, *, verify: bool, on_bytes: OnBytes) -> ComponentReport:
-        """Into VRAM, from the fastest tier that has it. The caller holds the component."""
-        digest = component.digest
-        with self._tiers.transfer_lock(digest):
-            if self._tiers.buffer(digest) is not None:
-                on_bytes(component.data_bytes)
-                return _reported(component, Tier.VRAM, _ALREADY_THERE)
-            buffer = self._device.allocate(component.data_bytes)
-            try:
-                if (pinned := self._tiers.retain_pinned(digest)) is not None:
-                    source = Tier.PINNED
-                    try:
-                        moved = self._transfer.from_pinned(
-                            pinned, component.data_bytes, buffer, on_bytes
-                        )
-                    finally:
-                        pinned.release()
-                else:
-                    source, moved = self._read(component, buffer, verify=verify, on_bytes=on_bytes)
-            except BaseException:
-                buffer.free()
-                raise
-            self._tiers.put_buffer(digest, buffer)
-        return _reported(component, source, moved)
-
-    def _read(
-        self, component: Component, buffer: DeviceBuffer | None, *, verify: bool, on_bytes: OnBytes
-    ) -> tuple[Tier, Transferred]:
-        room = self._room(component, required=buffer is None)
-        try:
-            source = self._open(component)
-            try:
-                moved = self._transfer.from_source(
-                    component, source, room, buffer, verify=verify, on_bytes=on_bytes
-                )
-            finally:
-                source.close()
-        except BaseException:
-            if room is not None:
-                room.release()
-            raise
-        if room is not None:
-            self._tiers.put_pinned(component.digest, room)
-        return source.tier, moved
-
-    def _open(self, component: Component) -> Source:
-        path = self._store.component_path(component.digest)
-        return open_source(path, component, self._origins, self._open_base)
-
-    def _open_base(self, component: Component) -> Source:
-        """What another component is built upon: from host memory where it is there."""
-        digest = component.digest
-        if self._tiers.knows(digest):
+    def pinned(self, digest: str) -> HostRange | None:
+        """See `Loader.pinned`."""
+        while self._tiers.knows(digest):
             if (pinned := self._tiers.retain_pinned(digest)) is not None:
-                view = pinned.view[: component.data_bytes]
-                return MemorySource(Tier.PINNED, view, pinned.release)
-            self.hold(digest)  # so that the buffer stays until the source is closed
-            buffer = self._tiers.buffer(digest)
-            if buffer is not None and buffer.data.device.type == "cpu":
-                view = buffer.data.numpy().data[: component.data_bytes]
-                return MemorySource(Tier.VRAM, view, partial(self.release, digest))
-            self.release(digest)
-        return self._open(component)
+                if pinned.checked:
+                    return pinned.room
+                pinned.room.release()
+            if (over := self._tiers.moving(digest)) is None:
+                break
+            over.wait()
+        return None
 
-    def _room(self, component: Component, *, required: bool) -> SlabRange | None:
-        if not (required or self._retain_pinned):
-            return None
-        try:
-            return self._slab.allocate(component.data_bytes)
-        except SlabFull as error:
-            if not required:
-                return None  # streaming needs no room
-            raise ResourceExhausted(
-                f"the slab has {self._slab.free_bytes} bytes free, not {component.data_bytes} in "
-                f"one piece for component {component.name}; evict something first",
-                metadata={"resource": "pinned", "wanted_bytes": str(component.data_bytes)},
-            ) from error
+    def bring_up(
+        self, components: Sequence[Component], *, verify: bool, on_bytes: OnBytes
+    ) -> Loading:
+        """Begins to bring components into VRAM, each from the fastest tier that has it.
 
-    def promote(
-        self, component: Component, to: Tier, *, verify: bool, on_bytes: OnBytes
-    ) -> ComponentReport:
+        The caller holds them until after `Loading.finish`. Raises as that does.
+        """
+        return self._begin(components, Tier.VRAM, verify, on_bytes)
+
+    def _begin(
+        self, components: Sequence[Component], to: Tier, verify: bool, on_bytes: OnBytes
+    ) -> Loading:
+        wanted = Wanted(tuple(components), to, verify, on_bytes)
+        loading = Loading(wanted, self._tiers, self._ways, self._transfer)
+        loading.begin()
+        return loading
+
+    def promote(self, component: Component, to: Tier, *, verify: bool) -> ComponentReport:
         """Brings a component up ahead of a load; one that is there already is left alone."""
-        match to:
-            case Tier.VRAM:
-                self.hold(component.digest)
-                try:
-                    return self.bring_up(component, verify=verify, on_bytes=on_bytes)
-                finally:
-                    self.release(component.digest)
-            case Tier.PINNED:
-                with self._tiers.transfer_lock(component.digest):
-                    pinned = self._tiers.retain_pinned(component.digest)
-                    if pinned is not None:
-                        pinned.release()
-                        on_bytes(component.data_bytes)
-                        return _reported(component, Tier.PINNED, _ALREADY_THERE)
-                    source, moved = self._read(component, None, verify=verify, on_bytes=on_bytes)
-                    return _reported(component, source, moved)
-            case _:
-                raise InvalidArgument(f"a component cannot be promoted to {to.value}")
+        if to not in (Tier.VRAM, Tier.PINNED):
+            raise InvalidArgument(f"a component cannot be promoted to {to.value}")
+        self.hold(component.digest)
+        try:
+            (report,) = self._begin((component,), to, verify, lambda _: lambda _: None).finish()
+            return report
+        finally:
+            self.release(component.digest)
 
     def evict(self, digest: str, tier: Tier) -> int:
         """Frees a component's place in `tier`; returns the bytes freed, 0 if it was not there.
 
         Raises `FailedPrecondition` while a model uses it or it is on the move.
         """
-        lock = self._tiers.transfer_lock(digest)
-        if not lock.acquire(blocking=False):
-            raise in_use(digest, tier, "it is being moved")
-        try:
-            match tier:
-                case Tier.VRAM:
-                    return self._evict_buffer(digest)
-                case Tier.PINNED:
-                    if (pinned := self._tiers.take_pinned(digest)) is None:
-                        return 0
-                    pinned.release()
-                    return pinned.nbytes
-                case _:
-                    raise InvalidArgument(
-                        f"only vram and pinned can be evicted, not {tier.value}; files go with "
-                        "SnapshotStore.remove and gc"
-                    )
-        finally:
-            lock.release()
+        match tier:
+            case Tier.VRAM:
+                return self._evict_buffer(digest)
+            case Tier.PINNED:
+                if (pinned := self._tiers.take_pinned(digest)) is None:
+                    return 0
+                pinned.release()
+                return pinned.nbytes
+            case _:
+                raise InvalidArgument(
+                    f"only vram and pinned can be evicted, not {tier.value}; files go with "
+                    "SnapshotStore.remove and gc"
+                )
 
     def _evict_buffer(self, digest: str) -> int:
         if (buffer := self._tiers.take_buffer(digest)) is None:
@@ -204,20 +147,6 @@ class Residents:
         self._modules.forget(digest)
         buffer.free()
         return buffer.nbytes
-
-
-def _reported(component: Component, source: Tier, moved: Transferred) -> ComponentReport:
-    return ComponentReport(
-        name=component.name,
-        digest=component.digest,
-        nbytes=component.data_bytes,
-        source=source,
-        copier=moved.copier,
-        why=moved.why,
-        read_seconds=moved.read_seconds,
-        copy_seconds=moved.copy_seconds,
-        read_bytes=moved.read_bytes,
-    )
 
 
 def unknown(digest: str) -> NotFound:

@@ -8,10 +8,13 @@ finds the components that were complete (`slab_index.py`).
 
 from __future__ import annotations
 
+import queue
 import threading
 from bisect import insort
+from collections import deque
 from typing import TYPE_CHECKING
 
+from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.memory import PAGE_BYTES, Memory, round_up
 from quickthaw.snapshot.slab_index import INDEX_BYTES, SlabIndex
 from quickthaw.wire.errors import SettingsInvalid
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 REGISTER_BYTES = 1 << 30
 """One registration: long ones stall other users of the driver. Copies never cross a boundary."""
+
+
+SLOT_BYTES = 4 * BLOCK_BYTES
 
 
 class SlabFull(Exception):
@@ -44,13 +50,11 @@ class SlabRange:
         return self._slab.memory.view[self.offset : self.offset + self.nbytes]
 
     @property
-    def address(self) -> int:
-        return self._slab.memory.address + self.offset
-
-    @property
     def shared(self) -> bool:
         """Whether somebody beside the first holder uses it."""
-        return self._holders > 1
+        with self._slab.lock:
+            self._slab.settle()
+            return self._holders > 1
 
     def retain(self) -> None:
         with self._slab.lock:
@@ -60,11 +64,20 @@ class SlabRange:
 
     def release(self) -> None:
         with self._slab.lock:
-            if self._holders == 0:
-                raise RuntimeError("the range was given back already")
-            self._holders -= 1
-            if self._holders == 0:
-                self._slab.give_back(self)
+            self._slab.settle()
+            self.let_go()
+
+    def release_later(self) -> None:
+        """`release` without taking a lock, for finalizers: they may run anywhere."""
+        self._slab.leaving.append(self)
+
+    def let_go(self) -> None:
+        """For the slab, which holds its lock."""
+        if self._holders == 0:
+            raise RuntimeError("the range was given back already")
+        self._holders -= 1
+        if self._holders == 0:
+            self._slab.give_back(self)
 
     def list_as(self, digest: str, nbytes: int) -> None:
         """Tells a process that takes the slab over that these are the component's bytes.
@@ -72,6 +85,14 @@ class SlabRange:
         Only for a component that is complete and checked. Nothing happens in an anonymous slab.
         """
         self._slab.list_range(self, digest, nbytes)
+
+    def unlist(self) -> None:
+        """What is here is not what `list_as` said; to be called before it is overwritten."""
+        self._slab.unlist_range(self)
+
+    def pieces(self, start: int, nbytes: int, piece_bytes: int) -> list[tuple[int, int]]:
+        """As in `HostRange`: no piece crosses from one registration into another."""
+        return pieces(self.offset + start, nbytes, piece_bytes)
 
 
 class Slab:
@@ -101,16 +122,23 @@ class Slab:
         self.lock = threading.RLock()
         self.memory = Memory(nbytes, descriptor=descriptor)
         self.memory.touch(touch_threads)
-        self.huge_fraction = self.memory.report_pages("slab")
+        if self.memory.fresh:
+            # Asking the kernel takes as long as all the rest of taking a slab over.
+            self.memory.report_pages("slab")
         self._device = device
         if device is not None:
             device.register(self.memory, REGISTER_BYTES)
         end = self.memory.nbytes - kept_bytes
         self._free: list[tuple[int, int]] = [(0, end)]
         self._unclaimed: dict[str, tuple[SlabRange, int]] = {}
-        self.staging_lock = threading.Lock()
-        """Held by whoever streams through `staging`."""
+        self.leaving: deque[SlabRange] = deque()
+        """Ranges that finalizers let go of; `settle` does it."""
         self.staging = self.allocate(staging_bytes)
+        self.slot_bytes = _slot_bytes(staging_bytes)
+        self.slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        """Where free parts of `staging` begin; whoever streams takes one and puts it back."""
+        for start in range(0, staging_bytes - self.slot_bytes + 1, self.slot_bytes):
+            self.slots.put(start)
         self._index: SlabIndex | None = None
         if descriptor is not None:
             self._index = SlabIndex(self.memory.view[end:], self.memory.nbytes, self.staging.nbytes)
@@ -126,6 +154,7 @@ class Slab:
     def free_bytes(self) -> int:
         """Also what an earlier process left and nobody has claimed."""
         with self.lock:
+            self.settle()
             unclaimed = sum(part.nbytes for part, _ in self._unclaimed.values())
             return unclaimed + sum(end - start for start, end in self._free)
 
@@ -133,6 +162,7 @@ class Slab:
         """A page-aligned range of `nbytes` rounded up to pages; raises `SlabFull`."""
         wanted = max(round_up(nbytes, PAGE_BYTES), PAGE_BYTES)
         with self.lock:
+            self.settle()
             while True:
                 for index, (start, end) in enumerate(self._free):
                     if end - start >= wanted:
@@ -144,13 +174,17 @@ class Slab:
                 if not self._unclaimed:
                     raise SlabFull(f"no {wanted} bytes in one piece")
                 # What nobody asked for by now is worth less than what is loaded now.
-                self._unclaimed.popitem()[1][0].release()
+                self._unclaimed.popitem()[1][0].let_go()
+
+    def settle(self) -> None:
+        """Lets go of what finalizers could not. The caller holds the lock."""
+        while self.leaving:
+            self.leaving.popleft().let_go()
 
     def give_back(self, part: SlabRange) -> None:
         """For `SlabRange.release`."""
         with self.lock:
-            if self._index is not None and part.slot is not None:
-                self._index.erase(part.slot)
+            self.unlist_range(part)
             insort(self._free, (part.offset, part.offset + part.nbytes))
             merged: list[tuple[int, int]] = []
             for start, end in self._free:
@@ -165,6 +199,13 @@ class Slab:
         with self.lock:
             if self._index is not None and part.slot is None:
                 part.slot = self._index.write(digest, part.offset, nbytes)
+
+    def unlist_range(self, part: SlabRange) -> None:
+        """For `SlabRange.unlist`."""
+        with self.lock:
+            if self._index is not None and part.slot is not None:
+                self._index.erase(part.slot)
+                part.slot = None
 
     def claim(self, digest: str, nbytes: int) -> SlabRange | None:
         """The range in which an earlier process completed a component of `nbytes`, once.
@@ -199,6 +240,12 @@ class Slab:
         if self._device is not None:
             self._device.unregister(self.memory, REGISTER_BYTES)
             self._device = None
+
+
+def _slot_bytes(staging_bytes: int) -> int:
+    """Small enough for several, so that one is read while another is copied; whole blocks."""
+    wanted = min(SLOT_BYTES, max(staging_bytes // 4, BLOCK_BYTES))
+    return min(wanted // BLOCK_BYTES * BLOCK_BYTES, staging_bytes)
 
 
 def pieces(offset: int, nbytes: int, piece_bytes: int) -> list[tuple[int, int]]:

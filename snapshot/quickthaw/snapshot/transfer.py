@@ -1,29 +1,34 @@
-"""Moving one component: file to slab to device, checked on the way.
+"""Moving components: from sources to host memory to the device, checked on the way.
 
-Reader threads take spans of the file in turn. Each reads its span into the slab, hashes its blocks
-while they are in the cache, and enqueues the copy to the device, so reading, checking and copying
-overlap within one file. A component that has no room in the slab streams through the staging part.
+All components of a load are one job. Its readers take spans in load order, whatever component they
+belong to, so the next one's reads begin while the last spans of the one before are under way. Each
+reader hashes what it read while that is in the cache and enqueues the copy to the device, if there
+is one: where the device's memory is the host's, bytes are read straight to where they will be used.
 """
 
 from __future__ import annotations
 
-import queue
+import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import xxhash
+
 from quickthaw.snapshot.copiers import Source, Sparse
-from quickthaw.snapshot.device import Device, DeviceBuffer
-from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash
+from quickthaw.snapshot.device import Device, DeviceBuffer, Fence
+from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.headers import corrupt
+from quickthaw.snapshot.host_range import HostRange
 from quickthaw.snapshot.manifest import Component
-from quickthaw.snapshot.slab import Slab, SlabRange, pieces
+from quickthaw.snapshot.memory import PAGE_BYTES, round_up
+from quickthaw.snapshot.slab import Slab
 from quickthaw.wire.errors import SettingsInvalid
 
-SPAN_BYTES = 4 * BLOCK_BYTES
 COPY_BYTES = 64 * 1024 * 1024
+IN_FLIGHT_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +42,64 @@ class Transferred:
     read_bytes: int
 
 
-@dataclass(slots=True)
-class _Times:
-    """First and last moments, gathered from several threads."""
+NOTHING_MOVED = Transferred(None, "", 0.0, 0.0, 0)
 
-    clock: Callable[[], float]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    read_until: float = 0.0
-    copy_from: float | None = None
 
-    def read_done(self) -> None:
-        with self.lock:
-            self.read_until = max(self.read_until, self.clock())
+@dataclass(eq=False, slots=True)
+class Move:
+    """One component's way. The caller owns what is named here and gives it back afterwards.
 
-    def copy_begins(self) -> None:
-        with self.lock:
-            if self.copy_from is None:
-                self.copy_from = self.clock()
+    `source`: fills host memory; without one the bytes are in `room` already. `room`: host memory of
+    the component; without it, bytes go straight into a buffer that is host memory, else they stream
+    through the slab's staging part. `verify`: each block against the manifest. `on_bytes` is called
+    from reader threads; raising in it gives the whole job up.
+    """
+
+    component: Component
+    source: Source | None
+    room: HostRange | None
+    buffer: DeviceBuffer | None
+    verify: bool
+    on_bytes: Callable[[int], None]
+    on_enqueued: Callable[[Fence | None], None] = lambda _: None
+    """Told when nothing is left but copies before that fence, on the thread of the last span."""
+
+    _began: float | None = None
+    _read_until: float = 0.0
+    _copy_from: float | None = None
+    _left: int = 0
+    _readers: int = 0
+    _next: int = 0
+    _fence: Fence | None = None
+    _enqueued: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def copies(self) -> bool:
+        """Whether bytes go on from host memory into the buffer."""
+        if self.buffer is None:
+            return False
+        if self.room is None:
+            return self.buffer.host_view is None
+        return self.buffer.room is not self.room
+
+    @property
+    def target(self) -> memoryview | None:
+        """Where the bytes are to be; None to stream them."""
+        if self.room is not None:
+            return self.room.view
+        return None if self.buffer is None else self.buffer.host_view
+
+    @property
+    def works(self) -> bool:
+        """Whether there is anything to do."""
+        return self.source is not None or self.verify or self.copies
 
 
 class Transfer:
-    """Moves components with the given slab, device and reader threads."""
+    """Moves components with the given slab, device and reader threads.
+
+    `in_flight_bytes`: at most so much is being read at once, or one span if that is more.
+    """
 
     def __init__(
         self,
@@ -66,166 +108,227 @@ class Transfer:
         readers: Executor,
         reader_count: int,
         clock: Callable[[], float],
+        *,
+        in_flight_bytes: int = IN_FLIGHT_BYTES,
     ) -> None:
         if slab.staging.nbytes < BLOCK_BYTES:
             raise SettingsInvalid(
                 f"the slab's staging part has {slab.staging.nbytes} bytes; streaming needs at "
                 f"least one block of {BLOCK_BYTES}"
             )
-        self._slab = slab
-        self._device = device
+        self.slab = slab
+        self.device = device
+        self.clock = clock
+        self.in_flight_bytes = in_flight_bytes
         self._readers = readers
         self._reader_count = reader_count
-        self._clock = clock
 
-    def from_source(
-        self,
-        component: Component,
-        source: Source,
-        room: SlabRange | None,
-        buffer: DeviceBuffer | None,
-        *,
-        verify: bool,
-        on_bytes: Callable[[int], None],
-    ) -> Transferred:
-        """Fills `room`, `buffer` or both; without `room` it streams, and `buffer` is required.
+    @contextmanager
+    def moving(self, moves: Sequence[Move]) -> Iterator[Job]:
+        """Begins to move all of them. At the end nothing reads or writes any of them any more.
 
-        Blocks until everything has arrived. On an error nothing reads or writes either any more.
+        Leaving it with an error gives up what has not begun and waits for the rest.
         """
-        times = _Times(self._clock)
-        began = self._clock()
-        with self._places(component, room) as places, self._arrived(buffer):
-            self._run(_Job(component, source, places, buffer, verify, on_bytes), times)
-        copied = 0.0 if times.copy_from is None else self._clock() - times.copy_from
-        read_bytes = source.read_bytes if isinstance(source, Sparse) else component.data_bytes
-        read_seconds = max(times.read_until - began, 0.0)
+        job = Job(self, moves)
+        futures: list[Future[None]] = []
+        try:
+            wanted = min(self._reader_count, job.readers_wanted)
+            futures += [self._readers.submit(job.work) for _ in range(wanted)]
+            yield job
+        except BaseException as error:
+            job.give_up(error)
+            raise
+        finally:
+            wait(futures)  # all of them, also after an error: they write to memory others will get
+            job.settle()
+
+
+class Job:
+    """Several moves under way. Made by `Transfer.moving`."""
+
+    def __init__(self, transfer: Transfer, moves: Sequence[Move]) -> None:
+        self._transfer = transfer
+        self._moves = tuple(moves)
+        self._changed = threading.Condition()
+        self._in_flight_bytes = 0
+        self._error: BaseException | None = None
+        for move in self._moves:
+            move._left = move.component.data_bytes if move.works else 0
+            if not move._left:
+                move._enqueued.set()
+                move.on_enqueued(None)
+
+    @property
+    def readers_wanted(self) -> int:
+        spans = sum(-(-move._left // self._span_bytes(move)) for move in self._moves if move._left)
+        return min(spans, sum(self._readers_of(move) for move in self._moves if move._left))
+
+    def finish(self, move: Move) -> Transferred:
+        """Returns when a component has arrived; raises what kept it, or another of the job."""
+        move._enqueued.wait()
+        if self._error is not None and move._left:
+            raise self._error
+        if move.copies:
+            (move._fence or self._transfer.device.fence()).wait()
+        now = self._transfer.clock()
+        began = now if move._began is None else move._began
+        copied = 0.0 if move._copy_from is None else now - move._copy_from
+        if (source := move.source) is None:
+            return Transferred(None, "", max(move._read_until - began, 0.0), copied, 0)
+        read_bytes = source.read_bytes if isinstance(source, Sparse) else move.component.data_bytes
+        read_seconds = max(move._read_until - began, 0.0)
         return Transferred(source.name, source.why, read_seconds, copied, read_bytes)
 
-    def from_pinned(
-        self, room: SlabRange, nbytes: int, buffer: DeviceBuffer, on_bytes: Callable[[int], None]
-    ) -> Transferred:
-        """Copies a component that is in the slab already; it was checked when it was read."""
-        began = self._clock()
-        view = room.view
-        with self._arrived(buffer):
-            for start, size in pieces(room.offset, nbytes, COPY_BYTES):
-                self._device.copy(buffer, start, view[start : start + size])
-                on_bytes(size)
-        return Transferred(None, "", 0.0, self._clock() - began, 0)
+    def give_up(self, error: BaseException) -> None:
+        """No reader begins another span; whoever waits for what is missing gets the error."""
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._changed.notify_all()
+        for move in self._moves:
+            move._enqueued.set()
 
-    @contextmanager
-    def _arrived(self, buffer: DeviceBuffer | None) -> Iterator[None]:
+    def settle(self) -> None:
         """Waits for all copies, also after an error: the slab's ranges will be given to others."""
-        try:
-            yield
-        finally:
-            if buffer is not None:
-                self._device.fence().wait()
+        if any(move.copies for move in self._moves):
+            self._transfer.device.fence().wait()
 
-    @contextmanager
-    def _places(self, component: Component, room: SlabRange | None) -> Iterator[_Places]:
-        if room is not None:
-            yield _Places(room, None)
-            return
-        with self._slab.staging_lock:
-            staging = self._slab.staging
-            slots: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-            size = min(SPAN_BYTES, staging.nbytes)
-            for start in range(0, staging.nbytes - size + 1, size):
-                slots.put((start, size))
-            yield _Places(staging, slots)
+    # ---- readers -------------------------------------------------------------------------------
 
-    def _run(self, job: _Job, times: _Times) -> None:
-        spans: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        step = job.places.span_bytes
-        total = job.component.data_bytes
-        for start in range(0, total, step):
-            spans.put((start, min(step, total - start)))
-        stop = threading.Event()
+    def work(self) -> None:
+        """What each reader thread does."""
+        while (taken := self._take()) is not None:
+            move, start, size = taken
+            try:
+                self._move(move, start, size)
+            except BaseException as error:
+                self.give_up(error)
+            finally:
+                self._put_back(move, size)
 
-        def read_spans() -> None:
-            while not stop.is_set():
-                try:
-                    start, size = spans.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    self._move(job, start, size, times)
-                except BaseException:
-                    stop.set()
-                    raise
+    def _take(self) -> tuple[Move, int, int] | None:
+        """The first span that may be read now, in load order; waits for one if there will be."""
+        with self._changed:
+            while self._error is None:
+                waiting = False
+                for move in self._moves:
+                    total = move.component.data_bytes
+                    if not move.works or move._next >= total:
+                        continue
+                    size = min(self._span_bytes(move), total - move._next)
+                    room = self._transfer.in_flight_bytes - self._in_flight_bytes
+                    if move._readers < self._readers_of(move) and (
+                        size <= room or not self._in_flight_bytes
+                    ):
+                        start = move._next
+                        move._next += size
+                        move._readers += 1
+                        self._in_flight_bytes += size
+                        if move._began is None:
+                            move._began = self._transfer.clock()
+                        return move, start, size
+                    waiting = True
+                if not waiting:
+                    return None
+                self._changed.wait()
+            return None
 
-        workers = min(self._reader_count, -(-total // step))
-        futures = [self._readers.submit(read_spans) for _ in range(workers)]
-        wait(futures)  # all of them, also after an error: they write to memory others will get
-        for future in futures:
-            future.result()
+    def _put_back(self, move: Move, size: int) -> None:
+        with self._changed:
+            move._readers -= 1
+            self._in_flight_bytes -= size
+            self._changed.notify_all()
 
-    def _move(self, job: _Job, start: int, size: int, times: _Times) -> None:
-        with job.places.place(start, size) as (offset, view):
-            job.read(start, size, view)
-            times.read_done()
-            if job.buffer is not None:
-                times.copy_begins()
-                for piece, length in pieces(offset, size, COPY_BYTES):
-                    self._device.copy(job.buffer, start + piece, view[piece : piece + length])
-                if job.places.streaming:
-                    self._device.fence().wait()  # the next span is about to overwrite this one
-        job.on_bytes(size)
-
-
-class _Places:
-    """Where spans go: their own place in the component's range, or the next free staging slot."""
-
-    def __init__(self, room: SlabRange, slots: queue.SimpleQueue[tuple[int, int]] | None) -> None:
-        self._room = room
-        self._slots = slots
-
-    @property
-    def streaming(self) -> bool:
-        return self._slots is not None
-
-    @property
-    def span_bytes(self) -> int:
+    def _span_bytes(self, move: Move) -> int:
         """Whole blocks, so that each block is checked by one reader."""
-        if not self.streaming:
-            return SPAN_BYTES
-        return min(SPAN_BYTES, self._room.nbytes // BLOCK_BYTES * BLOCK_BYTES)
+        span = COPY_BYTES if move.source is None else max(move.source.span_bytes, BLOCK_BYTES)
+        if move.source is None and move.verify:
+            span = BLOCK_BYTES
+        if move.target is None:
+            span = min(span, self._transfer.slab.slot_bytes)
+        return max(span // BLOCK_BYTES, 1) * BLOCK_BYTES
+
+    def _readers_of(self, move: Move) -> int:
+        if move.source is not None:
+            return move.source.readers
+        # Enqueuing copies is no work, hashing is.
+        return len(os.sched_getaffinity(0)) if move.verify else 1
+
+    def _move(self, move: Move, start: int, size: int) -> None:
+        with self._place(move, start) as target:
+            _fill(move, start, size, target)
+            now = self._transfer.clock()
+            fence: Fence | None = None
+            if move.copies:
+                self._copy(move, start, size, target)
+                if move.target is None:
+                    self._transfer.device.fence().wait()  # the slot goes to the next span
+        move.on_bytes(size)
+        with self._changed:
+            move._read_until = max(move._read_until, now)
+            move._left -= size
+            if move._left:
+                return
+        if move.copies:
+            fence = move._fence = self._transfer.device.fence()
+        move.on_enqueued(fence)
+        move._enqueued.set()
 
     @contextmanager
-    def place(self, start: int, size: int) -> Iterator[tuple[int, memoryview]]:
-        """Yields the slab offset and a view long enough for `size` rounded up to pages."""
-        if self._slots is None:
-            yield self._room.offset + start, self._room.view[start : start + SPAN_BYTES]
+    def _place(self, move: Move, start: int) -> Iterator[memoryview]:
+        """Memory for a span, from its first byte on."""
+        if (target := move.target) is not None:
+            yield target[start:]
             return
-        slot = self._slots.get()
+        slab = self._transfer.slab
+        slot = slab.slots.get()
         try:
-            begin, length = slot
-            yield self._room.offset + begin, self._room.view[begin : begin + length]
+            yield slab.staging.view[slot : slot + slab.slot_bytes]
         finally:
-            self._slots.put(slot)
+            slab.slots.put(slot)
+
+    def _copy(self, move: Move, start: int, size: int, target: memoryview) -> None:
+        assert move.buffer is not None
+        with self._changed:
+            if move._copy_from is None:
+                move._copy_from = self._transfer.clock()
+        cut = [(0, size)] if move.room is None else move.room.pieces(start, size, COPY_BYTES)
+        for piece, length in cut:
+            self._transfer.device.copy(move.buffer, start + piece, target[piece : piece + length])
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    component: Component
-    source: Source
-    places: _Places
-    buffer: DeviceBuffer | None
-    verify: bool
-    on_bytes: Callable[[int], None]
+def _fill(move: Move, start: int, size: int, target: memoryview) -> None:
+    """Reads data bytes `start` to `start + size` into `target` and checks them block by block."""
+    if move.source is not None and move.source.span_bytes >= BLOCK_BYTES:
+        _read(move, start, size, target)
+    for offset in range(0, size, BLOCK_BYTES):
+        length = min(BLOCK_BYTES, size - offset)
+        content = target[offset : offset + round_up(length, PAGE_BYTES)]
+        if move.source is not None and move.source.span_bytes < BLOCK_BYTES:
+            found = _read_hashed(move, move.source.span_bytes, start + offset, length, content)
+        elif move.verify:
+            found = xxhash.xxh3_128_hexdigest(content[:length])
+        else:
+            continue
+        block = (start + offset) // BLOCK_BYTES
+        if move.verify and found != move.component.block_hash(block):
+            raise corrupt(move.component, "bytes differ from the manifest", block=block)
 
-    def read(self, start: int, size: int, view: memoryview) -> None:
-        """Fills `view` from data byte `start` and checks it block by block."""
-        part = self.component
-        count = self.source.read_into(start, view, size)
-        if count != size:
-            block = (start + count) // BLOCK_BYTES
-            raise corrupt(part, f"{self.source.name} ended too early", block=block)
-        if not self.verify:
-            return
-        for offset in range(0, size, BLOCK_BYTES):
-            block = (start + offset) // BLOCK_BYTES
-            content = view[offset : min(offset + BLOCK_BYTES, size)]
-            if block_hash(content) != part.block_hash(block):
-                raise corrupt(part, "bytes differ from the manifest", block=block)
+
+def _read_hashed(move: Move, step: int, start: int, size: int, target: memoryview) -> str:
+    """Reads one block in small steps, each hashed while it is in the core's own cache."""
+    hasher = xxhash.xxh3_128()
+    for offset in range(0, size, step):
+        length = min(step, size - offset)
+        _read(move, start + offset, length, target[offset : offset + round_up(length, PAGE_BYTES)])
+        if move.verify:
+            hasher.update(target[offset : offset + length])
+    return hasher.hexdigest()
+
+
+def _read(move: Move, start: int, size: int, target: memoryview) -> None:
+    assert move.source is not None
+    count = move.source.read_into(start, target[: round_up(size, PAGE_BYTES)], size)
+    if count != size:
+        block = (start + count) // BLOCK_BYTES
+        raise corrupt(move.component, f"{move.source.name} ended too early", block=block)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from quickthaw.snapshot import Component, CpuDevice, Loader, LoadProgress, Slab, SnapshotStore, Tier
-from quickthaw.snapshot.transfer import Transfer
+from quickthaw.snapshot.copiers import open_source
 from quickthaw.wire.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -20,6 +21,7 @@ from quickthaw.wire.errors import (
     SnapshotCorrupt,
     SnapshotInvalid,
 )
+from support.lagging_device import LaggingDevice
 from support.snapshots import MIB, a_loader, draw, flip_bit
 
 
@@ -54,7 +56,10 @@ def test_the_report_accounts_for_the_time(store: SnapshotStore, digests: dict[st
             + report.pipeline_seconds
         )
         assert report.fixed_seconds == pytest.approx(parts - report.bytes_seconds)
-        assert 0.9 * report.total_seconds <= parts <= report.total_seconds
+        # Modules are bound while bytes move.
+        one_after_another = parts - report.bind_seconds - report.pipeline_seconds
+        assert 0.9 * report.total_seconds <= one_after_another <= report.total_seconds
+        assert report.bytes_by_copier() == {"page_cache": loaded.manifest.weight_bytes}
         assert all(part.read_seconds > 0 for part in report.components)
         assert [part.name for part in report.components] == [
             "text_encoder",
@@ -102,10 +107,50 @@ def test_a_component_in_use_is_not_evicted(store: SnapshotStore, digests: dict[s
         for part in loaded.manifest.components:
             with pytest.raises(FailedPrecondition, match="release it first"):
                 loader.evict(part.digest, Tier.VRAM)
-            # The slab's copy is nobody's but the next load's.
+            # On a CPU both tiers are one copy of the bytes.
+            with pytest.raises(FailedPrecondition, match="vram tier's memory"):
+                loader.evict(part.digest, Tier.PINNED)
+        draw(loaded.pipeline)
+
+
+def test_with_memory_of_its_own_a_device_does_not_need_the_slabs_copy(
+    store: SnapshotStore, digests: dict[str, str]
+) -> None:
+    device = LaggingDevice(64 * MIB)
+    with (
+        a_loader(store, device=device) as loader,
+        loader.load(digests["sd"]) as loaded,
+    ):
+        picture = draw(loaded.pipeline)
+        for part in loaded.manifest.components:
             assert loader.evict(part.digest, Tier.PINNED) > 0
             assert loader.evict(part.digest, Tier.PINNED) == 0
-        draw(loaded.pipeline)
+        assert torch.equal(draw(loaded.pipeline), picture)
+
+
+def test_on_a_cpu_the_slab_and_the_model_share_one_copy(
+    store: SnapshotStore, digests: dict[str, str]
+) -> None:
+    slab = Slab(24 * MIB, staging_bytes=8 * MIB)
+    loader = Loader(store, CpuDevice(64 * MIB), slab)
+    start, end = slab.memory.address, slab.memory.address + slab.memory.nbytes
+    with loader.load(digests["sd"]) as loaded:
+        kept = loaded.pipeline.unet.conv_in.weight.data[:]
+        places = [each.data_ptr() for each in loaded.pipeline.unet.parameters()]
+        assert all(start <= place < end for place in places)
+        assert slab.total_bytes - slab.free_bytes < loaded.manifest.weight_bytes + 64 * 1024
+    parts = loaded.manifest.components
+    for part in parts:
+        loader.evict(part.digest, Tier.VRAM)
+    unet = loaded.manifest.component("unet").digest
+    with pytest.raises(FailedPrecondition):  # a tensor still sees those bytes
+        loader.evict(unet, Tier.PINNED)
+    del kept
+    for part in parts:
+        assert loader.evict(part.digest, Tier.PINNED) > 0
+    assert slab.free_bytes == slab.total_bytes
+    loader.close()
+    slab.close()
 
 
 def test_a_stale_pipeline_fails_instead_of_reading_freed_memory(
@@ -206,13 +251,12 @@ def test_two_loads_at_once_read_each_component_once(
     store: SnapshotStore, digests: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    from_source = Transfer.from_source
 
-    def counting(self: Transfer, component: Component, *args: Any, **settings: Any) -> Any:
+    def counting(path: Path, component: Component, *rest: Any) -> Any:
         read.append(component.digest)
-        return from_source(self, component, *args, **settings)
+        return open_source(path, component, *rest)
 
-    monkeypatch.setattr(Transfer, "from_source", counting)
+    monkeypatch.setattr("quickthaw.snapshot.ways.open_source", counting)
     gate = threading.Barrier(3)
     with a_loader(store) as loader, ThreadPoolExecutor(3) as pool:
 

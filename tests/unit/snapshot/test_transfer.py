@@ -23,7 +23,7 @@ from quickthaw.snapshot.transfer import Transfer
 from quickthaw.wire.errors import SettingsInvalid, SnapshotCorrupt
 from support.lagging_device import LaggingDevice
 from support.snapshots import MIB, flip_bit
-from support.transfers import fill
+from support.transfers import fill, send
 
 DATA_BYTES = 9 * BLOCK_BYTES + 12_345
 
@@ -112,7 +112,7 @@ def test_a_file_arrives_whole_streamed_or_pinned(
     assert buffer.data[:DATA_BYTES].numpy().tobytes() == content
     if room is not None:
         again = device.allocate(component.data_bytes)
-        transfer.from_pinned(room, DATA_BYTES, again, told.append)
+        send(transfer, component, room, again, told.append)
         assert again.data[:DATA_BYTES].numpy().tobytes() == content
 
 
@@ -202,7 +202,7 @@ def test_nothing_is_overwritten_before_its_copy_has_happened(
     assert buffer.data[:DATA_BYTES].numpy().tobytes() == content
     if room is not None:
         again = device.allocate(component.data_bytes)
-        transfer.from_pinned(room, DATA_BYTES, again, lambda _: None)
+        send(transfer, component, room, again)
         room.view[:DATA_BYTES] = bytes(DATA_BYTES)
         assert again.data[:DATA_BYTES].numpy().tobytes() == content
 
@@ -224,5 +224,5 @@ def test_a_load_that_is_given_up_leaves_no_copy_under_way(
         fill(transfer, component, path, room, buffer, give_up)
     assert device.pending == []
     with pytest.raises(KeyError, match="given up"):
-        transfer.from_pinned(room, DATA_BYTES, buffer, give_up)
+        send(transfer, component, room, buffer, give_up)
     assert device.pending == []

@@ -263,7 +263,10 @@ class ModelHost:
         if from_disk:
             needed = min(from_disk + rounding, self._slab.total_bytes)
             pinned = self._in(StoreTier.PINNED)
-            spare = make_room(needed, self._slab.free_bytes, pinned, (), wanted, self._order)
+            # Where the device's memory is the host's, what is in both tiers is there once.
+            both = self._in(StoreTier.VRAM) if self._device.kind == "cpu" else []
+            kept = {line.digest for line in both}
+            spare = make_room(needed, self._slab.free_bytes, pinned, kept, wanted, self._order)
             for digest in spare.evict:
                 self._evict(digest, StoreTier.PINNED)
         return True

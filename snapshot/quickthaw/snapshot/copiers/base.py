@@ -35,7 +35,11 @@ class Source(Protocol):
 
     @property
     def span_bytes(self) -> int:
-        """What to ask for at once, a multiple of 4 MiB."""
+        """What to ask for at once: a multiple of 4 MiB, or a divisor of it.
+
+        Less than 4 MiB makes sense where bytes come through the processor's caches: they are hashed
+        while they are still in there.
+        """
         ...
 
     @property
@@ -46,7 +50,8 @@ class Source(Protocol):
     def read_into(self, start: int, target: memoryview, nbytes: int) -> int:
         """Puts data bytes `start` to `start + nbytes` into `target`; returns how many it got.
 
-        Fewer only where the source ends too early. `start` is a multiple of 4 MiB. `target` is
+        Fewer only where the source ends too early. `start` is a multiple of 4 MiB, or of
+        `span_bytes` if that is less. `target` is
         page-aligned and as long as `nbytes` rounded up to 4096; the bytes after `nbytes` may be
         overwritten. Releases the GIL while it waits. May raise any `QuickthawError`.
         """

@@ -13,8 +13,9 @@ class DirectSource:
 
     name = "direct"
     tier = Tier.DISK
-    span_bytes = 16 * 1024 * 1024
-    readers = 8
+    span_bytes = 4 * 1024 * 1024
+    readers = 16
+    """As much in flight as 8 readers of 8 MiB, but less is left to hash when the disk is done."""
 
     def __init__(self, descriptor: int, data_start: int, why: str) -> None:
         self.why = why
