@@ -86,6 +86,11 @@ class _Unplayed(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogSe
     ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
         raise _unplayed()
 
+    def RunMany(
+        self, request_iterator: object, context: Context
+    ) -> AsyncIterator[inference_pb2.RunManyResponse]:
+        raise _unplayed()
+
     async def Register(self, request: object, context: Context) -> catalog_pb2.RegisterResponse:
         raise _unplayed()
 
