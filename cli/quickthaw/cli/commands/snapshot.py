@@ -271,6 +271,8 @@ def verify(
             console.print(f"[red]{literal(finding.part)}[/red]: {what}")
         outcome = "intact" if report.intact else f"{len(report.findings)} problem(s)"
         console.print(f"{report.digest[:16]}: {outcome}, {size(report.checked_bytes)} checked")
+        if not report.intact:
+            console.print("pack or fetch it again: an intact copy replaces what is damaged here")
 
     Output(json_).show(report, render)
     if not report.intact:
