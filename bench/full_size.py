@@ -21,10 +21,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from quickthaw.snapshot import Component, Manifest, SnapshotStore, Tier
 from quickthaw.snapshot.copiers import OpenComponent, Source
-from quickthaw.snapshot.families import ANY_SIZE, family_named
+from quickthaw.snapshot.families import family_named
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.format import TensorSpec, encode_header, lay_out
 from quickthaw.snapshot.hashes import BLOCK_BYTES, BLOCK_HASH_HEX_CHARS, sha256_hex
+from quickthaw.snapshot.input_properties import SizeRule
 from quickthaw.snapshot.manifest import PROCESSOR_FILES, Processor, Scheduler
 from quickthaw.snapshot.memory import Memory
 from quickthaw.snapshot.skeleton import build
@@ -37,6 +38,7 @@ tf: Any = transformers
 CLIP_WORDS = 49408
 T5_WORDS = 32100
 
+_SIZES = SizeRule(default=1024, multiple_of=16, minimum=256, maximum=2048)
 MAP_NORESERVE = 0x4000
 """Not in the mmap module."""
 
@@ -281,7 +283,7 @@ def _manifest(
         schedulers=(Scheduler("scheduler", f"diffusers.{model.scheduler}", {}),),
         processors=processors,
         preview=None,
-        input_schema=family_named(family).input_schema(ANY_SIZE),
+        input_schema=family_named(family).input_schema(_SIZES),
         working_set_bytes=0,
     )
 
@@ -339,6 +341,8 @@ class AddressSpace:
         self._device = device
         mapping = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE), flags=flags)
         self.data = torch.frombuffer(memoryview(mapping), dtype=torch.uint8)
+        self.host_view: memoryview | None = None
+        self.room = None
 
     def free(self) -> None:
         self._device.used_bytes -= self.nbytes
@@ -349,6 +353,7 @@ class EmptyDevice:
     """A CPU with room for any model, as long as nobody looks at the weights."""
 
     kind = "cpu"
+    pins = False
     torch_device = torch.device("cpu")
     total_bytes = 1 << 40
 
@@ -364,6 +369,9 @@ class EmptyDevice:
         self.used_bytes += nbytes
         return AddressSpace(self, nbytes)
 
+    def wrap(self, room: object, nbytes: int) -> None:
+        """No buffer is made of the slab, which is small."""
+
     def copy(self, target: object, offset: int, source: memoryview) -> None:
         """What was not read need not be copied."""
 
@@ -372,6 +380,9 @@ class EmptyDevice:
 
     def wait(self) -> None:
         """Nothing is on its way."""
+
+    def order(self) -> None:
+        """As in `wait`."""
 
     def register(self, memory: Memory, chunk_bytes: int) -> None:
         """Nothing to do."""
