@@ -6,20 +6,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
-from quickthaw.snapshot.adapters import overlay_of
+from quickthaw.snapshot.adapters import Overlay, overlay_of
 from quickthaw.snapshot.arrival import Arrival
 from quickthaw.snapshot.claims import check_agreement
 from quickthaw.snapshot.copiers import Origin
 from quickthaw.snapshot.delta import DeltaOrigin
 from quickthaw.snapshot.device import Device
-from quickthaw.snapshot.gates import guard
+from quickthaw.snapshot.gates import Gate, guard
 from quickthaw.snapshot.host_range import HostRange
 from quickthaw.snapshot.loaded import LoadedModel
+from quickthaw.snapshot.loading import Loading
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.modules import Modules
 from quickthaw.snapshot.pipelines import build_pipeline
@@ -34,6 +37,19 @@ from quickthaw.snapshot.tiers import Residency, Tier
 from quickthaw.wire.errors import QuickthawError
 
 OnProgress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Assembled:
+    """A pipeline, and the gates of what has not arrived, in load order."""
+
+    pipeline: Any
+    overlay: Overlay
+    gates: list[Gate]
+    guarded: list[tuple[nn.Module, Gate]]
+    adapter_gates: list[Gate]
+    bind_seconds: float
+    pipeline_seconds: float
 
 
 class Loader:
@@ -164,23 +180,14 @@ class Loader:
             loading = self._residents.bring_up(
                 manifest.components, verify=verify, on_bytes=lambda part: progress.of(part.name)
             )
+            if not all(self._residents.placed(part.digest) for part in manifest.components):
+                overlap = False  # another load has a part in hand, and no buffer for it yet
+                moved = loading.finish()
+            else:
+                moved = None
             try:
-                bind_began = self._clock()
-                modules = self._bind(ready, held)
-                overlay = overlay_of(manifest.adapters, partial(self._tensors, ready), modules)
-                bound = self._clock()
-                pipeline = build_pipeline(manifest, modules, ready.processors)
-                built = self._clock()
-                gates = {
-                    part.name: gate
-                    for part in manifest.components
-                    if (gate := loading.gate(part.digest)) is not None
-                }
-                guards = [
-                    guard(module, gates[name])
-                    for name, module in modules.items()
-                    if overlap and name in gates
-                ]
+                made = self._assemble(ready, loading, held)
+                guards = [guard(*pair) for pair in made.guarded] if overlap else []
             except BaseException as error:
                 loading.abandon(error)
                 raise
@@ -193,28 +200,49 @@ class Loader:
                     skeleton_seconds=ready.skeleton_seconds,
                     tokenizer_seconds=ready.tokenizer_seconds,
                     bytes_seconds=ended - bytes_began,
-                    bind_seconds=bound - bind_began,
-                    pipeline_seconds=built - bound,
+                    bind_seconds=made.bind_seconds,
+                    pipeline_seconds=made.pipeline_seconds,
                     total_seconds=ended - began,
                 )
 
-            if not overlap or not gates:
-                report: LoadReport | Arrival = report_of(loading.finish())
+            if overlap and made.gates:
+                report: LoadReport | Arrival = Arrival(loading, guards, report_of)
+                report.wait_for(made.gates[0])
             else:
-                report = Arrival(loading, guards, report_of)
-                next(iter(gates.values())).wait()
-            adapter_gates = [gates[part.name] for part in manifest.adapters if part.name in gates]
+                report = report_of(moved or loading.finish())
             release = held.pop_all().close
-            return LoadedModel(pipeline, ready.snapshot, report, release, overlay, adapter_gates)
+            return LoadedModel(
+                made.pipeline, ready.snapshot, report, release, made.overlay, made.adapter_gates
+            )
 
-    def _bind(self, ready: Ready, held: ExitStack) -> dict[str, Any]:
-        """The modules, over buffers whose bytes may still be on their way."""
+    def _assemble(self, ready: Ready, loading: Loading, held: ExitStack) -> _Assembled:
+        """The pipeline over buffers whose bytes may still be on their way."""
+        began = self._clock()
+        manifest = ready.snapshot.manifest
         modules: dict[str, Any] = {}
-        for part in ready.snapshot.manifest.modules:
+        for part in manifest.modules:
             buffer = self._residents.buffer(part.digest)
             modules[part.name] = self._modules.acquire(part, ready.headers[part.digest], buffer)
             held.callback(self._modules.release, part)
-        return modules
+        overlay = overlay_of(manifest.adapters, partial(self._tensors, ready), modules)
+        bound = self._clock()
+        pipeline = build_pipeline(manifest, modules, ready.processors)
+        gates = {part.name: loading.gate(part.digest) for part in manifest.components}
+        return _Assembled(
+            pipeline,
+            overlay,
+            gates=[gate for gate in gates.values() if gate is not None],
+            guarded=[
+                (module, gate)
+                for name, module in modules.items()
+                if (gate := gates[name]) is not None
+            ],
+            adapter_gates=[
+                gate for part in manifest.adapters if (gate := gates[part.name]) is not None
+            ],
+            bind_seconds=bound - began,
+            pipeline_seconds=self._clock() - bound,
+        )
 
     def _tensors(self, ready: Ready, part: Component) -> Mapping[str, torch.Tensor]:
         return views(self._residents.buffer(part.digest).data, ready.headers[part.digest])

@@ -26,6 +26,7 @@ from quickthaw.snapshot.remote.http import HttpRemote
 from quickthaw.snapshot.remote.source import component_path
 from quickthaw.snapshot.verify import verify
 from quickthaw.wire.errors import NotFound, QuickthawError, SnapshotCorrupt, StoreUnavailable
+from quickthaw.worker.arrivals import in_memory
 from support.large_snapshots import files_of, manifest_of
 from support.remote_servers import Asked, Faults, WebServer
 from support.snapshots import BUILDERS, MIB, a_loader, draw, flip_bit
@@ -80,6 +81,7 @@ def a_machine(root: Path, *, slab_bytes: int = 24 * MIB) -> Iterator[Machine]:
     with ExitStack() as stack:
         origin = stack.enter_context(closing(RemoteOrigin(store, QUICK, on_fault=on_fault)))
         loader = stack.enter_context(a_loader(store, origins=(origin,), slab_bytes=slab_bytes))
+        origin.in_memory = lambda digest: in_memory(loader, digest)
 
         def on_disk(part: Component) -> None:
             heard.on_disk.append(part.name)
@@ -250,6 +252,12 @@ def test_a_peer_that_lies_is_left_and_its_bytes_with_it(
         with machine.loader.load(digest) as model:
             picture = draw(model.pipeline)
         assert ("peer", "SNAPSHOT_CORRUPT") in machine.heard.faults
+        asked = len(peer.asked)
+        for part in manifest_of(there, digest).components:
+            machine.loader.evict(part.digest, Tier.VRAM)
+            machine.loader.evict(part.digest, Tier.PINNED)
+        machine.loader.load(digest).release()
+        assert len(peer.asked) == asked, "who lied is left alone for a while"
     with a_loader(SnapshotStore(there)) as local, local.load(digest) as model:
         assert torch.equal(picture, draw(model.pipeline))
 
@@ -283,7 +291,7 @@ def test_a_server_without_ranges_is_read_to_the_disk_first(
     assert verify(tmp_path, digest).intact
 
 
-def test_a_fine_tune_stored_as_a_delta_starts_from_elsewhere(
+def test_of_a_fine_tune_only_what_differs_travels(
     there: Path, digests: dict[str, str], tmp_path: Path
 ) -> None:
     digest = digests["sd-tuned"]

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
-from quickthaw.snapshot import Component, Loader, SnapshotStore
+from quickthaw.snapshot import Component, Loader, SnapshotStore, Tier
 from quickthaw.snapshot.remote import (
     Remote,
     RemoteOrigin,
@@ -43,6 +43,11 @@ def peer_settings(settings: RemoteSettings) -> RemoteSettings:
     )
 
 
+def in_memory(loader: Loader, digest: str) -> bool:
+    line = loader.residency().get(digest)
+    return line is not None and not line.tiers.isdisjoint({Tier.VRAM, Tier.PINNED})
+
+
 class Arrivals:
     """For one loader, which must have `origin` among its origins.
 
@@ -66,6 +71,7 @@ class Arrivals:
         self.on_disk: Callable[[], None] = lambda: None
         self.withdraw: Callable[[str], None] = lambda _digest: None
         origin.on_fault = self._fault
+        origin.in_memory = lambda digest: in_memory(loader, digest)
         told = Told(self._landed, self._forged, self._failed)
         self._behind = WriteBehind(store, origin, loader.pinned, told)
 

@@ -42,6 +42,8 @@ class RemoteSettings:
     backoff_seconds: float = 0.1
     backoff_cap_seconds: float = 5.0
     retry_seconds: float = 120.0
+    avoid_seconds: float = 30.0
+    """How long a place that failed is passed over where there is another."""
     parallel: int = 8
     range_bytes: int = 4 * BLOCK_BYTES
 

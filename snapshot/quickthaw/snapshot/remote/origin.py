@@ -8,6 +8,7 @@ its disk (`behind.py`), so that a snapshot in the store is always complete.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from quickthaw.snapshot.remote.places import Places
 from quickthaw.snapshot.remote.pull import described, fetch_manifest
 from quickthaw.snapshot.remote.source import ReadAhead, RemoteSource, component_path
 from quickthaw.snapshot.store import Snapshot, SnapshotStore
-from quickthaw.wire.errors import NotFound, QuickthawError, SnapshotCorrupt
+from quickthaw.wire.errors import NotFound, QuickthawError, SnapshotCorrupt, Unavailable
 
 ARRIVING_MAX = 256
 """Snapshots that are known and not complete; the oldest is forgotten, and begun again if asked."""
+
+FAILED_MAX = 1024
 
 OnFault = Callable[[Remote, QuickthawError], None]
 
@@ -51,6 +54,7 @@ class RemoteOrigin:
         settings: RemoteSettings | None = None,
         *,
         on_fault: OnFault = lambda _remote, _error: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self.settings = settings or RemoteSettings()
@@ -61,6 +65,11 @@ class RemoteOrigin:
         self._of_component: dict[str, str] = {}
         """Component digest to the snapshot that it was begun for last."""
         self._refused: dict[str, SnapshotCorrupt] = {}
+        self.in_memory: Callable[[str], bool] = lambda _digest: False
+        """Whether a component is in a tier above the disk, so that nothing of it is read ahead."""
+        self._clock = clock
+        self._failed_at: dict[str, float] = {}
+        """Places by name that failed or lied: passed over for a while if there are others."""
 
     def close(self) -> None:
         self._ahead.close()
@@ -141,7 +150,7 @@ class RemoteOrigin:
             if each.path not in streamed and not (self._store.root / each.path).is_file()
         ]
         if missing:
-            places = Places(remotes, self.on_fault)
+            places = Places(self._trusted(remotes), self._fault)
             parts = described(manifest)
             wanted = [Wanted(each, places, parts.get(each.digest)) for each in missing]
             with self._store.writing():
@@ -196,15 +205,31 @@ class RemoteOrigin:
         return arriving if arriving is not None and arriving.places[component.digest] else None
 
     def _places(self, arriving: Arriving, component: Component) -> Places:
-        return Places(arriving.places[component.digest], self.on_fault)
+        return Places(self._trusted(arriving.places[component.digest]), self._fault)
+
+    def _fault(self, remote: Remote, error: QuickthawError) -> None:
+        if isinstance(error, Unavailable | SnapshotCorrupt):
+            with self._lock:
+                self._failed_at[remote.name] = self._clock()
+                if len(self._failed_at) > FAILED_MAX:
+                    del self._failed_at[next(iter(self._failed_at))]
+        self.on_fault(remote, error)
+
+    def _trusted(self, remotes: Sequence[Remote]) -> Sequence[Remote]:
+        """Without those that failed lately, but never nobody."""
+        since = self._clock() - self.settings.avoid_seconds
+        with self._lock:
+            kept = [each for each in remotes if self._failed_at.get(each.name, since) <= since]
+        return kept or remotes[-1:]
 
     def _following(self, arriving: Arriving, component: Component) -> Component | None:
         """The next component in load order that has to come from afar as well."""
         parts = list(arriving.snapshot.manifest.components)
         after = [each.digest for each in parts].index(component.digest) + 1
         for part in parts[after:]:
-            if part.delta is None and not self._store.holds(part):
-                return part if part.digest != component.digest else None
+            here = self.in_memory(part.digest) or self._store.holds(part)
+            if part.delta is None and not here and part.digest != component.digest:
+                return part
         return None
 
     def _fetch_whole(self, component: Component, places: Places) -> None:
