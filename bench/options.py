@@ -2,7 +2,7 @@
 
     python -m bench.options [--rounds 5] [--pictures 4] [--folder DIR] [--without-regional]
 
-Two models: `shapes`, which comes with the repository and is trained, and a Flux of 80 million
+Two models: `shapes`, which comes with the repository and is trained, and a Flux of 71 million
 parameters with random weights in bfloat16. Everything runs with one thread.
 
 *Weights*: each model as it is, in fp8 and in int8 (denoiser and text encoders). Cold loads take
