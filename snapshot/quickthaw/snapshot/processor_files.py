@@ -142,7 +142,7 @@ def _check_step(step: JsonValue, where: str, depth: int, left: int) -> int:
     match step:
         case dict():
             for key, value in step.items():
-                if key == "Regex" and value not in PATTERNS:
+                if key == "Regex" and not (isinstance(value, str) and value in PATTERNS):
                     invalid(
                         Problem.UNSAFE,
                         where,

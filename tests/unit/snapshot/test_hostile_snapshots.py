@@ -94,6 +94,9 @@ TOKENIZERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a pattern that backtracks": lambda made: made.update(
         pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a|a)*$"}, "behavior": "Isolated"}
     ),
+    "a pattern that is none": lambda made: made.update(
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": {}}, "behavior": "Isolated"}
+    ),
     "a character map of gigabytes": lambda made: made.update(
         normalizer={"type": "Precompiled", "precompiled_charsmap": CHARSMAP}
     ),
