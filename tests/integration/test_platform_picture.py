@@ -93,12 +93,13 @@ def test_the_first_run_is_cold_and_says_where_its_time_went_the_next_is_warm(
         cold, warm = (
             receipt_of(client.run(MODEL, {"prompt": PROMPTS[0], "seed": 7})) for _ in range(2)
         )
-    assert cold.start_tier is Tier.DISK
+    # Read ahead while the worker's host was importing, if the disk was quick enough.
+    assert cold.start_tier in {Tier.PINNED, Tier.DISK}
     assert cold.load is not None
     assert cold.load.total_seconds >= cold.load.bytes_seconds > 0
     assert cold.load.skeleton_seconds >= 0
     assert cold.load.first_step_seconds > 0
-    assert {part.source for part in cold.load.components} == {Tier.DISK}
+    assert {part.source for part in cold.load.components} <= {Tier.PINNED, Tier.DISK}
     assert warm.start_tier is Tier.VRAM
     assert warm.load is not None
     assert {part.source for part in warm.load.components} == {Tier.VRAM}
