@@ -72,7 +72,8 @@ def make(
             schedulers=(_scheduler(model),),
             processors=tuple(_processors(model, built, writer)),
             preview=None,
-            input_schema={"type": "object"},
+            # It is loaded, never run: it takes no input.
+            input_schema={"type": "object", "additionalProperties": False, "properties": {}},
             working_set_bytes=0,
         )
         return writer.add_manifest(manifest)

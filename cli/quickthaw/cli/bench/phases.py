@@ -1,8 +1,9 @@
 """Where a load's time goes, as parts that add up to it.
 
-Reading, hashing and copying overlap, so none of them can be timed alone. The split of the time in
-which bytes moved is by what is measured: hashing is what the load takes longer with it than without
-(round by round, at least 0), copying is what was left to copy when the last byte had been read.
+Reading, hashing, copying and binding overlap, so none of them can be timed alone. The split of the
+time in which bytes moved is by what is measured: hashing is what a load takes longer with it than
+without (the median over rounds, at least 0), copying is what was left to copy when the last byte
+had been read.
 """
 
 from __future__ import annotations
@@ -48,10 +49,13 @@ def _hashing(outcomes: Sequence[Outcome], unverified: Sequence[Outcome]) -> floa
 
 def _split(outcome: Outcome, hashing: float) -> dict[str, float]:
     found = {name: outcome.phases.get(key, 0.0) for name, key in _PLAIN.items()}
-    moving = outcome.phases.get("bytes_seconds", 0.0)
+    # Modules are bound while bytes move: what bytes alone took is what the rest leaves over.
+    moving = max(outcome.seconds - sum(found.values()), 0.0)
+    claimed = outcome.phases.get("bytes_seconds", 0.0)
+    found["other"] = max(moving - claimed, 0.0)
+    moving -= found["other"]
     read = min(outcome.phases.get("read_seconds", 0.0), moving)
     found["hash"] = min(hashing, read)
     found["read"] = read - found["hash"]
     found["copy"] = moving - read
-    found["other"] = max(outcome.seconds - sum(found.values()), 0.0)
     return found
