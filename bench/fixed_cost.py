@@ -30,6 +30,11 @@ from quickthaw.snapshot.prepared import Prepared
 
 PARTS = ("manifest", "skeleton", "tokenizer", "bind", "pipeline")
 
+PREPARED_MS = 20.0
+BUILT_MS = {"sdxl": 130.0, "flux": 90.0}
+BIND_US = 2.0
+"""What it is built to stay under: medians, on a machine that does nothing else."""
+
 
 @dataclass(slots=True)
 class Samples:
@@ -135,10 +140,26 @@ def measure(family: str, rounds: int) -> dict[str, object]:
             gc.unfreeze()
             bench.close()
         return {
+            "targets": targets(family, kinds, bench.tensors),
             "tensors": bench.tensors,
             "weight_bytes": bench.store.open(bench.digest).manifest.weight_bytes,
             **{name: samples.summary(bench.tensors) for name, samples in kinds.items()},
         }
+
+
+def targets(family: str, kinds: dict[str, Samples], tensors: int) -> dict[str, object]:
+    """Which of the limits were kept."""
+    bind = 1e3 * quantile(kinds["prepared"].parts["bind"], 0.5) / tensors
+    found = {
+        "prepared_ms": (quantile(kinds["prepared"].wall, 0.5), PREPARED_MS),
+        "fine_tune_ms": (quantile(kinds["fine_tune"].wall, 0.5), PREPARED_MS),
+        "built_ms": (quantile(kinds["built"].wall, 0.5), BUILT_MS[family]),
+        "bind_us_per_tensor": (bind, BIND_US),
+    }
+    return {
+        name: {"p50": round(value, 2), "at_most": limit, "met": value <= limit}
+        for name, (value, limit) in found.items()
+    }
 
 
 def _nothing() -> None:
