@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from quickthaw.snapshot.gates import Gate
 from quickthaw.snapshot.loading import GivenUp, Loading
 from quickthaw.snapshot.report import ComponentReport, LoadReport
 
 
 class Arrival:
-    """Finishes `loading` in a thread of its own.
+    """Finishes `loading` in a thread of its own. Made when `until` is open: raises what kept it.
 
     `guards` are taken away when everything is there. After a failure they stay: whoever runs the
     model gets the error at its gate.
@@ -21,6 +22,8 @@ class Arrival:
         loading: Loading,
         guards: Sequence[Callable[[], None]],
         report_of: Callable[[tuple[ComponentReport, ...]], LoadReport],
+        *,
+        until: Gate,
     ) -> None:
         self._loading = loading
         self._guards = guards
@@ -29,6 +32,10 @@ class Arrival:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._finish, name="snapshot-arrival")
         self._thread.start()
+        until.wait()
+        if until.failed:
+            self.unguard()
+            self.wait()
 
     def _finish(self) -> None:
         try:

@@ -78,6 +78,11 @@ class Gate:
             self._fence = None
             self._settled.set()
 
+    @property
+    def failed(self) -> bool:
+        """Whether every load that hoped for the component has given up."""
+        return self._error is not None
+
     def wait(self) -> None:
         """Returns when it is decided whether the weights may be used."""
         self._settled.wait()

@@ -206,8 +206,9 @@ class Loader:
                 )
 
             if overlap and made.gates:
-                report: LoadReport | Arrival = Arrival(loading, guards, report_of)
-                report.wait_for(made.gates[0])
+                report: LoadReport | Arrival = Arrival(
+                    loading, guards, report_of, until=made.gates[0]
+                )
             else:
                 report = report_of(moved or loading.finish())
             release = held.pop_all().close

@@ -54,6 +54,7 @@ class Loading:
         self._job: Job | None = None
         self._stopped: BaseException | None = None
         self._guard = threading.Lock()
+        self._ended = False
 
     def begin(self) -> None:
         """Finds memory for all that is missing and starts to read. Raises what keeps it from that,
@@ -230,10 +231,16 @@ class Loading:
 
     def _end(self, error: BaseException | None) -> None:
         """After an error nothing moves any more, and who waits at a gate is told."""
+        if self._ended:
+            return
+        self._ended = True
         if error is not None:
             self._stop_job(error)
             for digest, gate in self._gates.items():
-                gate.give_up(error) if digest not in self._reports else gate.leave()
+                if digest in self._reports:
+                    gate.leave()
+                else:
+                    gate.give_up(error)
         else:
             for gate in self._gates.values():
                 gate.leave()

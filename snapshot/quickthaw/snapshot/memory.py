@@ -125,7 +125,8 @@ class Memory:
         returns the fraction."""
         fraction = self.huge_fraction()
         told = f"{what}: {self.nbytes >> 20} MiB, {fraction:.0%} of it in huge pages"
-        if fraction >= _HUGE_ENOUGH or self.nbytes < HUGE_BYTES:
+        whole_bytes = self.nbytes // HUGE_BYTES * HUGE_BYTES
+        if fraction * self.nbytes >= _HUGE_ENOUGH * whole_bytes:
             logger.info("%s", told)
             return fraction
         name, value = ("shmem_enabled", "advise") if self.shared else ("enabled", "madvise")

@@ -76,6 +76,10 @@ class Residents:
             self._modules.forget(digest)
             unwanted.free()
 
+    def placed(self, digest: str) -> bool:
+        """Whether a component that is held has its buffer, so that modules can be bound to it."""
+        return self._tiers.buffer(digest) is not None
+
     def buffer(self, digest: str) -> DeviceBuffer:
         """The VRAM buffer of a component that is held and was brought up, or is on its way."""
         buffer = self._tiers.buffer(digest)
