@@ -200,6 +200,15 @@ def test_loras_take_turns_on_one_base_without_a_trace(
             model.release()
 
 
+def test_a_model_whose_adapters_are_still_on_their_way_waits_for_them(
+    room: SnapshotStore, models: dict[str, str], tmp_path: Path
+) -> None:
+    expected = draw(with_peft(tiny_sd(0), tmp_path / "a.safetensors"))
+    with a_loader(room) as loader, loader.load(models["a"], overlap=True) as model:
+        assert torch.equal(bits(model), expected)
+        assert model.wait().read_bytes == model.manifest.weight_bytes
+
+
 def test_switching_never_writes_through_a_tensor_of_another_adapter(
     room: SnapshotStore, models: dict[str, str]
 ) -> None:
