@@ -15,7 +15,14 @@ COLD_START = ("quickthaw.cli", "bench", "cold-start", "--results", str(RESULTS))
 BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     **{
         name: (f"bench.{name}",)
-        for name in ("placement", "scheduler", "fixed_cost", "adapters", "fine_tunes")
+        for name in (
+            "placement",
+            "scheduler",
+            "fork_to_ready",
+            "fixed_cost",
+            "adapters",
+            "fine_tunes",
+        )
     },
     "cold_start": (*COLD_START, "--targets"),
 }

@@ -99,6 +99,19 @@ def own_bytes(pid: int) -> int:
     return (kib["Pss"] - kib["Pss_Shmem"]) * 1024
 
 
+def scheduled_ms(pid: int) -> tuple[float, float]:
+    """Milliseconds that a process has run, and that its first thread stood in line for a core.
+
+    What the machine had to do otherwise is in the second, which a quiet one has next to none of.
+    """
+    tasks = Path(f"/proc/{pid}/task")
+    spent = {
+        path.name: [int(word) / 1e6 for word in (path / "schedstat").read_text().split()[:2]]
+        for path in tasks.iterdir()
+    }
+    return sum(ran for ran, _ in spent.values()), spent[str(pid)][1]
+
+
 def parents(pids: list[int]) -> set[int]:
     stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2] for pid in pids)
     return {int(stat.split()[1]) for stat in stats}
@@ -115,6 +128,7 @@ async def forked(bench: Bench, rounds: int) -> dict[str, object]:
     changes = fleet.watch()
     again: list[float] = []
     killed_to_ready: list[float] = []
+    spent: list[tuple[float, float]] = []
     began = time.perf_counter()
     await fleet.create(bench.spec("one"))
     ready = await the_ready(changes)
@@ -127,6 +141,7 @@ async def forked(bench: Bench, rounds: int) -> dict[str, object]:
         assert isinstance(gone, Exited), gone
         await fleet.create(bench.spec("one"))
         ready = await the_ready(changes)
+        spent.append(scheduled_ms(ready.pid))
         killed_to_ready.append((time.perf_counter() - began) * 1000)
         again.append(start_ms(logs / "one.log"))
     pids = [ready.pid]
@@ -141,6 +156,8 @@ async def forked(bench: Bench, rounds: int) -> dict[str, object]:
         "fork_to_ready_ms_p50": quantile(again, 0.5),
         "fork_to_ready_ms_p90": quantile(again, 0.9),
         "fork_to_ready_ms": again,
+        "cpu_ms_p50": round(quantile([ran for ran, _ in spent], 0.5), 1),
+        "waited_for_a_core_ms_p50": round(quantile([waited for _, waited in spent], 0.5), 1),
         "killed_to_ready_ms_p50": round(quantile(killed_to_ready, 0.5), 1),
         "memory_bytes_host_and_3_workers": memory,
     }
