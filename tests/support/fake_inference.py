@@ -94,9 +94,6 @@ class _Unplayed(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogSe
     async def Register(self, request: object, context: Context) -> catalog_pb2.RegisterResponse:
         raise _unplayed()
 
-    async def ListModels(self, request: object, context: Context) -> catalog_pb2.ListModelsResponse:
-        raise _unplayed()
-
     async def Remove(self, request: object, context: Context) -> catalog_pb2.RemoveResponse:
         raise _unplayed()
 
@@ -264,6 +261,12 @@ class FakePlatform(_Unplayed):
             input_schema_json=json.dumps(SCHEMA),
             description="Draws shapes.",
         )
+
+    async def ListModels(
+        self, request: catalog_pb2.ListModelsRequest, context: Context
+    ) -> catalog_pb2.ListModelsResponse:
+        wanted = catalog_pb2.GetModelRequest(id=MODEL_ID)
+        return catalog_pb2.ListModelsResponse(models=[await self.GetModel(wanted, context)])
 
 
 @asynccontextmanager

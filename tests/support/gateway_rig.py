@@ -13,7 +13,7 @@ import httpx
 from quickthaw.gateway.server import Listening, running
 from quickthaw.gateway.settings import GatewaySettings, Limits
 from quickthaw.wire.process import Address
-from support.fake_inference import ADMIN_KEY, ALICE_KEY, FakePlatform, served
+from support.fake_inference import ADMIN_KEY, ALICE_KEY, MODEL_ID, FakePlatform, served
 
 ANY_PORT = Address("127.0.0.1", 0)
 
@@ -71,6 +71,7 @@ async def a_gateway(
                     metrics=ANY_PORT if with_metrics else None,
                     key_file=key_file if with_key else None,
                     link_secret_file=folder / "links.secret",
+                    default_model=MODEL_ID,
                     tls_dir=folder / "tls" if with_tls else None,
                     tls_certificate=own_certificate[0] if own_certificate else None,
                     tls_key=own_certificate[1] if own_certificate else None,

@@ -87,7 +87,11 @@ def _fal(place: Place) -> dict[str, str]:
     }
 
 
-CLIENTS: Mapping[str, Callable[[Place], dict[str, str]]] = {"fal": _fal}
+def _openai(place: Place) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": f"{place.url}/openai/v1", "OPENAI_API_KEY": place.key}
+
+
+CLIENTS: Mapping[str, Callable[[Place], dict[str, str]]] = {"fal": _fal, "openai": _openai}
 
 
 def variables(client: str, place: Place) -> dict[str, str]:

@@ -28,6 +28,7 @@ class Gateway:
     """For reading files on behalf of a link's holder; empty if the gateway has no key."""
     ca_pem: bytes = b""
     """The local certificate authority's certificate, for clients to trust; empty without one."""
+    default_model: str = ""
     draining: bool = False
     _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 

@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
@@ -59,9 +61,16 @@ def exchange_of(request: Request) -> Exchange:
 class Front:
     """The gateway's ASGI application."""
 
-    def __init__(self, router: Router, gateway: Gateway) -> None:
+    def __init__(
+        self,
+        router: Router,
+        gateway: Gateway,
+        dialects: Mapping[str, Callable[[ErrorAnswer], Response]],
+    ) -> None:
+        """`dialects`: how a surface says errors, where that is not fal's way."""
         self._router = router
         self._gateway = gateway
+        self._dialects = dialects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "the server offers neither websockets nor lifespan"
@@ -92,14 +101,17 @@ class Front:
         except asyncio.CancelledError:
             if exchange.status or not self._gateway.draining:
                 raise
-            await error_response(error_answer(_going_away()))(scope, receive, send)
+            await self._said(exchange, error_answer(_going_away()))(scope, receive, send)
         except Exception as error:
             answer = self._error_answer(error)
             if exchange.status:
                 # Too late for a status: ending without the last chunk tells the reader.
                 logger.warning("answer to %s broke off: %s", exchange.request_id, answer.text)
                 return
-            await error_response(answer)(scope, receive, send)
+            await self._said(exchange, answer)(scope, receive, send)
+
+    def _said(self, exchange: Exchange, answer: ErrorAnswer) -> Response:
+        return self._dialects.get(exchange.surface, error_response)(answer)
 
     def _error_answer(self, error: Exception) -> ErrorAnswer:
         match error:

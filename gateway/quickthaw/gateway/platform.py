@@ -163,6 +163,22 @@ class Platform:
             self._models.popitem(last=False)
         return model
 
+    async def models(self, credential: Credential) -> list[catalog_pb2.Model]:
+        """The whole catalog, sorted by id; at most `models_listed_max` of them."""
+        found: list[catalog_pb2.Model] = []
+        page = catalog_pb2.ListModelsRequest()
+        while len(found) < self._limits.models_listed_max:
+            answer = await self._patiently(
+                lambda: self._catalog.ListModels(
+                    page, metadata=_metadata(credential), timeout=self._limits.call_seconds
+                )
+            )
+            found += answer.models
+            if not answer.next_page_token:
+                break
+            page.page.token = answer.next_page_token
+        return found[: self._limits.models_listed_max]
+
     async def _patiently(self, make_call: Callable[[], Awaitable[T]]) -> T:
         """A short call that can be repeated; a scheduler that restarts is waited for."""
         give_up = time.monotonic() + self._limits.reconnect_seconds

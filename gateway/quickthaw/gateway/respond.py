@@ -62,7 +62,7 @@ class EventStream(Response):
 
     When it ends or the reader leaves, also before it began, `events` is closed and `on_end` called.
     Comments fill silences. Each event is one `data:` line and an empty one, without name or id:
-    anything else upsets some client.
+    anything else upsets some client of fal's. `named`: each is named by its `type`, as others want.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class EventStream(Response):
         events: AsyncGenerator[JsonObject, None],
         headers: Mapping[str, str] | None = None,
         on_end: Callable[[], None] = lambda: None,
+        *,
+        named: bool = False,
     ) -> None:
         super().__init__(
             None,
@@ -83,6 +85,7 @@ class EventStream(Response):
         self._gateway = gateway
         self._events = events
         self._on_end = on_end
+        self._named = named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -104,7 +107,8 @@ class EventStream(Response):
                 event = following.result()
                 if event is None:
                     break
-                await send(_chunk(f"data: {render(event)}\n\n".encode()))
+                name = f"event: {event['type']}\n" if self._named else ""
+                await send(_chunk(f"{name}data: {render(event)}\n\n".encode()))
         finally:
             # The source's own `finally` is to run now and not at some collection of garbage.
             if following is not None and not following.done():

@@ -91,6 +91,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             public_url=public_url,
             own_credential=own_credential,
             ca_pem=authority.ca_pem if authority is not None else b"",
+            default_model=settings.default_model,
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(gateway.close)

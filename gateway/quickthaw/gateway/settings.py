@@ -43,6 +43,7 @@ class Limits:
     log_lines_max: int = 1000
     """Lines of one request's log in an answer; the newest are kept."""
     models_cached_max: int = 1024
+    models_listed_max: int = 10_000
     model_cache_seconds: float = 5.0
     previews_per_stream: int = 8
     """How many previews a stream asks the model for, spread over its steps."""
@@ -66,6 +67,8 @@ class GatewaySettings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     """The operator's own certificate with its chain, and its key; both or neither."""
+    default_model: str = ""
+    """For OpenAI calls that name none; empty: there is none."""
     log_level: str = "info"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -91,6 +94,7 @@ def parse_settings(arguments: Sequence[str]) -> GatewaySettings:
         tls_dir=parsed.tls_dir,
         tls_certificate=parsed.tls_certificate,
         tls_key=parsed.tls_key,
+        default_model=parsed.default_model,
         log_level=parsed.log_level,
         log_json=parsed.log_json,
         limits=Limits(**limits),
@@ -134,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         "--tls-certificate", type=Path, metavar="PEM", help="your own, with its chain, for TLS"
     )
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    parser.add_argument(
+        "--default-model",
+        default="",
+        metavar="MODEL",
+        help="for calls of the OpenAI API that name none",
+    )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )

@@ -1,0 +1,184 @@
+"""`POST /openai/v1/images/...`: pictures from a prompt, whole or as they form."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import AsyncGenerator
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.bodies import read_arguments, until_gone
+from quickthaw.gateway.context import Gateway, gateway_of
+from quickthaw.gateway.fal.arguments import translate_arguments, with_previews
+from quickthaw.gateway.fal.call_options import CallOptions, read_credential
+from quickthaw.gateway.fal.calls import AttendedRequest, Call
+from quickthaw.gateway.fal.errors import error_answer, failure_answer
+from quickthaw.gateway.fal.ids import parse_endpoint_id
+from quickthaw.gateway.front import exchange_of
+from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.openai.arguments import Wanted, read_wanted
+from quickthaw.gateway.openai.errors import error_body, invalid
+from quickthaw.gateway.respond import EventStream, json_response
+from quickthaw.v1 import inference_pb2, types_pb2
+from quickthaw.wire.errors import Internal
+from quickthaw.wire.status import translate
+
+_NO_USAGE: JsonObject = {
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
+"""Nothing here counts tokens; the receipt, by its request id, says what a run cost."""
+
+
+async def generations(request: Request) -> Response:
+    gateway = gateway_of(request)
+    body = await read_arguments(request, gateway.limits)
+    wanted = read_wanted(body, gateway.default_model)
+    call = await _call(request, gateway, wanted)
+    attended = await until_gone(request.receive, AttendedRequest.submit(call))
+    exchange_of(request).request_id = attended.request_id
+    headers = {"x-request-id": attended.request_id}
+    if wanted.stream:
+        events = _events(call, attended, wanted)
+        return EventStream(gateway, events, headers, on_end=attended.abandon, named=True)
+    finished = await until_gone(request.receive, _end(attended))
+    return json_response(await _answer(call, wanted, finished), headers=headers)
+
+
+async def edits(request: Request) -> Response:
+    """No family of this platform draws over a picture yet; said before the upload is read."""
+    raise invalid(
+        "no model of this platform edits pictures", "model", code="operation_not_supported"
+    )
+
+
+async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
+    credential = read_credential(request.headers)
+    endpoint = parse_endpoint_id(wanted.model)
+    model = await gateway.platform.model(credential, endpoint.full)
+    schema = object_or_empty(model.input_schema_json)
+    translated = translate_arguments(wanted.arguments, schema)
+    input_ = translated.input
+    if wanted.stream and wanted.partial_images:
+        input_ = with_previews(input_, schema, wanted.partial_images)
+    options = CallOptions(
+        credential=credential,
+        priority=types_pb2.PRIORITY_NORMAL,
+        start_timeout_seconds=None,
+        worker_hint="",
+        idempotency_key="",
+    )
+    return Call(gateway, endpoint, options, schema, input_, sync_mode=False)
+
+
+async def _end(attended: AttendedRequest) -> types_pb2.Request:
+    """The request, succeeded. Raises HttpError for one that failed or was cancelled."""
+    events = attended.events()
+    try:
+        async for event in events:
+            if event.HasField("finished"):
+                return _succeeded(event.finished)
+    finally:
+        await events.aclose()
+        attended.abandon()
+    raise Internal(f"the events of {attended.request_id} stopped before its end")
+
+
+def _succeeded(finished: types_pb2.Request) -> types_pb2.Request:
+    if finished.state != types_pb2.REQUEST_STATE_SUCCEEDED:
+        answer = failure_answer(finished.failure)
+        raise HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
+    return finished
+
+
+async def _answer(call: Call, wanted: Wanted, finished: types_pb2.Request) -> JsonObject:
+    return {
+        "created": int(time.time()),
+        "data": [await _picture(call, wanted, artifact) for artifact in finished.artifacts],
+        **_facts(wanted, finished),
+        "usage": _NO_USAGE,
+    }
+
+
+async def _picture(call: Call, wanted: Wanted, artifact: types_pb2.Artifact) -> JsonObject:
+    if wanted.as_url and call.gateway.own_credential:
+        return {"url": call.gateway.links.url(artifact.uri)}
+    return {"b64_json": await _base64(call, artifact)}
+
+
+async def _base64(call: Call, artifact: types_pb2.Artifact) -> str:
+    data = bytearray()
+    async for part in call.gateway.platform.read_artifact(call.credential, artifact.uri):
+        data += part.data
+    return base64.b64encode(data).decode()
+
+
+def _facts(wanted: Wanted, finished: types_pb2.Request | None) -> JsonObject:
+    """What was made, where that is known better than what was asked for."""
+    size, output_format = wanted.size, wanted.output_format
+    if finished is not None and finished.artifacts:
+        first = finished.artifacts[0]
+        size = f"{first.width}x{first.height}"
+        output_format = first.content_type.partition("/")[2]
+    return {
+        "size": size,
+        "output_format": output_format,
+        "quality": wanted.quality,
+        "background": "auto",
+    }
+
+
+async def _events(
+    call: Call, attended: AttendedRequest, wanted: Wanted
+) -> AsyncGenerator[JsonObject, None]:
+    """At most so many previews of the first picture, then each picture whole."""
+    sent = 0
+    events = attended.events()
+    try:
+        async for event in events:
+            match event.WhichOneof("kind"):
+                case "preview" if sent < wanted.partial_images:
+                    if event.preview.image_index == 0:
+                        yield _partial(wanted, event.preview, sent)
+                        sent += 1
+                case "finished":
+                    finished = _succeeded(event.finished)
+                    for artifact in finished.artifacts:
+                        yield await _completed(call, wanted, finished, artifact)
+                case _:
+                    pass
+    except HttpError as error:
+        yield {"type": "error", **error_body(error.answer)}
+    except Exception as error:
+        yield {"type": "error", **error_body(error_answer(translate(error)))}
+    finally:
+        await events.aclose()
+
+
+def _partial(wanted: Wanted, preview: inference_pb2.Preview, index: int) -> JsonObject:
+    picture: Json = base64.b64encode(preview.data).decode()
+    return {
+        "type": "image_generation.partial_image",
+        "b64_json": picture,
+        "partial_image_index": index,
+        "created_at": int(time.time()),
+        **_facts(wanted, None),
+        "output_format": preview.content_type.partition("/")[2],
+    }
+
+
+async def _completed(
+    call: Call, wanted: Wanted, finished: types_pb2.Request, artifact: types_pb2.Artifact
+) -> JsonObject:
+    return {
+        "type": "image_generation.completed",
+        "b64_json": await _base64(call, artifact),
+        "created_at": int(time.time()),
+        **_facts(wanted, finished),
+        "usage": _NO_USAGE,
+    }

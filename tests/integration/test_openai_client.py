@@ -1,0 +1,124 @@
+"""The published openai client, unchanged, brought here by its own base URL."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from support.fake_inference import ALICE_KEY, MODEL_ID
+from support.gateway_rig import Rig, a_gateway
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with a_gateway(tmp_path) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def client(rig: Rig) -> AsyncIterator[openai.AsyncOpenAI]:
+    base_url = f"{rig.listening.public_url}/openai/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=ALICE_KEY) as client:
+        yield client
+
+
+async def test_pictures_come_as_base64_unless_links_are_wanted(
+    rig: Rig, client: openai.AsyncOpenAI
+) -> None:
+    made = await client.images.generate(model=MODEL_ID, prompt="a red circle", n=2)
+    assert made.data is not None
+    pictures = [base64.b64decode(each.b64_json or "") for each in made.data]
+    assert pictures == [b"picture 0", b"picture 1"]
+    assert (made.size, made.output_format) == ("64x64", "png")
+    linked = await client.images.generate(
+        model=MODEL_ID, prompt="a red circle", response_format="url"
+    )
+    assert linked.data is not None
+    url = linked.data[0].url
+    assert url is not None
+    assert (await rig.nobody.get(url)).content == b"picture 0"
+
+
+async def test_a_picture_is_seen_as_it_forms(client: openai.AsyncOpenAI) -> None:
+    stream = await client.images.generate(
+        model=MODEL_ID, prompt="a red circle", stream=True, partial_images=2
+    )
+    events = [event async for event in stream]
+    kinds = [event.type for event in events]
+    assert kinds == ["image_generation.partial_image", "image_generation.completed"]
+    assert base64.b64decode(events[-1].b64_json) == b"picture 0"
+
+
+async def test_size_seed_and_the_default_model_reach_the_platform(
+    rig: Rig, client: openai.AsyncOpenAI
+) -> None:
+    await client.images.generate(
+        prompt="a red circle",
+        size="128x64",
+        extra_body={"seed": 7},
+    )
+    request = await rig.platform.submitted()
+    assert '"seed":7' in request.submitted.input_json
+    assert '"image_size":{"width":128,"height":64}' in request.submitted.input_json
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param"),
+    [
+        ({"size": "huge"}, "size"),
+        ({"n": 99}, "n"),
+        ({"prompt": ""}, "prompt"),
+        ({"partial_images": 9, "stream": True}, "partial_images"),
+        ({"output_format": "bmp"}, "output_format"),
+        ({"size": "65x65"}, "image_size"),
+    ],
+)
+async def test_a_bad_argument_is_named(
+    client: openai.AsyncOpenAI, arguments: dict[str, object], param: str
+) -> None:
+    wanted: dict[str, object] = {"model": MODEL_ID, "prompt": "x", **arguments}
+    with pytest.raises(openai.BadRequestError) as raised:
+        await client.post("/images/generations", body=wanted, cast_to=object)
+    assert raised.value.param == param
+    assert raised.value.type == "invalid_request_error"
+
+
+async def test_keys_and_models_that_are_not_are_told_in_its_words(
+    rig: Rig, client: openai.AsyncOpenAI
+) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        await client.images.generate(model="no/such", prompt="x")
+    assert missing.value.code == "model_not_found"
+    stranger = client.with_options(api_key="qt_wrong_key")
+    with pytest.raises(openai.AuthenticationError) as refused:
+        await stranger.images.generate(model=MODEL_ID, prompt="x")
+    assert refused.value.code == "invalid_api_key"
+    with pytest.raises(openai.BadRequestError) as edit:
+        await client.images.edit(model=MODEL_ID, prompt="x", image=b"\x89PNG")
+    assert edit.value.code == "operation_not_supported"
+
+
+async def test_a_failed_run_is_an_error_that_is_not_tried_again(
+    rig: Rig, client: openai.AsyncOpenAI
+) -> None:
+    rig.platform.hold()
+
+    async def fail() -> None:
+        await (await rig.platform.submitted()).fail("ENGINE_FAILED", "the model broke")
+
+    failing = asyncio.create_task(fail())
+    with pytest.raises(openai.InternalServerError, match="the model broke"):
+        await client.images.generate(model=MODEL_ID, prompt="x")
+    await failing
+    assert len(rig.platform.requests) == 1
+
+
+async def test_the_catalog_in_its_words(client: openai.AsyncOpenAI) -> None:
+    listed = [model.id async for model in client.models.list()]
+    assert listed == [MODEL_ID]
+    assert (await client.models.retrieve(MODEL_ID)).owned_by == "quickthaw"
