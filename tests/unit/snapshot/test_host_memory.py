@@ -45,10 +45,11 @@ def test_a_load_needs_no_more_host_memory_than_its_slab_and_64_mib(
     taken: dict[str, Any], kind: str
 ) -> None:
     took = taken[kind]
-    # The slab was there before. What is streamed past it, or copied out of it, goes to memory of
-    # the device, which on a CPU is the host's.
     assert took["nbytes"] > 3 * SLACK_BYTES
-    assert took["grown_bytes"] <= took["nbytes"] + SLACK_BYTES
+    # The slab was there before, and on a CPU it is where the weights stay. What finds no room in it
+    # goes to memory of the device, which on a CPU is the host's.
+    device = took["nbytes"] if kind.startswith("streaming") else 0
+    assert took["grown_bytes"] <= device + SLACK_BYTES
 
 
 def test_load_and_evict_leave_memory_descriptors_threads_and_objects_where_they_were(

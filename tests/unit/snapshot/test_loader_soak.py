@@ -60,8 +60,13 @@ class Soak:
     # ---- what a worker does ----------------------------------------------------------------------
 
     def load(self, random_: random.Random) -> None:
-        model = self.loader.load(random_.choice(self.digests))
-        self._look_at(model)
+        model = self.loader.load(random_.choice(self.digests), overlap=random_.random() < 0.5)
+        try:
+            model.wait()
+            self._look_at(model)
+        except BaseException:
+            model.release()
+            raise
         with self.lock:
             self.held.append(model)
             self.loads += 1
@@ -88,6 +93,10 @@ class Soak:
         class Enough(Exception):
             pass
 
+        if random_.random() < 0.5:
+            # Released while its weights are still arriving.
+            self.loader.load(random_.choice(self.digests), overlap=True).release()
+            return
         left = random_.randrange(4)
 
         def on_progress(_: Any) -> None:
