@@ -16,7 +16,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,17 @@ def tune(unet: Any, share: float, seed: int) -> int:
     return len(names)
 
 
+def same_tensors(module: Any, expected: Mapping[str, torch.Tensor]) -> bool:
+    found = module.state_dict()
+    return all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 def once(loader: Loader, digest: str, subject: Subject) -> tuple[float, ComponentReport]:
     """Loads the fine-tune, checks its UNet, and lets everything of it go again."""
     began = time.perf_counter()
     model = loader.load(digest)
     took = time.perf_counter() - began
-    found = model.pipeline.unet.state_dict()
-    if not all(torch.equal(found[name], tensor) for name, tensor in subject.expected.items()):
+    if not same_tensors(model.pipeline.unet, subject.expected):
         raise AssertionError("a tensor differs")
     part = next(part for part in model.report.components if part.name == "unet")
     unet = model.manifest.component("unet").digest
