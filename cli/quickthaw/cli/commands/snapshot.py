@@ -68,6 +68,13 @@ def _quiet_libraries() -> None:
         library.set_verbosity_error()
 
 
+def _fetched(source: Path) -> Path:
+    """What is on the hub, brought here; everything else as it is."""
+    from quickthaw.snapshot.remote.hub import fetch_pipeline, is_hub_name
+
+    return fetch_pipeline(str(source)) if is_hub_name(str(source)) else source
+
+
 def _read_defaults(
     pairs: list[str], source: Path, base: str | None, destination: Path
 ) -> dict[str, JsonValue]:
@@ -104,7 +111,8 @@ def pack(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A diffusers folder, or with --base one safetensors file: weights or a LoRA.",
+            help="A diffusers folder, hf:OWNER/REPO[@REVISION], or with --base one safetensors "
+            "file: weights or a LoRA.",
         ),
     ],
     destination: Annotated[
@@ -169,6 +177,7 @@ def pack(
     quickthaw snapshot pack ./turbo ./turbo-snapshot --default num_inference_steps=4
     quickthaw snapshot pack ./stable-diffusion-xl ./sdxl-snapshot --dtype float16
     quickthaw snapshot pack ./finetune.safetensors ./sdxl-snapshot --base ./stable-diffusion-xl
+    quickthaw snapshot pack hf:stabilityai/stable-diffusion-xl-base-1.0 ./sdxl-snapshot
     quickthaw snapshot pack ./my-tune ./sdxl-snapshot --base 3f2a91c0
     quickthaw snapshot pack ./style.safetensors ./sdxl-snapshot --base 3f2a91c0 --scale 0.8
     quickthaw snapshot pack ./flux ./flux-snapshot --quantize fp8 --only denoiser,text_encoder_2
@@ -178,6 +187,7 @@ def pack(
     from quickthaw.snapshot.pack import pack as pack_snapshot
 
     _quiet_libraries()
+    source = _fetched(source)
     defaults = _read_defaults(default, source, base, destination) if default else None
     with _bar(f"packing {source.name}", None) as (progress, task):
 
