@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from quickthaw.cli.bench.catalogue import MODELS
+from quickthaw.cli.bench.choosing import Choice, choose
+from quickthaw.cli.bench.cold_start import Options
 from quickthaw.cli.bench.fitting import available_memory_bytes, nbytes_max
 from quickthaw.cli.bench.layouts import diffusers_folder
 from quickthaw.cli.bench.making import make
 from quickthaw.cli.bench.subject import differences, open_subject
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.verify import verify
+from quickthaw.wire.errors import NotFound
 from support.snapshots import a_loader, tensors_of
 
 MIB = 1 << 20
@@ -89,6 +92,38 @@ def test_the_diffusers_layout_is_read_by_diffusers(tmp_path: Path) -> None:
         assert differences(expected, pipeline.unet.state_dict()) == []
         shards = list((folder / "unet").glob("*-of-*.safetensors"))
         assert len(shards) == (4 if sharded else 0)
+
+
+def _chosen(snapshot: Path | str, folder: Path) -> Choice:
+    return choose(Options(model="sdxl", folder=folder, peers=(), snapshot=str(snapshot)))
+
+
+def test_a_model_of_ones_own_is_found_by_folder_and_by_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUICKTHAW_DATA_DIR", str(tmp_path / "data"))
+    store = SnapshotStore(tmp_path / "data" / "snapshots")
+    digest = make(MODELS["sd15"], 1 / 64, store, seed=0, on_bytes=lambda _: None)
+    for named in (store.root, digest, digest[:10]):
+        choice = _chosen(named, tmp_path)
+        assert (choice.digest, choice.name, choice.scale) == (digest, "own", 1.0)
+        assert choice.nbytes == store.open(digest).manifest.weight_bytes
+    with pytest.raises(NotFound, match="no snapshot in"):
+        _chosen("0" * 64, tmp_path)
+
+
+def test_a_diffusers_folder_is_packed_first(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "store")
+    digest = make(MODELS["sd15"], 1 / 64, store, seed=0, on_bytes=lambda _: None)
+    subject = open_subject(store, digest, tmp_path, name="sd15", title="SD 1.5")
+    diffusers_folder(store, digest, subject.files, tmp_path / "mine", sharded=False)
+    choice = _chosen(tmp_path / "mine", tmp_path)
+    assert choice.title == "mine"
+    packed = choice.make(SnapshotStore(tmp_path / "packed"), lambda _: None)
+    theirs = {each.digest for each in store.open(digest).manifest.components}
+    ours = SnapshotStore(tmp_path / "packed").open(packed).manifest
+    assert {each.name for each in ours.components} == {"text_encoder", "unet", "vae"}
+    assert {each.digest for each in ours.components} & theirs
 
 
 def test_memory_of_a_container_counts_where_it_is_less(tmp_path: Path) -> None:

@@ -54,10 +54,8 @@ class LaneProcess:
 
     def close(self) -> None:
         self._pipe.close()
+        self._process.kill()  # it has nothing to put in order, and may be busy for long
         self._process.join(STOP_SECONDS_MAX)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join(STOP_SECONDS_MAX)
 
     def __enter__(self) -> Self:
         return self

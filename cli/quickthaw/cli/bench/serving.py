@@ -40,6 +40,8 @@ def serve(pipe: Connection[Answer, Order], settings: Settings) -> None:
         os.environ.update(settings.peer.environment)
     try:
         lane = _open(settings)
+        gc.collect()
+        gc.freeze()  # as a worker does: no load pays for walking what was imported before it
     except BaseException as error:
         pipe.send(_failed(error))
         return
