@@ -10,6 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,4 +167,7 @@ class Process:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            # Not `send_signal`, which reaps a child that has just ended, behind asyncio's back:
+            # its status would be lost, and told as 255.
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
