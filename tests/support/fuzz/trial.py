@@ -164,7 +164,8 @@ class Trials:
         finally:
             for digest, place in loader.residency().items():
                 assert place.users == 0, "a user stayed behind"
-                for tier in place.tiers & {Tier.VRAM, Tier.PINNED}:
+                # On a CPU the one is the other's memory, so the order counts.
+                for tier in (Tier.VRAM, Tier.PINNED):
                     loader.evict(digest, tier)
 
     def _import(self, digest: str) -> None:
