@@ -61,6 +61,32 @@ def encode(weight: torch.Tensor, method: Method) -> tuple[torch.Tensor, torch.Te
     return rows.to(method.dtype).view(weight.shape), scale
 
 
+def widened(stored: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
+    """F8_E4M3 as `dtype` numbers, and the factor that they are too small by; exact.
+
+    torch converts these one by one on a CPU. Moving the bits to where wider types have theirs takes
+    a tenth of the time; exponents are then read with another bias, which is the factor. Weights are
+    finite: what encodes NaN in eight bits would become 480.
+    """
+    bits = stored.view(torch.int8).to(torch.int16)
+    if dtype is torch.bfloat16:
+        # Sign to bit 15; exponent and mantissa to bits 10 to 4.
+        bits = bits.bitwise_left_shift_(4).bitwise_and_(_signed(0x87F0))
+        return bits.view(torch.bfloat16), 2.0**120
+    # Sign to bit 15; exponent and mantissa to bits 13 to 7.
+    bits = bits.bitwise_left_shift_(7).bitwise_and_(_signed(0xBFFF))
+    return bits.view(torch.float16).to(dtype), 2.0**8
+
+
+def _signed(mask: int) -> int:
+    return mask - (1 << 16)
+
+
+def _is_traced() -> bool:
+    """Compilers have ways of their own, and may not know these."""
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
+
+
 class QuantizedLayer(nn.Module):
     """What the eight-bit layers have in common. `dtype` is the type they compute in."""
 
@@ -84,11 +110,20 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight as one computes with it: made anew each time."""
-        weight = self.weight_quantized.to(self.dtype)
-        if self.weight_scale is None:
-            return weight
-        scale = self.weight_scale.to(self.dtype)
-        return weight.mul_(scale.view(-1, *[1] * (weight.dim() - 1)))
+        stored, scale = self.weight_quantized, self.weight_scale
+        # Scales of small weights are below what float16 has in full precision.
+        narrow = self.dtype is torch.float16 and scale is not None
+        dtype = torch.float32 if narrow else self.dtype
+        factor = 1.0
+        if stored.dtype is torch.float8_e4m3fn and not stored.is_cuda and not _is_traced():
+            weight, factor = widened(stored, dtype)
+        else:
+            weight = stored.to(dtype)
+        if scale is None:
+            return weight if factor == 1.0 else weight.mul_(factor)
+        # The factor is a power of two, so nothing is rounded twice.
+        scale = (scale * factor).to(dtype).view(-1, *[1] * (weight.dim() - 1))
+        return weight.mul_(scale).to(self.dtype)
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor: ...

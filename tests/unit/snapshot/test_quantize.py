@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.manifest_json import encode_manifest, parse_manifest
@@ -21,6 +22,7 @@ from quickthaw.snapshot.quantized import (
     encode,
     fp8_product,
     int8_product,
+    widened,
 )
 from quickthaw.snapshot.skeleton import build
 from quickthaw.wire.errors import InvalidArgument, SnapshotInvalid
@@ -280,6 +282,40 @@ def test_fp8_is_never_off_by_more_than_a_sixteenth_or_the_smallest_step(
     error = (encoded.float() * scale[:, None] - weight).abs()
     assert torch.isfinite(error).all()
     assert (error <= weight.abs() / 16 * 1.001 + 2**-10 * scale[:, None]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_eight_bit_number_is_widened_exactly(dtype: torch.dtype) -> None:
+    numbers = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn)
+    numbers = numbers[~numbers.float().isnan()]
+    assert len(numbers) == 254
+    wide, factor = widened(numbers, dtype)
+    assert wide.dtype is dtype
+    assert torch.equal(wide * factor, numbers.to(dtype))
+    assert torch.equal((wide * factor).signbit(), numbers.float().signbit())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_layers_weight_is_what_was_stored_times_its_scale(dtype: torch.dtype) -> None:
+    like = nn.Linear(64, 32, dtype=dtype)
+    for method in Method:
+        layer = QuantizedLinear(like, method, dtype)
+        encoded, scale = encode(like.weight.detach(), method)
+        layer.weight_quantized, layer.weight_scale = encoded, scale
+        plain = encoded.to(dtype)
+        if scale is not None:
+            working = torch.float32 if dtype is torch.float16 else dtype
+            plain = (encoded.to(working) * scale.to(working)[:, None]).to(dtype)
+        assert torch.equal(layer.weight, plain), method
+
+
+def test_tiny_weights_keep_their_precision_in_float16() -> None:
+    like = nn.Linear(64, 32, dtype=torch.float16)
+    like.weight.data.mul_(1e-3)
+    layer = QuantizedLinear(like, FP8, torch.float16)
+    layer.weight_quantized, layer.weight_scale = encode(like.weight.detach(), FP8)
+    error = (layer.weight.float() - like.weight.float()).abs()
+    assert (error <= like.weight.abs() / 14).all()
 
 
 @pytest.mark.parametrize("method", [FP8, INT8])
