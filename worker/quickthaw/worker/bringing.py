@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from quickthaw.snapshot import LoadReport, SnapshotStore
 from quickthaw.snapshot import Tier as StoreTier
-from quickthaw.wire.errors import FailedPrecondition, NotFound, ResourceExhausted
+from quickthaw.wire.errors import FailedPrecondition, NotFound, ResourceExhausted, SnapshotCorrupt
 from quickthaw.worker.attempts import ComponentLoad, LoadSummary, Tier
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,14 @@ def is_folder_here(uri: str) -> bool:
         return False
     folder = Path(unquote(parts.path) if parts.scheme else uri)
     return folder.is_absolute() and folder.is_dir()
+
+
+def withdrawn(component: str, model: str) -> SnapshotCorrupt:
+    return SnapshotCorrupt(
+        f"component {component[:12]} of {model} was withdrawn: its content is not what its SHA-256 "
+        "says; pack and push the snapshot again",
+        metadata={"digest": component},
+    )
 
 
 def out_of_memory(what: str) -> ResourceExhausted:

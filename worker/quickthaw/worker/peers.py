@@ -130,20 +130,24 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     protocol_version = "HTTP/1.1"
     server_version = "quickthaw"
     sys_version = ""
 
+    @property
+    def _owner(self) -> PeerServer:
+        assert isinstance(self.server, _Server)
+        return self.server.owner
+
     def setup(self) -> None:
-        self.request.settimeout(self.server.owner.timeout_seconds)
+        self.request.settimeout(self._owner.timeout_seconds)
         super().setup()
 
     def log_message(self, format: str, *args: object) -> None:
         logger.debug(format, *args)
 
     def do_GET(self) -> None:
-        owner = self.server.owner
+        owner = self._owner
         shown = self.headers.get("Authorization", "").encode("latin-1", "replace")
         if not hmac.compare_digest(shown, f"Bearer {owner.token}".encode()):
             self._refuse(401)
@@ -192,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             for piece in pieces:
                 self.connection.sendall(piece)
                 left -= piece.nbytes
-                self.server.owner.on_sent(piece.nbytes)
+                self._owner.on_sent(piece.nbytes)
         if left:
             self.close_connection = True  # it left the slab: the reader goes on elsewhere
 
@@ -207,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True  # the file was cut meanwhile
                 return
             start += sent
-            self.server.owner.on_sent(sent)
+            self._owner.on_sent(sent)
 
     def _begin(self, size: int) -> tuple[int, int] | None:
         """The head of the answer; the asked part of a file of `size` bytes, or None if refused."""
