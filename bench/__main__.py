@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "fixed_cost",
             "adapters",
             "fine_tunes",
+            "options",
         )
     },
     "cold_start": (*COLD_START, "--targets"),

@@ -98,6 +98,7 @@ class Packed:
 def measure_weights(packed: Packed, loader: Loader, rounds: int) -> dict[str, object]:
     loads: dict[str, list[float]] = {name: [] for name in packed.digests}
     runs: dict[str, list[float]] = {name: [] for name in packed.digests}
+    cpu_runs: dict[str, list[float]] = {name: [] for name in packed.digests}
     answers: dict[str, torch.Tensor] = {}
     drawn: dict[str, torch.Tensor] = {}
     for number in range(rounds + 1):
@@ -109,20 +110,22 @@ def measure_weights(packed: Packed, loader: Loader, rounds: int) -> dict[str, ob
             page_cache.drop(packed.files(name))
             began = time.perf_counter()
             with loader.load(packed.digests[name]) as loaded:
-                loaded_at = time.perf_counter()
+                loaded_at, cpu_began = time.perf_counter(), time.process_time()
                 picture = pictures(loaded, packed.model.size, packed.model.steps)
-                ended = time.perf_counter()
+                ended, cpu_ended = time.perf_counter(), time.process_time()
                 if number == 0:  # warms code paths, and is not counted
                     drawn[name], answers[name] = picture, answer(loaded, packed.model)
                     continue
             loads[name].append(loaded_at - began)
             runs[name].append(ended - loaded_at)
+            cpu_runs[name].append(cpu_ended - cpu_began)
     lines: dict[str, object] = {}
     for name in packed.digests:
         lines[name] = {
             "megabytes": round(packed.nbytes(name) / 1e6, 2),
             "cold_load_seconds": _spread(loads[name]),
             "picture_seconds": _spread(runs[name]),
+            "picture_cpu_seconds": _spread(cpu_runs[name]),
             "denoiser_error": _error(answers[name], answers[ORIGINAL], relative=True),
             "picture_error": _error(drawn[name], drawn[ORIGINAL], relative=False),
         }
