@@ -27,11 +27,12 @@ class Target:
         return self.measured >= self.wanted if self.at_least else self.measured <= self.wanted
 
 
+_FASTSAFETENSORS = ("fastsafetensors", "fastsafetensors-64", "fastsafetensors-buffered")
 _CPU_PEERS: tuple[tuple[str, tuple[str, ...], float, float], ...] = (
     # The faster of a peer's variants counts. Cold and warm.
     ("Run:ai", ("runai",), 1.1, 3.0),
     ("FlashPack, parallel", ("flashpack-parallel",), 1.5, 3.0),
-    ("fastsafetensors", ("fastsafetensors", "fastsafetensors-64"), 2.0, 5.0),
+    ("fastsafetensors", _FASTSAFETENSORS, 2.0, 5.0),
     ("tensorizer", ("tensorizer", "tensorizer-4"), 1.5, 4.0),
     ("safetensors pread", ("safetensors-pread",), 2.8, 5.0),
     ("diffusers from_pretrained", ("diffusers", "diffusers-parallel"), 4.0, 3.8),

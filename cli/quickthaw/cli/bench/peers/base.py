@@ -157,6 +157,11 @@ def write_plain_files(subject: Subject) -> None:
             whole.rename(path)
 
 
+def torch_name(device: str) -> str:
+    """`cuda` as the device that is meant: not every loader fills the number in."""
+    return "cuda:0" if device == "cuda" else device
+
+
 def wait_for(device: str) -> None:
     """Returns when all copies to the device have arrived."""
     if device == "cuda":
@@ -187,12 +192,8 @@ class FileMappings:
         return index >= 0 and address < self._ends[index]
 
 
-def made_private(tensors: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """Clones what is a view of a mapped file. On a GPU nothing is."""
+def own(tensors: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Clones what a loader gives as views of a mapped file. On a GPU none does."""
     if device != "cpu":
         return dict(tensors)
-    mapped = FileMappings()
-    return {
-        name: tensor.clone() if tensor.numel() and mapped.hold(tensor.data_ptr()) else tensor
-        for name, tensor in tensors.items()
-    }
+    return {name: tensor.clone() for name, tensor in tensors.items()}

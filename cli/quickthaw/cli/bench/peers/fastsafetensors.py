@@ -6,7 +6,14 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from quickthaw.cli.bench.peers.base import Opened, PeerFacts, Tensors, plain_files, wait_for
+from quickthaw.cli.bench.peers.base import (
+    Opened,
+    PeerFacts,
+    Tensors,
+    plain_files,
+    torch_name,
+    wait_for,
+)
 from quickthaw.cli.bench.subject import Subject
 
 
@@ -31,12 +38,13 @@ class FastSafetensors(PeerFacts):
     def open(self, subject: Subject, device: str) -> Opened:
         files = plain_files(subject)
         library: Any = importlib.import_module("fastsafetensors")
+        place = torch_name(device)
         blocks = {} if self.block_bytes is None else {"max_copy_block_size": self.block_bytes}
 
         def load() -> Tensors:
             found: Tensors = {}
             for name, path in files.items():
-                loader = library.SafeTensorsFileLoader(None, device=device, nogds=self.nogds)
+                loader = library.SafeTensorsFileLoader(None, device=place, nogds=self.nogds)
                 loader.add_filenames({0: [str(path)]})
                 # Its tensors own their share of the buffer, so nothing has to be cloned.
                 buffer = loader.copy_files_to_device(**blocks)

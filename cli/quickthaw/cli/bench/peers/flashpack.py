@@ -11,7 +11,7 @@ from quickthaw.cli.bench.peers.base import (
     Opened,
     PeerFacts,
     Tensors,
-    made_private,
+    own,
     read_all,
     wait_for,
 )
@@ -45,13 +45,14 @@ class FlashPack(PeerFacts):
 
     def open(self, subject: Subject, device: str) -> Opened:
         reader: Any = importlib.import_module("flashpack.deserialization")
+        lazy = not self.environment
 
         def load() -> Tensors:
             found: Tensors = {}
             for name in subject.files:
                 storage, meta = reader.read_flashpack_file(str(_path(subject, name)), device)
                 views = dict(reader.iterate_from_flash_tensor(storage, meta))
-                found[name] = made_private(views, device)
+                found[name] = own(views, device) if lazy else views
             wait_for(device)
             return found
 

@@ -11,8 +11,8 @@ from quickthaw.cli.bench.peers.base import (
     Opened,
     PeerFacts,
     Tensors,
-    made_private,
     not_installed,
+    own,
     read_all,
     wait_for,
 )
@@ -52,7 +52,7 @@ class Tensorizer(PeerFacts):
                 deserializer = library.TensorDeserializer(
                     path, device=device, num_readers=self.readers
                 )
-                found[name] = made_private(dict(deserializer), device)
+                found[name] = dict(deserializer)
                 deserializer.close()
             wait_for(device)
             return found
@@ -88,7 +88,7 @@ class TorchLoad(PeerFacts):
             for name in subject.files:
                 path = _path(subject, "torch", name)
                 views = torch.load(path, map_location=device, mmap=True, weights_only=True)
-                found[name] = made_private(views, device)
+                found[name] = own(views, device)
             wait_for(device)
             return found
 
@@ -118,8 +118,7 @@ class ServerlessLlm(PeerFacts):
         for name, tensors in read_all(subject).items():
             if not (root / name / "tensor_index.json").exists():
                 # It writes whole storages, so each tensor needs one of its own.
-                own = {key: tensor.clone() for key, tensor in tensors.items()}
-                library.save_dict(own, str(root / name))
+                library.save_dict(own(tensors, "cpu"), str(root / name))
 
     def open(self, subject: Subject, device: str) -> Opened:
         library: Any = importlib.import_module("sllm_store.torch")

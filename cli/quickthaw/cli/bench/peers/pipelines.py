@@ -12,7 +12,7 @@ from quickthaw.cli.bench.peers.base import (
     Opened,
     PeerFacts,
     Tensors,
-    made_private,
+    own,
     plain_files,
     wait_for,
     write_plain_files,
@@ -72,7 +72,7 @@ class FromPretrained(PeerFacts):
             found: Tensors = {}
             for name in subject.files:
                 module = getattr(pipeline, name).to(device)
-                found[name] = made_private(module.state_dict(), device)
+                found[name] = own(module.state_dict(), device)
             wait_for(device)
             return found
 

@@ -52,6 +52,14 @@ PEERS: tuple[Peer, ...] = (
         block_bytes=64 * _MIB,
     ),
     FastSafetensors(
+        "fastsafetensors-buffered",
+        "fastsafetensors, buffered",
+        "fastsafetensors",
+        "the same with FASTSAFETENSORS_ODIRECT=0",
+        {"FASTSAFETENSORS_ODIRECT": "0"},  # its direct reads pass by a warm page cache
+        block_bytes=64 * _MIB,
+    ),
+    FastSafetensors(
         "fastsafetensors", "fastsafetensors", "fastsafetensors", "SafeTensorsFileLoader(nogds=True)"
     ),
     FastSafetensors(

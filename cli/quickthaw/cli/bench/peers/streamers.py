@@ -6,7 +6,14 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from quickthaw.cli.bench.peers.base import Opened, PeerFacts, Tensors, plain_files, wait_for
+from quickthaw.cli.bench.peers.base import (
+    Opened,
+    PeerFacts,
+    Tensors,
+    plain_files,
+    torch_name,
+    wait_for,
+)
 from quickthaw.cli.bench.subject import Subject
 
 
@@ -26,7 +33,7 @@ class RunaiStreamer(PeerFacts):
             found: Tensors = {}
             with library.SafetensorsStreamer() as streamer:
                 for name, path in files.items():
-                    streamer.stream_file(str(path), device=device)
+                    streamer.stream_file(str(path), device=torch_name(device))
                     found[name] = dict(streamer.get_tensors())
             wait_for(device)
             return found
