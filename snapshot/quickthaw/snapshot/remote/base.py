@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from quickthaw.snapshot.hashes import BLOCK_BYTES
-from quickthaw.wire.errors import QuickthawError, SettingsInvalid
+from quickthaw.wire.errors import SettingsInvalid
 
 _RANGE_BYTES_MAX = 256 * 1024 * 1024
 
 
-class RangesUnsupported(QuickthawError):
+class RangesUnsupported(Exception):
     """The server sends whole files only. Raised by remotes, answered inside this package."""
-
-    reason = "FAILED_PRECONDITION"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from quickthaw.wire.errors import (
     PermissionDenied,
     QuickthawError,
     SnapshotCorrupt,
+    StoreUnavailable,
     Unavailable,
 )
 
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 Check = Callable[[memoryview], int]
 """How many of the leading bytes are right; all of them where nothing is known to check against."""
 
-_PASSING = (NotFound, PermissionDenied, Unavailable, RangesUnsupported, SnapshotCorrupt)
+_PASSING = (NotFound, PermissionDenied, Unavailable, SnapshotCorrupt)
 
 
 def good_blocks(component: Component, start: int) -> Check:
@@ -101,9 +102,14 @@ class Places:
                     "manifest; push or pack it again",
                     metadata={"remote": remote.name, "path": path, "offset": str(start + good)},
                 )
+            except RangesUnsupported as raised:
+                error = StoreUnavailable(str(raised), metadata={"remote": remote.name})
+                if not self._give_up(remote, error):
+                    raise
+                continue
             except _PASSING as raised:
                 error = raised
-                if not isinstance(raised, NotFound | PermissionDenied | RangesUnsupported):
+                if not isinstance(raised, NotFound | PermissionDenied):
                     good = max(good, _whole_blocks(check(target), target))
             if self._give_up(remote, error):
                 continue
