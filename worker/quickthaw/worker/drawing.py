@@ -18,6 +18,7 @@ from PIL import Image
 
 from quickthaw.wire.errors import EngineFailed
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
+from quickthaw.worker.ahead import Answers, Encoded
 from quickthaw.worker.attempts import OutputFile, RunResult
 from quickthaw.worker.families.base import TextToImage
 from quickthaw.worker.inputs import ImageInput
@@ -32,8 +33,10 @@ _encode_lock = threading.RLock()
 """Tokenizers keep truncation and padding as state and are shared between models of one process."""
 
 
-def own_pipeline(pipe: Any) -> Any:
+def own_pipeline(pipe: Any, answers: Answers | None = None) -> Any:
     """A copy for one request: the same modules, its own scheduler and attributes.
+
+    `answers`: what its `encode_prompt` has answered before.
 
     Schedulers count steps, so two requests on one scheduler draw each other's pictures.
     """
@@ -46,7 +49,7 @@ def own_pipeline(pipe: Any) -> Any:
 
     def encode_alone(*args: Any, **kwargs: Any) -> Any:
         with _encode_lock:
-            return encode(*args, **kwargs)
+            return (answers or Answers()).ask(encode, *args, **kwargs)
 
     clone.encode_prompt = encode_alone
     return clone
@@ -82,6 +85,7 @@ def draw(
     linear: LinearMap | None,
     sink: RunSink,
     stop: StopSignal,
+    answers: Answers | None = None,
 ) -> RunResult:
     """Raises RunStopped, InvalidInput, EngineFailed and whatever the pipeline raises.
 
@@ -90,7 +94,7 @@ def draw(
     """
     _raise_if(stop)
     began = time.monotonic()
-    clone = own_pipeline(pipe)
+    clone = own_pipeline(pipe, answers)
     with _encode_lock:
         family.check_prompts(clone, request, sink.log)
     seed = request.seed if request.seed is not None else secrets.randbits(SEED_BITS)
@@ -105,17 +109,10 @@ def draw(
         weights_kept(clone.vae) if upcasts else contextlib.nullcontext(),
     ):
         output = clone(
-            prompt=request.prompt,
-            width=request.width,
-            height=request.height,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            num_images_per_prompt=request.num_images,
             generator=generators,
-            output_type="np",
             callback_on_step_end=steps,
             callback_on_step_end_tensor_inputs=["latents"],
-            **family.arguments(clone, request),
+            **_arguments(clone, family, request),
         )
     _raise_if(stop)
     files = tuple(_encoded(output.images, request.output_format))
@@ -126,6 +123,30 @@ def draw(
         "has_nsfw_concepts": [bool(flag) for flag in flagged] if flagged else [False] * len(files),
     }
     return RunResult(files, json.dumps(told), seed, steps.first_step_seconds)
+
+
+def encode_ahead(pipe: Any, family: TextToImage, request: ImageInput) -> Answers:
+    """Encodes the request's prompt and nothing else, for a `draw` of the same later."""
+    answers = Answers()
+    answers.asking = True
+    clone = own_pipeline(pipe, answers)
+    with torch.inference_mode(), contextlib.suppress(Encoded):
+        clone(generator=torch.Generator("cpu"), **_arguments(clone, family, request))
+    answers.asking = False
+    return answers
+
+
+def _arguments(clone: Any, family: TextToImage, request: ImageInput) -> dict[str, Any]:
+    return {
+        "prompt": request.prompt,
+        "width": request.width,
+        "height": request.height,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "num_images_per_prompt": request.num_images,
+        "output_type": "np",
+        **family.arguments(clone, request),
+    }
 
 
 class _Steps:

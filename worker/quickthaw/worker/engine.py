@@ -158,6 +158,7 @@ class DiffusionEngine:
                 loaded.manifest.preview,
                 sink,
                 stop,
+                host.answers_of(assignment.attempt_id),
             )
             with (
                 host.running(loaded.manifest),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -31,8 +31,8 @@ from quickthaw.wire.errors import (
     InvalidArgument,
     ModelCannotFit,
     ResourceExhausted,
-    SnapshotCorrupt,
 )
+from quickthaw.worker.ahead import Answers
 from quickthaw.worker.arrivals import Arrivals
 from quickthaw.worker.attempts import Assignment, ComponentLoad, LoadSummary, NoRoomYet, Tier
 from quickthaw.worker.bringing import (
@@ -41,11 +41,14 @@ from quickthaw.worker.bringing import (
     is_folder_here,
     out_of_memory,
     summary_of,
+    withdrawn,
 )
 from quickthaw.worker.compiling import CompiledRuns
 from quickthaw.worker.inputs import InputReader
 from quickthaw.worker.ports import RunStopped, StopSignal
+from quickthaw.worker.rehearsal import encode
 from quickthaw.worker.residency import LeastRecentlyUsed, Resident, make_room
+from quickthaw.worker.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +101,9 @@ class ModelHost:
         self._lock = threading.Lock()  # guards what follows
         self._models: dict[str, _Model] = {}  # by snapshot digest
         self._readers: dict[str, InputReader] = {}
+        self._answers: dict[str, Answers] = {}  # by attempt id
         self._order = LeastRecentlyUsed()
-        self._changed = threading.Condition()
-        self._running: set[str] = set()  # components that a run is using right now
+        self._turns = Turns()
         self._moved = True  # something came or went since `news` was asked
         self._withdrawn: set[str] = set()  # components that are not what their names say
         self.on_news: Callable[[], None] = lambda: None
@@ -193,13 +196,9 @@ class ModelHost:
                 self._arrivals.begin(assignment)
             self._note_move()
         manifest = model.loaded.manifest if model else self._loader.open(digest).manifest
-        if withdrawn := self._withdrawn & component_digests(manifest):
+        if found := self._withdrawn & component_digests(manifest):
             self._drop_withdrawn()
-            raise SnapshotCorrupt(
-                f"component {min(withdrawn)[:12]} of {assignment.model} was withdrawn: its content "
-                "is not what its SHA-256 says; pack and push the snapshot again",
-                metadata={"digest": min(withdrawn)},
-            )
+            raise withdrawn(min(found), assignment.model)
         if assignment.family and manifest.family != assignment.family:
             raise InvalidArgument(
                 f"snapshot {digest[:12]} is of the family {manifest.family!r}, not "
@@ -226,13 +225,13 @@ class ModelHost:
         digest = assignment.snapshot_digest
         self._note_move()  # also if it fails: parts of it may have arrived
         try:
-            loaded = self._loader.load(digest, verify=self._verify)
+            loaded = self._load(assignment)
         except (ResourceExhausted, torch.OutOfMemoryError) as error:
             # Something else took the device's memory, or fragments of it are left.
             logger.warning("no memory for %s (%s); evicting all that is idle", digest[:12], error)
             self.free_idle()
             try:
-                loaded = self._loader.load(digest, verify=self._verify)
+                loaded = self._load(assignment)
             except torch.OutOfMemoryError as again:
                 raise out_of_memory(f"loading {assignment.model}") from again
         with self._lock:
@@ -240,6 +239,23 @@ class ModelHost:
         if self._arrivals is not None:
             self._arrivals.loaded(digest)
         return summary_of(loaded.report)
+
+    def _load(self, assignment: Assignment) -> LoadedModel:
+        """Encodes the attempt's prompt while the rest of the model is still on its way."""
+        digest = assignment.snapshot_digest
+        loaded = self._loader.load(digest, verify=self._verify, overlap=True)
+        try:
+            if not loaded.manifest.adapters:
+                with self._turns.of(component_digests(loaded.manifest), wait=False) as free:
+                    answers = encode(loaded, self._reader(loaded), assignment) if free else None
+                if answers is not None:
+                    self._answers[assignment.attempt_id] = answers
+            loaded.wait()
+        except BaseException:
+            self._answers.pop(assignment.attempt_id, None)
+            loaded.release()
+            raise
+        return loaded
 
     # ---- room ----------------------------------------------------------------------------------
 
@@ -325,35 +341,33 @@ class ModelHost:
 
     def model_of(self, assignment: Assignment) -> tuple[LoadedModel, InputReader]:
         """The model that `load` took into use. Raises SnapshotInvalid for an unusable schema."""
-        digest = assignment.snapshot_digest
         with self._lock:
-            loaded = self._models[digest].loaded
-            reader = self._readers.get(digest)
+            loaded = self._models[assignment.snapshot_digest].loaded
+        return loaded, self._reader(loaded)
+
+    def answers_of(self, attempt_id: str) -> Answers | None:
+        """What was encoded for the attempt while its model was loaded, once."""
+        return self._answers.pop(attempt_id, None)
+
+    def _reader(self, loaded: LoadedModel) -> InputReader:
+        with self._lock:
+            reader = self._readers.get(loaded.digest)
         if reader is None:
             reader = InputReader(loaded.manifest.input_schema)
             with self._lock:
-                self._readers[digest] = reader
-        return loaded, reader
+                self._readers[loaded.digest] = reader
+        return reader
 
     def release(self, attempt_id: str) -> None:
         """The attempt no longer uses its model, which stays resident. Unknown ids are fine."""
+        self._answers.pop(attempt_id, None)
         with self._lock:
             for model in self._models.values():
                 model.users.discard(attempt_id)
 
-    @contextmanager
-    def running(self, manifest: Manifest) -> Iterator[None]:
+    def running(self, manifest: Manifest) -> AbstractContextManager[bool]:
         """One run at a time for each component: modules are shared and not re-entrant."""
-        digests = component_digests(manifest)
-        with self._changed:
-            self._changed.wait_for(lambda: self._running.isdisjoint(digests))
-            self._running |= digests
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running -= digests
-                self._changed.notify_all()
+        return self._turns.of(component_digests(manifest))
 
     @contextmanager
     def compiled(self, loaded: LoadedModel) -> Iterator[Usage]:

@@ -1,0 +1,131 @@
+"""Prompts that are encoded while their model loads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from quickthaw.snapshot import LoadProgress, SnapshotStore
+from quickthaw.snapshot.pack import pack
+from quickthaw.worker.ahead import Answers, Encoded
+from quickthaw.worker.drawing import draw, encode_ahead
+from quickthaw.worker.families import adapter
+from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.turns import Turns
+from support.snapshots import a_loader
+from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+PIPELINES: dict[str, Callable[[], Any]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "flux": tiny_flux}
+REQUEST = ImageInput(
+    prompt="a red circle",
+    negative_prompt="",
+    width=32,
+    height=32,
+    num_images=1,
+    num_inference_steps=2,
+    guidance_scale=5.0,
+    seed=1,
+    output_format="png",
+    preview_every=0,
+)
+
+
+class Nobody:
+    """A stop signal that is never set, and a listener that nobody hears."""
+
+    def is_set(self) -> bool:
+        return False
+
+    async def wait(self) -> None:
+        raise AssertionError("nobody waits here")
+
+    def progress(self, step: int, steps: int) -> None: ...
+
+    def preview(self, *_: Any, **__: Any) -> None: ...
+
+    def log(self, level: str, text: str) -> None: ...
+
+
+def drawn(pipe: Any, family: str, answers: Answers | None = None) -> bytes:
+    result = draw(pipe, adapter(family), REQUEST, None, Nobody(), Nobody(), answers)
+    return result.files[0].data
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_run_draws_the_same_without_encoding_again(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = PIPELINES[family]()
+    picture = drawn(pipe, family)
+    answers = encode_ahead(pipe, adapter(family), REQUEST)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the prompt was encoded already")
+
+    monkeypatch.setattr(pipe.text_encoder, "forward", refuse)
+    assert drawn(pipe, family, answers) == picture
+    with pytest.raises(AssertionError, match="encoded already"):
+        drawn(pipe, family, answers)  # an answer serves one run
+
+
+def test_another_question_is_asked_again() -> None:
+    answers = Answers()
+    answers.asking = True
+    asked: list[str] = []
+
+    def encode(text: str) -> str:
+        asked.append(text)
+        return text.upper()
+
+    with pytest.raises(Encoded):
+        answers.ask(encode, "a circle")
+    answers.asking = False
+    assert answers.ask(encode, "a square") == "A SQUARE"
+    assert answers.ask(encode, "a circle") == "A CIRCLE"
+    assert asked == ["a circle", "a square"]
+
+
+def test_a_question_that_text_does_not_tell_apart_is_never_remembered() -> None:
+    answers = Answers()
+    answers.asking = True
+    assert answers.ask(lambda value: value.sum().item(), torch.ones(3)) == 3
+    answers.asking = False
+    assert answers.ask(lambda value: value.sum().item(), torch.zeros(3)) == 0
+
+
+def test_encoding_does_not_wait_for_the_denoiser(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    digest = pack(tiny_sd(), store)
+    go_on = threading.Event()
+
+    def hold_the_denoiser(progress: LoadProgress) -> None:
+        if progress.component == "unet":
+            assert go_on.wait(30)
+
+    with a_loader(store) as loader:
+        loaded = loader.load(digest, overlap=True, on_progress=hold_the_denoiser)
+        answers = encode_ahead(loaded.pipeline, adapter("sd"), REQUEST)
+        assert not go_on.is_set()
+        go_on.set()
+        loaded.wait()
+        assert drawn(loaded.pipeline, "sd", answers) == drawn(loaded.pipeline, "sd")
+        loaded.release()
+
+
+def test_without_waiting_a_turn_is_not_taken_from_another() -> None:
+    turns = Turns()
+    with turns.of(frozenset({"vae", "unet"})) as mine:
+        assert mine
+        with turns.of(frozenset({"vae"}), wait=False) as others:
+            assert not others
+        with turns.of(frozenset({"text"}), wait=False) as apart:
+            assert apart
+    with turns.of(frozenset({"vae"}), wait=False) as after:
+        assert after
