@@ -164,8 +164,8 @@ def main(arguments: Sequence[str]) -> int:
             device = CpuDevice(manifest.weight_bytes + (64 + len(manifest.components)) * _MIB)
         sizes = [Size.parse(text) for text in given.shape]
         outcomes = compile_model(store, given.digest, device, given.compiled_cache, sizes)
-    except QuickthawError as error:
-        print(error.message, file=sys.stderr)
+    except (QuickthawError, OSError) as error:
+        print(error, file=sys.stderr)
         return 1
     failed = [outcome for outcome in outcomes if outcome.problem]
     told = {

@@ -39,7 +39,7 @@ def main() -> None:
                 compilers[component] = ComponentCompiler(part, cache)
             compilers[component].compile(block, dtypes, from_json(form))
         except NotCompilable as error:
-            problem = error.message
+            problem = str(error)
         outcome = {
             "component": component,
             "block": block,

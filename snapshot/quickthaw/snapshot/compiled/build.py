@@ -27,7 +27,6 @@ from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.skeleton import build as build_skeleton
 from quickthaw.snapshot.skeleton import skeleton_key
 from quickthaw.snapshot.tensors import DTYPES, slots
-from quickthaw.wire.errors import FailedPrecondition
 
 TOLERANCE: Mapping[torch.dtype, float] = {
     torch.float32: 1e-4,
@@ -38,7 +37,7 @@ TOLERANCE: Mapping[torch.dtype, float] = {
 _SEED = 0
 
 
-class NotCompilable(FailedPrecondition):
+class NotCompilable(Exception):
     """The compiler cannot make code of a block, or code that agrees with it."""
 
 

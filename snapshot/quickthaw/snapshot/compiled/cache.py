@@ -82,7 +82,7 @@ class CompiledCache:
             return self._read(key)
         except FileNotFoundError:
             return None
-        except (Untrusted, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             logger.warning("compiled code is not used: %s", error)
             self._on_refused()
             return None

@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quickthaw.snapshot.fields import JsonValue
-from quickthaw.wire.errors import PermissionDenied
 
 KEY_BYTES = 32
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-class Untrusted(PermissionDenied):
+class Untrusted(PermissionError):
     """Compiled code, its folder or its key are not as this installation leaves them."""
 
 
