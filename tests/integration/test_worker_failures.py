@@ -70,11 +70,11 @@ async def test_a_corrupted_snapshot_is_told_as_such_and_is_not_retryable(
 
 async def test_a_snapshot_from_nowhere_is_a_clear_failure(studio: Studio, tmp_path: Path) -> None:
     studio.session.assign(
-        "s3", family="sd", snapshot_digest="0" * 64, snapshot_uri="s3://bucket/x", input_json="{}"
+        "s3", family="sd", snapshot_digest="0" * 64, snapshot_uri="ftp://host/x", input_json="{}"
     )
     end = await studio.session.finished("s3")
-    assert end.failure.reason == "FAILED_PRECONDITION"
-    assert "supported are absolute folder paths and file:// URLs" in end.failure.message
+    assert end.failure.reason == "SETTINGS_INVALID"
+    assert "known are s3" in end.failure.message
     studio.session.assign(
         "gone",
         family="sd",
