@@ -31,13 +31,14 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": ROOTS, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=True,
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+@pytest.mark.timeout(300)  # a process of its own imports all libraries first
 @pytest.mark.parametrize(
     "kind", ["resident-cold", "resident-warm", "streaming-cold", "streaming-warm"]
 )
