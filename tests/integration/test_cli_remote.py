@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from quickthaw.cli.commands.snapshot_remote import open_pushed
+from quickthaw.cli.snapshots import model_of
 from quickthaw.snapshot import SnapshotStore
 from support.large_snapshots import MIB, a_large_snapshot, files_of
 from support.platform import quickthaw
@@ -64,3 +66,14 @@ def test_a_web_server_is_read_and_never_written(tmp_path: Path) -> None:
         pushed = run("push", digest, server.url, "--store", here)
         assert "only be read from" in pushed.stderr
     assert digest in SnapshotStore(tmp_path / "back")
+
+
+def test_a_model_can_be_added_where_it_is(tmp_path: Path) -> None:
+    """Only its manifest is read, and the catalog is told where workers fetch the rest."""
+    digest = a_large_snapshot(tmp_path, 5 * MIB)
+    with WebServer(tmp_path) as server:
+        found = open_pushed(server.url, digest)
+        model = model_of(found, "me/model", uri=server.url)
+        assert [each.path for each in server.asked] == [f"/snapshots/{digest}/manifest.json"]
+    assert (model.snapshot_digest, model.snapshot_uri) == (digest, server.url)
+    assert [part.size_bytes for part in model.components] == [5 * MIB]
