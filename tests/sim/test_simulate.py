@@ -98,7 +98,6 @@ def test_a_log_that_cannot_be_read_is_refused_by_name(tmp_path: Path, text: str)
 
 
 def test_the_picture_is_a_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the bench extra is not installed")
     scene = a_scene()
     tables = {"steady": {name: simulate(scene, name) for name in (OURS, "random")}}
     report.picture(tables, tmp_path / "p.png")
