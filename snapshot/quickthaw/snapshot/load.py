@@ -117,8 +117,9 @@ class Loader:
             snapshot = self._prepared.open(digest)
             if digest in self._known:
                 return snapshot
+            said = {part.digest: part for part in snapshot.manifest.components}
             for part in snapshot.manifest.components:
-                check_agreement(self._components.get(part.digest, part), part)
+                check_agreement(self._components.get(part.digest, said[part.digest]), part)
             for part in snapshot.manifest.components:
                 self._components.setdefault(part.digest, part)
                 self._residents.add(part)

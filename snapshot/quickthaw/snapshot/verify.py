@@ -60,7 +60,12 @@ def verify(
         on_bytes(size)
 
     findings: list[Finding] = []
-    for part in {each.digest: each for each in snapshot.manifest.components}.values():
+    # Once for each file, unless two parts say different things about it.
+    parts = {
+        (each.digest, each.header_digest, each.data_start, each.blocks, each.delta): each
+        for each in snapshot.manifest.components
+    }
+    for part in parts.values():
         findings += _guarded(part.name, _component(snapshot.store, part, count))
     for processor in snapshot.manifest.processors:
         for name, blob in processor.files.items():
