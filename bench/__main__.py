@@ -23,6 +23,11 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "adapters",
             "fine_tunes",
             "options",
+            "remote",
+            "simulate",
+            "load_cycles",
+            "power_cuts",
+            "fuzz_snapshots",
         )
     },
     "cold_start": (*COLD_START, "--targets"),
