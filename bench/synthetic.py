@@ -12,7 +12,8 @@ import diffusers
 import torch
 import transformers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers.initialization import no_init_weights
+
+from quickthaw.snapshot.uninitialised import no_init_weights
 
 # Neither library types its constructors.
 df: Any = diffusers

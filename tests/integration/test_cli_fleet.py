@@ -78,6 +78,23 @@ def gone(pid: int) -> bool:
         return True
 
 
+async def ended(pid: int) -> None:
+    """Waits for a process to end: a signal that was sent is not one that has done its work."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(descriptor, over.set)
+    try:
+        async with asyncio.timeout(30):
+            await over.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -164,7 +181,8 @@ async def test_workers_of_a_killed_host_are_told_and_start_over_the_slabs_they_h
     os.kill(host, signal.SIGKILL)
     ends = [await the_next(changes) for _ in names]
     assert {(end.worker_id, end.status) for end in ends} == {(name, -9) for name in names}
-    assert all(gone(pid) for pid in before)
+    for pid in before:
+        await ended(pid)
     for name in names:
         await fleet.create(a_spec(tmp_path, name))
     after = {(await the_next(changes)).pid for _ in names}

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
-from transformers.initialization import no_init_weights
 
 from quickthaw.snapshot.binding import Binding
 from quickthaw.snapshot.build_limits import bounded_build
@@ -28,6 +27,7 @@ from quickthaw.snapshot.format import TENSORS_MAX, Header, Problem, invalid
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.quantize import install
 from quickthaw.snapshot.tensors import Slot, slots, walk
+from quickthaw.snapshot.uninitialised import no_init_weights
 
 _build_lock = threading.Lock()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,22 @@ def test_a_pipeline_knows_its_device_without_going_through_its_modules(
 
         monkeypatch.setattr(torch.nn.Module, "modules", walk)
         assert loaded.pipeline._execution_device == torch.device("cpu")
+
+
+def test_switching_initialisation_off_never_switches_it_off_for_good() -> None:
+    """In a process of its own: what matters is which library is imported first."""
+    script = """
+import torch
+from quickthaw.snapshot.uninitialised import no_init_weights
+import diffusers
+with torch.device("meta"), no_init_weights():
+    diffusers.AutoencoderTiny  # imported only now, with what it is built upon
+from diffusers.models.modeling_utils import no_init_weights as theirs
+with theirs():
+    pass
+layer = torch.nn.Linear(64, 64)
+assert torch.nn.init.kaiming_uniform_.__name__ == "kaiming_uniform_", "off for good"
+assert 0 < float(layer.weight.detach().abs().max()) <= 0.125
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

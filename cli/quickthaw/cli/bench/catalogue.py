@@ -14,9 +14,9 @@ import diffusers
 import torch
 import transformers
 from torch import nn
-from transformers.initialization import no_init_weights
 
 from quickthaw.snapshot.manifest import Kind
+from quickthaw.snapshot.uninitialised import no_init_weights
 
 # Neither library types its constructors.
 df: Any = diffusers
