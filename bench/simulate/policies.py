@@ -8,6 +8,7 @@ over them is a win over their rule, not over stale news.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
@@ -47,7 +48,7 @@ class Policy(Protocol):
         ...
 
 
-class Baseline:
+class Baseline(ABC):
     """What all baselines share; each chooses in `choose`."""
 
     def __init__(self, workers: Sequence[VirtualWorker], random: Random) -> None:
@@ -64,8 +65,9 @@ class Baseline:
 
     # ---- the rule ----------------------------------------------------------------------------
 
+    @abstractmethod
     def choose(self, model: ModelSpec, arrival: Arrival) -> VirtualWorker:
-        raise NotImplementedError
+        """One of `fleet`, which is not empty."""
 
     def least_loaded(self, workers: Iterable[VirtualWorker] | None = None) -> VirtualWorker:
         if workers is not None:
