@@ -107,10 +107,10 @@ class Baseline(ABC):
             self.buckets[before + more][name] = None
 
     def began_load(self, worker: VirtualWorker, attempt: Attempt, now: float) -> None:
-        pass
+        return  # a rule that places at arrival has nothing to learn from it
 
     def began_run(self, worker: VirtualWorker, attempt: Attempt, now: float) -> None:
-        pass
+        return  # a rule that places at arrival has nothing to learn from it
 
     def ended(
         self, worker: VirtualWorker, attempt: Attempt, run_seconds: float, now: float
@@ -144,7 +144,7 @@ class Baseline(ABC):
             self.arrived(key, arrival, model, now)
 
     def tick(self, now: float) -> None:
-        pass
+        return  # a rule that places at arrival has nothing to learn from it
 
     def next_tick(self) -> float | None:
         return None
