@@ -49,10 +49,11 @@ def _drop(path: Path) -> float:
 def warm(paths: Iterable[Path]) -> None:
     """Reads the files; raises `FailedPrecondition` if the page cache does not keep them."""
     for path in paths:
+        held = _warm(path)
         for _ in range(WARM_TRIES):
-            # A kernel that reclaims idle memory ahead of need may take some back at once.
-            if (held := _warm(path)) >= WARM_FRACTION_MIN:
+            if held >= WARM_FRACTION_MIN:
                 break
+            held = _warm(path)  # a kernel that reclaims ahead of need may take some back at once
         else:
             raise FailedPrecondition(
                 f"{path}: only {held:.0%} stays in the page cache; this machine has too little "
