@@ -69,12 +69,15 @@ class Scene:
 
 
 def core_settings(changes: Mapping[str, float]) -> CoreSettings:
-    """Our policy with some numbers changed, by the names of its settings."""
+    """Our policy with some numbers changed, by the names of its settings.
+
+    Raises TypeError for a name that is none.
+    """
     of_placement = PlacementPolicy.__dataclass_fields__
     placement = {name: value for name, value in changes.items() if name in of_placement}
     others = {name: value for name, value in changes.items() if name not in of_placement}
     core = CoreSettings(lease_ms=LEASE_MS, queue_max=UNBOUNDED, queue_max_per_tenant=UNBOUNDED)
-    return replace(core, placement=replace(core.placement, **placement), **others)  # type: ignore[arg-type]  # checked by whoever reads the command line
+    return replace(core, placement=replace(core.placement, **placement), **others)  # type: ignore[arg-type]  # by name
 
 
 def simulate(scene: Scene, policy: str, changes: Mapping[str, float] | None = None) -> Figures:

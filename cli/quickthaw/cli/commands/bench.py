@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -308,7 +308,10 @@ def _show(written: dict[str, Any], folder: Path, as_json: bool, targets: bool) -
         written,
         lambda console: report(console, written, show_targets=targets, more_targets=more),
     )
-    say: Callable[[str], None] = lambda line: stderr().print(line, markup=False)  # noqa: E731
+
+    def say(line: str) -> None:
+        stderr().print(line, markup=False)
+
     say(f"written: {path}")
     if can_plot():
         say(f"written: {plot(written, path.with_suffix('.png'))}")
