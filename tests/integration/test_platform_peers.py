@@ -85,6 +85,7 @@ async def test_the_second_worker_is_fed_by_the_first_and_the_receipt_says_so(
             first = await run(running)
             assert first.receipt.start_tier == types_pb2.TIER_REMOTE
             assert {part.copier for part in first.receipt.load.components} == {"remote"}
+            assert all(part.why for part in first.receipt.load.components)
             here = SnapshotStore(tmp_path / "one" / "snapshots")
             await until(lambda: digest in here, "the disk tier")
             fetched = len(server.asked)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quickthaw.client import LoadReport, Receipt, Request, RequestState, Tier
+from quickthaw.client import ComponentLoad, LoadReport, Receipt, Request, RequestState, Tier
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,15 +132,20 @@ def load_breakdown(report: LoadReport) -> str:
 
 
 def load_by_tier(report: LoadReport) -> str:
-    """How many bytes came from where: `vram 12.0 MiB, disk 3.1 MiB (page-cache)`."""
+    """How many bytes came from where, how, and why so: `vram 12.0 MiB, disk 3.1 MiB (page_cache:
+    100% is in the page cache)`."""
     texts = []
     for tier in Tier:
         found = [part for part in report.components if part.source is tier]
         if found:
-            copiers = sorted({part.copier for part in found if part.copier})
-            how = f" ({', '.join(copiers)})" if copiers else ""
+            ways = sorted({_way(part) for part in found if part.copier})
+            how = f" ({'; '.join(ways)})" if ways else ""
             texts.append(f"{tier} {size(sum(part.size_bytes for part in found))}{how}")
     return ", ".join(texts)
+
+
+def _way(part: ComponentLoad) -> str:
+    return f"{part.copier}: {part.why}" if part.why else part.copier
 
 
 def receipt(console: Console, value: Receipt) -> None:

@@ -133,6 +133,7 @@ def load_from_wire(message: types_pb2.LoadReport) -> LoadReport:
                 copier=component.copier,
                 read_seconds=component.read_seconds,
                 copy_seconds=component.copy_seconds,
+                why=component.why,
             )
             for component in message.components
         ),

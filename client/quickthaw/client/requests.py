@@ -98,6 +98,8 @@ class ComponentLoad:
     copier: str
     read_seconds: float
     copy_seconds: float
+    why: str = ""
+    """What was true that made it this copier; empty if nothing was moved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,7 @@ class ComponentLoad(_message.Message):
     COPIER_FIELD_NUMBER: _builtins.int
     READ_SECONDS_FIELD_NUMBER: _builtins.int
     COPY_SECONDS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`unet`, `text_encoder`, ..."""
     digest: _builtins.str
@@ -260,6 +261,8 @@ class ComponentLoad(_message.Message):
     """Storage to slab."""
     copy_seconds: _builtins.float
     """Slab to device."""
+    why: _builtins.str
+    """What was true that made it this path: half a sentence. Empty if nothing was moved."""
     def __init__(
         self,
         *,
@@ -270,10 +273,11 @@ class ComponentLoad(_message.Message):
         copier: _builtins.str = ...,
         read_seconds: _builtins.float = ...,
         copy_seconds: _builtins.float = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copier", b"copier", "copy_seconds", b"copy_seconds", "digest", b"digest", "name", b"name", "read_seconds", b"read_seconds", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copier", b"copier", "copy_seconds", b"copy_seconds", "digest", b"digest", "name", b"name", "read_seconds", b"read_seconds", "size_bytes", b"size_bytes", "source", b"source", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,8 @@ class ComponentLoad:
     copier: str
     read_seconds: float
     copy_seconds: float
+    why: str = ""
+    """What made it this copier: half a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

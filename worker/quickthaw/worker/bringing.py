@@ -82,6 +82,7 @@ def summary_of(report: LoadReport) -> LoadSummary:
                 part.copier or "",
                 part.read_seconds,
                 part.copy_seconds,
+                part.why,
             )
             for part in report.components
         ),

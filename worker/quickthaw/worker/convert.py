@@ -181,6 +181,7 @@ def load_report(
                 copier=part.copier,
                 read_seconds=part.read_seconds,
                 copy_seconds=part.copy_seconds,
+                why=part.why,
             )
             for part in summary.components
         ],
