@@ -23,61 +23,62 @@ _sym_db = _symbol_database.Default()
 
 
 from quickthaw.v1 import types_pb2 as quickthaw_dot_v1_dot_types__pb2
+from quickthaw.v1 import webhooks_pb2 as quickthaw_dot_v1_dot_webhooks__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cquickthaw/v1/inference.proto\x12\x0cquickthaw.v1\x1a\x18quickthaw/v1/types.proto\"\xe5\x01\n\rSubmitRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ninput_json\x18\x02 \x01(\t\x12(\n\x08priority\x18\x03 \x01(\x0e\x32\x16.quickthaw.v1.Priority\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x13\n\x0bworker_hint\x18\x06 \x01(\t\x12 \n\x18second_worth_nanodollars\x18\x07 \x01(\x03\x12\x1d\n\x15price_cap_nanodollars\x18\x08 \x01(\x03\"}\n\x0eSubmitResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.quickthaw.v1.RequestState\x12\x16\n\x0equeue_position\x18\x03 \x01(\x05\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x04 \x01(\x08\" \n\nGetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"r\n\x13ListRequestsRequest\x12 \n\x04page\x18\x01 \x01(\x0b\x32\x12.quickthaw.v1.Page\x12*\n\x06states\x18\x02 \x03(\x0e\x32\x1a.quickthaw.v1.RequestState\x12\r\n\x05model\x18\x03 \x01(\t\"X\n\x14ListRequestsResponse\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.quickthaw.v1.Request\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x0cWatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xa0\x02\n\x05\x45vent\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0f\n\x07unix_ms\x18\x03 \x01(\x03\x12\x31\n\x0cstate_change\x18\x04 \x01(\x0b\x32\x19.quickthaw.v1.StateChangeH\x00\x12*\n\x08progress\x18\x05 \x01(\x0b\x32\x16.quickthaw.v1.ProgressH\x00\x12(\n\x07preview\x18\x06 \x01(\x0b\x32\x15.quickthaw.v1.PreviewH\x00\x12$\n\x03log\x18\x07 \x01(\x0b\x32\x15.quickthaw.v1.LogLineH\x00\x12)\n\x08\x66inished\x18\x08 \x01(\x0b\x32\x15.quickthaw.v1.RequestH\x00\x42\x06\n\x04kind\"\x84\x01\n\x0bStateChange\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.quickthaw.v1.RequestState\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0equeue_position\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\'\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\r\n\x05steps\x18\x02 \x01(\x05\"o\n\x07Preview\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x13\n\x0bimage_index\x18\x02 \x01(\x05\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\"&\n\x07LogLine\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\";\n\x0e\x43\x61ncelResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.quickthaw.v1.RequestState\"\xc3\x02\n\rQuoteResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12&\n\nstart_tier\x18\x02 \x01(\x0e\x32\x12.quickthaw.v1.Tier\x12-\n\rstart_seconds\x18\x03 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12,\n\x0cload_seconds\x18\x04 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12+\n\x0brun_seconds\x18\x05 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12\x31\n\x11price_nanodollars\x18\x06 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12#\n\x1brate_nanodollars_per_second\x18\x07 \x01(\x03\x12\x15\n\rprice_version\x18\x08 \x01(\t\"$\n\x08\x45stimate\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p95\x18\x02 \x01(\x01\"g\n\x0fRealtimeRequest\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12-\n\x06submit\x18\x02 \x01(\x0b\x32\x1b.quickthaw.v1.SubmitRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x08H\x00\x42\x06\n\x04kind\"w\n\x10RealtimeResponse\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12$\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x13.quickthaw.v1.EventH\x00\x12(\n\x07refused\x18\x03 \x01(\x0b\x32\x15.quickthaw.v1.FailureH\x00\x42\x06\n\x04kind\"\\\n\x07RunCall\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12*\n\x03run\x18\x02 \x01(\x0b\x32\x1b.quickthaw.v1.SubmitRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x08H\x00\x42\x06\n\x04kind\"6\n\x0eRunManyRequest\x12$\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x15.quickthaw.v1.RunCall\"q\n\x06RunEnd\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x15.quickthaw.v1.RequestH\x00\x12(\n\x07refused\x18\x03 \x01(\x0b\x32\x15.quickthaw.v1.FailureH\x00\x42\x06\n\x04kind\"5\n\x0fRunManyResponse\x12\"\n\x04\x65nds\x18\x01 \x03(\x0b\x32\x14.quickthaw.v1.RunEnd\"\"\n\x13ReadArtifactRequest\x12\x0b\n\x03uri\x18\x01 \x01(\t\"N\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12(\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x16.quickthaw.v1.Artifact2\xca\x05\n\tInference\x12\x43\n\x06Submit\x12\x1b.quickthaw.v1.SubmitRequest\x1a\x1c.quickthaw.v1.SubmitResponse\x12\x39\n\x03Run\x12\x1b.quickthaw.v1.SubmitRequest\x1a\x15.quickthaw.v1.Request\x12\x36\n\x03Get\x12\x18.quickthaw.v1.GetRequest\x1a\x15.quickthaw.v1.Request\x12M\n\x04List\x12!.quickthaw.v1.ListRequestsRequest\x1a\".quickthaw.v1.ListRequestsResponse\x12:\n\x05Watch\x12\x1a.quickthaw.v1.WatchRequest\x1a\x13.quickthaw.v1.Event0\x01\x12\x43\n\x06\x43\x61ncel\x12\x1b.quickthaw.v1.CancelRequest\x1a\x1c.quickthaw.v1.CancelResponse\x12\x41\n\x05Quote\x12\x1b.quickthaw.v1.SubmitRequest\x1a\x1b.quickthaw.v1.QuoteResponse\x12M\n\x08Realtime\x12\x1d.quickthaw.v1.RealtimeRequest\x1a\x1e.quickthaw.v1.RealtimeResponse(\x01\x30\x01\x12J\n\x07RunMany\x12\x1c.quickthaw.v1.RunManyRequest\x1a\x1d.quickthaw.v1.RunManyResponse(\x01\x30\x01\x12W\n\x0cReadArtifact\x12!.quickthaw.v1.ReadArtifactRequest\x1a\".quickthaw.v1.ReadArtifactResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cquickthaw/v1/inference.proto\x12\x0cquickthaw.v1\x1a\x18quickthaw/v1/types.proto\x1a\x1bquickthaw/v1/webhooks.proto\"\x80\x03\n\rSubmitRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ninput_json\x18\x02 \x01(\t\x12(\n\x08priority\x18\x03 \x01(\x0e\x32\x16.quickthaw.v1.Priority\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x13\n\x0bworker_hint\x18\x06 \x01(\t\x12 \n\x18second_worth_nanodollars\x18\x07 \x01(\x03\x12\x1d\n\x15price_cap_nanodollars\x18\x08 \x01(\x03\x12\x1e\n\x16start_deadline_unix_ms\x18\t \x01(\x03\x12\x14\n\x0c\x61ttempts_max\x18\n \x01(\x05\x12\x17\n\x0fmodel_queue_max\x18\x0b \x01(\x05\x12\x1c\n\x14\x61\x63\x63\x65pt_invalid_input\x18\x0c \x01(\x08\x12,\n\x07webhook\x18\r \x01(\x0b\x32\x1b.quickthaw.v1.WebhookTarget\"}\n\x0eSubmitResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.quickthaw.v1.RequestState\x12\x16\n\x0equeue_position\x18\x03 \x01(\x05\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x04 \x01(\x08\" \n\nGetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"r\n\x13ListRequestsRequest\x12 \n\x04page\x18\x01 \x01(\x0b\x32\x12.quickthaw.v1.Page\x12*\n\x06states\x18\x02 \x03(\x0e\x32\x1a.quickthaw.v1.RequestState\x12\r\n\x05model\x18\x03 \x01(\t\"X\n\x14ListRequestsResponse\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.quickthaw.v1.Request\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x0cWatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xa0\x02\n\x05\x45vent\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0f\n\x07unix_ms\x18\x03 \x01(\x03\x12\x31\n\x0cstate_change\x18\x04 \x01(\x0b\x32\x19.quickthaw.v1.StateChangeH\x00\x12*\n\x08progress\x18\x05 \x01(\x0b\x32\x16.quickthaw.v1.ProgressH\x00\x12(\n\x07preview\x18\x06 \x01(\x0b\x32\x15.quickthaw.v1.PreviewH\x00\x12$\n\x03log\x18\x07 \x01(\x0b\x32\x15.quickthaw.v1.LogLineH\x00\x12)\n\x08\x66inished\x18\x08 \x01(\x0b\x32\x15.quickthaw.v1.RequestH\x00\x42\x06\n\x04kind\"\x84\x01\n\x0bStateChange\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.quickthaw.v1.RequestState\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0equeue_position\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\'\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\r\n\x05steps\x18\x02 \x01(\x05\"o\n\x07Preview\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x13\n\x0bimage_index\x18\x02 \x01(\x05\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x0e\n\x06height\x18\x06 \x01(\x05\"&\n\x07LogLine\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\";\n\x0e\x43\x61ncelResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.quickthaw.v1.RequestState\"\xc3\x02\n\rQuoteResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12&\n\nstart_tier\x18\x02 \x01(\x0e\x32\x12.quickthaw.v1.Tier\x12-\n\rstart_seconds\x18\x03 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12,\n\x0cload_seconds\x18\x04 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12+\n\x0brun_seconds\x18\x05 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12\x31\n\x11price_nanodollars\x18\x06 \x01(\x0b\x32\x16.quickthaw.v1.Estimate\x12#\n\x1brate_nanodollars_per_second\x18\x07 \x01(\x03\x12\x15\n\rprice_version\x18\x08 \x01(\t\"$\n\x08\x45stimate\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p95\x18\x02 \x01(\x01\"g\n\x0fRealtimeRequest\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12-\n\x06submit\x18\x02 \x01(\x0b\x32\x1b.quickthaw.v1.SubmitRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x08H\x00\x42\x06\n\x04kind\"w\n\x10RealtimeResponse\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12$\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x13.quickthaw.v1.EventH\x00\x12(\n\x07refused\x18\x03 \x01(\x0b\x32\x15.quickthaw.v1.FailureH\x00\x42\x06\n\x04kind\"\\\n\x07RunCall\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12*\n\x03run\x18\x02 \x01(\x0b\x32\x1b.quickthaw.v1.SubmitRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x08H\x00\x42\x06\n\x04kind\"6\n\x0eRunManyRequest\x12$\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x15.quickthaw.v1.RunCall\"q\n\x06RunEnd\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x15.quickthaw.v1.RequestH\x00\x12(\n\x07refused\x18\x03 \x01(\x0b\x32\x15.quickthaw.v1.FailureH\x00\x42\x06\n\x04kind\"5\n\x0fRunManyResponse\x12\"\n\x04\x65nds\x18\x01 \x03(\x0b\x32\x14.quickthaw.v1.RunEnd\"\"\n\x13ReadArtifactRequest\x12\x0b\n\x03uri\x18\x01 \x01(\t\"N\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12(\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x16.quickthaw.v1.Artifact2\xca\x05\n\tInference\x12\x43\n\x06Submit\x12\x1b.quickthaw.v1.SubmitRequest\x1a\x1c.quickthaw.v1.SubmitResponse\x12\x39\n\x03Run\x12\x1b.quickthaw.v1.SubmitRequest\x1a\x15.quickthaw.v1.Request\x12\x36\n\x03Get\x12\x18.quickthaw.v1.GetRequest\x1a\x15.quickthaw.v1.Request\x12M\n\x04List\x12!.quickthaw.v1.ListRequestsRequest\x1a\".quickthaw.v1.ListRequestsResponse\x12:\n\x05Watch\x12\x1a.quickthaw.v1.WatchRequest\x1a\x13.quickthaw.v1.Event0\x01\x12\x43\n\x06\x43\x61ncel\x12\x1b.quickthaw.v1.CancelRequest\x1a\x1c.quickthaw.v1.CancelResponse\x12\x41\n\x05Quote\x12\x1b.quickthaw.v1.SubmitRequest\x1a\x1b.quickthaw.v1.QuoteResponse\x12M\n\x08Realtime\x12\x1d.quickthaw.v1.RealtimeRequest\x1a\x1e.quickthaw.v1.RealtimeResponse(\x01\x30\x01\x12J\n\x07RunMany\x12\x1c.quickthaw.v1.RunManyRequest\x1a\x1d.quickthaw.v1.RunManyResponse(\x01\x30\x01\x12W\n\x0cReadArtifact\x12!.quickthaw.v1.ReadArtifactRequest\x1a\".quickthaw.v1.ReadArtifactResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quickthaw.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBMITREQUEST']._serialized_start=73
-  _globals['_SUBMITREQUEST']._serialized_end=302
-  _globals['_SUBMITRESPONSE']._serialized_start=304
-  _globals['_SUBMITRESPONSE']._serialized_end=429
-  _globals['_GETREQUEST']._serialized_start=431
-  _globals['_GETREQUEST']._serialized_end=463
-  _globals['_LISTREQUESTSREQUEST']._serialized_start=465
-  _globals['_LISTREQUESTSREQUEST']._serialized_end=579
-  _globals['_LISTREQUESTSRESPONSE']._serialized_start=581
-  _globals['_LISTREQUESTSRESPONSE']._serialized_end=669
-  _globals['_WATCHREQUEST']._serialized_start=671
-  _globals['_WATCHREQUEST']._serialized_end=729
-  _globals['_EVENT']._serialized_start=732
-  _globals['_EVENT']._serialized_end=1020
-  _globals['_STATECHANGE']._serialized_start=1023
-  _globals['_STATECHANGE']._serialized_end=1155
-  _globals['_PROGRESS']._serialized_start=1157
-  _globals['_PROGRESS']._serialized_end=1196
-  _globals['_PREVIEW']._serialized_start=1198
-  _globals['_PREVIEW']._serialized_end=1309
-  _globals['_LOGLINE']._serialized_start=1311
-  _globals['_LOGLINE']._serialized_end=1349
-  _globals['_CANCELREQUEST']._serialized_start=1351
-  _globals['_CANCELREQUEST']._serialized_end=1386
-  _globals['_CANCELRESPONSE']._serialized_start=1388
-  _globals['_CANCELRESPONSE']._serialized_end=1447
-  _globals['_QUOTERESPONSE']._serialized_start=1450
-  _globals['_QUOTERESPONSE']._serialized_end=1773
-  _globals['_ESTIMATE']._serialized_start=1775
-  _globals['_ESTIMATE']._serialized_end=1811
-  _globals['_REALTIMEREQUEST']._serialized_start=1813
-  _globals['_REALTIMEREQUEST']._serialized_end=1916
-  _globals['_REALTIMERESPONSE']._serialized_start=1918
-  _globals['_REALTIMERESPONSE']._serialized_end=2037
-  _globals['_RUNCALL']._serialized_start=2039
-  _globals['_RUNCALL']._serialized_end=2131
-  _globals['_RUNMANYREQUEST']._serialized_start=2133
-  _globals['_RUNMANYREQUEST']._serialized_end=2187
-  _globals['_RUNEND']._serialized_start=2189
-  _globals['_RUNEND']._serialized_end=2302
-  _globals['_RUNMANYRESPONSE']._serialized_start=2304
-  _globals['_RUNMANYRESPONSE']._serialized_end=2357
-  _globals['_READARTIFACTREQUEST']._serialized_start=2359
-  _globals['_READARTIFACTREQUEST']._serialized_end=2393
-  _globals['_READARTIFACTRESPONSE']._serialized_start=2395
-  _globals['_READARTIFACTRESPONSE']._serialized_end=2473
-  _globals['_INFERENCE']._serialized_start=2476
-  _globals['_INFERENCE']._serialized_end=3190
+  _globals['_SUBMITREQUEST']._serialized_start=102
+  _globals['_SUBMITREQUEST']._serialized_end=486
+  _globals['_SUBMITRESPONSE']._serialized_start=488
+  _globals['_SUBMITRESPONSE']._serialized_end=613
+  _globals['_GETREQUEST']._serialized_start=615
+  _globals['_GETREQUEST']._serialized_end=647
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=649
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=763
+  _globals['_LISTREQUESTSRESPONSE']._serialized_start=765
+  _globals['_LISTREQUESTSRESPONSE']._serialized_end=853
+  _globals['_WATCHREQUEST']._serialized_start=855
+  _globals['_WATCHREQUEST']._serialized_end=913
+  _globals['_EVENT']._serialized_start=916
+  _globals['_EVENT']._serialized_end=1204
+  _globals['_STATECHANGE']._serialized_start=1207
+  _globals['_STATECHANGE']._serialized_end=1339
+  _globals['_PROGRESS']._serialized_start=1341
+  _globals['_PROGRESS']._serialized_end=1380
+  _globals['_PREVIEW']._serialized_start=1382
+  _globals['_PREVIEW']._serialized_end=1493
+  _globals['_LOGLINE']._serialized_start=1495
+  _globals['_LOGLINE']._serialized_end=1533
+  _globals['_CANCELREQUEST']._serialized_start=1535
+  _globals['_CANCELREQUEST']._serialized_end=1570
+  _globals['_CANCELRESPONSE']._serialized_start=1572
+  _globals['_CANCELRESPONSE']._serialized_end=1631
+  _globals['_QUOTERESPONSE']._serialized_start=1634
+  _globals['_QUOTERESPONSE']._serialized_end=1957
+  _globals['_ESTIMATE']._serialized_start=1959
+  _globals['_ESTIMATE']._serialized_end=1995
+  _globals['_REALTIMEREQUEST']._serialized_start=1997
+  _globals['_REALTIMEREQUEST']._serialized_end=2100
+  _globals['_REALTIMERESPONSE']._serialized_start=2102
+  _globals['_REALTIMERESPONSE']._serialized_end=2221
+  _globals['_RUNCALL']._serialized_start=2223
+  _globals['_RUNCALL']._serialized_end=2315
+  _globals['_RUNMANYREQUEST']._serialized_start=2317
+  _globals['_RUNMANYREQUEST']._serialized_end=2371
+  _globals['_RUNEND']._serialized_start=2373
+  _globals['_RUNEND']._serialized_end=2486
+  _globals['_RUNMANYRESPONSE']._serialized_start=2488
+  _globals['_RUNMANYRESPONSE']._serialized_end=2541
+  _globals['_READARTIFACTREQUEST']._serialized_start=2543
+  _globals['_READARTIFACTREQUEST']._serialized_end=2577
+  _globals['_READARTIFACTRESPONSE']._serialized_start=2579
+  _globals['_READARTIFACTRESPONSE']._serialized_end=2657
+  _globals['_INFERENCE']._serialized_start=2660
+  _globals['_INFERENCE']._serialized_end=3374
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from quickthaw.v1 import types_pb2 as _types_pb2
+from quickthaw.v1 import webhooks_pb2 as _webhooks_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,6 +34,11 @@ class SubmitRequest(_message.Message):
     WORKER_HINT_FIELD_NUMBER: _builtins.int
     SECOND_WORTH_NANODOLLARS_FIELD_NUMBER: _builtins.int
     PRICE_CAP_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    START_DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_MAX_FIELD_NUMBER: _builtins.int
+    MODEL_QUEUE_MAX_FIELD_NUMBER: _builtins.int
+    ACCEPT_INVALID_INPUT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalog id `owner/name[/variant]` or an alias of one. At most 200 characters."""
     input_json: _builtins.str
@@ -55,6 +61,22 @@ class SubmitRequest(_message.Message):
     """
     price_cap_nanodollars: _builtins.int
     """Refuse rather than pay more for the run, by the p95 estimate. 0 for no cap."""
+    start_deadline_unix_ms: _builtins.int
+    """The request fails with START_TIMEOUT if no worker has begun it by then. 0 for none. What has
+    begun once may be tried again later than that.
+    """
+    attempts_max: _builtins.int
+    """Workers that may be lost under it; 0 for the server's default."""
+    model_queue_max: _builtins.int
+    """Refuse (RESOURCE_EXHAUSTED) if more of the model's requests than this wait already. 0: no limit."""
+    accept_invalid_input: _builtins.bool
+    """Accept input that does not fit the schema: the request is journalled and has failed with
+    INVALID_INPUT at once, so that who asks later, or a webhook, is told.
+    """
+    @_builtins.property
+    def webhook(self) -> _webhooks_pb2.WebhookTarget:
+        """Whom to tell of the end; absent for nobody."""
+
     def __init__(
         self,
         *,
@@ -66,10 +88,15 @@ class SubmitRequest(_message.Message):
         worker_hint: _builtins.str = ...,
         second_worth_nanodollars: _builtins.int = ...,
         price_cap_nanodollars: _builtins.int = ...,
+        start_deadline_unix_ms: _builtins.int = ...,
+        attempts_max: _builtins.int = ...,
+        model_queue_max: _builtins.int = ...,
+        accept_invalid_input: _builtins.bool = ...,
+        webhook: _webhooks_pb2.WebhookTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_unix_ms", b"deadline_unix_ms", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "model", b"model", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "worker_hint", b"worker_hint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_invalid_input", b"accept_invalid_input", "attempts_max", b"attempts_max", "deadline_unix_ms", b"deadline_unix_ms", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "model", b"model", "model_queue_max", b"model_queue_max", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "start_deadline_unix_ms", b"start_deadline_unix_ms", "webhook", b"webhook", "worker_hint", b"worker_hint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

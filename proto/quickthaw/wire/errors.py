@@ -12,7 +12,8 @@
     │   ├── RequestNotFound
     │   ├── WorkerNotFound
     │   ├── KeyNotFound
-    │   └── ArtifactNotFound
+    │   ├── ArtifactNotFound
+    │   └── WebhookNotFound
     ├── AlreadyExists              the name is taken, or an idempotency key was reused differently
     ├── FailedPrecondition         right call, wrong moment or place
     │   ├── ModelCannotFit         no attached worker could ever hold the model
@@ -23,6 +24,7 @@
     │   ├── BudgetExhausted
     │   └── StorageFull            the disk under the journal or the blob store is full
     ├── DeadlineExpired            the request did not end before its own deadline
+    │   └── StartTimeout           no worker had begun it in the time that its caller allowed
     ├── RequestCancelled           somebody cancelled it
     ├── Unavailable                not reachable or shutting down; safe to try again
     │   └── StoreUnavailable       the journal's database does not answer
@@ -124,6 +126,10 @@ class ArtifactNotFound(NotFound):
     reason = "ARTIFACT_NOT_FOUND"
 
 
+class WebhookNotFound(NotFound):
+    reason = "WEBHOOK_NOT_FOUND"
+
+
 class AlreadyExists(QuickthawError):
     reason = "ALREADY_EXISTS"
 
@@ -162,6 +168,10 @@ class StorageFull(ResourceExhausted):
 
 class DeadlineExpired(QuickthawError):
     reason = "DEADLINE_EXPIRED"
+
+
+class StartTimeout(DeadlineExpired):
+    reason = "START_TIMEOUT"
 
 
 class RequestCancelled(QuickthawError):
