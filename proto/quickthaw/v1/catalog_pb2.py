@@ -25,31 +25,51 @@ _sym_db = _symbol_database.Default()
 from quickthaw.v1 import types_pb2 as quickthaw_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aquickthaw/v1/catalog.proto\x12\x0cquickthaw.v1\x1a\x18quickthaw/v1/types.proto\"=\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x84\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x04 \x01(\t\x12\x14\n\x0csnapshot_uri\x18\x05 \x01(\t\x12+\n\ncomponents\x18\x06 \x03(\x0b\x32\x17.quickthaw.v1.Component\x12\x15\n\rworking_bytes\x18\x07 \x01(\x03\x12\x19\n\x11input_schema_json\x18\x08 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12\x0f\n\x07license\x18\n \x01(\t\x12\x1a\n\x12registered_unix_ms\x18\x0b \x01(\x03\"5\n\x0fRegisterRequest\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.quickthaw.v1.Model\"G\n\x10RegisterResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.quickthaw.v1.Model\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\"5\n\x11ListModelsRequest\x12 \n\x04page\x18\x01 \x01(\x0b\x32\x12.quickthaw.v1.Page\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.quickthaw.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\rRemoveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse2\xaa\x02\n\x07\x43\x61talog\x12I\n\x08Register\x12\x1d.quickthaw.v1.RegisterRequest\x1a\x1e.quickthaw.v1.RegisterResponse\x12>\n\x08GetModel\x12\x1d.quickthaw.v1.GetModelRequest\x1a\x13.quickthaw.v1.Model\x12O\n\nListModels\x12\x1f.quickthaw.v1.ListModelsRequest\x1a .quickthaw.v1.ListModelsResponse\x12\x43\n\x06Remove\x12\x1b.quickthaw.v1.RemoveRequest\x1a\x1c.quickthaw.v1.RemoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aquickthaw/v1/catalog.proto\x12\x0cquickthaw.v1\x1a\x18quickthaw/v1/types.proto\"=\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x84\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x04 \x01(\t\x12\x14\n\x0csnapshot_uri\x18\x05 \x01(\t\x12+\n\ncomponents\x18\x06 \x03(\x0b\x32\x17.quickthaw.v1.Component\x12\x15\n\rworking_bytes\x18\x07 \x01(\x03\x12\x19\n\x11input_schema_json\x18\x08 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12\x0f\n\x07license\x18\n \x01(\t\x12\x1a\n\x12registered_unix_ms\x18\x0b \x01(\x03\"_\n\x0fRegisterRequest\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.quickthaw.v1.Model\x12(\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32\x16.quickthaw.v1.Endpoint\"G\n\x10RegisterResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.quickthaw.v1.Model\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\"5\n\x11ListModelsRequest\x12 \n\x04page\x18\x01 \x01(\x0b\x32\x12.quickthaw.v1.Page\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.quickthaw.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\rRemoveRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\"\xee\x03\n\x08\x45ndpoint\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\nvisibility\x18\x02 \x01(\x0e\x32\x18.quickthaw.v1.Visibility\x12\x14\n\x0cowner_tenant\x18\x03 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x04 \x01(\x05\x12\x14\n\x0cmax_replicas\x18\x05 \x01(\x05\x12\x0e\n\x06\x62uffer\x18\x06 \x01(\x05\x12\x19\n\x11scale_up_delay_ms\x18\x07 \x01(\x03\x12\x1b\n\x13scale_down_delay_ms\x18\x08 \x01(\x03\x12\x15\n\rkeep_alive_ms\x18\t \x01(\x03\x12\x17\n\x0f\x63oncurrency_max\x18\n \x01(\x05\x12\x18\n\x10reserved_workers\x18\x0b \x01(\x05\x12?\n\rworker_labels\x18\x0c \x03(\x0b\x32(.quickthaw.v1.Endpoint.WorkerLabelsEntry\x12\x10\n\x08replicas\x18\r \x01(\x05\x12,\n\nquarantine\x18\x0e \x01(\x0b\x32\x18.quickthaw.v1.Quarantine\x12\x1b\n\x13reserved_worker_ids\x18\x0f \x03(\t\x1a\x33\n\x11WorkerLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\nQuarantine\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x15\n\rsince_unix_ms\x18\x02 \x01(\x03\x12\x17\n\x0fsnapshot_digest\x18\x03 \x01(\t\"#\n\x12GetEndpointRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\\\n\x12SetEndpointRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32\x16.quickthaw.v1.Endpoint\x12\r\n\x05names\x18\x03 \x03(\t\"8\n\x14ListEndpointsRequest\x12 \n\x04page\x18\x01 \x01(\x0b\x32\x12.quickthaw.v1.Page\"[\n\x15ListEndpointsResponse\x12)\n\tendpoints\x18\x01 \x03(\x0b\x32\x16.quickthaw.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x18ReleaseQuarantineRequest\x12\r\n\x05model\x18\x01 \x01(\t*q\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11VISIBILITY_SHARED\x10\x01\x12\x16\n\x12VISIBILITY_PRIVATE\x10\x02\x12\x18\n\x14VISIBILITY_DEDICATED\x10\x03\x32\xeb\x04\n\x07\x43\x61talog\x12I\n\x08Register\x12\x1d.quickthaw.v1.RegisterRequest\x1a\x1e.quickthaw.v1.RegisterResponse\x12>\n\x08GetModel\x12\x1d.quickthaw.v1.GetModelRequest\x1a\x13.quickthaw.v1.Model\x12O\n\nListModels\x12\x1f.quickthaw.v1.ListModelsRequest\x1a .quickthaw.v1.ListModelsResponse\x12\x43\n\x06Remove\x12\x1b.quickthaw.v1.RemoveRequest\x1a\x1c.quickthaw.v1.RemoveResponse\x12G\n\x0bGetEndpoint\x12 .quickthaw.v1.GetEndpointRequest\x1a\x16.quickthaw.v1.Endpoint\x12G\n\x0bSetEndpoint\x12 .quickthaw.v1.SetEndpointRequest\x1a\x16.quickthaw.v1.Endpoint\x12X\n\rListEndpoints\x12\".quickthaw.v1.ListEndpointsRequest\x1a#.quickthaw.v1.ListEndpointsResponse\x12S\n\x11ReleaseQuarantine\x12&.quickthaw.v1.ReleaseQuarantineRequest\x1a\x16.quickthaw.v1.Endpointb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quickthaw.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ENDPOINT_WORKERLABELSENTRY']._loaded_options = None
+  _globals['_ENDPOINT_WORKERLABELSENTRY']._serialized_options = b'8\001'
+  _globals['_VISIBILITY']._serialized_start=1683
+  _globals['_VISIBILITY']._serialized_end=1796
   _globals['_COMPONENT']._serialized_start=70
   _globals['_COMPONENT']._serialized_end=131
   _globals['_MODEL']._serialized_start=134
   _globals['_MODEL']._serialized_end=394
   _globals['_REGISTERREQUEST']._serialized_start=396
-  _globals['_REGISTERREQUEST']._serialized_end=449
-  _globals['_REGISTERRESPONSE']._serialized_start=451
-  _globals['_REGISTERRESPONSE']._serialized_end=522
-  _globals['_GETMODELREQUEST']._serialized_start=524
-  _globals['_GETMODELREQUEST']._serialized_end=553
-  _globals['_LISTMODELSREQUEST']._serialized_start=555
-  _globals['_LISTMODELSREQUEST']._serialized_end=608
-  _globals['_LISTMODELSRESPONSE']._serialized_start=610
-  _globals['_LISTMODELSRESPONSE']._serialized_end=692
-  _globals['_REMOVEREQUEST']._serialized_start=694
-  _globals['_REMOVEREQUEST']._serialized_end=721
-  _globals['_REMOVERESPONSE']._serialized_start=723
-  _globals['_REMOVERESPONSE']._serialized_end=739
-  _globals['_CATALOG']._serialized_start=742
-  _globals['_CATALOG']._serialized_end=1040
+  _globals['_REGISTERREQUEST']._serialized_end=491
+  _globals['_REGISTERRESPONSE']._serialized_start=493
+  _globals['_REGISTERRESPONSE']._serialized_end=564
+  _globals['_GETMODELREQUEST']._serialized_start=566
+  _globals['_GETMODELREQUEST']._serialized_end=595
+  _globals['_LISTMODELSREQUEST']._serialized_start=597
+  _globals['_LISTMODELSREQUEST']._serialized_end=650
+  _globals['_LISTMODELSRESPONSE']._serialized_start=652
+  _globals['_LISTMODELSRESPONSE']._serialized_end=734
+  _globals['_REMOVEREQUEST']._serialized_start=736
+  _globals['_REMOVEREQUEST']._serialized_end=763
+  _globals['_REMOVERESPONSE']._serialized_start=765
+  _globals['_REMOVERESPONSE']._serialized_end=781
+  _globals['_ENDPOINT']._serialized_start=784
+  _globals['_ENDPOINT']._serialized_end=1278
+  _globals['_ENDPOINT_WORKERLABELSENTRY']._serialized_start=1227
+  _globals['_ENDPOINT_WORKERLABELSENTRY']._serialized_end=1278
+  _globals['_QUARANTINE']._serialized_start=1280
+  _globals['_QUARANTINE']._serialized_end=1356
+  _globals['_GETENDPOINTREQUEST']._serialized_start=1358
+  _globals['_GETENDPOINTREQUEST']._serialized_end=1393
+  _globals['_SETENDPOINTREQUEST']._serialized_start=1395
+  _globals['_SETENDPOINTREQUEST']._serialized_end=1487
+  _globals['_LISTENDPOINTSREQUEST']._serialized_start=1489
+  _globals['_LISTENDPOINTSREQUEST']._serialized_end=1545
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=1547
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=1638
+  _globals['_RELEASEQUARANTINEREQUEST']._serialized_start=1640
+  _globals['_RELEASEQUARANTINEREQUEST']._serialized_end=1681
+  _globals['_CATALOG']._serialized_start=1799
+  _globals['_CATALOG']._serialized_end=2418
 # @@protoc_insertion_point(module_scope)

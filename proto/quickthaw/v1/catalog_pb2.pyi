@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from quickthaw.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Visibility:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Visibility.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VISIBILITY_UNSPECIFIED: _Visibility.ValueType  # 0
+    """As SHARED."""
+    VISIBILITY_SHARED: _Visibility.ValueType  # 1
+    """Every tenant; on workers that everybody shares."""
+    VISIBILITY_PRIVATE: _Visibility.ValueType  # 2
+    """Its owner's keys only; on workers that everybody shares."""
+    VISIBILITY_DEDICATED: _Visibility.ValueType  # 3
+    """Its owner's keys only; on workers that serve nothing else."""
+
+class Visibility(_Visibility, metaclass=_VisibilityEnumTypeWrapper):
+    """Who may call an endpoint, and what it runs on."""
+
+VISIBILITY_UNSPECIFIED: Visibility.ValueType  # 0
+"""As SHARED."""
+VISIBILITY_SHARED: Visibility.ValueType  # 1
+"""Every tenant; on workers that everybody shares."""
+VISIBILITY_PRIVATE: Visibility.ValueType  # 2
+"""Its owner's keys only; on workers that everybody shares."""
+VISIBILITY_DEDICATED: Visibility.ValueType  # 3
+"""Its owner's keys only; on workers that serve nothing else."""
+Global___Visibility: _TypeAlias = Visibility  # noqa: Y015
 
 @_typing.final
 class Component(_message.Message):
@@ -126,18 +155,26 @@ class RegisterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> Global___Model:
         """Complete; nothing is kept of an older one."""
+
+    @_builtins.property
+    def endpoint(self) -> Global___Endpoint:
+        """Absent: a model that is new gets the defaults, another keeps its endpoint. With it a model is
+        private from its first moment.
+        """
 
     def __init__(
         self,
         *,
         model: Global___Model | None = ...,
+        endpoint: Global___Endpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,3 +320,267 @@ class RemoveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
+
+@_typing.final
+class Endpoint(_message.Message):
+    """A model and its scaling settings. A model for which nothing was set has the defaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WorkerLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
+    OWNER_TENANT_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    BUFFER_FIELD_NUMBER: _builtins.int
+    SCALE_UP_DELAY_MS_FIELD_NUMBER: _builtins.int
+    SCALE_DOWN_DELAY_MS_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_MS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_MAX_FIELD_NUMBER: _builtins.int
+    RESERVED_WORKERS_FIELD_NUMBER: _builtins.int
+    WORKER_LABELS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    QUARANTINE_FIELD_NUMBER: _builtins.int
+    RESERVED_WORKER_IDS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Catalog id."""
+    visibility: Global___Visibility.ValueType
+    """Who may call it."""
+    owner_tenant: _builtins.str
+    """Required unless SHARED. Who calls it, and pays for what is reserved."""
+    min_replicas: _builtins.int
+    """Copies that are kept in VRAM whatever the traffic, where there is room that nothing in use takes."""
+    max_replicas: _builtins.int
+    """Copies beyond which none is brought up ahead; 0 for no limit."""
+    buffer: _builtins.int
+    """Copies kept beyond those that the traffic of the moment needs."""
+    scale_up_delay_ms: _builtins.int
+    """A need for more copies counts only when it lasts this long."""
+    scale_down_delay_ms: _builtins.int
+    """A copy goes only when it was not needed for this long."""
+    keep_alive_ms: _builtins.int
+    """A copy that nobody asks for stays this long; 0 lets the model's own history of pauses decide."""
+    concurrency_max: _builtins.int
+    """Requests that run at once; 0 for no limit. Others wait."""
+    reserved_workers: _builtins.int
+    """DEDICATED: workers that serve this endpoint alone; at least 1."""
+    replicas: _builtins.int
+    """Set by the server: workers with every component in VRAM."""
+    @_builtins.property
+    def worker_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """DEDICATED: only workers with all of these labels are reserved; empty for any. At most 16."""
+
+    @_builtins.property
+    def quarantine(self) -> Global___Quarantine:
+        """Set by the server; absent while the model may run."""
+
+    @_builtins.property
+    def reserved_worker_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Set by the server: whom it has now."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        visibility: Global___Visibility.ValueType = ...,
+        owner_tenant: _builtins.str = ...,
+        min_replicas: _builtins.int = ...,
+        max_replicas: _builtins.int = ...,
+        buffer: _builtins.int = ...,
+        scale_up_delay_ms: _builtins.int = ...,
+        scale_down_delay_ms: _builtins.int = ...,
+        keep_alive_ms: _builtins.int = ...,
+        concurrency_max: _builtins.int = ...,
+        reserved_workers: _builtins.int = ...,
+        worker_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        replicas: _builtins.int = ...,
+        quarantine: Global___Quarantine | None = ...,
+        reserved_worker_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quarantine", b"quarantine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffer", b"buffer", "concurrency_max", b"concurrency_max", "keep_alive_ms", b"keep_alive_ms", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "model", b"model", "owner_tenant", b"owner_tenant", "quarantine", b"quarantine", "replicas", b"replicas", "reserved_worker_ids", b"reserved_worker_ids", "reserved_workers", b"reserved_workers", "scale_down_delay_ms", b"scale_down_delay_ms", "scale_up_delay_ms", b"scale_up_delay_ms", "visibility", b"visibility", "worker_labels", b"worker_labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
+
+@_typing.final
+class Quarantine(_message.Message):
+    """Why a model takes no requests. It names one version: another snapshot of the model runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """For people: what happened, and how often."""
+    since_unix_ms: _builtins.int
+    """When it began."""
+    snapshot_digest: _builtins.str
+    """Of what is quarantined."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        since_unix_ms: _builtins.int = ...,
+        snapshot_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "since_unix_ms", b"since_unix_ms", "snapshot_digest", b"snapshot_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quarantine: _TypeAlias = Quarantine  # noqa: Y015
+
+@_typing.final
+class GetEndpointRequest(_message.Message):
+    """Which endpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Id or alias."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEndpointRequest: _TypeAlias = GetEndpointRequest  # noqa: Y015
+
+@_typing.final
+class SetEndpointRequest(_message.Message):
+    """The settings that an endpoint shall have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Id or alias."""
+    @_builtins.property
+    def endpoint(self) -> Global___Endpoint:
+        """What the server sets, and `model`, is passed over."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields of `endpoint` that are to change; the others stay. Empty for all."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        endpoint: Global___Endpoint | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetEndpointRequest: _TypeAlias = SetEndpointRequest  # noqa: Y015
+
+@_typing.final
+class ListEndpointsRequest(_message.Message):
+    """A page of the endpoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def page(self) -> _types_pb2.Page:
+        """Sorted by model."""
+
+    def __init__(
+        self,
+        *,
+        page: _types_pb2.Page | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEndpointsRequest: _TypeAlias = ListEndpointsRequest  # noqa: Y015
+
+@_typing.final
+class ListEndpointsResponse(_message.Message):
+    """One page of endpoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
+        """Sorted by model."""
+
+    def __init__(
+        self,
+        *,
+        endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEndpointsResponse: _TypeAlias = ListEndpointsResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseQuarantineRequest(_message.Message):
+    """Which model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Id or alias."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseQuarantineRequest: _TypeAlias = ReleaseQuarantineRequest  # noqa: Y015

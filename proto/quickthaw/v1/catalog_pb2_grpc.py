@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class CatalogStub:
-    """The models that can be asked for. Reading needs the scope `call`, writing `admin`.
+    """The models that can be asked for. Reading needs the scope `call`, writing `admin`. A model whose
+    endpoint is private or dedicated does not exist (NOT_FOUND, not listed) for tenants but its
+    owner's; keys with the scope `admin` see everything here.
     """
 
     def __init__(self, channel):
@@ -55,10 +57,32 @@ class CatalogStub:
                 request_serializer=quickthaw_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.RemoveResponse.FromString,
                 _registered_method=True)
+        self.GetEndpoint = channel.unary_unary(
+                '/quickthaw.v1.Catalog/GetEndpoint',
+                request_serializer=quickthaw_dot_v1_dot_catalog__pb2.GetEndpointRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
+                _registered_method=True)
+        self.SetEndpoint = channel.unary_unary(
+                '/quickthaw.v1.Catalog/SetEndpoint',
+                request_serializer=quickthaw_dot_v1_dot_catalog__pb2.SetEndpointRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
+                _registered_method=True)
+        self.ListEndpoints = channel.unary_unary(
+                '/quickthaw.v1.Catalog/ListEndpoints',
+                request_serializer=quickthaw_dot_v1_dot_catalog__pb2.ListEndpointsRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ListEndpointsResponse.FromString,
+                _registered_method=True)
+        self.ReleaseQuarantine = channel.unary_unary(
+                '/quickthaw.v1.Catalog/ReleaseQuarantine',
+                request_serializer=quickthaw_dot_v1_dot_catalog__pb2.ReleaseQuarantineRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
+                _registered_method=True)
 
 
 class CatalogServicer:
-    """The models that can be asked for. Reading needs the scope `call`, writing `admin`.
+    """The models that can be asked for. Reading needs the scope `call`, writing `admin`. A model whose
+    endpoint is private or dedicated does not exist (NOT_FOUND, not listed) for tenants but its
+    owner's; keys with the scope `admin` see everything here.
     """
 
     def Register(self, request, context):
@@ -91,6 +115,37 @@ class CatalogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEndpoint(self, request, context):
+        """How a model is served: who may call it, how many copies are kept, whether it is quarantined.
+        NOT_FOUND: no such model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetEndpoint(self, request, context):
+        """Changes how a model is served, at once and durably. Requests already accepted still run.
+        INVALID_ARGUMENT names each setting that is wrong. NOT_FOUND: no such model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEndpoints(self, request, context):
+        """The endpoints of all models, sorted by model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseQuarantine(self, request, context):
+        """Lets a quarantined model run again. A new version of the model does the same. Nothing happens
+        to one that is not quarantined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +169,26 @@ def add_CatalogServicer_to_server(servicer, server):
                     request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.RemoveRequest.FromString,
                     response_serializer=quickthaw_dot_v1_dot_catalog__pb2.RemoveResponse.SerializeToString,
             ),
+            'GetEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEndpoint,
+                    request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.GetEndpointRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.SerializeToString,
+            ),
+            'SetEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetEndpoint,
+                    request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.SetEndpointRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.SerializeToString,
+            ),
+            'ListEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpoints,
+                    request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ListEndpointsRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_catalog__pb2.ListEndpointsResponse.SerializeToString,
+            ),
+            'ReleaseQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseQuarantine,
+                    request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ReleaseQuarantineRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'quickthaw.v1.Catalog', rpc_method_handlers)
@@ -123,7 +198,9 @@ def add_CatalogServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Catalog:
-    """The models that can be asked for. Reading needs the scope `call`, writing `admin`.
+    """The models that can be asked for. Reading needs the scope `call`, writing `admin`. A model whose
+    endpoint is private or dedicated does not exist (NOT_FOUND, not listed) for tenants but its
+    owner's; keys with the scope `admin` see everything here.
     """
 
     @staticmethod
@@ -224,6 +301,114 @@ class Catalog:
             '/quickthaw.v1.Catalog/Remove',
             quickthaw_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
             quickthaw_dot_v1_dot_catalog__pb2.RemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Catalog/GetEndpoint',
+            quickthaw_dot_v1_dot_catalog__pb2.GetEndpointRequest.SerializeToString,
+            quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Catalog/SetEndpoint',
+            quickthaw_dot_v1_dot_catalog__pb2.SetEndpointRequest.SerializeToString,
+            quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Catalog/ListEndpoints',
+            quickthaw_dot_v1_dot_catalog__pb2.ListEndpointsRequest.SerializeToString,
+            quickthaw_dot_v1_dot_catalog__pb2.ListEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Catalog/ReleaseQuarantine',
+            quickthaw_dot_v1_dot_catalog__pb2.ReleaseQuarantineRequest.SerializeToString,
+            quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
             options,
             channel_credentials,
             insecure,

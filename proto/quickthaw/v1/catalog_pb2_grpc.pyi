@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogStub:
-    """The models that can be asked for. Reading needs the scope `call`, writing `admin`."""
+    """The models that can be asked for. Reading needs the scope `call`, writing `admin`. A model whose
+    endpoint is private or dedicated does not exist (NOT_FOUND, not listed) for tenants but its
+    owner's; keys with the scope `admin` see everything here.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,10 +47,27 @@ class CatalogStub:
     """All models, sorted by id."""
     Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]
     """Takes a model out of the catalog. Requests already accepted still run."""
+    GetEndpoint: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetEndpointRequest, _catalog_pb2.Endpoint]
+    """How a model is served: who may call it, how many copies are kept, whether it is quarantined.
+    NOT_FOUND: no such model.
+    """
+    SetEndpoint: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SetEndpointRequest, _catalog_pb2.Endpoint]
+    """Changes how a model is served, at once and durably. Requests already accepted still run.
+    INVALID_ARGUMENT names each setting that is wrong. NOT_FOUND: no such model.
+    """
+    ListEndpoints: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListEndpointsRequest, _catalog_pb2.ListEndpointsResponse]
+    """The endpoints of all models, sorted by model."""
+    ReleaseQuarantine: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ReleaseQuarantineRequest, _catalog_pb2.Endpoint]
+    """Lets a quarantined model run again. A new version of the model does the same. Nothing happens
+    to one that is not quarantined.
+    """
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
-    """The models that can be asked for. Reading needs the scope `call`, writing `admin`."""
+    """The models that can be asked for. Reading needs the scope `call`, writing `admin`. A model whose
+    endpoint is private or dedicated does not exist (NOT_FOUND, not listed) for tenants but its
+    owner's; keys with the scope `admin` see everything here.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RegisterRequest, _catalog_pb2.RegisterResponse]  # type: ignore[assignment]
@@ -61,9 +81,26 @@ class CatalogAsyncStub(CatalogStub):
     """All models, sorted by id."""
     Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]  # type: ignore[assignment]
     """Takes a model out of the catalog. Requests already accepted still run."""
+    GetEndpoint: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetEndpointRequest, _catalog_pb2.Endpoint]  # type: ignore[assignment]
+    """How a model is served: who may call it, how many copies are kept, whether it is quarantined.
+    NOT_FOUND: no such model.
+    """
+    SetEndpoint: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SetEndpointRequest, _catalog_pb2.Endpoint]  # type: ignore[assignment]
+    """Changes how a model is served, at once and durably. Requests already accepted still run.
+    INVALID_ARGUMENT names each setting that is wrong. NOT_FOUND: no such model.
+    """
+    ListEndpoints: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListEndpointsRequest, _catalog_pb2.ListEndpointsResponse]  # type: ignore[assignment]
+    """The endpoints of all models, sorted by model."""
+    ReleaseQuarantine: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ReleaseQuarantineRequest, _catalog_pb2.Endpoint]  # type: ignore[assignment]
+    """Lets a quarantined model run again. A new version of the model does the same. Nothing happens
+    to one that is not quarantined.
+    """
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
-    """The models that can be asked for. Reading needs the scope `call`, writing `admin`."""
+    """The models that can be asked for. Reading needs the scope `call`, writing `admin`. A model whose
+    endpoint is private or dedicated does not exist (NOT_FOUND, not listed) for tenants but its
+    owner's; keys with the scope `admin` see everything here.
+    """
 
     @_abc_1.abstractmethod
     def Register(
@@ -99,5 +136,43 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.RemoveResponse, _abc.Awaitable[_catalog_pb2.RemoveResponse]]:
         """Takes a model out of the catalog. Requests already accepted still run."""
+
+    @_abc_1.abstractmethod
+    def GetEndpoint(
+        self,
+        request: _catalog_pb2.GetEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.Endpoint, _abc.Awaitable[_catalog_pb2.Endpoint]]:
+        """How a model is served: who may call it, how many copies are kept, whether it is quarantined.
+        NOT_FOUND: no such model.
+        """
+
+    @_abc_1.abstractmethod
+    def SetEndpoint(
+        self,
+        request: _catalog_pb2.SetEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.Endpoint, _abc.Awaitable[_catalog_pb2.Endpoint]]:
+        """Changes how a model is served, at once and durably. Requests already accepted still run.
+        INVALID_ARGUMENT names each setting that is wrong. NOT_FOUND: no such model.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEndpoints(
+        self,
+        request: _catalog_pb2.ListEndpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ListEndpointsResponse, _abc.Awaitable[_catalog_pb2.ListEndpointsResponse]]:
+        """The endpoints of all models, sorted by model."""
+
+    @_abc_1.abstractmethod
+    def ReleaseQuarantine(
+        self,
+        request: _catalog_pb2.ReleaseQuarantineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.Endpoint, _abc.Awaitable[_catalog_pb2.Endpoint]]:
+        """Lets a quarantined model run again. A new version of the model does the same. Nothing happens
+        to one that is not quarantined.
+        """
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,6 +17,7 @@
     ├── AlreadyExists              the name is taken, or an idempotency key was reused differently
     ├── FailedPrecondition         right call, wrong moment or place
     │   ├── ModelCannotFit         no attached worker could ever hold the model
+    │   ├── ModelQuarantined       this version of the model failed wherever it was tried
     │   └── AddressInUse           a port that a process was told to listen on is taken
     ├── ResourceExhausted          over a limit; `retry_delay_seconds` says when to try again
     │   ├── QueueFull
@@ -32,7 +33,8 @@
     ├── ArtifactCorrupt            bytes differ from the digest in the request's record
     └── Internal                   our fault
         ├── EngineFailed           the model's code raised
-        └── AttemptsExhausted      every worker that tried it was lost
+        ├── AttemptsExhausted      every worker that tried it was lost
+        └── PoisonRequest          it ended the process of every worker that tried it
 
 A leaf's `reason` is the machine-readable code: `ErrorInfo.reason` on the wire, `Failure.reason` in
 a request's record, the `reason` label of the error metrics. `quickthaw.wire.status` maps each class
@@ -142,6 +144,10 @@ class ModelCannotFit(FailedPrecondition):
     reason = "MODEL_CANNOT_FIT"
 
 
+class ModelQuarantined(FailedPrecondition):
+    reason = "MODEL_QUARANTINED"
+
+
 class AddressInUse(FailedPrecondition):
     reason = "ADDRESS_IN_USE"
 
@@ -204,6 +210,10 @@ class EngineFailed(Internal):
 
 class AttemptsExhausted(Internal):
     reason = "ATTEMPTS_EXHAUSTED"
+
+
+class PoisonRequest(Internal):
+    reason = "POISON_REQUEST"
 
 
 def _tree(root: type[QuickthawError]) -> list[type[QuickthawError]]:

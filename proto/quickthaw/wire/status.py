@@ -46,6 +46,7 @@ STATUS: Mapping[type[errors.QuickthawError], grpc.StatusCode] = {
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ModelCannotFit: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ModelQuarantined: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AddressInUse: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -62,6 +63,7 @@ STATUS: Mapping[type[errors.QuickthawError], grpc.StatusCode] = {
     errors.Internal: grpc.StatusCode.INTERNAL,
     errors.EngineFailed: grpc.StatusCode.INTERNAL,
     errors.AttemptsExhausted: grpc.StatusCode.INTERNAL,
+    errors.PoisonRequest: grpc.StatusCode.INTERNAL,
 }
 
 # A status that gRPC itself made (no details of ours) becomes the nearest class of ours.

@@ -19,7 +19,13 @@ from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.metrics import STANDARD_CLASS
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.queries import key_records
-from quickthaw.scheduler.store.recovery import catalog_models, open_requests, worker_marks
+from quickthaw.scheduler.store.recovery import (
+    catalog_models,
+    endpoints,
+    open_requests,
+    quarantines,
+    worker_marks,
+)
 from quickthaw.scheduler.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -64,8 +70,15 @@ async def load_catalog(store: Store, catalog: Catalog) -> None:
     catalog.load(await store.reader.run(catalog_models))
 
 
-async def recover(store: Store, dispatcher: Dispatcher) -> None:
-    """Hands what operators asked of workers, and every request that has not ended, to the core."""
+async def recover(store: Store, catalog: Catalog, dispatcher: Dispatcher) -> None:
+    """Hands what operators asked of endpoints and workers, and every request that has not ended,
+    to the core."""
+    for changed in await store.reader.run(endpoints):
+        if changed.settings is not None and changed.model in catalog.models():
+            catalog.set_endpoint(changed.model, changed.settings)
+        dispatcher.feed(changed)
+    for quarantined in await store.reader.run(quarantines):
+        dispatcher.feed(quarantined)
     for marked in await store.reader.run(worker_marks):
         dispatcher.feed(marked)
     recovered = await store.reader.run(lambda connection: list(open_requests(connection)))

@@ -10,7 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from quickthaw.scheduler.core.model import Component, Digest, ModelId, ModelSpec
+from quickthaw.scheduler.core.model import (
+    DEFAULT_ENDPOINT,
+    Component,
+    Digest,
+    EndpointSettings,
+    ModelId,
+    ModelSpec,
+)
 from quickthaw.scheduler.inputs import InputSchema
 from quickthaw.wire import errors
 
@@ -155,6 +162,7 @@ class Catalog:
         self._models: dict[str, CatalogModel] = {}
         self._ids_by_alias: dict[str, str] = {}
         self._schemas: dict[str, InputSchema] = {}
+        self._endpoints: dict[str, EndpointSettings] = {}
 
     def load(self, models: Iterable[CatalogModel]) -> None:
         for model in models:
@@ -165,6 +173,17 @@ class Catalog:
 
     def models(self) -> Mapping[str, CatalogModel]:
         return self._models
+
+    def endpoint(self, model_id: str) -> EndpointSettings:
+        """How the model is served; the defaults if nothing was set."""
+        return self._endpoints.get(model_id, DEFAULT_ENDPOINT)
+
+    def set_endpoint(self, model_id: str, settings: EndpointSettings) -> None:
+        self._endpoints[model_id] = settings
+
+    def visible(self, model_id: str, tenant: str | None) -> bool:
+        """`tenant`: who asks; None for an operator, who sees everything."""
+        return tenant is None or self.endpoint(model_id).visible_to(tenant)
 
     def check_names(self, model: CatalogModel) -> None:
         """Raises AlreadyExists if a name belongs to another model, ResourceExhausted if full."""
@@ -180,24 +199,36 @@ class Catalog:
             )
 
     def put(self, model: CatalogModel) -> None:
-        self.remove(model.spec.id)
+        """In place of an earlier version, whose endpoint it keeps."""
+        self._forget(model.spec.id)
         self._models[model.spec.id] = model
         for alias in model.aliases:
             self._ids_by_alias[alias] = model.spec.id
 
     def remove(self, model_id: str) -> None:
+        """With its endpoint."""
+        self._forget(model_id)
+        self._endpoints.pop(model_id, None)
+
+    def _forget(self, model_id: str) -> None:
         if (model := self._models.pop(model_id, None)) is not None:
             for alias in model.aliases:
                 del self._ids_by_alias[alias]
             self._schemas.pop(model.version, None)
 
-    def get(self, name: str) -> CatalogModel:
-        """By id or alias. Raises ModelNotFound with near names."""
+    def get(self, name: str, tenant: str | None = None) -> CatalogModel:
+        """By id or alias, as `tenant` sees the catalog (None: all of it). Raises ModelNotFound,
+        with near names; a model that is not for this tenant is not there, nor is its name."""
         model = self._models.get(self._ids_by_alias.get(name, name))
-        if model is not None:
+        if model is not None and self.visible(model.spec.id, tenant):
             return model
         # Bounded, because comparing a name with every other is slow and the loop is shared.
-        known = itertools.islice((*self._models, *self._ids_by_alias), NEAR_NAMES_MAX)
+        names = (
+            known
+            for known in (*self._models, *self._ids_by_alias)
+            if self.visible(self._ids_by_alias.get(known, known), tenant)
+        )
+        known = itertools.islice(names, NEAR_NAMES_MAX)
         near = difflib.get_close_matches(name[:NAME_CHARS_MAX], known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise errors.ModelNotFound(

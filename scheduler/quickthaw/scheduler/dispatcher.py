@@ -202,6 +202,7 @@ class Dispatcher:
                     | commands.JournalMetered()
                     | commands.JournalCancel()
                     | commands.JournalMark()
+                    | commands.JournalQuarantine()
                     | commands.JournalEnd()
                 ):
                     rows.extend(self._rows(command))
@@ -224,6 +225,7 @@ class Dispatcher:
         | commands.JournalMetered
         | commands.JournalCancel
         | commands.JournalMark
+        | commands.JournalQuarantine
         | commands.JournalEnd,
     ) -> list[Row]:
         self._metrics.count(command)

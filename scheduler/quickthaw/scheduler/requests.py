@@ -69,8 +69,7 @@ class Requests:
         size: int,
     ) -> tuple[list[RequestView], str]:
         """One page, newest first, and the token of the next. `model` may be an alias."""
-        models = self._catalog.models()
-        model_id = self._catalog.get(model).spec.id if model and model not in models else model
+        model_id = self._catalog.get(model, tenant).spec.id if model else ""
         views = await self._store.reader.run(
             lambda connection: request_page(
                 connection, tenant, before_id=before_id, states=states, model_id=model_id, size=size

@@ -141,7 +141,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         metrics=metrics,
         tick_seconds=limits.tick_ms / 1000,
     )
-    await bootstrap.recover(store, dispatcher)
+    await bootstrap.recover(store, catalog, dispatcher)
     submissions = Submissions(
         catalog=catalog,
         dispatcher=dispatcher,
@@ -160,7 +160,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         server,
     )
     catalog_pb2_grpc.add_CatalogServicer_to_server(
-        CatalogServicer(catalog, store.journal, clock), server
+        CatalogServicer(catalog, store.journal, clock, dispatcher), server
     )
     fleet_pb2_grpc.add_FleetServicer_to_server(
         FleetServicer(

@@ -56,7 +56,7 @@ class Submissions:
     def prepare(self, tenant: str, submission: Submission) -> tuple[LiveRequest, CatalogModel]:
         """Checks everything that needs no waiting. Raises what `Inference.Submit` documents."""
         now_ms = self._dispatcher.clock.now_ms()
-        model = self._catalog.get(submission.model)
+        model = self._catalog.get(submission.model, tenant)
         completed = self._catalog.schema(model).complete(submission.input_json)
         if submission.deadline_ms and submission.deadline_ms <= now_ms:
             raise errors.DeadlineExpired(

@@ -37,6 +37,7 @@ _REQUEST_ERRORS: Mapping[type[errors.QuickthawError], tuple[int, str]] = {
     errors.ArtifactCorrupt: (500, "internal_error"),
     # Trying again would take the next worker down as well.
     errors.AttemptsExhausted: (500, "runner_server_error"),
+    errors.PoisonRequest: (500, "runner_server_error"),
     errors.Internal: (500, "internal_error"),
 }
 

@@ -26,6 +26,7 @@ from quickthaw.scheduler.core.model import (
     Failure,
     Job,
     LedgerLine,
+    Quarantine,
     Receipt,
     RequestId,
     WorkerId,
@@ -88,6 +89,14 @@ class JournalMark(Journal):
     """Remember this of its worker, in place of what was remembered; nothing, if it is empty."""
 
     mark: WorkerMark
+
+
+@dataclass(frozen=True, slots=True)
+class JournalQuarantine(Journal):
+    """Remember that this version of its model takes no requests; forget it, if the reason is
+    empty."""
+
+    quarantine: Quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +242,7 @@ Command: TypeAlias = (
     | JournalMetered
     | JournalCancel
     | JournalMark
+    | JournalQuarantine
     | JournalEnd
     | SendAssign
     | SendCancel

@@ -14,9 +14,12 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
     AttemptRecord,
+    EndpointSettings,
     Failure,
     Job,
+    ModelId,
     Outcome,
+    Quarantine,
     RequestId,
     Residency,
     Tier,
@@ -56,6 +59,29 @@ class MarkRecovered:
     any worker's event."""
 
     mark: WorkerMark
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointChanged:
+    """How a model is served from now on, durably; None for the defaults. Fed at the start for
+    every endpoint that the store has, before any request."""
+
+    model: ModelId
+    settings: EndpointSettings | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRecovered:
+    """What an earlier scheduler had quarantined. Feed them before any request."""
+
+    quarantine: Quarantine
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineReleased:
+    """An operator lets the model run again."""
+
+    model: ModelId
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +202,9 @@ Event: TypeAlias = (
     RequestJournalled
     | RequestRecovered
     | MarkRecovered
+    | EndpointChanged
+    | QuarantineRecovered
+    | QuarantineReleased
     | CancelRequested
     | WorkerHello
     | WorkerDisconnected

@@ -16,6 +16,7 @@ from quickthaw.scheduler.core.eviction import GreedyDual
 from quickthaw.scheduler.core.model import (
     AttemptId,
     Digest,
+    ModelId,
     ModelSpec,
     RequestId,
     Tier,
@@ -83,6 +84,7 @@ class Worker:
         "connected",
         "cordoned",
         "credits",
+        "dedicated_to",
         "depth",
         "draining",
         "held",
@@ -116,6 +118,8 @@ class Worker:
         self.stop = False
         self.reserved_for: RequestId | None = None
         """A request that was passed over too often: nothing else is placed here."""
+        self.dedicated_to: ModelId | None = None
+        """The one endpoint that it serves, while it is reserved for it."""
         self.resident: dict[Tier, dict[Digest, int]] = {tier: {} for tier in Tier}
         """Digest to size, by tier, as the worker reported it."""
         self.held: dict[AttemptId, Held] = {}

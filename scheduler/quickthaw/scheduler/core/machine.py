@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, assert_never
 
-from quickthaw.scheduler.core import attachment, marks, quoting, reports, requests
+from quickthaw.scheduler.core import (
+    attachment,
+    endpoints,
+    marks,
+    quarantine,
+    quoting,
+    reports,
+    requests,
+)
 from quickthaw.scheduler.core.commands import Command, SendFinishedAck
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import (
@@ -20,8 +28,11 @@ from quickthaw.scheduler.core.events import (
     CancelRequested,
     CordonRequested,
     DrainRequested,
+    EndpointChanged,
     Event,
     MarkRecovered,
+    QuarantineRecovered,
+    QuarantineReleased,
     RequestJournalled,
     RequestRecovered,
     ResidencyChanged,
@@ -35,11 +46,15 @@ from quickthaw.scheduler.core.events import (
 from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
+    EVERY_WORKER,
     AttemptId,
     AttemptRecord,
     Decision,
     Job,
+    ModelSpec,
+    Quarantine,
     Quote,
+    Refusal,
     RequestId,
     WorkerId,
 )
@@ -60,6 +75,16 @@ class RequestView(NamedTuple):
     attempts: int
     attempt: AttemptRecord | None
     stopping: bool
+
+
+class EndpointNow(NamedTuple):
+    """What became of an endpoint's settings."""
+
+    replicas: int
+    """Workers with every component in VRAM, or on its way there."""
+    quarantine: Quarantine | None
+    reserved: tuple[WorkerId, ...]
+    """Workers that serve it alone."""
 
 
 class Machine:
@@ -122,6 +147,13 @@ class Machine:
                 plan(state)
             case MarkRecovered():
                 marks.recover(state, event.mark)
+            case EndpointChanged():
+                endpoints.on_changed(state, event)
+                plan(state)
+            case QuarantineRecovered():
+                quarantine.recover(state, event.quarantine)
+            case QuarantineReleased():
+                quarantine.release(state, event.model)
             case RequestRecovered():
                 requests.on_recovered(state, event)
             case Tick():
@@ -169,6 +201,14 @@ class Machine:
             tracked.stopping is not None,
         )
 
+    def endpoint_now(self, model: ModelSpec) -> EndpointNow:
+        state = self._state
+        return EndpointNow(
+            endpoints.replicas(state, model),
+            quarantine.of(state, model),
+            endpoints.reserved(state, model.id),
+        )
+
     def requests(self) -> Iterable[RequestId]:
         """All that have not ended; not to be kept while events are handled."""
         return self._state.requests.keys()
@@ -205,10 +245,13 @@ class Machine:
         tracked = state.requests.get(request_id)
         if tracked is None or tracked.life.state is not RequestState.QUEUED:
             return known
+        attempt = tracked.attempts + 1
+        before = tuple(decision for decision in known if decision.attempt < attempt)
+        if (held := state.limits.may_start(tracked.job)) is not None:
+            refusal = Refusal(EVERY_WORKER, held.reason, held.detail)
+            return (*before, Decision(attempt, state.now_ms, None, (), (refusal,)))
         query = Query(tracked.job, tracked.lost_on)
         now = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
         if isinstance(now, Placement):
             return known
-        attempt = tracked.attempts + 1
-        waits = Decision(attempt, state.now_ms, None, now.candidates, now.refusals)
-        return (*(decision for decision in known if decision.attempt < attempt), waits)
+        return (*before, Decision(attempt, state.now_ms, None, now.candidates, now.refusals))

@@ -102,13 +102,72 @@ class ModelSpec:
         object.__setattr__(self, "weight_bytes", sum(sizes.values()))
 
 
+class Visibility(Enum):
+    """Who may call an endpoint, and what it runs on. Private and dedicated ones have an owner."""
+
+    SHARED = "shared"
+    PRIVATE = "private"
+    DEDICATED = "dedicated"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """How a model is served; the defaults are those of a model for which nothing was set.
+
+    `max_replicas` and `concurrency_max` are 0 for no limit, `keep_alive_ms` is 0 for what the
+    model's own pauses say. `reserved_workers` and `worker_labels` are of dedicated endpoints.
+    """
+
+    visibility: Visibility = Visibility.SHARED
+    owner_tenant: str = ""
+    min_replicas: int = 0
+    max_replicas: int = 0
+    buffer: int = 0
+    scale_up_delay_ms: int = 0
+    scale_down_delay_ms: int = 0
+    keep_alive_ms: int = 0
+    concurrency_max: int = 0
+    reserved_workers: int = 0
+    worker_labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def dedicated(self) -> bool:
+        return self.visibility is Visibility.DEDICATED
+
+    def visible_to(self, tenant: str) -> bool:
+        return self.visibility is Visibility.SHARED or self.owner_tenant == tenant
+
+
+DEFAULT_ENDPOINT = EndpointSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A version of a model that takes no requests, until it is released or another one comes."""
+
+    model: ModelId
+    snapshot_digest: str
+    reason: str
+    since_ms: int
+
+
+class OutputUnits(NamedTuple):
+    """How much output a request asks for, or got; what models that are sold by output charge."""
+
+    images: int = 0
+    pixels: int = 0
+    """Of all images, or of one frame of a video."""
+    video_ms: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One accepted request, as far as deciding needs it; the shell keeps the input itself.
 
     `work_units` scales the run time of one model (steps x megapixels x images; 1 if unknown).
     `second_worth_nanodollars` and `price_cap_nanodollars` are 0 for the default and for no cap,
-    `deadline_ms` is 0 for none, `worker_hint` is empty for none.
+    `deadline_ms` is 0 for none, `worker_hint` is empty for none. `key_id` names the key that
+    submitted it, empty for none; `outputs` is what the input asks for.
     """
 
     request_id: RequestId
@@ -121,6 +180,12 @@ class Job:
     worker_hint: str = ""
     second_worth_nanodollars: int = 0
     price_cap_nanodollars: int = 0
+    start_deadline_ms: int = 0
+    """When the first attempt must have been placed; 0 for any time."""
+    attempts_max: int = 0
+    """Workers that may be lost under it; 0 for the scheduler's own bound."""
+    key_id: str = ""
+    outputs: OutputUnits = OutputUnits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +202,8 @@ class AttemptRecord:
     """One try of a request on one worker, as it is journalled.
 
     Rate and price version are fixed when the attempt is placed. `metered_ms` is the run time that
-    the last heartbeat reported; `started_ms` is when the run began, 0 before that.
+    the last heartbeat reported; `started_ms` is when the run began, 0 before that. With a `unit`
+    (see `pricing.Unit`, empty for none) outputs are charged instead of time.
     """
 
     attempt_id: AttemptId
@@ -155,6 +221,8 @@ class AttemptRecord:
     metered_ms: int = 0
     start_tier: Tier | None = None
     placement: str = ""
+    unit: str = ""
+    unit_price_nanodollars: int = 0
 
 
 def attempt_id_of(request_id: RequestId, number: int) -> AttemptId:
@@ -211,7 +279,12 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """A closed meter. One for each ended attempt; `attempt_id` is its key, so replays absorb."""
+    """A closed meter. One for each ended attempt; `attempt_id` is its key, so replays absorb.
+
+    `unit` is empty where time is charged; else `micro_units` (millionths of it) were delivered. A
+    span for which a worker was reserved is a line too: `request_id` is empty, the model's endpoint
+    and the span are its key.
+    """
 
     attempt_id: AttemptId
     request_id: RequestId
@@ -228,6 +301,10 @@ class LedgerLine:
     price_nanodollars: int
     price_version: str
     waiver: str
+    key_id: str = ""
+    unit: str = ""
+    micro_units: int = 0
+    unit_price_nanodollars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +329,9 @@ class Receipt:
     start_tier: Tier | None = None
     placement: str = ""
     waiver: str = ""
+    unit: str = ""
+    micro_units: int = 0
+    unit_price_nanodollars: int = 0
 
 
 class Candidate(NamedTuple):
@@ -267,6 +347,10 @@ class Candidate(NamedTuple):
     eviction_term_seconds: float
     start_tier: Tier
     evict_digests: tuple[Digest, ...]
+
+
+EVERY_WORKER = WorkerId("")
+"""In a refusal: what holds a request back is no worker's affair, but a limit."""
 
 
 class Refusal(NamedTuple):

@@ -12,11 +12,16 @@ from quickthaw.scheduler.core.fair_queue import FairQueue, Rank
 from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.ledger import Ledger
 from quickthaw.scheduler.core.lifecycle import Life
+from quickthaw.scheduler.core.limits import Limits
 from quickthaw.scheduler.core.model import (
+    DEFAULT_ENDPOINT,
     AttemptRecord,
     Decision,
+    EndpointSettings,
     Failure,
     Job,
+    ModelId,
+    Quarantine,
     RequestId,
     WorkerId,
     WorkerMark,
@@ -28,7 +33,16 @@ from quickthaw.scheduler.core.settings import CoreSettings
 class Tracked:
     """One request that has not ended."""
 
-    __slots__ = ("attempt", "attempts", "charged_ms", "job", "life", "lost_on", "rank", "stopping")
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "charged_nanodollars",
+        "job",
+        "life",
+        "lost_on",
+        "rank",
+        "stopping",
+    )
 
     def __init__(self, job: Job, life: Life, rank: Rank) -> None:
         self.job = job
@@ -38,7 +52,7 @@ class Tracked:
         """The highest number that an attempt ever had."""
         self.attempt: AttemptRecord | None = None
         """The open one; exactly while the state is PLACED, LOADING or RUNNING."""
-        self.charged_ms = 0.0
+        self.charged_nanodollars = 0.0
         """What its tenant was charged in the fair order for the open attempt."""
         self.lost_on: frozenset[WorkerId] = frozenset()
         self.stopping: Failure | None = None
@@ -107,31 +121,46 @@ class State:
     fleet: Fleet
     ledger: Ledger
     queue: FairQueue
+    limits: Limits
     requests: dict[RequestId, Tracked]
     deadlines: Timers
     impatience: Timers
     reservations: dict[RequestId, WorkerId]
     decisions: Decisions
     marks: OrderedDict[WorkerId, WorkerMark]
+    endpoints: dict[ModelId, EndpointSettings]
+    """Of models for which something was set; read it with `endpoint`."""
+    quarantines: dict[ModelId, Quarantine]
     now_ms: int
     out: list[Command]
 
     @classmethod
     def empty(cls, settings: CoreSettings, prices: PriceTable, estimates: Estimates) -> State:
         fleet = Fleet(estimates, settings.placement.queue_ahead)
+        queue = FairQueue(settings.tenant_weights, settings.priority_head_start_ms)
+        endpoints: dict[ModelId, EndpointSettings] = {}
         return cls(
             settings=settings,
             prices=prices,
             estimates=estimates,
             fleet=fleet,
             ledger=Ledger(fleet, settings.lease_ms),
-            queue=FairQueue(settings.tenant_weights, settings.priority_head_start_ms),
+            queue=queue,
+            limits=Limits(
+                queue, endpoints, settings.tenant_concurrency_max, settings.tenant_concurrency
+            ),
             requests={},
             deadlines=Timers(),
             impatience=Timers(),
             reservations={},
             decisions=Decisions(settings.decisions_max),
             marks=OrderedDict(),
+            endpoints=endpoints,
+            quarantines={},
             now_ms=0,
             out=[],
         )
+
+    def endpoint(self, model: ModelId) -> EndpointSettings:
+        """How a model is served."""
+        return self.endpoints.get(model, DEFAULT_ENDPOINT)

@@ -1,4 +1,4 @@
-"""The models that can be asked for."""
+"""The models that can be asked for, and how they are served."""
 
 from __future__ import annotations
 
@@ -6,23 +6,39 @@ import asyncio
 
 import grpc.aio
 
+from quickthaw.scheduler import auth
 from quickthaw.scheduler.catalog import Catalog, CatalogModel, check_model
 from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.convert.endpoints import endpoint_message, endpoint_settings
 from quickthaw.scheduler.convert.models import catalog_model, model_message
 from quickthaw.scheduler.convert.pages import page_size
 from quickthaw.scheduler.convert.words import checked_text
+from quickthaw.scheduler.core import events
+from quickthaw.scheduler.core.model import EndpointSettings, ModelId
+from quickthaw.scheduler.dispatcher import Dispatcher
+from quickthaw.scheduler.endpoints import SETTING_NAMES, check_endpoint, endpoint_rows, merged
+from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.store.journal import Journal
 from quickthaw.scheduler.store.statements import Row, Statement
-from quickthaw.v1 import catalog_pb2, catalog_pb2_grpc
+from quickthaw.v1 import catalog_pb2, catalog_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[object, object]
 
 
+def _viewer() -> str | None:
+    """As whom the caller sees the catalog: operators see everything."""
+    who = auth.caller()
+    return None if who.may(Scope.ADMIN) else who.tenant
+
+
 class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
-    def __init__(self, catalog: Catalog, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, journal: Journal, clock: Clock, dispatcher: Dispatcher
+    ) -> None:
         self._catalog = catalog
         self._journal = journal
         self._clock = clock
+        self._dispatcher = dispatcher
         # Names are checked before the commit and taken after it, so changes go one by one.
         self._changing = asyncio.Lock()
 
@@ -31,30 +47,44 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     ) -> catalog_pb2.RegisterResponse:
         model = catalog_model(request.model, self._clock.now_ms())
         check_model(model)
+        settings: EndpointSettings | None = None
+        if request.HasField("endpoint"):
+            settings = endpoint_settings(request.endpoint)
+            check_endpoint(settings)
+        model_id = model.spec.id
         async with self._changing:
-            known = self._catalog.models().get(model.spec.id)
-            if known is not None and known.version == model.version:
-                return catalog_pb2.RegisterResponse(model=model_message(known), changed=False)
+            known = self._catalog.models().get(model_id)
+            changed = known is None or known.version != model.version
+            if settings == self._catalog.endpoint(model_id):
+                settings = None
             self._catalog.check_names(model)
-            await self._journal.offer(register_rows(model))
-            self._catalog.put(model)
-        return catalog_pb2.RegisterResponse(model=model_message(model), changed=True)
+            rows = register_rows(model) if changed else []
+            if settings is not None:
+                rows.extend(endpoint_rows(model_id, settings))
+            if rows:
+                await self._journal.offer(rows)
+            if settings is not None:
+                self._serve(model_id, settings)
+            if changed:
+                self._catalog.put(model)
+            else:
+                model = self._catalog.get(model_id)
+        return catalog_pb2.RegisterResponse(
+            model=model_message(model), changed=changed or settings is not None
+        )
 
     async def GetModel(
         self, request: catalog_pb2.GetModelRequest, context: Context
     ) -> catalog_pb2.Model:
-        return model_message(self._catalog.get(request.id))
+        return model_message(self._catalog.get(request.id, _viewer()))
 
     async def ListModels(
         self, request: catalog_pb2.ListModelsRequest, context: Context
     ) -> catalog_pb2.ListModelsResponse:
-        after = checked_text("page.token", request.page.token, chars_max=200)
-        size = page_size(request.page)
-        ids = sorted(each for each in self._catalog.models() if each > after)
-        page = ids[:size]
+        page, token = self._page(request.page)
         return catalog_pb2.ListModelsResponse(
             models=[model_message(self._catalog.get(each)) for each in page],
-            next_page_token=page[-1] if len(ids) > size else "",
+            next_page_token=token,
         )
 
     async def Remove(
@@ -63,11 +93,78 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         async with self._changing:
             model_id = self._catalog.get(request.id).spec.id
             key = {"key_model_id": model_id}
-            await self._journal.offer(
-                [Row(Statement.DELETE_ALIASES, key), Row(Statement.DELETE_MODEL, key)]
+            statements = (
+                Statement.DELETE_ALIASES,
+                Statement.DELETE_MODEL,
+                Statement.DELETE_ENDPOINT,
             )
+            await self._journal.offer([Row(statement, key) for statement in statements])
             self._catalog.remove(model_id)
+            self._dispatcher.feed(events.EndpointChanged(model_id, None))
         return catalog_pb2.RemoveResponse()
+
+    # ---- endpoints ---------------------------------------------------------------------------
+
+    async def GetEndpoint(
+        self, request: catalog_pb2.GetEndpointRequest, context: Context
+    ) -> catalog_pb2.Endpoint:
+        return self._endpoint(self._catalog.get(request.model, _viewer()))
+
+    async def SetEndpoint(
+        self, request: catalog_pb2.SetEndpointRequest, context: Context
+    ) -> catalog_pb2.Endpoint:
+        wanted = endpoint_settings(request.endpoint)
+        names = tuple(request.names[: len(SETTING_NAMES) + 1])
+        async with self._changing:
+            model = self._catalog.get(request.model)
+            settings = merged(self._catalog.endpoint(model.spec.id), wanted, names)
+            check_endpoint(settings)
+            await self._journal.offer(endpoint_rows(model.spec.id, settings))
+            self._serve(model.spec.id, settings)
+        return self._endpoint(model)
+
+    async def ListEndpoints(
+        self, request: catalog_pb2.ListEndpointsRequest, context: Context
+    ) -> catalog_pb2.ListEndpointsResponse:
+        page, token = self._page(request.page)
+        return catalog_pb2.ListEndpointsResponse(
+            endpoints=[self._endpoint(self._catalog.get(each)) for each in page],
+            next_page_token=token,
+        )
+
+    async def ReleaseQuarantine(
+        self, request: catalog_pb2.ReleaseQuarantineRequest, context: Context
+    ) -> catalog_pb2.Endpoint:
+        model = self._catalog.get(request.model)
+        self._dispatcher.feed(events.QuarantineReleased(model.spec.id))
+        await self._dispatcher.durable()
+        return self._endpoint(model)
+
+    def _serve(self, model_id: ModelId, settings: EndpointSettings) -> None:
+        """What is durable holds from now on."""
+        self._catalog.set_endpoint(model_id, settings)
+        self._dispatcher.feed(events.EndpointChanged(model_id, settings))
+
+    def _endpoint(self, model: CatalogModel) -> catalog_pb2.Endpoint:
+        now = self._dispatcher.machine.endpoint_now(model.spec)
+        return endpoint_message(
+            model.spec.id,
+            self._catalog.endpoint(model.spec.id),
+            replicas=now.replicas,
+            quarantine=now.quarantine,
+            reserved=now.reserved,
+        )
+
+    def _page(self, page: types_pb2.Page) -> tuple[list[str], str]:
+        """Ids that the caller may see, and the token of the next page."""
+        after = checked_text("page.token", page.token, chars_max=200)
+        size = page_size(page)
+        viewer, visible = _viewer(), self._catalog.visible
+        ids = sorted(
+            each for each in self._catalog.models() if each > after and visible(each, viewer)
+        )
+        found = ids[:size]
+        return found, found[-1] if len(ids) > size else ""
 
 
 def register_rows(model: CatalogModel) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,14 +10,21 @@ from sqlalchemy import RowMapping, select
 from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.catalog import CatalogModel
-from quickthaw.scheduler.core.events import MarkRecovered, RequestRecovered
+from quickthaw.scheduler.core.events import (
+    EndpointChanged,
+    MarkRecovered,
+    QuarantineRecovered,
+    RequestRecovered,
+)
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
     AttemptRecord,
     Job,
+    ModelId,
     ModelSpec,
     Priority,
+    Quarantine,
     RequestId,
     TenantId,
     Tier,
@@ -24,9 +32,11 @@ from quickthaw.scheduler.core.model import (
     WorkerMark,
 )
 from quickthaw.scheduler.core.pricing import WORKER_LOST
+from quickthaw.scheduler.endpoints import endpoint_from_row
 from quickthaw.scheduler.store import schema
 from quickthaw.scheduler.store.queries import view_from_row
 from quickthaw.scheduler.views import RequestView
+from quickthaw.scheduler.work_units import output_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,23 @@ def worker_marks(connection: Connection) -> list[MarkRecovered]:
             )
         )
         for row in rows
+    ]
+
+
+def quarantines(connection: Connection) -> list[QuarantineRecovered]:
+    rows = connection.execute(select(schema.quarantines).order_by(schema.quarantines.c.model_id))
+    return [
+        QuarantineRecovered(
+            Quarantine(ModelId(row.model_id), row.snapshot_digest, row.reason, row.since_unix_ms)
+        )
+        for row in rows
+    ]
+
+
+def endpoints(connection: Connection) -> list[EndpointChanged]:
+    rows = connection.execute(select(schema.endpoints).order_by(schema.endpoints.c.model_id))
+    return [
+        EndpointChanged(ModelId(row["model_id"]), endpoint_from_row(row)) for row in rows.mappings()
     ]
 
 
@@ -145,6 +172,8 @@ def _job(row: RowMapping, spec: ModelSpec) -> Job:
         worker_hint=row["worker_hint"],
         second_worth_nanodollars=row["second_worth_nanodollars"],
         price_cap_nanodollars=row["price_cap_nanodollars"],
+        key_id=row["key_id"],
+        outputs=output_units(json.loads(row["input_json"])),
     )
 
 
@@ -165,4 +194,6 @@ def _attempt(row: RowMapping) -> AttemptRecord:
         metered_ms=row["metered_ms"],
         start_tier=Tier(row["start_tier"]) if row["start_tier"] else None,
         placement=row["placement"],
+        unit=row["unit"],
+        unit_price_nanodollars=row["unit_price_nanodollars"],
     )

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine, WorkerMark
+from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine, Quarantine, WorkerMark
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 
 JournalCommand = (
@@ -16,6 +16,7 @@ JournalCommand = (
     | commands.JournalMetered
     | commands.JournalCancel
     | commands.JournalMark
+    | commands.JournalQuarantine
     | commands.JournalEnd
 )
 
@@ -54,6 +55,9 @@ def request_rows(
                 "worker_hint": job.worker_hint,
                 "second_worth_nanodollars": job.second_worth_nanodollars,
                 "price_cap_nanodollars": job.price_cap_nanodollars,
+                "start_deadline_unix_ms": job.start_deadline_ms,
+                "attempts_max": job.attempts_max,
+                "key_id": job.key_id,
                 "attempts": 0,
                 "finished_unix_ms": 0,
                 "cancel_requested": 0,
@@ -106,6 +110,8 @@ def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list
             return [Row(Statement.CANCEL_REQUEST, {"key_request_id": request_id})]
         case commands.JournalMark(mark=mark):
             return _mark_rows(mark)
+        case commands.JournalQuarantine(quarantine=quarantine):
+            return _quarantine_rows(quarantine)
         case commands.JournalEnd():
             return _end_rows(command, end)
         case _:
@@ -123,6 +129,19 @@ def _mark_rows(mark: WorkerMark) -> list[Row]:
     rows = [Row(Statement.MARK_WORKER, values)]
     if mark.empty:
         rows.append(Row(Statement.UNMARK_WORKER, {"key_worker_id": mark.worker_id}))
+    return rows
+
+
+def _quarantine_rows(quarantine: Quarantine) -> list[Row]:
+    values: dict[str, Value] = {
+        "model_id": quarantine.model,
+        "snapshot_digest": quarantine.snapshot_digest,
+        "reason": quarantine.reason,
+        "since_unix_ms": quarantine.since_ms,
+    }
+    rows = [Row(Statement.QUARANTINE_MODEL, values)]
+    if not quarantine.reason:
+        rows.append(Row(Statement.RELEASE_MODEL, {"key_model_id": quarantine.model}))
     return rows
 
 
@@ -193,6 +212,8 @@ def _attempt_values(attempt: AttemptRecord, state: str, *, ended_ms: int) -> dic
         "metered_ms": attempt.metered_ms,
         "ended_unix_ms": ended_ms,
         "placement": attempt.placement,
+        "unit": attempt.unit,
+        "unit_price_nanodollars": attempt.unit_price_nanodollars,
     }
 
 
@@ -213,4 +234,8 @@ def _ledger_values(line: LedgerLine) -> dict[str, Value]:
         "price_nanodollars": line.price_nanodollars,
         "price_version": line.price_version,
         "waiver": line.waiver,
+        "key_id": line.key_id,
+        "unit": line.unit,
+        "micro_units": line.micro_units,
+        "unit_price_nanodollars": line.unit_price_nanodollars,
     }

@@ -71,6 +71,35 @@ model_aliases = Table(
     Index("model_aliases_model_id", "model_id"),
 )
 
+# How a model is served; one for which nothing was set has no row.
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("model_id", String(200), primary_key=True),
+    Column("visibility", String(16), nullable=False),
+    Column("owner_tenant", String(64), nullable=False),
+    Column("min_replicas", Integer, nullable=False),
+    Column("max_replicas", Integer, nullable=False),
+    Column("buffer", Integer, nullable=False),
+    Column("scale_up_delay_ms", BigInteger, nullable=False),
+    Column("scale_down_delay_ms", BigInteger, nullable=False),
+    Column("keep_alive_ms", BigInteger, nullable=False),
+    Column("concurrency_max", Integer, nullable=False),
+    Column("reserved_workers", Integer, nullable=False),
+    # A JSON object of names and values.
+    Column("worker_labels_json", Text, nullable=False),
+)
+
+# Versions of models that take no requests, because they failed everywhere.
+quarantines = Table(
+    "quarantines",
+    metadata,
+    Column("model_id", String(200), primary_key=True),
+    Column("snapshot_digest", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since_unix_ms", BigInteger, nullable=False),
+)
+
 requests = Table(
     "requests",
     metadata,
@@ -88,6 +117,10 @@ requests = Table(
     Column("worker_hint", String(200), nullable=False),
     Column("second_worth_nanodollars", BigInteger, nullable=False),
     Column("price_cap_nanodollars", BigInteger, nullable=False),
+    Column("start_deadline_unix_ms", BigInteger, nullable=False),
+    Column("attempts_max", Integer, nullable=False),
+    # The key that submitted it; empty for requests of releases that did not note it.
+    Column("key_id", String(32), nullable=False, server_default=""),
     Column("attempts", Integer, nullable=False),
     Column("finished_unix_ms", BigInteger, nullable=False),
     # 1 once somebody has asked for it, so that a later start still knows.
@@ -124,6 +157,9 @@ attempts = Table(
     Column("ended_unix_ms", BigInteger, nullable=False),
     # One line for the receipt: why this worker.
     Column("placement", Text, nullable=False),
+    # What is sold instead of time (`pricing.Unit`), empty for time; fixed with the rate.
+    Column("unit", String(16), nullable=False, server_default=""),
+    Column("unit_price_nanodollars", BigInteger, nullable=False, server_default="0"),
     Index("attempts_request_id", "request_id"),
     Index("attempts_ended", "ended_unix_ms"),
 )
@@ -147,8 +183,75 @@ ledger = Table(
     Column("price_nanodollars", BigInteger, nullable=False),
     Column("price_version", String(64), nullable=False),
     Column("waiver", String(64), nullable=False),
+    Column("key_id", String(32), nullable=False, server_default=""),
+    # Where outputs are charged: of what, how many millionths, at what price for one.
+    Column("unit", String(16), nullable=False, server_default=""),
+    Column("micro_units", BigInteger, nullable=False, server_default="0"),
+    Column("unit_price_nanodollars", BigInteger, nullable=False, server_default="0"),
     Index("ledger_tenant_closed", "tenant", "closed_unix_ms", "attempt_id"),
     Index("ledger_request_id", "request_id"),
+)
+
+# Who pays: a tenant, or a key of one, whose limits lie inside the tenant's. A row for each that
+# ever spent something or was given a limit. Amounts are what the ledger's lines say: a line and the
+# accounts that it changes are one transaction, and the values are absolute, so replays absorb.
+accounts = Table(
+    "accounts",
+    metadata,
+    # `TENANT`, or `TENANT/KEY_ID`.
+    Column("account", String(100), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    # -1 for no budget.
+    Column("budget_nanodollars", BigInteger, nullable=False),
+    # `month` or `total`.
+    Column("budget_span", String(8), nullable=False),
+    # Space-separated percentages, rising.
+    Column("alert_percents", String(64), nullable=False),
+    # 1 while it pays for nothing new, and why.
+    Column("locked", Integer, nullable=False),
+    Column("lock_reason", String(200), nullable=False),
+    # 1 if it can spend no more than its credit; the credit may be below 0 by what ran on.
+    Column("prepaid", Integer, nullable=False),
+    Column("credit_nanodollars", BigInteger, nullable=False),
+    # The credit right after the last grant: what thresholds are shares of.
+    Column("credit_full_nanodollars", BigInteger, nullable=False),
+    Column("spent_nanodollars", BigInteger, nullable=False),
+    # `2026-11`, in UTC, and what was spent in it.
+    Column("month", String(7), nullable=False),
+    Column("month_spent_nanodollars", BigInteger, nullable=False),
+    # The highest thresholds that were told already.
+    Column("budget_alerted_percent", Integer, nullable=False),
+    Column("credit_alerted_percent", Integer, nullable=False),
+    Index("accounts_tenant", "tenant"),
+)
+
+# Credits given. The id is the giver's, so that a repeated call gives once.
+credit_grants = Table(
+    "credit_grants",
+    metadata,
+    Column("grant_id", String(128), primary_key=True),
+    Column("account", String(100), nullable=False),
+    Column("amount_nanodollars", BigInteger, nullable=False),
+    Column("note", String(200), nullable=False),
+    Column("granted_unix_ms", BigInteger, nullable=False),
+    Index("credit_grants_account", "account", "granted_unix_ms"),
+)
+
+# A threshold that was crossed. The key says which and when, so it is told once.
+budget_alerts = Table(
+    "budget_alerts",
+    metadata,
+    Column("alert_id", String(160), primary_key=True),
+    Column("account", String(100), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    # `budget` or `credit`.
+    Column("kind", String(8), nullable=False),
+    Column("percent", Integer, nullable=False),
+    Column("used_nanodollars", BigInteger, nullable=False),
+    Column("limit_nanodollars", BigInteger, nullable=False),
+    Column("raised_unix_ms", BigInteger, nullable=False),
+    Index("budget_alerts_tenant", "tenant", "raised_unix_ms"),
 )
 
 # What operators asked of workers; a worker that nothing is asked of has no row.
@@ -174,4 +277,38 @@ idempotency = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("created_unix_ms", BigInteger, nullable=False),
     Index("idempotency_created", "created_unix_ms"),
+)
+
+# Whom to tell of a request's end: see `webhooks.py`.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("dialect", String(16), nullable=False),
+    # Space-separated words of the caller's, for the gateway.
+    Column("events", String(200), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_unix_ms", BigInteger, nullable=False),
+    Column("lease_id", String(64), nullable=False),
+    Column("lease_until_unix_ms", BigInteger, nullable=False),
+    Column("created_unix_ms", BigInteger, nullable=False),
+    # A JSON list of the newest attempts, read and written whole.
+    Column("history_json", Text, nullable=False),
+    Index("webhooks_due", "state", "due_unix_ms"),
+    Index("webhooks_tenant", "tenant", "request_id"),
+)
+
+# What deliveries are signed with. They are here and not with a gateway because all gateways sign
+# with the same ones, and because they are worth no more than the results beside them.
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", String(32), primary_key=True),
+    # `ed25519`, or `hmac` for the one secret that those of the tenants are derived from.
+    Column("kind", String(16), nullable=False),
+    Column("private_key", LargeBinary, nullable=False),
+    Column("created_unix_ms", BigInteger, nullable=False),
 )

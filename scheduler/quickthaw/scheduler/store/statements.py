@@ -12,6 +12,7 @@ from sqlalchemy import (
     Dialect,
     Insert,
     Integer,
+    String,
     Table,
     Update,
     bindparam,
@@ -50,6 +51,15 @@ class Statement(IntEnum):
     END_REQUEST = 18
     MARK_WORKER = 19
     UNMARK_WORKER = 20
+    DELETE_ENDPOINT = 21
+    UPSERT_ENDPOINT = 22
+    QUARANTINE_MODEL = 23
+    RELEASE_MODEL = 24
+    INSERT_WEBHOOK = 40
+    DUE_WEBHOOK = 41
+    CLAIM_WEBHOOK = 42
+    SETTLE_WEBHOOK = 43
+    INSERT_SIGNING_KEY = 44
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,8 @@ class Row:
     values: Mapping[str, Value]
 
 
+_CLAIM = ("attempts", "lease_id", "lease_until_unix_ms")
+_SETTLED = ("state", "due_unix_ms", "history_json")
 _PROGRESS = ("state", "loading_unix_ms", "started_unix_ms", "load_ms", "start_tier")
 
 
@@ -171,4 +183,33 @@ class Statements:
                 schema.worker_marks.c.cordoned == _ZERO,
                 schema.worker_marks.c.draining == _ZERO,
             ),
+            Statement.DELETE_ENDPOINT: delete(schema.endpoints).where(
+                _key(schema.endpoints, "model_id")
+            ),
+            Statement.UPSERT_ENDPOINT: self._upsert(
+                schema.endpoints,
+                tuple(c.name for c in schema.endpoints.columns if not c.primary_key),
+            ),
+            # As for marks: a release empties the reason and then deletes what is empty.
+            Statement.QUARANTINE_MODEL: self._upsert(
+                schema.quarantines, ("snapshot_digest", "reason", "since_unix_ms")
+            ),
+            Statement.RELEASE_MODEL: delete(schema.quarantines).where(
+                _key(schema.quarantines, "model_id"),
+                schema.quarantines.c.reason == literal_column("''", String),
+            ),
+            Statement.INSERT_WEBHOOK: self._insert_if_new(schema.webhooks),
+            Statement.DUE_WEBHOOK: update(schema.webhooks)
+            .where(
+                _key(schema.webhooks, "request_id"),
+                schema.webhooks.c.state == literal_column("'waiting'", String),
+            )
+            .values(state=literal_column("'due'", String), due_unix_ms=bindparam("due_unix_ms")),
+            Statement.CLAIM_WEBHOOK: update(schema.webhooks)
+            .where(_key(schema.webhooks, "request_id"))
+            .values({name: bindparam(name) for name in _CLAIM}),
+            Statement.SETTLE_WEBHOOK: update(schema.webhooks)
+            .where(_key(schema.webhooks, "request_id"))
+            .values({name: bindparam(name) for name in (*_CLAIM, *_SETTLED)}),
+            Statement.INSERT_SIGNING_KEY: self._insert(schema.signing_keys),
         }
