@@ -15,16 +15,22 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptRecord,
     Candidate,
+    Job,
     RequestId,
     attempt_id_of,
 )
 from quickthaw.scheduler.core.state import State, Tracked
 from quickthaw.scheduler.core.whereabouts import whereabouts
 
+FREE_RATE_NANODOLLARS_PER_SECOND = 1_000
+"""At least so much does a second count for in the fair order, whatever it is sold for."""
+
 
 def enqueue(state: State, tracked: Tracked, detail: str) -> None:
     """The request waits; its state is QUEUED already."""
-    state.queue.add(tracked.job, tracked.rank, _expected_run_ms(state, tracked))
+    run_ms, cost_nanodollars = _expected(state, tracked.job)
+    waiting = state.queue.add(tracked.job, tracked.rank, cost_nanodollars, run_ms)
+    state.limits.queued(waiting)
     position = state.queue.position(tracked.job.request_id, state.settings.queue_position_exact_max)
     state.out.append(
         TellQueued(tracked.job.request_id, state.now_ms, tracked.attempts, position, detail)
@@ -48,18 +54,27 @@ def place(state: State, tracked: Tracked, chosen: Candidate, placement: str) -> 
     evicts = state.ledger.grant(worker, attempt_id, job.request_id, held, state.now_ms)
     if evicts is None:
         return False
-    open_attempt(state, tracked, worker, number, placement)
+    rate = worker.kind.rate_nanodollars_per_second
+    cost_nanodollars = fair_nanodollars(chosen.run_seconds * 1000, rate)
+    open_attempt(state, tracked, worker, number, placement, cost_nanodollars)
     elsewhere = whereabouts(state.fleet, worker, job.model)
     state.out.append(SendAssign(worker.worker_id, attempt_id, number, job, evicts, elsewhere))
     return True
 
 
 def open_attempt(
-    state: State, tracked: Tracked, worker: Worker, number: int, placement: str
+    state: State,
+    tracked: Tracked,
+    worker: Worker,
+    number: int,
+    placement: str,
+    cost_nanodollars: float | None = None,
 ) -> None:
-    """Takes the request out of the queue: the lease on this worker exists."""
+    """Takes the request out of the queue: the lease on this worker exists. Its tenant is charged
+    `cost_nanodollars` in the fair order, or what was foreseen."""
     job = tracked.job
-    tracked.charged_ms = state.queue.take(job.request_id)
+    tracked.charged_nanodollars = state.queue.take(job.request_id, cost_nanodollars)
+    state.limits.started(job)
     state.impatience.drop(job.request_id)
     unreserve(state, job.request_id)
     tracked.attempts = number
@@ -107,9 +122,15 @@ def tell_progress(state: State, tracked: Tracked, attempt: AttemptRecord, detail
     )
 
 
-def _expected_run_ms(state: State, tracked: Tracked) -> float:
-    """What the fair order charges until the meter says better."""
-    job = tracked.job
+def fair_nanodollars(metered_ms: float, rate_nanodollars_per_second: int) -> float:
+    """What GPU time counts for in the fair order: what it costs; where it costs nothing, time."""
+    return metered_ms * max(rate_nanodollars_per_second, FREE_RATE_NANODOLLARS_PER_SECOND) / 1000
+
+
+def _expected(state: State, job: Job) -> tuple[float, float]:
+    """The run's time in milliseconds, and what the fair order foresees until a worker is chosen."""
     kind = next(iter(state.fleet.classes()), None)
     gpu_type = kind.gpu_type if kind is not None else ""
-    return state.estimates.run_seconds(job.model.id, gpu_type, job.work_units).p50 * 1000
+    run_ms = state.estimates.run_seconds(job.model.id, gpu_type, job.work_units).p50 * 1000
+    rate = kind.rate_nanodollars_per_second if kind is not None else state.prices.rate("")
+    return run_ms, fair_nanodollars(run_ms, rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quickthaw.scheduler.core.attempts import enqueue, opened, unreserve
+from quickthaw.scheduler.core.attempts import enqueue, fair_nanodollars, opened, unreserve
 from quickthaw.scheduler.core.commands import (
     JournalEnd,
     RequestEnd,
@@ -36,7 +36,7 @@ def lose(state: State, tracked: Tracked, detail: str, *, exclude: bool = True) -
         cancelled = stopping.reason != DEADLINE_EXPIRED
         ending = RequestState.CANCELLED if cancelled else RequestState.FAILED
         end(state, tracked, ending, stopping, lost=True)
-    elif tracked.attempts >= state.settings.max_attempts:
+    elif tracked.attempts >= (tracked.job.attempts_max or state.settings.max_attempts):
         message = f"all {tracked.attempts} attempts were lost, the last because {detail}"
         failure = Failure("ATTEMPTS_EXHAUSTED", message, retryable=True)
         end(state, tracked, RequestState.FAILED, failure, lost=True)
@@ -91,6 +91,7 @@ def end_in_queue(state: State, tracked: Tracked, ending: RequestState, failure: 
     """The terminal state of a request that waits: nothing runs, nothing is billed."""
     job = tracked.job
     state.queue.remove(job.request_id)
+    state.limits.left(job)
     state.impatience.drop(job.request_id)
     unreserve(state, job.request_id)
     queue_ms = state.now_ms - job.submitted_ms
@@ -114,9 +115,13 @@ def _close(state: State, tracked: Tracked, outcome: Outcome, waived_for: str) ->
         outcome, attempt.metered_ms, attempt.rate_nanodollars_per_second, waived_for=waived_for
     )
     state.ledger.release(attempt.attempt_id, state.now_ms)
+    state.limits.ended(job)
     if (worker := state.fleet.workers.get(attempt.worker_id)) is not None and worker.stop:
         tell_drain(state, worker)
-    state.queue.charge(job.tenant, attempt.metered_ms - tracked.charged_ms)
+    rate = attempt.rate_nanodollars_per_second
+    cost_nanodollars = fair_nanodollars(attempt.metered_ms, rate)
+    state.queue.charge(job.tenant, cost_nanodollars - tracked.charged_nanodollars)
+    tracked.charged_nanodollars = 0.0
     tracked.attempt = None
     return LedgerLine(
         attempt_id=attempt.attempt_id,

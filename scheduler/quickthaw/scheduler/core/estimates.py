@@ -1,9 +1,10 @@
 """How long loads and runs take: what workers measured of themselves, corrected by what happened.
 
 Placement asks through the `Estimates` protocol. `LearnedEstimates` starts from each worker's own
-tier speeds (or cautious defaults) and keeps, for every (worker, tier) the ratio of actual to
-predicted load time, and for every (model, GPU type) the seconds a unit of work takes: an
-exponentially weighted mean and deviation each, p95 being the mean plus 1.645 deviations.
+tier speeds (or cautious defaults) and learns, for every (worker, tier), the ratio of actual to
+predicted load time, and for every (model, GPU type) the seconds a unit of work takes, as quantiles
+(`quantiles`). A model that has not run on a GPU type yet is expected to run there as on those where
+it has; one that never ran, as a cautious default says.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
     WorkerSpec,
 )
-
-_P95_DEVIATIONS = 1.645
-_WEIGHT = 0.2
-"""Of the newest observation: half of what is known is from the last three."""
+from quickthaw.scheduler.core.quantiles import Calibration, LogQuantiles
 
 DEFAULT_SPEEDS: Mapping[Tier, TierSpeed] = {
     Tier.VRAM: TierSpeed(1e15, 0.0),
@@ -35,6 +33,9 @@ DEFAULT_SPEEDS: Mapping[Tier, TierSpeed] = {
 
 DEFAULT_RUN_SECONDS_PER_UNIT = 0.1
 """Until a model has run on a GPU type."""
+
+SECONDS_LEAST = 0.0005
+"""What was measured as less counts as this, half of what meters tell apart."""
 
 _NOTHING = Estimate(0.0, 0.0)
 
@@ -73,48 +74,26 @@ class Estimates(Protocol):
         ...
 
 
-class Moving:
-    """An exponentially weighted mean and mean absolute deviation."""
-
-    __slots__ = ("deviation", "mean", "samples")
-
-    def __init__(self, prior: float) -> None:
-        self.mean = prior
-        self.deviation = prior / 2
-        self.samples = 0
-
-    def add(self, value: float) -> None:
-        if self.samples == 0:
-            self.mean, self.deviation = value, value / 4
-        else:
-            error = value - self.mean
-            self.mean += _WEIGHT * error
-            # A normal variable's deviation is 1.25 times its mean absolute error.
-            self.deviation += _WEIGHT * (1.25 * abs(error) - self.deviation)
-        self.samples += 1
-
-    def scaled(self, factor: float) -> Estimate:
-        p95 = self.mean + _P95_DEVIATIONS * self.deviation
-        return Estimate(self.mean * factor, p95 * factor, self.samples)
-
-
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 class _Bounded(Generic[_Key]):
-    """The means of the most recently observed keys."""
+    """The quantiles of the most recently observed keys."""
 
     def __init__(self, prior: float, entries_max: int) -> None:
-        self._prior = Moving(prior)
-        self._prior_mean = prior
+        self._unknown = LogQuantiles(prior)
+        self._prior = prior
         self._entries_max = entries_max
-        self._entries: OrderedDict[_Key, Moving] = OrderedDict()
+        self._entries: OrderedDict[_Key, LogQuantiles] = OrderedDict()
 
-    def get(self, key: _Key) -> Moving:
-        return self._entries.get(key, self._prior)
+    def get(self, key: _Key) -> LogQuantiles:
+        return self._entries.get(key, self._unknown)
+
+    def find(self, key: _Key) -> LogQuantiles | None:
+        return self._entries.get(key)
 
     def add(self, key: _Key, value: float) -> None:
-        entry = self._entries.pop(key, None) or Moving(self._prior_mean)
+        entry = self._entries.pop(key, None) or LogQuantiles(self._prior)
         entry.add(value)
         self._entries[key] = entry
         if len(self._entries) > self._entries_max:
@@ -132,6 +111,10 @@ class LearnedEstimates:
         self._unit_seconds: _Bounded[tuple[ModelId, str]] = _Bounded(
             DEFAULT_RUN_SECONDS_PER_UNIT, entries_max
         )
+        # On any GPU type: what is expected of a type on which the model has not run yet.
+        self._model_seconds: _Bounded[ModelId] = _Bounded(DEFAULT_RUN_SECONDS_PER_UNIT, entries_max)
+        self.load_calibration = Calibration()
+        self.run_calibration = Calibration()
 
     def worker_attached(self, spec: WorkerSpec) -> None:
         self._speeds.pop(spec.worker_id, None)
@@ -143,7 +126,7 @@ class LearnedEstimates:
     def load_line(self, worker_id: WorkerId, tier: Tier) -> LoadLine:
         if (line := self._lines.get((worker_id, tier))) is None:
             speed = self._speeds.get(worker_id, DEFAULT_SPEEDS)[tier]
-            ratio = self._load_ratio.get((worker_id, tier)).mean
+            ratio = self._load_ratio.get((worker_id, tier)).p50
             line = LoadLine(ratio * speed.latency_seconds, ratio / speed.bytes_per_second)
             if len(self._lines) >= self._entries_max:
                 self._lines.clear()
@@ -158,15 +141,28 @@ class LearnedEstimates:
         return self._load_ratio.get((worker_id, tier)).scaled(seconds)
 
     def run_seconds(self, model: ModelId, gpu_type: str, work_units: float) -> Estimate:
-        return self._unit_seconds.get((model, gpu_type)).scaled(work_units)
+        if (known := self._unit_seconds.find((model, gpu_type))) is not None:
+            return known.scaled(work_units)
+        return self._model_seconds.get(model).scaled(work_units)._replace(samples=0)
 
     def loaded(self, worker_id: WorkerId, tier: Tier, expected: float, actual: float) -> None:
-        if expected > 0.0:
-            # The expectation had the ratio in it already; learn the ratio to the raw prediction.
-            known = self._load_ratio.get((worker_id, tier)).mean
-            self._load_ratio.add((worker_id, tier), known * actual / expected)
-            self._lines.pop((worker_id, tier), None)
+        if expected <= 0.0:
+            return
+        actual = max(actual, SECONDS_LEAST)
+        known = self._load_ratio.get((worker_id, tier))
+        # The expectation had the ratio in it already: by now the ratio may be another, which
+        # matters little; learn the ratio to the raw prediction.
+        raw_seconds = expected / known.p50
+        self.load_calibration.note(known.scaled(raw_seconds), actual)
+        self._load_ratio.add((worker_id, tier), actual / raw_seconds)
+        self._lines.pop((worker_id, tier), None)
 
     def ran(self, model: ModelId, gpu_type: str, work_units: float, seconds: float) -> None:
-        if work_units > 0.0:
-            self._unit_seconds.add((model, gpu_type), seconds / work_units)
+        if work_units <= 0.0:
+            return
+        unit_seconds = max(seconds, SECONDS_LEAST) / work_units
+        known = self._unit_seconds.find((model, gpu_type))
+        if known is not None:
+            self.run_calibration.note(known.scaled(1.0), unit_seconds)
+        self._unit_seconds.add((model, gpu_type), unit_seconds)
+        self._model_seconds.add(model, unit_seconds)

@@ -2,19 +2,27 @@
 
 The pass follows the fair order but does not stop at a request that no worker can take:
 
-- A request for which no worker is found is passed over. After `bypass_max` later ones were placed
-  it reserves a worker, which then takes nothing else, so that it runs as soon as that one is free.
+- A request that its tenant's or its endpoint's limit holds back (`limits`) is not even looked at.
+- A request for which no worker is found is passed over. After `bypass_max` later ones were placed,
+  or after `wait_limit_ms`, it reserves a worker, which then takes nothing else, so that it runs as
+  soon as that one is free.
 - A request that would have to load gives way to later ones that are warm on the worker in
   question, if their tenants are not too far ahead in the fair order (`collation_lead_ms`, the
-  throttle of MQFQ-Sticky) and it has not given way `bypass_max` times. If there is none, it is
+  throttle of MQFQ-Sticky) and it is not overtaken yet, in either way. If there is none, it is
   placed: no worker idles for the sake of residency.
 - A request may wait for a full worker that has its model when that is sooner done than a load
   elsewhere; at most as long as that load takes.
+
+So nobody starves: a request whose turn it is starts within `wait_limit_ms`, and what the worker
+with the least left to do needs for that, and its own load and run. (It is its turn when nobody is
+before it in the fair order; workers that are lost, cordoned or full of longer work than was
+estimated put it off by as much.)
 """
 
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 from quickthaw.scheduler.core import attempts
 from quickthaw.scheduler.core.fair_queue import Tried, Waiting
@@ -31,6 +39,9 @@ from quickthaw.scheduler.core.state import State
 CAPACITY_REASONS = frozenset({"depth", "vram_in_use"})
 """Refusals that pass with time: a worker worth reserving."""
 
+RIVALS_LOOKED_AT_MAX = 32
+"""Requests for one component that are looked at to find one that is warm and may go first."""
+
 RETRY_WORKERS_MAX = 8
 """A request is tried again on the workers that changed since its last try, up to so many; when more
 did, on all."""
@@ -39,6 +50,7 @@ did, on all."""
 def plan(state: State) -> None:
     """Places what can be placed."""
     if state.fleet.open_count and len(state.queue):
+        state.limits.open_gates()
         _Pass(state).run()
 
 
@@ -64,17 +76,31 @@ class _Pass:
             if waiting.job.request_id in state.queue:  # not placed out of turn meanwhile
                 self._visit(waiting)
         for waiting in self._skipped:
-            if waiting.bypassed >= settings.bypass_max and waiting.job.request_id in state.queue:
+            if self._overtaken(waiting) and waiting.job.request_id in state.queue:
                 self._reserve(waiting)
+
+    def _overtaken(self, waiting: Waiting) -> bool:
+        """It has been passed over often or long enough."""
+        settings, since_ms = self._state.settings, waiting.passed_over_ms
+        late = since_ms and self._state.now_ms - since_ms >= settings.wait_limit_ms
+        return bool(late) or waiting.bypassed >= settings.bypass_max
+
+    def _skip(self, waiting: Waiting) -> None:
+        """It was its turn, and it is not placed."""
+        self._skipped.append(waiting)
+        waiting.passed_over_ms = waiting.passed_over_ms or self._state.now_ms
 
     def _visit(self, waiting: Waiting) -> None:
         state, job = self._state, waiting.job
+        if (held := state.limits.may_start(job)) is not None:
+            state.limits.hold(job, held)
+            return
         tracked = state.requests[job.request_id]
-        overtaken = waiting.bypassed >= state.settings.bypass_max
+        overtaken = self._overtaken(waiting)
         special = job.deadline_ms or job.price_cap_nanodollars or tracked.lost_on or overtaken
         digest = job.model.snapshot_digest
         if (digest in self._hopeless and not special) or not self._fits_somewhere(job.model):
-            self._skipped.append(waiting)
+            self._skip(waiting)
             return
         impatient = 0 < waiting.impatient_at_ms <= state.now_ms
         query = Query(job, tracked.lost_on, not (overtaken or impatient), self._queued_on)
@@ -88,7 +114,7 @@ class _Pass:
             if isinstance(found, Unplaced):
                 self._wait(waiting, found, for_all=not special)
                 return
-            overtaken = waiting.bypassed >= state.settings.bypass_max
+            overtaken = self._overtaken(waiting)
             rival = None if found.warm or overtaken else self._rival(waiting, found)
             if rival is None or not self._place_rival(rival, waiting):
                 break
@@ -111,13 +137,17 @@ class _Pass:
         if self._rivals >= settings.collation_max:
             return None
         worker = state.fleet.workers[found.chosen.worker_id]
+        rate = worker.kind.rate_nanodollars_per_second
+        lead_max = attempts.fair_nanodollars(settings.collation_lead_ms, rate)
         best: Waiting | None = None
         for digest in worker.planned:
-            for rival in state.queue.wanting(digest):
+            for rival in islice(state.queue.wanting(digest), RIVALS_LOOKED_AT_MAX):
                 if rival is waiting or not rival.job.model.sizes.keys() <= worker.planned.keys():
                     continue
+                if state.limits.may_start(rival.job) is not None:
+                    continue
                 if best is None or rival.rank < best.rank:
-                    if state.queue.lead(rival) > settings.collation_lead_ms:
+                    if state.queue.lead(rival) > lead_max:
                         continue
                     best = rival
                 break
@@ -132,6 +162,7 @@ class _Pass:
         if isinstance(found, Unplaced) or not found.warm:
             return False
         waiting.bypassed += 1
+        waiting.passed_over_ms = waiting.passed_over_ms or state.now_ms
         self._place(rival, found)
         return True
 
@@ -145,7 +176,7 @@ class _Pass:
         why = describe(found)
         if not attempts.place(state, tracked, found.chosen, why):
             self._misses += 1
-            self._skipped.append(waiting)
+            self._skip(waiting)
             return
         for earlier in self._skipped:
             if earlier.rank != waiting.rank:
@@ -170,7 +201,7 @@ class _Pass:
         return isinstance(now, Unplaced)
 
     def _pass_over(self, waiting: Waiting, tried: Tried) -> None:
-        self._skipped.append(waiting)
+        self._skip(waiting)
         waiting.tried = tried._replace(fleet_version=self._state.fleet.version)
         if tried.hopeless:
             self._hopeless.add(waiting.job.model.snapshot_digest)

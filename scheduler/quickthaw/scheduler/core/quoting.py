@@ -107,4 +107,4 @@ def _queue_full(state: State, job: Job) -> QuickthawError | None:
 def _backlog_seconds(state: State) -> float:
     """The run time that waits now, spread over all that can run at once."""
     lanes = sum(w.spec.concurrency for w in state.fleet.workers.values() if w.ready)
-    return state.queue.cost_ms / 1000 / max(lanes, 1)
+    return state.queue.run_ms / 1000 / max(lanes, 1)

@@ -28,6 +28,7 @@ def on_recovered(state: State, event: RequestRecovered) -> None:
         return
     tracked.attempts = max(event.attempts, attempt.number)
     tracked.attempt = attempt
+    state.limits.started(tracked.job)
     tracked.life.to(RequestState.PLACED, state.now_ms, "recovered")
     for step in path(RequestState.PLACED, event.open_state):
         tracked.life.to(step, state.now_ms, "recovered")
@@ -58,6 +59,9 @@ def on_cancel(state: State, event: CancelRequested) -> None:
 def expire_deadlines(state: State) -> None:
     for request_id in state.deadlines.due(state.now_ms):
         tracked = state.requests[request_id]
+        if not tracked.job.deadline_ms or state.now_ms < tracked.job.deadline_ms:
+            _expire_start(state, tracked)
+            continue
         allowed_ms = tracked.job.deadline_ms - tracked.job.submitted_ms
         failure = Failure(
             DEADLINE_EXPIRED,
@@ -68,6 +72,21 @@ def expire_deadlines(state: State) -> None:
             end_in_queue(state, tracked, RequestState.FAILED, failure)
         elif tracked.stopping is None:
             _stop(state, tracked, failure)
+
+
+def _expire_start(state: State, tracked: Tracked) -> None:
+    """The start deadline has passed, the other has not. What was begun once has met it."""
+    job = tracked.job
+    if tracked.life.state is RequestState.QUEUED and not tracked.attempts:
+        allowed_ms = job.start_deadline_ms - job.submitted_ms
+        failure = Failure(
+            "START_TIMEOUT",
+            f"no worker had begun the request {allowed_ms / 1000:g} s after it was submitted, "
+            "which is all that its caller allowed",
+        )
+        end_in_queue(state, tracked, RequestState.FAILED, failure)
+    elif job.deadline_ms:
+        state.deadlines.set(job.request_id, job.deadline_ms)
 
 
 def resend_cancel(state: State, tracked: Tracked) -> None:
@@ -91,6 +110,6 @@ def _track(state: State, job: Job, detail: str) -> Tracked:
     life = Life(job.request_id, state.now_ms, detail)
     tracked = Tracked(job, life, state.queue.rank(job))
     state.requests[job.request_id] = tracked
-    if job.deadline_ms:
-        state.deadlines.set(job.request_id, job.deadline_ms)
+    if times_ms := [each for each in (job.start_deadline_ms, job.deadline_ms) if each]:
+        state.deadlines.set(job.request_id, min(times_ms))
     return tracked

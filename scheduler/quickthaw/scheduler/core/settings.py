@@ -48,6 +48,10 @@ class CoreSettings:
     goes first, and yet a low one waits at most this much longer for it."""
     tenant_weights: dict[str, float] = field(default_factory=dict)
     """Shares of the fleet under contention; 1 for who is not named."""
+    tenant_concurrency_max: int = 0
+    """Attempts of one tenant that may be open at once, 0 for no limit; the others queue."""
+    tenant_concurrency: dict[str, int] = field(default_factory=dict)
+    """The same for single tenants, in place of that."""
     look_ahead: int = 16
     """Requests that a planning pass may find no worker for before it gives up."""
     look_ahead_visits: int = 256
@@ -55,9 +59,13 @@ class CoreSettings:
     collation_max: int = 16
     """Requests that a planning pass may place out of turn because their model is resident."""
     collation_lead_ms: float = 30_000.0
-    """GPU-milliseconds, by its weight, that a tenant may be ahead of others by such placements."""
+    """GPU-milliseconds, at the rate of the worker in question and by its weight, that a tenant may
+    be ahead of others by such placements."""
     bypass_max: int = 16
     """Later requests that may be placed before an unplaceable one; then it reserves a worker."""
+    wait_limit_ms: int = 60_000
+    """How long after its turn a request may be passed over or give way; then it reserves a worker,
+    however few went before it."""
     queue_position_exact_max: int = 64
     """Positions up to this one are exact; farther back they are estimated."""
     decisions_max: int = 1_000
