@@ -81,11 +81,6 @@ class _Unplayed(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogSe
     async def Quote(self, request: object, context: Context) -> inference_pb2.QuoteResponse:
         raise _unplayed()
 
-    def Realtime(
-        self, request_iterator: object, context: Context
-    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
-        raise _unplayed()
-
     def RunMany(
         self, request_iterator: object, context: Context
     ) -> AsyncIterator[inference_pb2.RunManyResponse]:
@@ -108,6 +103,8 @@ class FakePlatform(_Unplayed):
         self.artifacts: dict[str, tuple[str, types_pb2.Artifact, bytes]] = {}
         self.refuse_submit: errors.QuickthawError | None = None
         self.hints: list[str] = []
+        self.sessions = 0
+        """Realtime sessions opened so far."""
         self._held = False
         self._submitted = asyncio.Condition()
 
@@ -226,6 +223,29 @@ class FakePlatform(_Unplayed):
             found.watchers -= 1
             if not found.watchers:
                 found.unwatched.set()
+
+    async def Realtime(
+        self, request_iterator: AsyncIterator[inference_pb2.RealtimeRequest], context: Context
+    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
+        """One input after the other; leaving cancels the one that has not ended."""
+        self.sessions += 1
+        async for message in request_iterator:
+            try:
+                accepted = await self.Submit(message.submit, context)
+            except errors.QuickthawError as error:
+                refused = types_pb2.Failure(reason=error.reason, message=error.message)
+                for violation in getattr(error, "violations", ()):
+                    refused.violations.add(field=violation.field, description=violation.description)
+                yield inference_pb2.RealtimeResponse(tag=message.tag, refused=refused)
+                continue
+            watched = inference_pb2.WatchRequest(request_id=accepted.request_id)
+            try:
+                async for event in self.Watch(watched, context):
+                    yield inference_pb2.RealtimeResponse(tag=message.tag, event=event)
+            finally:
+                found = self.requests[accepted.request_id]
+                if not found.record.HasField("receipt"):
+                    found.cancelled.set()
 
     async def ReadArtifact(
         self, request: inference_pb2.ReadArtifactRequest, context: Context

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from starlette.routing import Router
+from starlette.exceptions import HTTPException
+from starlette.routing import Router, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from quickthaw.gateway import fal, files, health, openai, openapi, pages
 from quickthaw.gateway.context import Gateway
@@ -13,7 +15,13 @@ def build_app(gateway: Gateway) -> Front:
     routes = [
         *(*pages.ROUTES, *health.ROUTES, *openapi.ROUTES, *files.ROUTES),
         *(*fal.ROUTES, *openai.ROUTES),
+        WebSocketRoute("/{path:path}", _no_websocket),
     ]
     dialects = {"openai": openai.error_response}
     # A redirect is an error for half of the clients; the front has taken the slash off already.
     return Front(Router(routes, redirect_slashes=False), gateway, dialects)
+
+
+async def _no_websocket(websocket: WebSocket) -> None:
+    """The router itself would answer 403, as if a key could help."""
+    raise HTTPException(404)

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from quickthaw.gateway.answers import ClientGone, ErrorAnswer, HttpError
 from quickthaw.gateway.context import Gateway
@@ -32,7 +33,12 @@ from quickthaw.wire.status import translate
 
 logger = logging.getLogger("quickthaw.gateway.access")
 
+SWITCHING_PROTOCOLS = 101
+
 _PATH_CHARS_MAX = 300
+_BEGINNINGS = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
 
 
 @dataclass(slots=True)
@@ -71,9 +77,10 @@ class Front:
         self._router = router
         self._gateway = gateway
         self._dialects = dialects
+        self._open_websockets = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http", "the server offers neither websockets nor lifespan"
+        assert scope["type"] in ("http", "websocket"), "the server offers no lifespan"
         headers = Headers(scope=scope)
         path = route_path(headers.get("host", ""), scope["path"])
         exchange = _exchange(scope, path)
@@ -83,21 +90,28 @@ class Front:
             "app": self,  # Makes the router raise its 404 and 405, which become answers here.
             "state": {"gateway": self._gateway, "exchange": exchange},
         }
+        is_websocket = scope["type"] == "websocket"
+        self._open_websockets += is_websocket
         with self._gateway.metrics.open_requests.labels(exchange.surface).track_inprogress():
             try:
                 await self._answer(inner, headers, receive, _observed(send, exchange))
             finally:
+                self._open_websockets -= is_websocket
                 self._record(exchange)
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["state"]["exchange"]
         try:
+            if scope["type"] == "websocket":
+                self._check_room()
             if exchange.method == "OPTIONS":
                 await preflight(headers)(scope, receive, send)
             else:
                 await self._router(scope, receive, send)
         except ClientGone:
             exchange.status = CLIENT_CLOSED_REQUEST
+        except WebSocketDisconnect:
+            exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
             if exchange.status or not self._gateway.draining:
                 raise
@@ -107,8 +121,17 @@ class Front:
             if exchange.status:
                 # Too late for a status: ending without the last chunk tells the reader.
                 logger.warning("answer to %s broke off: %s", exchange.request_id, answer.text)
+                if exchange.status == SWITCHING_PROTOCOLS:
+                    await send({"type": "websocket.close", "code": 1011})
                 return
             await self._said(exchange, answer)(scope, receive, send)
+
+    def _check_room(self) -> None:
+        limit = self._gateway.limits.websockets_max
+        if self._open_websockets > limit:
+            raise Unavailable(
+                f"{limit} WebSockets are open here; try again later", retry_delay_seconds=5.0
+            )
 
     def _said(self, exchange: Exchange, answer: ErrorAnswer) -> Response:
         return self._dialects.get(exchange.surface, error_response)(answer)
@@ -162,7 +185,7 @@ def _exchange(scope: Scope, path: str) -> Exchange:
     client = scope.get("client")
     return Exchange(
         surface=surface,
-        method=scope["method"],
+        method=scope.get("method", "WEBSOCKET"),
         # A link to a file is a capability and a query may hold a token: neither is for a log.
         path="/files/..." if surface == "files" else quote(path)[:_PATH_CHARS_MAX],
         client=client[0] if client else "-",
@@ -172,15 +195,16 @@ def _exchange(scope: Scope, path: str) -> Exchange:
 
 def _observed(send: Send, exchange: Exchange) -> Send:
     async def observe(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            exchange.status = message["status"]
+        if message["type"] in _BEGINNINGS:
+            exchange.status = message.get("status", SWITCHING_PROTOCOLS)
             exchange.first_byte_seconds = time.perf_counter() - exchange.started
             headers = [*message.get("headers", []), *ANSWER_HEADERS]
             if not any(name == REQUEST_ID_HEADER.encode() for name, _ in headers):
                 headers.append((REQUEST_ID_HEADER.encode(), exchange.request_id.encode()))
             message = {**message, "headers": headers}
         else:
-            exchange.sent_bytes += len(message.get("body", b""))
+            sent = message.get("body") or message.get("bytes") or message.get("text") or b""
+            exchange.sent_bytes += len(sent)
         await send(message)
 
     return observe

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import NewType, TypeVar, cast
+from typing import NewType, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -31,6 +31,11 @@ from quickthaw.wire.errors import QuickthawError, Unavailable
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
 from quickthaw.wire.status import error_from_rpc
+
+# A string: the class is generic for the type checkers only.
+RealtimeCall: TypeAlias = (
+    "grpc.aio.StreamStreamCall[inference_pb2.RealtimeRequest, inference_pb2.RealtimeResponse]"
+)
 
 Credential = NewType("Credential", str)
 """A key as the `authorization` metadata carries it; empty for a caller that sent none."""
@@ -129,6 +134,11 @@ class Platform:
         finally:
             call.cancel()
 
+    def realtime(self, credential: Credential) -> RealtimeStream:
+        """A session of its own. Close it."""
+        with _our_errors():
+            return RealtimeStream(self._inference.Realtime(metadata=_metadata(credential)))
+
     async def read_artifact(
         self, credential: Credential, uri: str
     ) -> AsyncGenerator[inference_pb2.ReadArtifactResponse, None]:
@@ -204,6 +214,40 @@ class Platform:
                     retry_delay_seconds=1.0,
                 ) from error
             raise _our_error(error) from error
+
+
+class RealtimeStream:
+    """A session with the scheduler, used for one input at a time. A broken one stays broken."""
+
+    def __init__(self, call: RealtimeCall) -> None:
+        self._call = call
+        self._inputs = 0
+
+    @property
+    def broken(self) -> bool:
+        return bool(self._call.done())
+
+    def close(self) -> None:
+        """The scheduler cancels what is still under way."""
+        self._call.cancel()
+
+    async def run(
+        self, submission: inference_pb2.SubmitRequest
+    ) -> AsyncGenerator[inference_pb2.RealtimeResponse, None]:
+        """What comes for one input: its events to the last one, or its refusal."""
+        self._inputs += 1
+        tag = str(self._inputs)
+        with _our_errors():
+            try:
+                await self._call.write(inference_pb2.RealtimeRequest(tag=tag, submit=submission))
+            except asyncio.InvalidStateError as error:
+                raise Unavailable("the session with the scheduler is over") from error
+            while isinstance(answer := await self._call.read(), inference_pb2.RealtimeResponse):
+                if answer.tag == tag:
+                    yield answer
+                    if answer.HasField("refused") or answer.event.HasField("finished"):
+                        return
+        raise Unavailable("the scheduler ended the session")
 
 
 def _metadata(credential: Credential) -> tuple[tuple[str, str], ...]:

@@ -26,6 +26,7 @@ from quickthaw.gateway.links import Links, load_key, load_secret
 from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.settings import GatewaySettings, Limits
+from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address, address_in_use, serve_metrics, watch_loop_lag
 
@@ -154,7 +155,14 @@ def _uvicorn_config(gateway: Gateway, limits: Limits) -> uvicorn.Config:
             stall_seconds=limits.stall_seconds,
             on_stall=gateway.metrics.stalled_readers.inc,
         ),
-        ws="none",
+        ws=websocket_protocol_with(
+            stall_seconds=limits.stall_seconds, on_stall=gateway.metrics.stalled_readers.inc
+        ),
+        ws_max_size=MESSAGE_BYTES_MAX,
+        ws_ping_interval=limits.websocket_ping_seconds,
+        ws_ping_timeout=limits.websocket_ping_seconds,
+        # What goes out is compressed pictures; a window for each connection would buy nothing.
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,

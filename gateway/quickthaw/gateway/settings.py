@@ -36,6 +36,16 @@ class Limits:
     """How long a reader may take nothing of an answer before it is cut off."""
     ping_seconds: float = 10.0
     """Silence on an event stream after which a comment keeps it alive."""
+    websockets_max: int = 4096
+    """Open WebSockets; one more is answered 503. They count as connections as well."""
+    websocket_ping_seconds: float = 20.0
+    """Between the pings of an open WebSocket, and how long an answer may take."""
+    realtime_idle_seconds: float = 60.0
+    """Without an input, after which a realtime session ends."""
+    followed_events_max: int = 512
+    """Of one request, kept for its listeners; one that is further behind is cut off."""
+    followed_bytes_max: int = 4 * 1024 * 1024
+    """The same in bytes."""
     drain_seconds: int = 30
     """From SIGTERM until requests that are still open are cut off."""
     inline_bytes_max: int = 32 * 1024 * 1024

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 HEAD_BYTES_MAX: Final = 8 * 1024
 """Of a CONNECT request. A user agent and a proxy authorization fit many times."""
 DISMISS_READS_MAX: Final = 16
+UNSENT_BYTES_MAX: Final = 128 * 1024
+"""Of one connection, in the kernel: what is under way to its reader does not count."""
 _TLS_HANDSHAKE: Final = 0x16
 _NO_HANDSHAKE: Final = b"\x15\x03\x01\x00\x02\x02\x28"
 """A TLS alert, fatal, handshake_failure: what a TLS client understands where TLS is not offered."""
@@ -120,6 +122,8 @@ class Port:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A reader that does not read makes us hold this much, and not the kernel's megabytes.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         await loop.connect_accepted_socket(
             self._make_protocol,
             connection,

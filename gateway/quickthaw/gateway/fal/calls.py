@@ -71,6 +71,18 @@ async def read_call(request: Request, *, previews: bool = False) -> Call:
     endpoint = parse_endpoint_id(request.path_params["endpoint"])
     options = read_options(request.headers)
     arguments = await read_arguments(request, gateway.limits)
+    return await make_call(gateway, endpoint, options, arguments, previews=previews)
+
+
+async def make_call(
+    gateway: Gateway,
+    endpoint: EndpointId,
+    options: CallOptions,
+    arguments: JsonObject,
+    *,
+    previews: bool = False,
+) -> Call:
+    """Raises HttpError for a size with no meaning, the platform's errors for model and key."""
     model = await gateway.platform.model(options.credential, endpoint.full)
     schema = object_or_empty(model.input_schema_json)
     translated = translate_arguments(arguments, schema)

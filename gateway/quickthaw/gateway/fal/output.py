@@ -25,6 +25,11 @@ async def output_object(
     else:
         urls = [gateway.links.url(artifact.uri) for artifact in artifacts]
     files = [file_object(artifact, url) for artifact, url in zip(artifacts, urls, strict=True)]
+    return output_with(request, files)
+
+
+def output_with(request: types_pb2.Request, files: Sequence[JsonObject]) -> JsonObject:
+    """The output object around its files, which are in the order of the request's artifacts."""
     return {
         **object_or_empty(request.output_json),
         **_by_kind(files),
@@ -68,11 +73,17 @@ def data_uri(content_type: str, data: bytes) -> str:
     return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
 
 
-async def _data_uri(gateway: Gateway, credential: Credential, artifact: types_pb2.Artifact) -> str:
+async def read_whole(gateway: Gateway, credential: Credential, uri: str) -> bytes:
+    """For files whose size is known to be bounded."""
     data = bytearray()
-    async for part in gateway.platform.read_artifact(credential, artifact.uri):
+    async for part in gateway.platform.read_artifact(credential, uri):
         data += part.data
-    return data_uri(artifact.content_type, bytes(data))
+    return bytes(data)
+
+
+async def _data_uri(gateway: Gateway, credential: Credential, artifact: types_pb2.Artifact) -> str:
+    data = await read_whole(gateway, credential, artifact.uri)
+    return data_uri(artifact.content_type, data)
 
 
 def _by_kind(files: Sequence[JsonObject]) -> JsonObject:

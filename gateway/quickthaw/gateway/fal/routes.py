@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from quickthaw.gateway.fal import queue
+from quickthaw.gateway.fal.realtime import realtime
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.schema import queue_document
 from quickthaw.gateway.fal.stream import stream
@@ -19,5 +20,6 @@ ROUTES = [
     Route("/queue/{endpoint:path}", queue.submit, methods=["POST"]),
     Route("/run/{endpoint:path}/stream", stream, methods=["POST"]),
     Route("/run/{endpoint:path}", run, methods=["POST"]),
+    WebSocketRoute("/run/{endpoint:path}", realtime),
     Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
 ]

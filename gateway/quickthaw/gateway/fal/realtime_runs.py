@@ -1,0 +1,74 @@
+"""A connection's runs, one at a time, on one session with the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from quickthaw.gateway.fal.calls import Call
+from quickthaw.gateway.fal.sockets import Opened
+from quickthaw.gateway.platform import PAUSE_SECONDS, PAUSE_SECONDS_MAX, RealtimeStream
+from quickthaw.v1 import inference_pb2, types_pb2
+from quickthaw.wire import errors
+from quickthaw.wire.errors import Unavailable
+
+
+class Runs:
+    """Opens the session with the first input, and again after the scheduler was restarted."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._stream: RealtimeStream | None = None
+
+    def close(self) -> None:
+        """The scheduler cancels what is under way."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    async def run(self, call: Call) -> types_pb2.Request:
+        """The terminal request.
+
+        A session that breaks has its requests cancelled by the scheduler, which is why the input
+        may be sent again. Raises HttpError and errors of the platform for one that was refused.
+        """
+        submission = call.submission()
+        give_up = time.monotonic() + self._opened.gateway.limits.reconnect_seconds
+        pause_seconds = PAUSE_SECONDS
+        while True:
+            try:
+                return await self._run(call, submission)
+            except Unavailable:
+                if self._stream is not None or time.monotonic() + pause_seconds > give_up:
+                    raise
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+
+    async def _run(self, call: Call, submission: inference_pb2.SubmitRequest) -> types_pb2.Request:
+        if self._stream is None:
+            self._stream = call.gateway.platform.realtime(call.credential)
+        stream = self._stream
+        answers = stream.run(submission)
+        try:
+            async for answer in answers:
+                if answer.HasField("refused"):
+                    raise call.explain(_refusal(answer.refused))
+                if answer.event.HasField("finished"):
+                    return answer.event.finished
+        except Unavailable:
+            # One that was refused for lack of workers has a session that works.
+            if stream.broken:
+                self.close()
+            raise
+        finally:
+            await answers.aclose()
+        raise errors.Internal("the events of a realtime input stopped before its end")
+
+
+def _refusal(refused: types_pb2.Failure) -> errors.QuickthawError:
+    error = errors.error_for_reason(refused.reason, refused.message)
+    error.violations = tuple(
+        errors.FieldViolation(violation.field, violation.description)
+        for violation in refused.violations
+    )
+    return error

@@ -1,0 +1,56 @@
+"""What a WebSocket's path, query and headers ask for, before it is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from starlette.websockets import WebSocket
+
+from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.fal.call_options import CallOptions, read_options
+from quickthaw.gateway.fal.calls import Call, make_call
+from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
+from quickthaw.gateway.json_text import JsonObject
+from quickthaw.wire.errors import ModelNotFound
+
+LOOKUPS_MAX = 4
+"""Models that a path may be tried for: clients put paths of their own behind an id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    gateway: Gateway
+    endpoint: EndpointId
+    options: CallOptions
+
+    async def call(self, arguments: JsonObject) -> Call:
+        """Raises what `make_call` does."""
+        return await make_call(self.gateway, self.endpoint, self.options, arguments)
+
+
+async def open_socket(websocket: WebSocket) -> Opened:
+    """Raises HttpError and the platform's errors for the path, the token or key, and the model."""
+    gateway = websocket.state.gateway
+    assert isinstance(gateway, Gateway)
+    asked = parse_endpoint_id(websocket.path_params["endpoint"])
+    options = read_options(websocket.headers)
+    missing = ModelNotFound(f"no model is served at {asked}")
+    for endpoint in _candidates(asked):
+        try:
+            await gateway.platform.model(options.credential, endpoint.full)
+        except ModelNotFound as error:
+            missing = error if endpoint == asked else missing
+        else:
+            return Opened(gateway, endpoint, options)
+    raise missing
+
+
+def _candidates(asked: EndpointId) -> Iterator[EndpointId]:
+    """The id without what clients append to it: most often `realtime`, or any path of theirs."""
+    if asked.path[-1:] == ("realtime",):
+        yield replace(asked, path=asked.path[:-1])
+    yield asked
+    for length in range(len(asked.path) - 1, max(-1, len(asked.path) - LOOKUPS_MAX), -1):
+        if asked.path[length:] != ("realtime",):
+            yield replace(asked, path=asked.path[:length])
