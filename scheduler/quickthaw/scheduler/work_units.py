@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+from quickthaw.scheduler.core.model import OutputUnits
 
 # The image sizes that public clients name instead of giving pixels.
 _NAMED_SIZES = {
@@ -21,6 +24,17 @@ def work_units(completed: Mapping[str, Any]) -> float:
     steps = _number(completed, "num_inference_steps") or _number(completed, "steps") or 1.0
     images = _number(completed, "num_images") or _number(completed, "num_outputs") or 1.0
     return steps * images * (_megapixels(completed) or 1.0)
+
+
+def output_units(completed: Mapping[str, Any]) -> OutputUnits:
+    """What an input with its defaults asks for: the images, their pixels, the length of a video.
+    Where the input does not say, one image and no more."""
+    images = int(_number(completed, "num_images") or _number(completed, "num_outputs") or 1)
+    pixels = round((_megapixels(completed) or 0.0) * 1e6)
+    frames = _number(completed, "num_frames") or 0.0
+    per_second = _number(completed, "fps") or _number(completed, "frames_per_second") or 0.0
+    seconds = frames / per_second if per_second else _number(completed, "duration") or 0.0
+    return OutputUnits(images, pixels * images, math.ceil(seconds * 1000))
 
 
 def _megapixels(completed: Mapping[str, Any]) -> float | None:

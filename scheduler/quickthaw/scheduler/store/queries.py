@@ -152,6 +152,10 @@ def _line(row: RowMapping) -> LedgerLine:
         price_nanodollars=row["price_nanodollars"],
         price_version=row["price_version"],
         waiver=row["waiver"],
+        key_id=row["key_id"],
+        unit=row["unit"],
+        micro_units=row["micro_units"],
+        unit_price_nanodollars=row["unit_price_nanodollars"],
     )
 
 

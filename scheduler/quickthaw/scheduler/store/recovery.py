@@ -172,6 +172,8 @@ def _job(row: RowMapping, spec: ModelSpec) -> Job:
         worker_hint=row["worker_hint"],
         second_worth_nanodollars=row["second_worth_nanodollars"],
         price_cap_nanodollars=row["price_cap_nanodollars"],
+        start_deadline_ms=row["start_deadline_unix_ms"],
+        attempts_max=row["attempts_max"],
         key_id=row["key_id"],
         outputs=output_units(json.loads(row["input_json"])),
     )

@@ -1,0 +1,249 @@
+"""Who pays: a tenant or one of its keys, what it may spend, and what it has spent.
+
+An account is bounded by a budget (a cap by calendar month in UTC, or in all), by credit that was
+granted in advance, by both or by nothing. All values here are what the ledger says; what is only
+held for requests that have not ended is in `budgets`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import NamedTuple, TypeAlias, assert_never
+
+from quickthaw.scheduler.core.model import TenantId
+
+
+class AccountId(NamedTuple):
+    """A tenant, or with a key one of the tenant's keys."""
+
+    tenant: TenantId
+    key_id: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.key_id}" if self.key_id else self.tenant
+
+
+class Span(Enum):
+    """What a budget caps."""
+
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class AlertKind(Enum):
+    BUDGET = "budget"
+    CREDIT = "credit"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A threshold was crossed. `used` of `limit` is at least `percent`."""
+
+    account: AccountId
+    kind: AlertKind
+    percent: int
+    used_nanodollars: int
+    limit_nanodollars: int
+    raised_ms: int
+
+    @property
+    def alert_id(self) -> str:
+        return f"{self.account}:{self.kind.value}:{self.percent}:{self.raised_ms}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Credit given; a negative amount takes some back. The id is the giver's."""
+
+    grant_id: str
+    amount_nanodollars: int
+    note: str
+    granted_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`budget_nanodollars` and `credit_nanodollars` are None for no such bound; the credit is what
+    is left, and may be below 0 by what ran on past it. `credit_full_nanodollars` is what it was
+    right after the last grant. The alerted percentages are those that were told already."""
+
+    id: AccountId
+    budget_nanodollars: int | None = None
+    span: Span = Span.MONTH
+    alert_percents: tuple[int, ...] = ()
+    locked: bool = False
+    lock_reason: str = ""
+    credit_nanodollars: int | None = None
+    credit_full_nanodollars: int = 0
+    spent_nanodollars: int = 0
+    month: str = ""
+    month_spent_nanodollars: int = 0
+    budget_alerted_percent: int = 0
+    credit_alerted_percent: int = 0
+
+    @property
+    def limited(self) -> bool:
+        return self.locked or self.bounded
+
+    @property
+    def bounded(self) -> bool:
+        return self.budget_nanodollars is not None or self.credit_nanodollars is not None
+
+    def used_nanodollars(self, month: str) -> int:
+        """What counts against the budget in this month."""
+        if self.span is Span.TOTAL:
+            return self.spent_nanodollars
+        return self.month_spent_nanodollars if month == self.month else 0
+
+    def left_nanodollars(self, month: str) -> int | None:
+        """What may still be spent, holds aside; below 0 if more was; None for no bound."""
+        left = self.credit_nanodollars
+        if self.budget_nanodollars is not None:
+            of_budget = self.budget_nanodollars - self.used_nanodollars(month)
+            left = of_budget if left is None else min(left, of_budget)
+        return left
+
+    def charged(self, price_nanodollars: int, month: str) -> Account:
+        """After paying in this month."""
+        credit = self.credit_nanodollars
+        turned = month != self.month
+        return replace(
+            self,
+            credit_nanodollars=None if credit is None else credit - price_nanodollars,
+            spent_nanodollars=self.spent_nanodollars + price_nanodollars,
+            month=month,
+            month_spent_nanodollars=price_nanodollars
+            + (0 if turned else self.month_spent_nanodollars),
+            budget_alerted_percent=(
+                0 if turned and self.span is Span.MONTH else self.budget_alerted_percent
+            ),
+        )
+
+
+# ---- what operators change -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetBudget:
+    """None for no budget."""
+
+    budget_nanodollars: int | None
+    span: Span
+    alert_percents: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetLock:
+    locked: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantCredit:
+    """The first grant makes an account prepaid: from then on it spends credit alone."""
+
+    grant: Grant
+
+
+AccountChange: TypeAlias = SetBudget | SetLock | GrantCredit
+
+
+def changed(account: Account, change: AccountChange, month: str) -> Account:
+    """Thresholds that lie below what is used by now count as told."""
+    match change:
+        case SetBudget():
+            new = replace(
+                account,
+                budget_nanodollars=change.budget_nanodollars,
+                span=change.span,
+                alert_percents=change.alert_percents,
+            )
+        case SetLock():
+            return replace(
+                account, locked=change.locked, lock_reason=change.reason if change.locked else ""
+            )
+        case GrantCredit():
+            credit = (account.credit_nanodollars or 0) + change.grant.amount_nanodollars
+            new = replace(
+                account, credit_nanodollars=credit, credit_full_nanodollars=max(0, credit)
+            )
+        case _:
+            assert_never(change)
+    return replace(
+        new,
+        budget_alerted_percent=max(_reached(new, AlertKind.BUDGET, month), default=0),
+        credit_alerted_percent=max(_reached(new, AlertKind.CREDIT, month), default=0),
+    )
+
+
+# ---- thresholds ------------------------------------------------------------------------------
+
+
+def with_alerts(account: Account, month: str, now_ms: int) -> tuple[Account, tuple[Alert, ...]]:
+    """The thresholds that were crossed since they were last looked at, each told once."""
+    alerts: list[Alert] = []
+    for kind, told in (
+        (AlertKind.BUDGET, account.budget_alerted_percent),
+        (AlertKind.CREDIT, account.credit_alerted_percent),
+    ):
+        used, limit = _used_of(account, kind, month)
+        alerts.extend(
+            Alert(account.id, kind, percent, used, limit, now_ms)
+            for percent in _reached(account, kind, month)
+            if percent > told
+        )
+    if not alerts:
+        return account, ()
+    return (
+        replace(
+            account,
+            budget_alerted_percent=max(
+                [account.budget_alerted_percent, *_percents(alerts, AlertKind.BUDGET)]
+            ),
+            credit_alerted_percent=max(
+                [account.credit_alerted_percent, *_percents(alerts, AlertKind.CREDIT)]
+            ),
+        ),
+        tuple(alerts),
+    )
+
+
+def _percents(alerts: list[Alert], kind: AlertKind) -> Iterator[int]:
+    return (alert.percent for alert in alerts if alert.kind is kind)
+
+
+def _reached(account: Account, kind: AlertKind, month: str) -> Iterator[int]:
+    used, limit = _used_of(account, kind, month)
+    if limit > 0:
+        yield from (each for each in account.alert_percents if used * 100 >= each * limit)
+
+
+def _used_of(account: Account, kind: AlertKind, month: str) -> tuple[int, int]:
+    if kind is AlertKind.BUDGET:
+        return account.used_nanodollars(month), account.budget_nanodollars or 0
+    full = account.credit_full_nanodollars
+    return full - (account.credit_nanodollars or 0), full
+
+
+# ---- months ----------------------------------------------------------------------------------
+
+
+class Calendar:
+    """The month of a time, in UTC: `2026-11`. Asked in order, it computes once a month."""
+
+    def __init__(self) -> None:
+        self._month = ""
+        self._from_ms = self._until_ms = 0
+
+    def month(self, now_ms: int) -> str:
+        if not self._from_ms <= now_ms < self._until_ms:
+            now = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
+            start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            end = (start + datetime.timedelta(days=32)).replace(day=1)
+            self._from_ms = int(start.timestamp()) * 1000
+            self._until_ms = int(end.timestamp()) * 1000
+            self._month = f"{start:%Y-%m}"
+        return self._month
