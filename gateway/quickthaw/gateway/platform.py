@@ -223,18 +223,12 @@ class RealtimeStream:
         self._call = call
         self._inputs = 0
 
-    @property
-    def broken(self) -> bool:
-        return bool(self._call.done())
-
     def close(self) -> None:
         """The scheduler cancels what is still under way."""
         self._call.cancel()
 
-    async def run(
-        self, submission: inference_pb2.SubmitRequest
-    ) -> AsyncGenerator[inference_pb2.RealtimeResponse, None]:
-        """What comes for one input: its events to the last one, or its refusal."""
+    async def run(self, submission: inference_pb2.SubmitRequest) -> inference_pb2.RealtimeResponse:
+        """One input's end or its refusal. Raises Unavailable for a session that is over."""
         self._inputs += 1
         tag = str(self._inputs)
         with _our_errors():
@@ -243,10 +237,9 @@ class RealtimeStream:
             except asyncio.InvalidStateError as error:
                 raise Unavailable("the session with the scheduler is over") from error
             while isinstance(answer := await self._call.read(), inference_pb2.RealtimeResponse):
-                if answer.tag == tag:
-                    yield answer
-                    if answer.HasField("refused") or answer.event.HasField("finished"):
-                        return
+                ended = answer.HasField("refused") or answer.event.HasField("finished")
+                if answer.tag == tag and ended:
+                    return answer
         raise Unavailable("the scheduler ended the session")
 
 

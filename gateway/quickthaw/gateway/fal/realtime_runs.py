@@ -37,32 +37,27 @@ class Runs:
         pause_seconds = PAUSE_SECONDS
         while True:
             try:
-                return await self._run(call, submission)
+                end = await self._end(call, submission)
             except Unavailable:
-                if self._stream is not None or time.monotonic() + pause_seconds > give_up:
+                if time.monotonic() + pause_seconds > give_up:
                     raise
+            else:
+                if end.HasField("refused"):
+                    raise call.explain(_refusal(end.refused))
+                return end.event.finished
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 
-    async def _run(self, call: Call, submission: inference_pb2.SubmitRequest) -> types_pb2.Request:
+    async def _end(
+        self, call: Call, submission: inference_pb2.SubmitRequest
+    ) -> inference_pb2.RealtimeResponse:
         if self._stream is None:
             self._stream = call.gateway.platform.realtime(call.credential)
-        stream = self._stream
-        answers = stream.run(submission)
         try:
-            async for answer in answers:
-                if answer.HasField("refused"):
-                    raise call.explain(_refusal(answer.refused))
-                if answer.event.HasField("finished"):
-                    return answer.event.finished
-        except Unavailable:
-            # One that was refused for lack of workers has a session that works.
-            if stream.broken:
-                self.close()
+            return await self._stream.run(submission)
+        except BaseException:
+            self.close()
             raise
-        finally:
-            await answers.aclose()
-        raise errors.Internal("the events of a realtime input stopped before its end")
 
 
 def _refusal(refused: types_pb2.Failure) -> errors.QuickthawError:
