@@ -13,6 +13,7 @@ from quickthaw.cli.commands import (
     bench,
     billing,
     clients,
+    endpoints,
     models,
     parts,
     requests,
@@ -44,6 +45,7 @@ for commands in (up.app, run.app):
     app.add_typer(commands)
 for name, group in (
     ("models", models.app),
+    ("endpoint", endpoints.app),
     ("requests", requests.app),
     ("workers", workers.app),
     ("keys", billing.keys_app),

@@ -14,7 +14,14 @@ from quickthaw.client.billing import (
     Usage,
     UsageLine,
 )
-from quickthaw.client.catalog import Component, Model, Registered
+from quickthaw.client.catalog import (
+    Component,
+    Model,
+    ModelEndpoint,
+    Quarantine,
+    Registered,
+    Visibility,
+)
 from quickthaw.client.client import Client
 from quickthaw.client.events import (
     Event,
@@ -84,6 +91,7 @@ __all__ = [
     "LoadReport",
     "Logged",
     "Model",
+    "ModelEndpoint",
     "NewKey",
     "OtherEvent",
     "Period",
@@ -92,6 +100,7 @@ __all__ = [
     "PriceTable",
     "Priority",
     "Progressed",
+    "Quarantine",
     "Quote",
     "RealtimeAnswer",
     "RealtimeEvent",
@@ -113,6 +122,7 @@ __all__ = [
     "Tier",
     "Usage",
     "UsageLine",
+    "Visibility",
     "Worker",
     "WorkerState",
     "default_data_dir",

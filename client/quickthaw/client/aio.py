@@ -10,7 +10,7 @@ from typing import Self, Unpack
 from quickthaw.client import artifacts, inference, operators
 from quickthaw.client.async_driver import AsyncDriver
 from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
-from quickthaw.client.catalog import Model, Registered
+from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, Worker
 from quickthaw.client.inference import SubmitOptions
@@ -52,6 +52,7 @@ class AsyncClient:
         self._context = context or Context()
         self._driver = AsyncDriver(self.endpoint)
         self.models = AsyncModels(self._context, self._driver)
+        self.endpoints = AsyncEndpoints(self._context, self._driver)
         self.workers = AsyncWorkers(self._context, self._driver)
         self.keys = AsyncKeys(self._context, self._driver)
 
@@ -184,6 +185,34 @@ class AsyncModels:
     async def remove(self, model: str) -> None:
         """As `Client.models.remove`, with its errors."""
         await self._driver.drive(operators.remove_model(self._context, model))
+
+
+class AsyncEndpoints:
+    """How models are served, as `Client.endpoints`."""
+
+    def __init__(self, context: Context, driver: AsyncDriver) -> None:
+        self._context = context
+        self._driver = driver
+
+    def list(self) -> AsyncGenerator[ModelEndpoint, None]:
+        """As `Client.endpoints.list`, with its errors."""
+        return self._driver.iterate(operators.list_endpoints(self._context))
+
+    async def get(self, model: str) -> ModelEndpoint:
+        """As `Client.endpoints.get`, with its errors."""
+        return await self._driver.drive(operators.get_endpoint(self._context, model))
+
+    async def set(
+        self, model: str, endpoint: ModelEndpoint, names: Sequence[str] = ()
+    ) -> ModelEndpoint:
+        """As `Client.endpoints.set`, with its errors."""
+        return await self._driver.drive(
+            operators.set_endpoint(self._context, model, endpoint, names)
+        )
+
+    async def release(self, model: str) -> ModelEndpoint:
+        """As `Client.endpoints.release`, with its errors."""
+        return await self._driver.drive(operators.release_quarantine(self._context, model))
 
 
 class AsyncWorkers:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from quickthaw.client.requests import JsonObject
 
@@ -52,3 +54,49 @@ class Registered:
 
     model: Model
     changed: bool
+
+
+class Visibility(StrEnum):
+    """Who may call an endpoint, and what it runs on."""
+
+    SHARED = "shared"
+    """Every tenant."""
+    PRIVATE = "private"
+    """Its owner's keys only."""
+    DEDICATED = "dedicated"
+    """Its owner's keys only, on workers that serve nothing else."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Why a version of a model takes no requests."""
+
+    reason: str
+    since_unix_ms: int
+    snapshot_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEndpoint:
+    """How a model is served. `quickthaw.v1.Endpoint` says what each setting means."""
+
+    model: str
+    visibility: Visibility = Visibility.SHARED
+    owner_tenant: str = ""
+    min_replicas: int = 0
+    max_replicas: int = 0
+    """0 for no limit."""
+    buffer: int = 0
+    scale_up_delay_ms: int = 0
+    scale_down_delay_ms: int = 0
+    keep_alive_ms: int = 0
+    """0 for what the model's own pauses say."""
+    concurrency_max: int = 0
+    """0 for no limit."""
+    reserved_workers: int = 0
+    worker_labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    replicas: int = 0
+    """Set by the server, as is what follows."""
+    quarantine: Quarantine | None = None
+    reserved_worker_ids: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import Self, Unpack
 
 from quickthaw.client import artifacts, inference, operators
 from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
-from quickthaw.client.catalog import Model, Registered
+from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, Worker
 from quickthaw.client.inference import SubmitOptions
@@ -56,6 +56,7 @@ class Client:
         self._context = context or Context()
         self._driver = SyncDriver(self.endpoint)
         self.models = Models(self._context, self._driver)
+        self.endpoints = Endpoints(self._context, self._driver)
         self.workers = Workers(self._context, self._driver)
         self.keys = Keys(self._context, self._driver)
 
@@ -204,6 +205,33 @@ class Models:
     def remove(self, model: str) -> None:
         """Takes a model out; accepted requests still run. Raises ModelNotFound."""
         self._driver.drive(operators.remove_model(self._context, model))
+
+
+class Endpoints:
+    """How models are served, as `Client.endpoints`."""
+
+    def __init__(self, context: Context, driver: SyncDriver) -> None:
+        self._context = context
+        self._driver = driver
+
+    def list(self) -> Generator[ModelEndpoint, None, None]:
+        """Every model's endpoint, fetched page by page."""
+        return self._driver.iterate(operators.list_endpoints(self._context))
+
+    def get(self, model: str) -> ModelEndpoint:
+        """By id or alias. Raises ModelNotFound."""
+        return self._driver.drive(operators.get_endpoint(self._context, model))
+
+    def set(self, model: str, endpoint: ModelEndpoint, names: Sequence[str] = ()) -> ModelEndpoint:
+        """Changes the named settings to those of `endpoint`, or all of them. Needs `admin`.
+
+        Raises InvalidArgument, which names each setting that is wrong, and ModelNotFound.
+        """
+        return self._driver.drive(operators.set_endpoint(self._context, model, endpoint, names))
+
+    def release(self, model: str) -> ModelEndpoint:
+        """Lets a quarantined model run again. Needs `admin`. Raises ModelNotFound."""
+        return self._driver.drive(operators.release_quarantine(self._context, model))
 
 
 class Workers:

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 from quickthaw.client.billing import (
     Scope,
 )
+from quickthaw.client.catalog import Visibility
 from quickthaw.client.events import (
     Event,
     Finished,
@@ -48,7 +49,7 @@ from quickthaw.v1 import billing_pb2, inference_pb2, types_pb2
 from quickthaw.wire.errors import FieldViolation, InvalidArgument
 
 ValueT = TypeVar("ValueT", bound=int)
-E = TypeVar("E", Tier, RequestState, Priority, WorkerState, Scope)
+E = TypeVar("E", Tier, RequestState, Priority, WorkerState, Scope, Visibility)
 
 
 def enum_from_wire(

@@ -14,7 +14,14 @@ from quickthaw.client.billing import (
     Usage,
     UsageLine,
 )
-from quickthaw.client.catalog import Component, Model, Registered
+from quickthaw.client.catalog import (
+    Component,
+    Model,
+    ModelEndpoint,
+    Quarantine,
+    Registered,
+    Visibility,
+)
 from quickthaw.client.convert import (
     enum_from_wire,
     json_from_wire,
@@ -71,6 +78,50 @@ def model_to_wire(model: Model) -> catalog_pb2.Model:
 
 def registered_from_wire(message: catalog_pb2.RegisterResponse) -> Registered:
     return Registered(model_from_wire(message.model), message.changed)
+
+
+_SETTINGS = (
+    "min_replicas",
+    "max_replicas",
+    "buffer",
+    "scale_up_delay_ms",
+    "scale_down_delay_ms",
+    "keep_alive_ms",
+    "concurrency_max",
+    "reserved_workers",
+)
+
+
+def endpoint_to_wire(endpoint: ModelEndpoint) -> catalog_pb2.Endpoint:
+    """Its settings; what the server sets is left out."""
+    message = catalog_pb2.Endpoint(
+        visibility=catalog_pb2.Visibility.Value(f"VISIBILITY_{endpoint.visibility.name}"),
+        owner_tenant=endpoint.owner_tenant,
+        worker_labels=endpoint.worker_labels,
+    )
+    for name in _SETTINGS:
+        setattr(message, name, getattr(endpoint, name))
+    return message
+
+
+def endpoint_from_wire(message: catalog_pb2.Endpoint) -> ModelEndpoint:
+    said = message.quarantine
+    return ModelEndpoint(
+        model=message.model,
+        visibility=enum_from_wire(
+            Visibility, catalog_pb2.Visibility.Name, "VISIBILITY_", message.visibility
+        ),
+        owner_tenant=message.owner_tenant,
+        worker_labels=dict(message.worker_labels),
+        replicas=message.replicas,
+        quarantine=(
+            Quarantine(said.reason, said.since_unix_ms, said.snapshot_digest)
+            if message.HasField("quarantine")
+            else None
+        ),
+        reserved_worker_ids=tuple(message.reserved_worker_ids),
+        **{name: getattr(message, name) for name in _SETTINGS},
+    )
 
 
 def worker_from_wire(message: fleet_pb2.Worker) -> Worker:

@@ -75,6 +75,23 @@ REMOVE = Method(
     repeatable=False,
 )
 
+GET_ENDPOINT = Method(
+    "/quickthaw.v1.Catalog/GetEndpoint", catalog_pb2.GetEndpointRequest, catalog_pb2.Endpoint
+)
+SET_ENDPOINT = Method(
+    "/quickthaw.v1.Catalog/SetEndpoint", catalog_pb2.SetEndpointRequest, catalog_pb2.Endpoint
+)
+LIST_ENDPOINTS = Method(
+    "/quickthaw.v1.Catalog/ListEndpoints",
+    catalog_pb2.ListEndpointsRequest,
+    catalog_pb2.ListEndpointsResponse,
+)
+RELEASE_QUARANTINE = Method(
+    "/quickthaw.v1.Catalog/ReleaseQuarantine",
+    catalog_pb2.ReleaseQuarantineRequest,
+    catalog_pb2.Endpoint,
+)
+
 LIST_WORKERS = Method(
     "/quickthaw.v1.Fleet/ListWorkers", fleet_pb2.ListWorkersRequest, fleet_pb2.ListWorkersResponse
 )

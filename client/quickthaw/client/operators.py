@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from quickthaw.client import methods
 from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
-from quickthaw.client.catalog import Model, Registered
+from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.convert import scope_to_wire
 from quickthaw.client.convert_operators import (
+    endpoint_from_wire,
+    endpoint_to_wire,
     explanation_from_wire,
     key_from_wire,
     ledger_line_from_wire,
@@ -64,6 +66,38 @@ def register_model(context: Context, model: Model) -> Operation[Registered]:
 
 def remove_model(context: Context, model: str) -> Operation[None]:
     yield from call_with_retry(context, methods.REMOVE, catalog_pb2.RemoveRequest(id=model))
+
+
+def get_endpoint(context: Context, model: str) -> Operation[ModelEndpoint]:
+    message = catalog_pb2.GetEndpointRequest(model=model)
+    return endpoint_from_wire((yield from call_with_retry(context, methods.GET_ENDPOINT, message)))
+
+
+def set_endpoint(
+    context: Context, model: str, endpoint: ModelEndpoint, names: Sequence[str]
+) -> Operation[ModelEndpoint]:
+    message = catalog_pb2.SetEndpointRequest(
+        model=model, endpoint=endpoint_to_wire(endpoint), names=names
+    )
+    return endpoint_from_wire((yield from call_with_retry(context, methods.SET_ENDPOINT, message)))
+
+
+def list_endpoints(context: Context) -> Iteration[ModelEndpoint, None]:
+    message = catalog_pb2.ListEndpointsRequest()
+    message.page.size = PAGE_SIZE
+    while True:
+        answer = yield from call_with_retry(context, methods.LIST_ENDPOINTS, message)
+        for endpoint in answer.endpoints:
+            yield Item(endpoint_from_wire(endpoint))
+        if not answer.next_page_token:
+            return
+        message.page.token = answer.next_page_token
+
+
+def release_quarantine(context: Context, model: str) -> Operation[ModelEndpoint]:
+    message = catalog_pb2.ReleaseQuarantineRequest(model=model)
+    answer = yield from call_with_retry(context, methods.RELEASE_QUARANTINE, message)
+    return endpoint_from_wire(answer)
 
 
 def list_workers(context: Context) -> Operation[tuple[Worker, ...]]:
