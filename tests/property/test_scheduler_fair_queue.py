@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quickthaw.scheduler.core.fair_queue import FairQueue
 from quickthaw.scheduler.core.model import Priority, RequestId, TenantId
+from quickthaw.scheduler.core.sorted_tags import SortedTags, Tag
 from support.core_builders import a_job, a_model
 
 # A busy machine makes generation slow, which says nothing about the queue.
@@ -171,3 +175,131 @@ def test_what_waits_for_a_model_is_found_by_its_largest_component(
         for index, each in enumerate(models):
             found = [w.job.request_id for w in queue.wanting(next(iter(each.sizes)))]
             assert found == [name for name, wanted in alive.items() if wanted == index]
+
+
+@settings(PATIENT, max_examples=300)
+@given(
+    actions=st.lists(
+        st.tuples(st.sampled_from(["add", "remove", "first", "after"]), st.integers(0, 2_000)),
+        max_size=200,
+    ),
+    crowd=st.integers(0, 1_500),
+)
+def test_tags_are_in_order_whatever_comes_and_goes(
+    actions: list[tuple[str, int]], crowd: int
+) -> None:
+    """Beside a plain sorted list; a crowd makes several blocks."""
+    tags, expected = SortedTags(), list[Tag]()
+    for number in range(crowd):
+        expected.append(Tag(float(number * 7 % 2_003), TenantId(f"t{number}")))
+        tags.add(expected[-1])
+    expected.sort()
+    for number, (what, value) in enumerate(actions):
+        tag = Tag(float(value), TenantId(f"x{number}"))
+        if what == "add":
+            tags.add(tag)
+            expected.append(tag)
+            expected.sort()
+        elif what == "remove" and expected:
+            tags.remove(expected.pop(value % len(expected)))
+        elif what == "after":
+            assert tags.after(tag) == next((each for each in expected if each > tag), None)
+        assert tags.first() == (expected[0] if expected else None)
+
+
+class Counted(float):
+    """A finish tag that counts how often tags are compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: float) -> bool:
+        Counted.comparisons += 1
+        return float(self) < other
+
+    def __gt__(self, other: float) -> bool:
+        Counted.comparisons += 1
+        return float(self) > other
+
+    def __eq__(self, other: object) -> bool:
+        return float(self) == other
+
+    __hash__ = float.__hash__
+
+
+@pytest.mark.parametrize("tenants", [100, 10_000])
+def test_the_order_s_cost_grows_with_the_logarithm_of_the_tenants(tenants: int) -> None:
+    tags = SortedTags()
+    for number in range(tenants):
+        tags.add(Tag(Counted(number * 7_919 % 10_007), TenantId(f"t{number}")))
+    first = tags.first()
+    assert first is not None
+    Counted.comparisons = 0
+    tags.remove(first)
+    tags.add(Tag(Counted(5_000.5), first.tenant))
+    tags.after(Tag(Counted(5_000.0), first.tenant))
+    assert Counted.comparisons <= 10 * math.log2(tenants)
+
+
+@settings(PATIENT, max_examples=200)
+@given(
+    actions=st.lists(
+        st.tuples(
+            st.sampled_from(["add", "take", "remove", "hold", "release", "park", "open"]),
+            st.sampled_from("abc"),
+            st.integers(1, 99),
+        ),
+        max_size=80,
+    )
+)
+def test_who_is_held_back_is_not_in_the_order_and_nobody_is_lost(
+    actions: list[tuple[str, str, int]],
+) -> None:
+    queue = FairQueue({"b": 2.0}, 0)
+    alive: list[RequestId] = []
+    for number, (what, tenant, cost) in enumerate(actions):
+        name = TenantId(tenant)
+        if what == "add":
+            job = a_job(f"req_{number:02}", tenant=tenant)
+            queue.add(job, queue.rank(job), cost, 1.0)
+            alive.append(job.request_id)
+        elif what == "hold" and queue.length_of(name):
+            queue.hold(name)
+        elif what == "release":
+            queue.release(name)
+        elif what == "open":
+            queue.open_gate("gate", cost % 4)
+        elif what == "remove" and alive:
+            queue.remove(alive.pop(cost % len(alive)))
+        elif what in ("take", "park") and (first := next(queue.in_order(1), None)) is not None:
+            assert not queue.is_held(first.job.tenant)
+            assert not first.gate
+            if what == "park":
+                queue.park(first.job.request_id, "gate")
+            else:
+                queue.take(first.job.request_id)
+                alive.remove(first.job.request_id)
+        walked = [waiting.job.request_id for waiting in queue.in_order(100)]
+        free = [r for r in alive if not (queue.is_held(queue.get(r).job.tenant))]
+        assert sorted(walked) == sorted(r for r in free if not queue.get(r).gate)
+        assert len(queue) == len(alive)
+        assert queue.run_ms == pytest.approx(len(alive))
+        assert all(queue.position(request_id, 3) >= 0 for request_id in alive)
+    for name in "abc":
+        queue.release(TenantId(name))
+    queue.open_gate("gate", len(alive))
+    assert sorted(w.job.request_id for w in queue.in_order(100)) == sorted(alive)
+    assert not queue.parked_at("gate")
+
+
+def test_a_tenant_that_was_held_back_is_not_owed_what_passed_meanwhile() -> None:
+    queue = FairQueue({}, 0)
+    for number in range(6):
+        for tenant in "ab":
+            job = a_job(f"{tenant}{number}", tenant=tenant)
+            queue.add(job, queue.rank(job), 10)
+    queue.hold(TenantId("a"))
+    for _ in range(4):
+        queue.take(next(queue.in_order(1)).job.request_id)
+    queue.release(TenantId("a"))
+    order = [waiting.job.request_id[0] for waiting in queue.in_order(4)]
+    assert "".join(order) in ("abab", "aaba", "baba"), "by turns from now on"

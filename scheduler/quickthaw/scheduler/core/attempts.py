@@ -31,6 +31,8 @@ def enqueue(state: State, tracked: Tracked, detail: str) -> None:
     run_ms, cost_nanodollars = _expected(state, tracked.job)
     waiting = state.queue.add(tracked.job, tracked.rank, cost_nanodollars, run_ms)
     state.limits.queued(waiting)
+    if deadline_ms := tracked.job.deadline_ms:
+        state.last_starts.set(tracked.job.request_id, deadline_ms - math.ceil(run_ms))
     position = state.queue.position(tracked.job.request_id, state.settings.queue_position_exact_max)
     state.out.append(
         TellQueued(tracked.job.request_id, state.now_ms, tracked.attempts, position, detail)
@@ -76,6 +78,7 @@ def open_attempt(
     tracked.charged_nanodollars = state.queue.take(job.request_id, cost_nanodollars)
     state.limits.started(job)
     state.impatience.drop(job.request_id)
+    state.last_starts.drop(job.request_id)
     unreserve(state, job.request_id)
     tracked.attempts = number
     tracked.attempt = AttemptRecord(

@@ -93,6 +93,7 @@ def end_in_queue(state: State, tracked: Tracked, ending: RequestState, failure: 
     state.queue.remove(job.request_id)
     state.limits.left(job)
     state.impatience.drop(job.request_id)
+    state.last_starts.drop(job.request_id)
     unreserve(state, job.request_id)
     queue_ms = state.now_ms - job.submitted_ms
     receipt = Receipt(job.request_id, job.model.id, tracked.attempts, queue_ms)

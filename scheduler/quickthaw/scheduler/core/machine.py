@@ -158,6 +158,7 @@ class Machine:
                 requests.on_recovered(state, event)
             case Tick():
                 requests.expire_deadlines(state)
+                requests.end_the_hopeless(state)
                 attachment.expire_silence(state)
                 state.impatience.due(state.now_ms)
                 plan(state)
@@ -173,6 +174,7 @@ class Machine:
         times = (
             state.deadlines.next_ms(),
             state.impatience.next_ms(),
+            state.last_starts.next_ms(),
             state.ledger.next_expiry_ms(),
             None if silent is None else silent.last_heard_ms + state.settings.lease_ms,
         )

@@ -34,6 +34,7 @@ from quickthaw.scheduler.core.model import (
 )
 from quickthaw.scheduler.core.placement import place, place_on
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
+from quickthaw.scheduler.core.requests import end_if_hopeless
 from quickthaw.scheduler.core.state import State
 
 CAPACITY_REASONS = frozenset({"depth", "vram_in_use"})
@@ -112,6 +113,8 @@ class _Pass:
                 query, state.fleet, state.estimates, state.settings.placement, state.now_ms
             )
             if isinstance(found, Unplaced):
+                if job.deadline_ms and end_if_hopeless(state, tracked):
+                    return
                 self._wait(waiting, found, for_all=not special)
                 return
             overtaken = self._overtaken(waiting)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from quickthaw.scheduler.core.model import Estimate, Job, Quote, Tier
+import math
+from dataclasses import replace
+
+from quickthaw.scheduler.core.model import Estimate, Job, Quote, Tier, WorkerId
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.pricing import dollars
-from quickthaw.scheduler.core.query import Query, Unplaced
+from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.state import State
 from quickthaw.wire.errors import (
     BudgetExhausted,
@@ -20,6 +23,41 @@ from quickthaw.wire.errors import (
 def admission_error(state: State, job: Job, now_ms: int) -> QuickthawError | None:
     """Why the request must not be journalled, or None."""
     return _impossible(state, job, now_ms) or _queue_full(state, job)
+
+
+def deadline_error(
+    state: State, job: Job, now_ms: int, excluded: frozenset[WorkerId] = frozenset()
+) -> DeadlineExpired | None:
+    """None, or that no worker can finish the request by its deadline, with what would be possible.
+
+    Counted is what surely comes before its end: on each worker that could ever hold it what is
+    placed there already, the load, and the run, where it was learned; each at its median. Who else
+    waits is not: the fair order may let this one go first.
+    """
+    if not job.deadline_ms:
+        return None
+    query = Query(job, excluded, patient=False, hypothetical=True)
+    policy = state.settings.placement
+    found = place(query, state.fleet, state.estimates, policy, now_ms)
+    if isinstance(found, Placement):
+        return None
+    reasons = {refusal.reason for refusal in found.refusals}
+    if "deadline" not in reasons or "reserved" in reasons:
+        return None
+    freely = query._replace(job=replace(job, deadline_ms=0))
+    ends = [
+        (each.drain_seconds + each.load_seconds + each.run_seconds, each.worker_id)
+        for each in place(freely, state.fleet, state.estimates, policy, now_ms).candidates
+    ]
+    if not ends:
+        return None
+    seconds, worker_id = min(ends)
+    allowed = (job.deadline_ms - now_ms) / 1000
+    return DeadlineExpired(
+        f"the deadline is {allowed:.1f} s from now and the earliest that the request could end is "
+        f"{seconds:.1f} s from now, on {worker_id}; allow more time or ask for less work",
+        metadata={"earliest_end_ms": str(now_ms + math.ceil(seconds * 1000))},
+    )
 
 
 def quote(state: State, job: Job, now_ms: int) -> Quote:
@@ -64,6 +102,8 @@ def _impossible(state: State, job: Job, now_ms: int) -> QuickthawError | None:
         return DeadlineExpired(
             f"the deadline passed {now_ms - job.deadline_ms} ms ago; name a later one or none"
         )
+    if (late := deadline_error(state, job, now_ms)) is not None:
+        return late
     model = job.model
     wanted = model.weight_bytes + model.working_bytes
     classes = list(state.fleet.classes())

@@ -8,6 +8,7 @@ from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end_in_queue
 from quickthaw.scheduler.core.events import CancelRequested, RequestJournalled, RequestRecovered
 from quickthaw.scheduler.core.lifecycle import Life, RequestState, path
 from quickthaw.scheduler.core.model import Failure, Job
+from quickthaw.scheduler.core.quoting import deadline_error
 from quickthaw.scheduler.core.state import State, Tracked
 
 
@@ -72,6 +73,21 @@ def expire_deadlines(state: State) -> None:
             end_in_queue(state, tracked, RequestState.FAILED, failure)
         elif tracked.stopping is None:
             _stop(state, tracked, failure)
+
+
+def end_the_hopeless(state: State) -> None:
+    """Looks again at those that wait whose last moment to start has come."""
+    for request_id in state.last_starts.due(state.now_ms):
+        end_if_hopeless(state, state.requests[request_id])
+
+
+def end_if_hopeless(state: State, tracked: Tracked) -> bool:
+    """Ends a request that waits and that no worker can finish in time any more; True if it did."""
+    error = deadline_error(state, tracked.job, state.now_ms, tracked.lost_on)
+    if error is None:
+        return False
+    end_in_queue(state, tracked, RequestState.FAILED, Failure(DEADLINE_EXPIRED, error.message))
+    return True
 
 
 def _expire_start(state: State, tracked: Tracked) -> None:

@@ -125,6 +125,8 @@ class State:
     requests: dict[RequestId, Tracked]
     deadlines: Timers
     impatience: Timers
+    last_starts: Timers
+    """When a request that waits would have to run at the latest to meet its deadline."""
     reservations: dict[RequestId, WorkerId]
     decisions: Decisions
     marks: OrderedDict[WorkerId, WorkerMark]
@@ -152,6 +154,7 @@ class State:
             requests={},
             deadlines=Timers(),
             impatience=Timers(),
+            last_starts=Timers(),
             reservations={},
             decisions=Decisions(settings.decisions_max),
             marks=OrderedDict(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from quickthaw.scheduler.core.commands import SendAssign
+from quickthaw.scheduler.core.commands import SendAssign, TellEnd
 from quickthaw.scheduler.core.events import CordonRequested
-from quickthaw.scheduler.core.model import Job, Tier, WorkerId
+from quickthaw.scheduler.core.model import Job, ModelSpec, Tier, WorkerId
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.wire.errors import (
     BudgetExhausted,
@@ -31,6 +33,66 @@ def test_an_ordinary_request_is_admitted(scenario: Scenario) -> None:
 def test_a_deadline_in_the_past_is_refused(scenario: Scenario) -> None:
     assert isinstance(refusal(scenario, a_job(deadline_ms=1_000)), DeadlineExpired)
     assert refusal(scenario, a_job(deadline_ms=1_001)) is None
+
+
+def learned(scenario: Scenario, model: ModelSpec, *, seconds: float) -> None:
+    """Of a run of one unit, on the workers that the scenario has."""
+    assign = only(scenario.submit(a_job("req_learn", model)), SendAssign)
+    scenario.run(assign)
+    scenario.finish(assign, metered_ms=round(seconds * 1000))
+
+
+def test_a_deadline_that_no_worker_can_meet_is_refused_with_the_earliest_end(
+    scenario: Scenario,
+) -> None:
+    model = a_model()
+    scenario.attach(a_worker("w1"), *resident(model))
+    learned(scenario, model, seconds=4.0)
+    late = a_job("req_late", model, deadline_ms=scenario.now_ms + 3_900)
+    error = refusal(scenario, late)
+    assert isinstance(error, DeadlineExpired)
+    assert "earliest that the request could end is 4.0 s from now, on w1" in error.message
+    assert error.metadata == {"earliest_end_ms": str(scenario.now_ms + 4_000)}
+    assert refusal(scenario, replace(late, deadline_ms=scenario.now_ms + 4_100)) is None
+
+
+def test_a_deadline_is_measured_against_what_is_placed_already(scenario: Scenario) -> None:
+    model = a_model()
+    scenario.attach(a_worker("w1"), *resident(model))
+    learned(scenario, model, seconds=4.0)
+    job = a_job("req_x", model, deadline_ms=scenario.now_ms + 9_000)
+    scenario.run(only(scenario.submit(a_job("req_0", model)), SendAssign))
+    assert refusal(scenario, job) is None
+    scenario.submit(a_job("req_1", model))
+    assert isinstance(refusal(scenario, job), DeadlineExpired)
+    scenario.attach(a_worker("w2"), *resident(model))
+    assert refusal(scenario, job) is None
+
+
+def test_a_run_time_that_is_only_guessed_refuses_nobody(scenario: Scenario) -> None:
+    scenario.attach(a_worker(), *resident(a_model()))
+    job = a_job(work_units=1_000.0, deadline_ms=scenario.now_ms + 3_000)
+    assert refusal(scenario, job) is None
+
+
+def test_one_that_waits_fails_as_soon_as_no_worker_could_be_in_time(scenario: Scenario) -> None:
+    """Two runs of four seconds are before it; the second was not, when it was accepted."""
+    model = a_model()
+    scenario.attach(a_worker("w1"), *resident(model))
+    learned(scenario, model, seconds=4.0)
+    first = only(scenario.submit(a_job("req_0", model)), SendAssign)
+    scenario.run(first)
+    scenario.submit(a_job("req_1", model))
+    deadline_ms = scenario.now_ms + 9_000
+    assert scenario.submit(a_job("req_late", model, deadline_ms=deadline_ms))
+    assert scenario.machine.next_timer_ms() == deadline_ms - 4_000
+    scenario.wait(4_900)
+    commands = scenario.wait(100)
+    ended = only(commands, TellEnd)
+    assert ended.job.request_id == "req_late"
+    assert ended.end.failure is not None
+    assert ended.end.failure.reason == "DEADLINE_EXPIRED"
+    assert scenario.now_ms < deadline_ms
 
 
 def test_a_model_for_no_attached_worker_is_refused_with_both_sizes(scenario: Scenario) -> None:
