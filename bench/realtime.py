@@ -1,0 +1,207 @@
+"""What the platform adds to a realtime input's run, over the gateway's WebSocket on loopback.
+
+    python -m bench.realtime [--rounds 5] [--inputs 200]
+
+A round trip is from an input's frame to its output's, on one open session, inputs one after the
+other; the run's own time, as the receipt has it, is subtracted. `noop` runs nothing: all of it is
+overhead. `picture` draws with the bundled model at its fewest steps: its overhead includes storing
+the picture, reading it back and sending its bytes. Every input is a request with a receipt and a
+line in the ledger. `grpc` is the same session without the gateway, and `fdatasync` of the same disk
+is printed beside them, because an end is durable before it is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgpack
+import websockets
+from bench.scheduler import NOOP, fdatasync_ms, part
+from bench.support import quantile, record
+
+from quickthaw.cli.up.process import Command, Process
+from quickthaw.client import AsyncClient
+from quickthaw.client.events import Finished
+from quickthaw.client.realtime import RealtimeSession
+
+WARM_UP_INPUTS = 20
+PICTURE_MODEL = "quickthaw/shapes"
+PICTURE = {
+    "prompt": "a red circle",
+    "num_inference_steps": 1,
+    "image_size": {"width": 64, "height": 64},
+    "seed": 7,
+}
+
+Trip = Callable[[], Awaitable[float]]
+"""One input; its round trip in milliseconds without its run. Raises unless it succeeded."""
+
+
+def over_websocket(socket: websockets.ClientConnection, arguments: dict[str, object]) -> Trip:
+    frame = msgpack.packb(arguments)
+    assert isinstance(frame, bytes)
+
+    async def trip() -> float:
+        began = time.perf_counter()
+        await socket.send(frame)
+        answer = await socket.recv()
+        took_ms = (time.perf_counter() - began) * 1000
+        assert isinstance(answer, bytes), answer
+        output = msgpack.unpackb(answer)
+        assert "prompt" not in arguments or output["images"][0]["content"], output
+        timings = await socket.recv()
+        assert json.loads(timings)["action"] == "timings", timings
+        return took_ms - float(output["receipt"]["run_ms"])
+
+    return trip
+
+
+def over_grpc(session: RealtimeSession, model: str, arguments: dict[str, object]) -> Trip:
+    answers = aiter(session)
+    count = 0
+
+    async def trip() -> float:
+        nonlocal count
+        count += 1
+        began = time.perf_counter()
+        await session.send(str(count), model, arguments)
+        while True:
+            event = (await anext(answers)).event
+            if isinstance(event, Finished):
+                break
+        took_ms = (time.perf_counter() - began) * 1000
+        assert event.request.receipt is not None, event
+        return took_ms - event.request.receipt.run_ms
+
+    return trip
+
+
+@asynccontextmanager
+async def trips(
+    grpc: str, http: str, key: str, model: str, arguments: dict[str, object]
+) -> AsyncIterator[dict[str, Trip]]:
+    url = http.replace("http", "ws", 1) if "://" in http else f"ws://{http}"
+    headers = {"authorization": f"Key {key}"}
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(AsyncClient(grpc=grpc, key=key))
+        socket = await stack.enter_async_context(
+            websockets.connect(f"{url}/{model}/realtime", additional_headers=headers)
+        )
+        session = await stack.enter_async_context(client.realtime())
+        yield {
+            "websocket": over_websocket(socket, arguments),
+            "grpc": over_grpc(session, model, arguments),
+        }
+
+
+@asynccontextmanager
+async def noop(folder: Path) -> AsyncIterator[dict[str, Trip]]:
+    anywhere = "127.0.0.1:0"
+    async with AsyncExitStack() as stack:
+        scheduler = await stack.enter_async_context(
+            part(
+                folder,
+                "scheduler",
+                ("--data-dir", str(folder), "--grpc", anywhere, "--metrics", anywhere),
+            )
+        )
+        worker = (
+            *("--scheduler", scheduler["grpc"], "--key-file", str(folder / "worker.key")),
+            *("--worker-id", "bench", "--data-dir", str(folder / "worker")),
+            *("--device", "cpu", "--families", "noop"),
+        )
+        await stack.enter_async_context(part(folder, "worker", worker))
+        key_file = folder / "admin.key"
+        gateway = ("--scheduler", scheduler["grpc"], "--http", anywhere, "--key-file")
+        front = await stack.enter_async_context(
+            part(folder, "gateway", (*gateway, str(key_file)))
+        )
+        key = key_file.read_text().strip()
+        async with AsyncClient(grpc=scheduler["grpc"], key=key) as client:
+            await client.models.register(NOOP)
+        yield await stack.enter_async_context(
+            trips(scheduler["grpc"], front["http"], key, NOOP.id, {})
+        )
+
+
+@asynccontextmanager
+async def picture(folder: Path) -> AsyncIterator[dict[str, Trip]]:
+    anywhere = "127.0.0.1:0"
+    up = ("quickthaw.cli", "up", "--data-dir", str(folder), "--device", "cpu")
+    listen = ("--http", anywhere, "--grpc", anywhere, "--metrics", anywhere)
+    environment = {"OMP_NUM_THREADS": "1"}
+    process = await Process.start(
+        Command("up", (*up, *listen), "quickthaw", folder / "up.log", environment)
+    )
+    try:
+        ready = await process.ready()
+        key = Path(ready["key-file"]).read_text().strip()
+        async with trips(ready["grpc"], ready["http"], key, PICTURE_MODEL, dict(PICTURE)) as each:
+            yield each
+    finally:
+        await process.stop(grace_seconds=30)
+
+
+async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
+    results: dict[str, object] = {}
+    for name, platform in (("noop", noop), ("picture", picture)):
+        place = folder / name
+        place.mkdir()
+        async with platform(place) as ways:
+            for trip in ways.values():
+                for _ in range(WARM_UP_INPUTS):
+                    await trip()
+            rounds: dict[str, list[list[float]]] = {way: [] for way in ways}
+            for number in range(arguments.rounds):
+                for way, trip in ways.items():
+                    rounds[way].append([await trip() for _ in range(arguments.inputs)])
+                    print(
+                        f"{name:8} round {number + 1}/{arguments.rounds} {way:10} "
+                        f"{statistics.median(rounds[way][-1]):.2f} ms",
+                        file=sys.stderr,
+                    )
+        results[name] = {way: summary(each) for way, each in rounds.items()}
+    results["fdatasync_ms_p50"] = statistics.median(fdatasync_ms(folder))
+    return results
+
+
+def summary(rounds: list[list[float]]) -> dict[str, object]:
+    medians = [statistics.median(each) for each in rounds]
+    everything = [value for each in rounds for value in each]
+    return {
+        "overhead_ms_p50": {
+            "median": statistics.median(medians),
+            "min": min(medians),
+            "max": max(medians),
+        },
+        "overhead_ms_p90": quantile(everything, 0.9),
+        "overhead_ms_p99": quantile(everything, 0.99),
+    }
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.realtime",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of each way, in turn (5)")
+    parser.add_argument("--inputs", type=int, default=200, help="in a round (200)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="quickthaw-bench-") as folder:
+        results = asyncio.run(measure(arguments, Path(folder)))
+    record("realtime", {"rounds": arguments.rounds, "inputs": arguments.inputs}, results)
+
+
+if __name__ == "__main__":
+    main()
