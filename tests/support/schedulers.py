@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.scheduler import Scheduler, start
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.v1 import (
@@ -176,10 +177,11 @@ async def a_scheduler(
     store_url: str | None = None,
     limits: Limits = FAST,
     models: Sequence[catalog_pb2.Model] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Running]:
     """Serving on free ports, with the model `test/tiny` unless others are given."""
     settings = settings_for(data_dir, store_url, limits)
-    scheduler = await start(settings)
+    scheduler = await start(settings, clock)
     address = str(scheduler.grpc_address)
     admin = Caller(address, (data_dir / "admin.key").read_text().strip())
     try:

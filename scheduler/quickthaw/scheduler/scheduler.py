@@ -30,18 +30,22 @@ from quickthaw.scheduler.servicers.billing import BillingServicer
 from quickthaw.scheduler.servicers.catalog import CatalogServicer
 from quickthaw.scheduler.servicers.fleet import FleetServicer
 from quickthaw.scheduler.servicers.inference import InferenceServicer
+from quickthaw.scheduler.servicers.webhooks import WebhooksServicer
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.journal import JournalLimits
 from quickthaw.scheduler.store.queries import key_record
 from quickthaw.scheduler.store.recovery import tenant_weights
 from quickthaw.scheduler.store.store import Store, open_store
 from quickthaw.scheduler.submissions import Submissions
+from quickthaw.scheduler.webhook_keys import WebhookKeys
+from quickthaw.scheduler.webhooks import Webhooks
 from quickthaw.scheduler.worker_streams import WorkerStreams
 from quickthaw.v1 import (
     billing_pb2_grpc,
     catalog_pb2_grpc,
     fleet_pb2_grpc,
     inference_pb2_grpc,
+    webhooks_pb2_grpc,
 )
 from quickthaw.wire import errors
 from quickthaw.wire.process import Address, serve_metrics, watch_loop_lag
@@ -142,11 +146,20 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         tick_seconds=limits.tick_ms / 1000,
     )
     await bootstrap.recover(store, catalog, dispatcher)
+    webhooks = Webhooks(
+        store=store,
+        dispatcher=dispatcher,
+        clock=clock,
+        tenant_in_flight_max=limits.webhook_tenant_in_flight_max,
+        poll_seconds=limits.webhook_poll_ms / 1000,
+    )
+    await webhooks.recover()
     submissions = Submissions(
         catalog=catalog,
         dispatcher=dispatcher,
         store=store,
         idempotency_retention_ms=limits.idempotency_retention_hours * 3_600_000,
+        webhooks=webhooks,
     )
     requests = Requests(dispatcher, store, catalog, metrics)
     inference_pb2_grpc.add_InferenceServicer_to_server(
@@ -178,6 +191,9 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
             journal=store.journal, reader=store.reader, keys=keys, clock=clock, metrics=metrics
         ),
         server,
+    )
+    webhooks_pb2_grpc.add_WebhooksServicer_to_server(
+        WebhooksServicer(webhooks, await WebhookKeys.load(store, clock), clock), server
     )
     metrics.observe(snapshot_reader(dispatcher.machine, loop))
     await server.start()

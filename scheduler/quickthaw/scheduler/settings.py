@@ -56,6 +56,10 @@ class Limits:
     store_readers: int = _limit(4, 1, 64, "threads that read the store")
     idempotency_retention_hours: int = _limit(24, 1, 8_760, "how long a key is remembered")
     key_cache_max: int = _limit(4_096, 16, 1_000_000, "keys kept in memory")
+    webhook_tenant_in_flight_max: int = _limit(
+        8, 1, 1_000, "webhooks of one tenant that are delivered at once"
+    )
+    webhook_poll_ms: int = _limit(1_000, 10, 60_000, "how often repeated webhooks are looked for")
     models_max: int = _limit(20_000, 1, 1_000_000, "models in the catalog")
     stop_grace_ms: int = _limit(5_000, 0, 600_000, "how long calls in flight may end at shutdown")
     store_lock_wait_ms: int = _limit(

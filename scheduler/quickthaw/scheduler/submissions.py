@@ -8,17 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quickthaw.scheduler.catalog import Catalog, CatalogModel
-from quickthaw.scheduler.convert.requests import Submission
+from quickthaw.scheduler.convert.requests import Submission, refused_columns
+from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import Job, RequestId, TenantId
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.ids import RequestIds
-from quickthaw.scheduler.inputs import canonical
+from quickthaw.scheduler.inputs import canonical, parse_input
 from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.store.queries import idempotent_request, request_view
-from quickthaw.scheduler.store.rows import request_rows
+from quickthaw.scheduler.store.rows import refused_rows, request_rows
 from quickthaw.scheduler.store.statements import Row, Statement
 from quickthaw.scheduler.store.store import Store
+from quickthaw.scheduler.store.webhooks import webhook_row
 from quickthaw.scheduler.views import RequestView
+from quickthaw.scheduler.webhooks import Webhooks
 from quickthaw.scheduler.work_units import work_units
 from quickthaw.wire import errors
 
@@ -44,11 +47,13 @@ class Submissions:
         dispatcher: Dispatcher,
         store: Store,
         idempotency_retention_ms: int,
+        webhooks: Webhooks,
     ) -> None:
         self._catalog = catalog
         self._dispatcher = dispatcher
         self._store = store
         self._retention_ms = idempotency_retention_ms
+        self._webhooks = webhooks
         self._ids = RequestIds()
         # One lock for each key in use just now: two calls with one key must not both be new.
         self._keys_in_use: dict[tuple[str, str], asyncio.Lock] = {}
@@ -63,6 +68,8 @@ class Submissions:
                 f"the deadline passed {now_ms - submission.deadline_ms} ms ago; name one that lies "
                 "in the future"
             )
+        if submission.start_deadline_ms and submission.start_deadline_ms <= now_ms:
+            raise errors.StartTimeout("the time in which a worker had to begin has passed already")
         input_json = canonical(completed)
         job = Job(
             request_id=RequestId(self._ids.new(now_ms)),
@@ -75,6 +82,8 @@ class Submissions:
             worker_hint=submission.worker_hint,
             second_worth_nanodollars=submission.second_worth_nanodollars,
             price_cap_nanodollars=submission.price_cap_nanodollars,
+            start_deadline_ms=submission.start_deadline_ms,
+            attempts_max=submission.attempts_max,
         )
         view = RequestView(
             request_id=job.request_id,
@@ -152,6 +161,7 @@ class Submissions:
         and needs its `fingerprint` here."""
         request, model = self.prepare(tenant, submission)
         self._dispatcher.check_admission(request)
+        self._check_model_queue(request.job.model.id, submission.model_queue_max)
         idempotency = (submission.idempotency_key, fingerprint) if fingerprint else None
         rows = request_rows(
             request.job,
@@ -159,7 +169,70 @@ class Submissions:
             input_json=request.view.input_json,
             idempotency=idempotency,
         )
+        if submission.webhook is not None:
+            view = request.view
+            rows.append(webhook_row(view.request_id, tenant, submission.webhook, view.submitted_ms))
+            self._webhooks.expect(request)
         return request, self._dispatcher.journal_request(request, rows)
+
+    def _check_model_queue(self, model_id: str, queue_max: int) -> None:
+        """Raises QueueFull. Few callers set such a limit, so nothing is counted for the others."""
+        if not queue_max:
+            return
+        waiting = sum(
+            each.view.model == model_id and each.view.state is RequestState.QUEUED
+            for each in self._dispatcher.live
+        )
+        if waiting > queue_max:
+            raise errors.QueueFull(
+                f"{waiting} requests of {model_id} wait, and the call allows {queue_max}; try "
+                "again later",
+                retry_delay_seconds=2.0,
+            )
+
+    async def _submit_refused(
+        self,
+        tenant: str,
+        submission: Submission,
+        fingerprint: str | None,
+        error: errors.InvalidInput,
+    ) -> Accepted:
+        """Journals a request that has failed already, for callers that want to be told later."""
+        model = self._catalog.get(submission.model, tenant)
+        try:
+            input_json = canonical(parse_input(submission.input_json))
+        except errors.InvalidInput:
+            input_json = "{}"
+        now_ms = self._dispatcher.clock.now_ms()
+        job = Job(RequestId(self._ids.new(now_ms)), TenantId(tenant), model.spec, now_ms)
+        view = RequestView(
+            request_id=job.request_id,
+            tenant=tenant,
+            model=model.spec.id,
+            snapshot_digest=model.spec.snapshot_digest,
+            priority=job.priority,
+            input_json=input_json,
+            submitted_ms=now_ms,
+            state=RequestState.FAILED,
+            finished_ms=now_ms,
+        )
+        columns = refused_columns(view, error)
+        view.end_proto = columns.end_proto
+        rows = [
+            *request_rows(
+                job,
+                model_version=model.version,
+                input_json=input_json,
+                idempotency=(submission.idempotency_key, fingerprint) if fingerprint else None,
+            ),
+            *refused_rows(view, columns),
+        ]
+        if submission.webhook is not None:
+            rows.append(webhook_row(view.request_id, tenant, submission.webhook, now_ms))
+        await asyncio.shield(self._store.journal.offer(rows))
+        if submission.webhook is not None:
+            self._webhooks.make_due(view.request_id)
+        return Accepted(view, None)
 
     async def _submit_new(
         self,
@@ -168,7 +241,12 @@ class Submissions:
         fingerprint: str | None,
         unwanted: Callable[[RequestView], None] | None = None,
     ) -> Accepted:
-        request, write = self.begin(tenant, submission, fingerprint)
+        try:
+            request, write = self.begin(tenant, submission, fingerprint)
+        except errors.InvalidInput as error:
+            if not submission.accept_invalid_input:
+                raise
+            return await self._submit_refused(tenant, submission, fingerprint, error)
         try:
             await asyncio.shield(write)
         except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from quickthaw.scheduler.convert.webhook_targets import target
 from quickthaw.scheduler.convert.words import (
     STATE_FROM_WIRE,
     STATE_TO_WIRE,
@@ -19,6 +20,7 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import Decision, Estimate, Priority, Quote, Receipt
 from quickthaw.scheduler.store.rows import EndColumns
 from quickthaw.scheduler.views import RequestView
+from quickthaw.scheduler.webhook_rules import Target
 from quickthaw.v1 import fleet_pb2, inference_pb2, types_pb2
 from quickthaw.wire import errors, limits
 
@@ -38,11 +40,19 @@ class Submission:
     worker_hint: str
     second_worth_nanodollars: int
     price_cap_nanodollars: int
+    start_deadline_ms: int = 0
+    attempts_max: int = 0
+    model_queue_max: int = 0
+    accept_invalid_input: bool = False
+    webhook: Target | None = None
 
 
 def submission(message: inference_pb2.SubmitRequest) -> Submission:
     """Raises InvalidArgument."""
-    for name in ("deadline_unix_ms", "second_worth_nanodollars", "price_cap_nanodollars"):
+    for name in (
+        *("deadline_unix_ms", "second_worth_nanodollars", "price_cap_nanodollars"),
+        *("start_deadline_unix_ms", "attempts_max", "model_queue_max"),
+    ):
         if getattr(message, name) < 0:
             raise invalid(name, f"must not be negative, but is {getattr(message, name)}")
     return Submission(
@@ -58,6 +68,11 @@ def submission(message: inference_pb2.SubmitRequest) -> Submission:
         worker_hint=checked_text("worker_hint", message.worker_hint, chars_max=NAME_CHARS_MAX),
         second_worth_nanodollars=message.second_worth_nanodollars,
         price_cap_nanodollars=message.price_cap_nanodollars,
+        start_deadline_ms=message.start_deadline_unix_ms,
+        attempts_max=message.attempts_max,
+        model_queue_max=message.model_queue_max,
+        accept_invalid_input=message.accept_invalid_input,
+        webhook=target(message.webhook) if message.HasField("webhook") else None,
     )
 
 
@@ -113,6 +128,14 @@ def end_columns(command: commands.JournalEnd) -> EndColumns | None:
         if finished is not None and finished.failure.reason == end.failure.reason:
             message.failure.violations.extend(finished.failure.violations)
     return EndColumns(output_json, message.SerializeToString())
+
+
+def refused_columns(view: RequestView, error: errors.QuickthawError) -> EndColumns:
+    """The end of a request that was accepted although its input is wrong: it never ran."""
+    receipt = types_pb2.Receipt(request_id=view.request_id, model=view.model)
+    message = types_pb2.Request(receipt=receipt, failure=failure_message(error))
+    message.failure.message = message.failure.message[:_FAILURE_CHARS_MAX]
+    return EndColumns("", message.SerializeToString())
 
 
 def _receipt_message(

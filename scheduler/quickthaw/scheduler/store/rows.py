@@ -9,6 +9,7 @@ from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine, Quarantine, WorkerMark
 from quickthaw.scheduler.store.statements import Row, Statement, Value
+from quickthaw.scheduler.views import RequestView
 
 JournalCommand = (
     commands.JournalPlacement
@@ -81,6 +82,19 @@ def request_rows(
             )
         )
     return rows
+
+
+def refused_rows(view: RequestView, columns: EndColumns) -> list[Row]:
+    """The end of a request that never reached the core; after its `request_rows`."""
+    values: dict[str, Value] = {
+        "key_request_id": view.request_id,
+        "state": view.state.value,
+        "attempts": 0,
+        "ended_unix_ms": view.finished_ms,
+        "output_json": columns.output_json,
+        "end_proto": columns.end_proto,
+    }
+    return [Row(Statement.END_REQUEST, values)]
 
 
 def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list[Row]:
