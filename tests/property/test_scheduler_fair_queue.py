@@ -284,8 +284,8 @@ def test_who_is_held_back_is_not_in_the_order_and_nobody_is_lost(
         assert len(queue) == len(alive)
         assert queue.run_ms == pytest.approx(len(alive))
         assert all(queue.position(request_id, 3) >= 0 for request_id in alive)
-    for name in "abc":
-        queue.release(TenantId(name))
+    for tenant in "abc":
+        queue.release(TenantId(tenant))
     queue.open_gate("gate", len(alive))
     assert sorted(w.job.request_id for w in queue.in_order(100)) == sorted(alive)
     assert not queue.parked_at("gate")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -47,6 +47,9 @@ class Snapshot:
     open_by_state: Mapping[str, int]
     workers_by_state: Mapping[str, int]
     resident_bytes_by_tier: Mapping[str, int]
+    calibration: Mapping[str, tuple[int, int, int]]
+    """Of loads and of runs: estimates that were put to the test, and how often the truth was at
+    most their p50 and at most their p95."""
 
 
 class SchedulerMetrics:
@@ -230,3 +233,23 @@ class _ScrapeCollector(Collector):
             for value, number in numbers.items():
                 family.add_metric([value], number)
             yield family
+        yield from _calibration(snapshot.calibration)
+
+
+def _calibration(counts: Mapping[str, tuple[int, int, int]]) -> Iterable[Metric]:
+    tested = CounterMetricFamily(
+        "quickthaw_estimates_tested",
+        "Loads and runs for which there was a learned estimate.",
+        labels=["kind"],
+    )
+    under = CounterMetricFamily(
+        "quickthaw_estimates_kept",
+        "Of these, those that took no longer than the estimate's quantile.",
+        labels=["kind", "quantile"],
+    )
+    for kind, (observations, under_p50, under_p95) in counts.items():
+        tested.add_metric([kind], observations)
+        under.add_metric([kind, "0.5"], under_p50)
+        under.add_metric([kind, "0.95"], under_p95)
+    yield tested
+    yield under

@@ -33,7 +33,11 @@ def take_snapshot(machine: Machine) -> Snapshot:
         for tier, digests in worker.resident.items():
             if tier is not Tier.REMOTE:
                 resident[tier.name.lower()] += sum(digests.values())
-    return Snapshot(by_priority, by_state, workers, resident)
+    calibration = {
+        kind: (each.observations, each.under_p50, each.under_p95)
+        for kind, each in machine.calibration().items()
+    }
+    return Snapshot(by_priority, by_state, workers, resident, calibration)
 
 
 def snapshot_reader(

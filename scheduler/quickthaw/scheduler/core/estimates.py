@@ -73,6 +73,10 @@ class Estimates(Protocol):
         """A run that succeeded was metered."""
         ...
 
+    def calibration(self) -> Mapping[str, Calibration]:
+        """Of `load` and `run`: how often the truth fell under what was foretold."""
+        ...
+
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -113,8 +117,7 @@ class LearnedEstimates:
         )
         # On any GPU type: what is expected of a type on which the model has not run yet.
         self._model_seconds: _Bounded[ModelId] = _Bounded(DEFAULT_RUN_SECONDS_PER_UNIT, entries_max)
-        self.load_calibration = Calibration()
-        self.run_calibration = Calibration()
+        self._calibration = {"load": Calibration(), "run": Calibration()}
 
     def worker_attached(self, spec: WorkerSpec) -> None:
         self._speeds.pop(spec.worker_id, None)
@@ -153,7 +156,7 @@ class LearnedEstimates:
         # The expectation had the ratio in it already: by now the ratio may be another, which
         # matters little; learn the ratio to the raw prediction.
         raw_seconds = expected / known.p50
-        self.load_calibration.note(known.scaled(raw_seconds), actual)
+        self._calibration["load"].note(known.scaled(raw_seconds), actual)
         self._load_ratio.add((worker_id, tier), actual / raw_seconds)
         self._lines.pop((worker_id, tier), None)
 
@@ -163,6 +166,9 @@ class LearnedEstimates:
         unit_seconds = max(seconds, SECONDS_LEAST) / work_units
         known = self._unit_seconds.find((model, gpu_type))
         if known is not None:
-            self.run_calibration.note(known.scaled(1.0), unit_seconds)
+            self._calibration["run"].note(known.scaled(1.0), unit_seconds)
         self._unit_seconds.add((model, gpu_type), unit_seconds)
         self._model_seconds.add(model, unit_seconds)
+
+    def calibration(self) -> Mapping[str, Calibration]:
+        return self._calibration

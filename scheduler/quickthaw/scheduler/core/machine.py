@@ -7,7 +7,7 @@ past but the newest placement decisions and what the estimates learned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, assert_never
 
 from quickthaw.scheduler.core import (
@@ -61,6 +61,7 @@ from quickthaw.scheduler.core.model import (
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.planner import plan
 from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.quantiles import Calibration
 from quickthaw.scheduler.core.query import Placement, Query
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.core.state import State
@@ -238,6 +239,10 @@ class Machine:
 
     def worker(self, worker_id: WorkerId) -> Worker | None:
         return self._state.fleet.workers.get(worker_id)
+
+    def calibration(self) -> Mapping[str, Calibration]:
+        """How often loads and runs took no longer than was foretold."""
+        return self._state.estimates.calibration()
 
     def explain(self, request_id: RequestId) -> tuple[Decision, ...]:
         """One decision for each attempt, oldest first; for a request that waits, why no worker can

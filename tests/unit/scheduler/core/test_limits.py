@@ -48,7 +48,7 @@ def endpoint_limit(scenario: Scenario, model: ModelSpec, limit: int) -> list[Com
 def why(scenario: Scenario, request_id: str) -> list[tuple[str, str, str]]:
     decision = scenario.machine.explain(RequestId(request_id))[-1]
     assert decision.chosen_worker_id is None
-    return [tuple(refusal) for refusal in decision.refusals]
+    return [(each.worker_id, each.reason, each.detail) for each in decision.refusals]
 
 
 def test_a_tenant_beyond_its_limit_queues_and_is_told_why() -> None:
