@@ -314,3 +314,14 @@ async def test_a_page_of_an_impossible_size_is_refused(running: Running, size: i
         running.admin.inference.List(inference_pb2.ListRequestsRequest(page=page))
     )
     assert "page.size" in error.message
+
+
+async def test_a_key_can_ask_whose_it_is(running: Running) -> None:
+    alice, _ = await a_caller(running, "alice", CALL)
+    who = await alice.accounts.WhoAmI(billing_pb2.WhoAmIRequest())
+    assert (who.tenant, list(who.scopes)) == ("alice", [CALL])
+    worker, _ = await a_caller(running, "alice", WORKER)
+    refused = await refusal(worker.accounts.WhoAmI(billing_pb2.WhoAmIRequest()))
+    assert isinstance(refused, errors.PermissionDenied)
+    await alice.channel.close()
+    await worker.channel.close()

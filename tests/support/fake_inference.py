@@ -21,6 +21,8 @@ import jsonschema_rs
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from quickthaw.v1 import (
+    billing_pb2,
+    billing_pb2_grpc,
     catalog_pb2,
     catalog_pb2_grpc,
     inference_pb2,
@@ -69,7 +71,11 @@ SCHEMA = {
 }
 
 
-class _Unplayed(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogServicer):
+class _Unplayed(
+    inference_pb2_grpc.InferenceServicer,
+    catalog_pb2_grpc.CatalogServicer,
+    billing_pb2_grpc.AccountsServicer,
+):
     """The calls that no test of a gateway leads to."""
 
     async def Run(self, request: object, context: Context) -> types_pb2.Request:
@@ -90,6 +96,15 @@ class _Unplayed(inference_pb2_grpc.InferenceServicer, catalog_pb2_grpc.CatalogSe
         raise _unplayed()
 
     async def Remove(self, request: object, context: Context) -> catalog_pb2.RemoveResponse:
+        raise _unplayed()
+
+    async def CreateKey(self, request: object, context: Context) -> billing_pb2.CreateKeyResponse:
+        raise _unplayed()
+
+    async def ListKeys(self, request: object, context: Context) -> billing_pb2.ListKeysResponse:
+        raise _unplayed()
+
+    async def RevokeKey(self, request: object, context: Context) -> billing_pb2.RevokeKeyResponse:
         raise _unplayed()
 
 
@@ -288,6 +303,13 @@ class FakePlatform(_Unplayed):
         wanted = catalog_pb2.GetModelRequest(id=MODEL_ID)
         return catalog_pb2.ListModelsResponse(models=[await self.GetModel(wanted, context)])
 
+    # ---- Accounts ------------------------------------------------------------------------------
+
+    async def WhoAmI(
+        self, request: billing_pb2.WhoAmIRequest, context: Context
+    ) -> billing_pb2.WhoAmIResponse:
+        return billing_pb2.WhoAmIResponse(tenant=_tenant(context))
+
 
 @asynccontextmanager
 async def served(platform: FakePlatform, port: int = 0) -> AsyncIterator[int]:
@@ -295,6 +317,7 @@ async def served(platform: FakePlatform, port: int = 0) -> AsyncIterator[int]:
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
     inference_pb2_grpc.add_InferenceServicer_to_server(platform, server)
     catalog_pb2_grpc.add_CatalogServicer_to_server(platform, server)
+    billing_pb2_grpc.add_AccountsServicer_to_server(platform, server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -21,6 +21,8 @@ from grpc_status import rpc_status
 
 from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import (
+    billing_pb2,
+    billing_pb2_grpc,
     catalog_pb2,
     catalog_pb2_grpc,
     inference_pb2,
@@ -63,6 +65,7 @@ class Platform:
         self._channel = grpc.aio.insecure_channel(str(scheduler), options=_OPTIONS)
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
+        self._accounts = billing_pb2_grpc.AccountsStub(self._channel)
         # The generated stub's types know only the threaded channel.
         self._health_check = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -154,6 +157,17 @@ class Platform:
         finally:
             call.cancel()
 
+    async def tenant(self, credential: Credential) -> str:
+        """Whose the key is. Raises Unauthenticated or PermissionDenied where it may not call."""
+        answer = await self._patiently(
+            lambda: self._accounts.WhoAmI(
+                billing_pb2.WhoAmIRequest(),
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds,
+            )
+        )
+        return answer.tenant
+
     async def model(self, credential: Credential, model_id: str) -> catalog_pb2.Model:
         """By id or alias, at most `model_cache_seconds` old. Raises ModelNotFound."""
         entry = (credential, model_id)
@@ -233,7 +247,9 @@ class RealtimeStream:
         tag = str(self._inputs)
         with _our_errors():
             try:
-                await self._call.write(inference_pb2.RealtimeRequest(tag=tag, submit=submission))
+                await self._call.write(
+                    inference_pb2.RealtimeRequest(tag=tag, submit=submission, end_only=True)
+                )
             except asyncio.InvalidStateError as error:
                 raise Unavailable("the session with the scheduler is over") from error
             while isinstance(answer := await self._call.read(), inference_pb2.RealtimeResponse):

@@ -193,7 +193,7 @@ class Billing:
 
 
 class AccountsStub:
-    """Tenants and their keys. Needs the scope `admin`.
+    """Tenants and their keys. Needs the scope `admin`, but for WhoAmI.
     """
 
     def __init__(self, channel):
@@ -217,10 +217,15 @@ class AccountsStub:
                 request_serializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/quickthaw.v1.Accounts/WhoAmI',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
 
 
 class AccountsServicer:
-    """Tenants and their keys. Needs the scope `admin`.
+    """Tenants and their keys. Needs the scope `admin`, but for WhoAmI.
     """
 
     def CreateKey(self, request, context):
@@ -244,6 +249,13 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhoAmI(self, request, context):
+        """Whose key the call was made with. Needs the scope `call`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -262,6 +274,11 @@ def add_AccountsServicer_to_server(servicer, server):
                     request_deserializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyRequest.FromString,
                     response_serializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyResponse.SerializeToString,
             ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.WhoAmIRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.WhoAmIResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'quickthaw.v1.Accounts', rpc_method_handlers)
@@ -271,7 +288,7 @@ def add_AccountsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Accounts:
-    """Tenants and their keys. Needs the scope `admin`.
+    """Tenants and their keys. Needs the scope `admin`, but for WhoAmI.
     """
 
     @staticmethod
@@ -345,6 +362,33 @@ class Accounts:
             '/quickthaw.v1.Accounts/RevokeKey',
             quickthaw_dot_v1_dot_billing__pb2.RevokeKeyRequest.SerializeToString,
             quickthaw_dot_v1_dot_billing__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Accounts/WhoAmI',
+            quickthaw_dot_v1_dot_billing__pb2.WhoAmIRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.WhoAmIResponse.FromString,
             options,
             channel_credentials,
             insecure,

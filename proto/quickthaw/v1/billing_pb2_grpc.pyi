@@ -88,7 +88,7 @@ class BillingServicer(metaclass=_abc_1.ABCMeta):
 def add_BillingServicer_to_server(servicer: BillingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class AccountsStub:
-    """Tenants and their keys. Needs the scope `admin`."""
+    """Tenants and their keys. Needs the scope `admin`, but for WhoAmI."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -100,10 +100,12 @@ class AccountsStub:
     """Keys without their secrets, newest first."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
+    WhoAmI: _grpc.UnaryUnaryMultiCallable[_billing_pb2.WhoAmIRequest, _billing_pb2.WhoAmIResponse]
+    """Whose key the call was made with. Needs the scope `call`."""
 
 @_typing.type_check_only
 class AccountsAsyncStub(AccountsStub):
-    """Tenants and their keys. Needs the scope `admin`."""
+    """Tenants and their keys. Needs the scope `admin`, but for WhoAmI."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.CreateKeyRequest, _billing_pb2.CreateKeyResponse]  # type: ignore[assignment]
@@ -112,9 +114,11 @@ class AccountsAsyncStub(AccountsStub):
     """Keys without their secrets, newest first."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
+    WhoAmI: _aio.UnaryUnaryMultiCallable[_billing_pb2.WhoAmIRequest, _billing_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    """Whose key the call was made with. Needs the scope `call`."""
 
 class AccountsServicer(metaclass=_abc_1.ABCMeta):
-    """Tenants and their keys. Needs the scope `admin`."""
+    """Tenants and their keys. Needs the scope `admin`, but for WhoAmI."""
 
     @_abc_1.abstractmethod
     def CreateKey(
@@ -139,5 +143,13 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.RevokeKeyResponse, _abc.Awaitable[_billing_pb2.RevokeKeyResponse]]:
         """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
+
+    @_abc_1.abstractmethod
+    def WhoAmI(
+        self,
+        request: _billing_pb2.WhoAmIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.WhoAmIResponse, _abc.Awaitable[_billing_pb2.WhoAmIResponse]]:
+        """Whose key the call was made with. Needs the scope `call`."""
 
 def add_AccountsServicer_to_server(servicer: AccountsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -69,6 +69,7 @@ SCOPES: Mapping[str, Scope] = {
     "/quickthaw.v1.Accounts/CreateKey": Scope.ADMIN,
     "/quickthaw.v1.Accounts/ListKeys": Scope.ADMIN,
     "/quickthaw.v1.Accounts/RevokeKey": Scope.ADMIN,
+    "/quickthaw.v1.Accounts/WhoAmI": Scope.CALL,
 }
 
 _caller: ContextVar[Caller] = ContextVar("quickthaw_caller")

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 import grpc.aio
 
+from quickthaw.scheduler import auth
 from quickthaw.scheduler.accounts import key_rows, new_key
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.convert.billing import key_message
-from quickthaw.scheduler.convert.words import SCOPE_FROM_WIRE, checked_text, invalid
+from quickthaw.scheduler.convert.words import SCOPE_FROM_WIRE, SCOPE_TO_WIRE, checked_text, invalid
 from quickthaw.scheduler.keys import LABEL_CHARS_MAX, KeyRecord, KeyRing, Scope, check_tenant
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.store.journal import Journal
@@ -83,6 +84,13 @@ class AccountsServicer(billing_pb2_grpc.AccountsServicer):
             if record.revoked_unix_ms == 0:
                 record = await self._revoke(record)
         return billing_pb2.RevokeKeyResponse(key=key_message(record))
+
+    async def WhoAmI(
+        self, request: billing_pb2.WhoAmIRequest, context: Context
+    ) -> billing_pb2.WhoAmIResponse:
+        who = auth.caller()
+        scopes = sorted(SCOPE_TO_WIRE[scope] for scope in who.scopes)
+        return billing_pb2.WhoAmIResponse(tenant=who.tenant, scopes=scopes)
 
     async def _revoke(self, record: KeyRecord) -> KeyRecord:
         now_ms = self._clock.now_ms()
