@@ -579,10 +579,13 @@ class RealtimeRequest(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     SUBMIT_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    END_ONLY_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
     """The caller's name for this input, echoed in every answer. Unique within the session."""
     cancel: _builtins.bool
     """Cancel the input of this tag."""
+    end_only: _builtins.bool
+    """Of this input, tell its end and nothing else."""
     @_builtins.property
     def submit(self) -> Global___SubmitRequest:
         """As for Submit; without a hint, the session prefers its last worker."""
@@ -593,10 +596,11 @@ class RealtimeRequest(_message.Message):
         tag: _builtins.str = ...,
         submit: Global___SubmitRequest | None = ...,
         cancel: _builtins.bool = ...,
+        end_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "submit", b"submit", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "end_only", b"end_only", "kind", b"kind", "submit", b"submit", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["submit", "cancel"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

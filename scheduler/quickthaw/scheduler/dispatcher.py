@@ -104,10 +104,28 @@ class Dispatcher:
         write.add_done_callback(lambda done: self._accept(request, done))
         return write
 
+    def accept_ahead(
+        self, request: LiveRequest, rows: Sequence[Row]
+    ) -> asyncio.Future[None] | None:
+        """Hands a request to the core at once; its row is durable no later than its end.
+
+        For callers that are gone when this process is: nobody can ask for what a crash forgets, and
+        a worker that runs it is told to stop. None while the store does not take writes: a refusal
+        needs `journal_request`.
+        """
+        if self._journal.faulty or self._journal.behind:
+            return None
+        write = self._last_write = self._journal.keep(rows, behind=True)
+        self._begin(request)
+        return write
+
     def _accept(self, request: LiveRequest, write: asyncio.Future[None]) -> None:
         self._being_journalled -= 1
         if write.cancelled() or write.exception() is not None:
             return
+        self._begin(request)
+
+    def _begin(self, request: LiveRequest) -> None:
         self.live.add(request)
         self.log.begin(request.view.request_id)
         self._metrics.submitted.inc()

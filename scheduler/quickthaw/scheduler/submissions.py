@@ -255,6 +255,19 @@ class Submissions:
             raise
         return Accepted(request.view, request)
 
+    def begin_ahead(self, tenant: str, submission: Submission) -> LiveRequest | None:
+        """A request that runs before it is durable: see `Dispatcher.accept_ahead`, and None where
+        that refuses. Without an idempotency key, whose point is that it survives."""
+        request, model = self.prepare(tenant, submission)
+        self._dispatcher.check_admission(request)
+        rows = request_rows(
+            request.job,
+            model_version=model.version,
+            input_json=request.view.input_json,
+            idempotency=None,
+        )
+        return request if self._dispatcher.accept_ahead(request, rows) is not None else None
+
     async def purge_idempotency_keys(self) -> None:
         """Forgets keys that are past their retention; never returns."""
         while True:

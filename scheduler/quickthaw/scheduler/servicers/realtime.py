@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import checked_text, invalid
+from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.requests import Requests
-from quickthaw.scheduler.submissions import Submissions
+from quickthaw.scheduler.submissions import Accepted, Submissions
 from quickthaw.scheduler.views import RequestView
 from quickthaw.v1 import inference_pb2
 from quickthaw.wire import errors
@@ -79,11 +80,11 @@ class RealtimeSession:
                 if (view := self._views.get(tag)) is not None:
                     self._requests.cancel(view, "cancelled by the caller")
             case "submit":
-                self._begin(tag, message.submit)
+                self._begin(tag, message.submit, end_only=message.end_only)
             case None:
                 raise invalid("kind", "is missing: send `submit` or `cancel`")
 
-    def _begin(self, tag: str, message: inference_pb2.SubmitRequest) -> None:
+    def _begin(self, tag: str, message: inference_pb2.SubmitRequest, *, end_only: bool) -> None:
         if tag in self._running:
             raise invalid("tag", f"{tag!r} is in use; each input of a session needs its own")
         if len(self._running) >= self._in_flight_max:
@@ -94,29 +95,50 @@ class RealtimeSession:
         submission = convert.submission(message)
         if not submission.worker_hint:
             submission = dataclasses.replace(submission, worker_hint=self._worker_hint)
-        task = asyncio.create_task(self._run(tag, submission))
+        begun = None
+        if not submission.idempotency_key:
+            begun = self._submissions.begin_ahead(self._tenant, submission)
+        if begun is not None:
+            self._views[tag] = begun.view
+        task = asyncio.create_task(self._run(tag, submission, begun, end_only))
         self._running[tag] = task
         task.add_done_callback(lambda _done: self._running.pop(tag, None))
 
-    async def _run(self, tag: str, submission: convert.Submission) -> None:
+    async def _run(
+        self,
+        tag: str,
+        submission: convert.Submission,
+        begun: LiveRequest | None,
+        end_only: bool,
+    ) -> None:
         try:
-            accepted = await self._submissions.submit_while_wanted(
-                self._tenant, submission, self._session_gone
-            )
+            if begun is None:
+                accepted = await self._submissions.submit_while_wanted(
+                    self._tenant, submission, self._session_gone
+                )
+            else:
+                accepted = Accepted(begun.view, begun)
             view = self._views[tag] = accepted.view
-            watch = self._requests.watch(self._tenant, view.request_id, 0)
-            async for entry in watch:
+            if end_only:
+                ended = await self._requests.end_of(accepted)
+                event = convert.event_message(view.request_id, 1, ended.finished_ms, ended)
+                await self._tell(tag, event)
+                return
+            async for entry in self._requests.watch(self._tenant, view.request_id, 0):
                 event = convert.event_message(
                     view.request_id, entry.sequence, entry.unix_ms, entry.payload
                 )
-                self._worker_hint = event.finished.receipt.worker_id or self._worker_hint
-                await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, event=event))
+                await self._tell(tag, event)
         except errors.QuickthawError as error:
             await self._refuse(tag, error)
         except Exception as error:
             await self._refuse(tag, translate(error))
         finally:
             self._views.pop(tag, None)
+
+    async def _tell(self, tag: str, event: inference_pb2.Event) -> None:
+        self._worker_hint = event.finished.receipt.worker_id or self._worker_hint
+        await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, event=event))
 
     async def _refuse(self, tag: str, error: errors.QuickthawError) -> None:
         refused = convert.failure_message(error)
