@@ -24,13 +24,13 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "fine_tunes",
             "options",
             "remote",
-            "simulate",
             "load_cycles",
             "power_cuts",
             "fuzz_snapshots",
         )
     },
     "cold_start": (*COLD_START, "--targets"),
+    "simulate": ("quickthaw.cli", "bench", "simulate", "--results", str(RESULTS)),
 }
 """What `python -m` is given."""
 

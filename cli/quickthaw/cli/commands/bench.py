@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from quickthaw.cli.commands.simulate import simulate
 from quickthaw.cli.errors import UsageFault
 from quickthaw.cli.output import Output, stderr
 from quickthaw.cli.session import JsonOption
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from quickthaw.cli.bench.rows import From
 
 app = typer.Typer(
-    help="Measure this machine: cold starts, tier by tier, beside other loaders.",
+    help="Measure this machine: cold starts, tier by tier, beside other loaders. Simulate a fleet.",
     no_args_is_help=True,
 )
+app.command("simulate")(simulate)
 FolderOption = Annotated[
     Path | None,
     typer.Option(

@@ -8,53 +8,27 @@ it is told: over-committed memory or a model run without its weights ends the si
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from random import Random
 from typing import NamedTuple
 
-from quickthaw.scheduler.core.model import Digest, ModelSpec, Residency, Tier, TierSpeed
-
-GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class GpuKind:
-    """`speed` is the run time's divisor against the reference GPU; money is nano-dollars."""
-
-    gpu_type: str
-    vram_bytes: int
-    pinned_bytes: int
-    rate_nanodollars_per_second: int
-    speed: float
-    tiers: Mapping[Tier, TierSpeed]
-
-
-def _tiers(pinned: float, disk: float) -> Mapping[Tier, TierSpeed]:
-    return {
-        Tier.VRAM: TierSpeed(1e15, 0.0),
-        Tier.PINNED: TierSpeed(pinned, 0.02),
-        Tier.DISK: TierSpeed(disk, 0.05),
-        Tier.REMOTE: TierSpeed(1.2e9, 0.3),
-    }
-
-
-# Prices and speeds of the size that clouds list, not measurements; `--kinds` takes others.
-KINDS: Mapping[str, GpuKind] = {
-    kind.gpu_type: kind
-    for kind in (
-        GpuKind("h100", 80 * GIB, 160 * GIB, 1_100_000, 1.0, _tiers(45e9, 5e9)),
-        GpuKind("a100-40gb", 40 * GIB, 80 * GIB, 550_000, 0.55, _tiers(20e9, 3e9)),
-        GpuKind("l40s", 48 * GIB, 64 * GIB, 430_000, 0.45, _tiers(20e9, 3e9)),
-        GpuKind("l4", 24 * GIB, 32 * GIB, 200_000, 0.18, _tiers(12e9, 2e9)),
-    )
-}
+from quickthaw.scheduler.core.model import Digest, ModelSpec, Residency, Tier
+from quickthaw.scheduler.simulate.kinds import GpuKind
 
 
 class Attempt:
     """One request on one worker. Times are seconds; `tier` is the farthest that it loaded from."""
 
-    __slots__ = ("evict", "key", "load_seconds", "model", "run_seconds", "tier")
+    __slots__ = (
+        "began",
+        "evict",
+        "key",
+        "load_seconds",
+        "model",
+        "run_seconds",
+        "stopped",
+        "tier",
+    )
 
     def __init__(
         self, key: str, model: ModelSpec, run_seconds: float, evict: Iterable[Digest] = ()
@@ -65,6 +39,10 @@ class Attempt:
         self.evict = tuple(evict)
         self.load_seconds = 0.0
         self.tier = Tier.VRAM
+        self.began = 0.0
+        """When its run began."""
+        self.stopped = False
+        """It was told to stop: what it had begun never ends by itself."""
 
 
 class Step(NamedTuple):
@@ -83,7 +61,14 @@ class Change(NamedTuple):
 class VirtualWorker:
     """`disk_slow` divides the disk's speed; used for faults. Disks are never full here."""
 
-    def __init__(self, name: str, kind: GpuKind, random: Random, noise: float = 0.1) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: GpuKind,
+        random: Random,
+        stocked: Collection[Digest] = (),
+        noise: float = 0.1,
+    ) -> None:
         self.name = name
         self.kind = kind
         self.disk_slow = 1.0
@@ -92,7 +77,7 @@ class VirtualWorker:
         self.alive = True
         self.vram: OrderedDict[Digest, int] = OrderedDict()  # least recently used first
         self.pinned: OrderedDict[Digest, int] = OrderedDict()
-        self.disk: set[Digest] = set()
+        self.disk: set[Digest] = set(stocked)
         self.waiting: deque[Attempt] = deque()
         self.loading: Attempt | None = None
         self.ready: deque[Attempt] = deque()
@@ -101,15 +86,6 @@ class VirtualWorker:
         self.vram_bytes = self.pinned_bytes = 0
         self._random = random
         self._noise = noise
-
-    def stock(self, models: Iterable[ModelSpec], room_bytes: int) -> None:
-        """Puts models on the disk, the first first, until `room_bytes` are used."""
-        for model in models:
-            new = {digest: size for digest, size in model.sizes.items() if digest not in self.disk}
-            room_bytes -= sum(new.values())
-            if room_bytes < 0:
-                return
-            self.disk.update(new)
 
     def die(self) -> list[Attempt]:
         """Everything but the disk is gone; returns what it had not finished."""
@@ -157,6 +133,23 @@ class VirtualWorker:
     def ran(self, attempt: Attempt) -> None:
         assert self.running is attempt
         self.running = None
+
+    def stop(self, key: str) -> Attempt | None:
+        """Takes an attempt off the worker, whatever it is at; what it brought stays. None if it
+        is not here any more."""
+        for line in (self.waiting, self.ready):
+            for attempt in line:
+                if attempt.key == key:
+                    line.remove(attempt)
+                    return attempt
+        if self.loading is not None and self.loading.key == key:
+            stopped, self.loading = self.loading, None
+        elif self.running is not None and self.running.key == key:
+            stopped, self.running = self.running, None
+        else:
+            return None
+        stopped.stopped = True
+        return stopped
 
     # ---- memory ------------------------------------------------------------------------------
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.simulate.traces import Arrival
-from bench.simulate.world import Attempt, Change, GpuKind, VirtualWorker
-
 from quickthaw.scheduler.core import commands, events
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import (
@@ -14,6 +11,7 @@ from quickthaw.scheduler.core.model import (
     Job,
     ModelSpec,
     Outcome,
+    Priority,
     RequestId,
     Residency,
     TenantId,
@@ -23,6 +21,10 @@ from quickthaw.scheduler.core.model import (
 )
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.simulate.kinds import GpuKind
+from quickthaw.scheduler.simulate.port import Assign, Order, Refuse, Stop
+from quickthaw.scheduler.simulate.traces import Arrival
+from quickthaw.scheduler.simulate.world import Attempt, Change, VirtualWorker
 
 LEASE_MS = 10**12
 """Virtual workers send no heartbeats; their death is told at once, as a broken stream would."""
@@ -42,8 +44,7 @@ class Ours:
         self._workers = {worker.name: worker for worker in workers}
         self._run_seconds: dict[str, float] = {}
         self._attempts: dict[str, AttemptId] = {}
-        self._out: list[tuple[VirtualWorker, Attempt]] = []
-        self.refused: list[str] = []
+        self._out: list[Order] = []
         for worker in workers:
             self.came(worker, 0.0)
 
@@ -55,9 +56,15 @@ class Ours:
                     self._attempts[key] = command.attempt_id
                     seconds = self._run_seconds[key]
                     attempt = Attempt(key, command.job.model, seconds, command.evict_digests)
-                    self._out.append((self._workers[command.worker_id], attempt))
+                    self._out.append(Assign(self._workers[command.worker_id], attempt))
+                case commands.SendCancel():
+                    key = command.attempt_id.rpartition(".")[0]
+                    self._out.append(Stop(self._workers[command.worker_id], key))
                 case commands.TellEnd() if command.end.failure is not None:
-                    self.refused.append(str(command.job.request_id))
+                    key = str(command.job.request_id)
+                    self._run_seconds.pop(key)
+                    self._attempts.pop(key, None)
+                    self._out.append(Refuse(key))
                 case _:
                     pass
 
@@ -68,7 +75,11 @@ class Ours:
             TenantId(arrival.tenant),
             model,
             round(now * 1000),
+            priority=Priority(arrival.priority),
             work_units=arrival.work_units,
+            deadline_ms=round((now + arrival.deadline_seconds) * 1000)
+            if arrival.deadline_seconds
+            else 0,
         )
         self._feed(events.RequestJournalled(job), now)
 
@@ -95,6 +106,18 @@ class Ours:
             RequestId(attempt.key),
             Outcome.SUCCEEDED,
             max(1, round(run_seconds * 1000)),
+        )
+        self._feed(finished, now)
+
+    def stopped(
+        self, worker: VirtualWorker, attempt: Attempt, run_seconds: float, now: float
+    ) -> None:
+        finished = events.AttemptFinished(
+            WorkerId(worker.name),
+            self._attempts[attempt.key],
+            RequestId(attempt.key),
+            Outcome.CANCELLED,
+            round(run_seconds * 1000),
         )
         self._feed(finished, now)
 
@@ -129,6 +152,6 @@ class Ours:
         next_ms = self._machine.next_timer_ms()
         return None if next_ms is None or next_ms >= LEASE_MS else next_ms / 1000
 
-    def assignments(self) -> Iterable[tuple[VirtualWorker, Attempt]]:
+    def orders(self) -> Sequence[Order]:
         out, self._out = self._out, []
         return out

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from bench.simulate.traces import Arrival
-from bench.simulate.world import Attempt, GpuKind, VirtualWorker
-
 from quickthaw.scheduler.core.model import Tier
+from quickthaw.scheduler.simulate.kinds import GpuKind
+from quickthaw.scheduler.simulate.traces import Arrival
+from quickthaw.scheduler.simulate.world import Attempt, VirtualWorker
 
 WINDOW_SECONDS = 60.0
 """Fairness is looked at in windows: over a whole trace every tenant gets what it asked for."""
@@ -30,11 +30,14 @@ class Figures(NamedTuple):
     """For run and load seconds at the price of the GPU that they took place on."""
     busy_share: float
     """Of the fleet's time, spent running; loads that nothing ran beside are not in it."""
-    unfairness_seconds: float
-    """The 95th percentile over windows of: the most that one tenant with waiting work was served
-    less than another one with waiting work, in GPU seconds of that window."""
+    fairness_error: float
+    """The 95th percentile over windows of: how much more the best served tenant got than the worst
+    served one, of those that had something waiting throughout, as a share of all run time (by its
+    price) that these tenants got. 0 is equal shares, 1 is everything to one."""
     evictions: int
     lost_attempts: int
+    refused: int
+    """Ended without a result: the deadline was past, or could not be kept."""
     span_seconds: float
 
 
@@ -46,6 +49,7 @@ class Outcome:
         self._nanodollars = 0.0
         self._run_seconds = 0.0
         self._lost = 0
+        self._refused = 0
         self._evictions = 0
         self._span = 0.0
         self._fleet = 0
@@ -57,6 +61,15 @@ class Outcome:
     def lost(self, attempts: int) -> None:
         self._lost += attempts
 
+    def refused(self) -> None:
+        """It ended without a result."""
+        self._refused += 1
+
+    def stopped(self, kind: GpuKind, run_seconds: float) -> None:
+        """What ran in vain is paid for too."""
+        self._nanodollars += run_seconds * kind.rate_nanodollars_per_second
+        self._run_seconds += run_seconds
+
     def finished(
         self, arrival: Arrival, attempt: Attempt, kind: GpuKind, run_seconds: float, now: float
     ) -> None:
@@ -67,9 +80,17 @@ class Outcome:
         seconds = run_seconds + attempt.load_seconds
         self._nanodollars += seconds * kind.rate_nanodollars_per_second
         self._run_seconds += run_seconds
-        self._served[int(now / WINDOW_SECONDS)][arrival.tenant] += run_seconds
+        self._serve(arrival.tenant, began, now, kind.rate_nanodollars_per_second)
         if began - arrival.at_seconds > 1.0:
             self._waits[arrival.tenant].append((arrival.at_seconds, began))
+
+    def _serve(self, tenant: str, began: float, until: float, rate: int) -> None:
+        """Notes a run in the windows that it took place in."""
+        window = int(began / WINDOW_SECONDS)
+        while began < until:
+            end = min(until, (window + 1) * WINDOW_SECONDS)
+            self._served[window][tenant] += (end - began) * rate
+            began, window = end, window + 1
 
     def ended(self, now: float, workers: Iterable[VirtualWorker]) -> None:
         fleet = list(workers)
@@ -86,17 +107,18 @@ class Outcome:
             p95_seconds=_at(latency, 0.95),
             p99_seconds=_at(latency, 0.99),
             queue_p99_seconds=_at(queue, 0.99),
-            cold_share=cold / count,
-            remote_share=self._tiers[Tier.REMOTE] / count,
-            dollars_per_1000=self._nanodollars / count * 1000 / 1e9,
-            busy_share=self._run_seconds / (self._span * self._fleet),
-            unfairness_seconds=self._unfairness(),
+            cold_share=cold / max(1, count),
+            remote_share=self._tiers[Tier.REMOTE] / max(1, count),
+            dollars_per_1000=self._nanodollars / max(1, count) * 1000 / 1e9,
+            busy_share=self._run_seconds / max(1e-9, self._span * self._fleet),
+            fairness_error=self._fairness_error(),
             evictions=self._evictions,
             lost_attempts=self._lost,
+            refused=self._refused,
             span_seconds=self._span,
         )
 
-    def _unfairness(self) -> float:
+    def _fairness_error(self) -> float:
         always: defaultdict[int, set[str]] = defaultdict(set)
         for tenant, waits in self._waits.items():
             for window in _covered(waits):
@@ -105,8 +127,9 @@ class Outcome:
         for window, tenants in always.items():
             if len(tenants) > 1:
                 served: Mapping[str, float] = self._served[window]
-                shares = [served.get(tenant, 0.0) for tenant in tenants]
-                gaps.append(max(shares) - min(shares))
+                shares = [served.get(tenant, 0.0) for tenant in sorted(tenants)]
+                if total := sum(shares):
+                    gaps.append((max(shares) - min(shares)) / total)
         return _at(sorted(gaps), 0.95)
 
 

@@ -7,12 +7,10 @@ policy. Popularity is Zipf over thousands of models, as on all platforms that pu
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -23,13 +21,16 @@ GIB = 1 << 30
 
 class Arrival(NamedTuple):
     """One request. `run_seconds` is its true run time on the reference GPU, which no policy is
-    told; `work_units` is what the scheduler can read from the input."""
+    told; `work_units` is what the scheduler can read from the input. `priority` is as on the wire,
+    `deadline_seconds` from the arrival on; 0 for none."""
 
     at_seconds: float
     tenant: str
     model: int
     work_units: float
     run_seconds: float
+    priority: int = 2
+    deadline_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,40 +146,3 @@ TRACES: Mapping[str, Trace] = {
     "flash": flash,
     "heavy": heavy_tailed,
 }
-
-
-class Recorded(NamedTuple):
-    """An installation's own log. Models are numbered in order of appearance."""
-
-    arrivals: list[Arrival]
-    models: list[str]
-
-
-def recorded(path: Path) -> Recorded:
-    """Reads what `quickthaw requests --json` printed: one request a line or one JSON array, each
-    with `model`, `submitted_unix_ms`, `tenant` and the receipt's `run_ms`. Those that never ran are
-    left out. Exits with the line's number if one cannot be read."""
-    text = path.read_text(encoding="utf-8")
-    lines = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-    numbers: dict[str, int] = {}
-    arrivals: list[Arrival] = []
-    for place, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line) if isinstance(line, str) else line
-            run_ms = float(row.get("receipt", row).get("run_ms", 0))
-            model = numbers.setdefault(str(row["model"]), len(numbers))
-            at_seconds = float(row["submitted_unix_ms"]) / 1000
-            tenant = str(row.get("tenant", "default"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SystemExit(
-                f"{path}, request {place}: {error!r}; wanted are model, "
-                "submitted_unix_ms, tenant and receipt.run_ms"
-            ) from error
-        if run_ms > 0:
-            arrivals.append(Arrival(at_seconds, tenant, model, 1.0, run_ms / 1000))
-    if not arrivals:
-        raise SystemExit(f"{path}: holds no request that ran")
-    arrivals.sort()
-    first = arrivals[0].at_seconds
-    shifted = [each._replace(at_seconds=each.at_seconds - first) for each in arrivals]
-    return Recorded(shifted, list(numbers))

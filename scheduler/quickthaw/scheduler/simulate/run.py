@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from bench.simulate.outcome import Outcome
-from bench.simulate.policies import Policy
-from bench.simulate.traces import Arrival
-from bench.simulate.world import Attempt, VirtualWorker
+from typing import NamedTuple, assert_never
 
 from quickthaw.scheduler.core.model import ModelSpec
+from quickthaw.scheduler.simulate.outcome import Outcome
+from quickthaw.scheduler.simulate.port import Assign, Policy, Refuse, Stop
+from quickthaw.scheduler.simulate.traces import Arrival
+from quickthaw.scheduler.simulate.world import Attempt, VirtualWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +68,50 @@ class Simulation:
         following = next(coming, None)
         now = 0.0
         while following is not None or self._arrivals:
-            arrives = following[1].at_seconds if following is not None else float("inf")
-            due = self._due[0].at if self._due else float("inf")
+            arrives = following[1].at_seconds if following is not None else math.inf
+            due = self._due[0].at if self._due else math.inf
             timer = self._policy.next_tick()
-            ticks = float("inf") if timer is None else max(timer, now)
+            ticks = math.inf if timer is None else max(timer, now)
             if arrives <= due and arrives <= ticks:
                 assert following is not None
                 now = arrives
                 self._arrive(*following)
                 following = next(coming, None)
             elif due <= ticks:
-                assert due < float("inf"), f"{len(self._arrivals)} requests are stuck"
+                assert due < math.inf, f"{len(self._arrivals)} requests are stuck"
                 now = due
                 self._happen(heapq.heappop(self._due))
             else:
                 now = ticks
                 self._policy.tick(now)
-            for worker, attempt in self._policy.assignments():
-                worker.waiting.append(attempt)
-                self._go_on(worker, now)
+            self._obey(now)
         self._outcome.ended(now, self._workers)
         return self._outcome
+
+    def _obey(self, now: float) -> None:
+        """Carries out what the policy decided, and what it decides upon hearing of that."""
+        while orders := self._policy.orders():
+            for order in orders:
+                match order:
+                    case Assign():
+                        order.worker.waiting.append(order.attempt)
+                        self._go_on(order.worker, now)
+                    case Stop():
+                        self._stop(order, now)
+                    case Refuse():
+                        del self._arrivals[order.key]
+                        self._outcome.refused()
+                    case _:
+                        assert_never(order)
+
+    def _stop(self, order: Stop, now: float) -> None:
+        worker = order.worker
+        ran = worker.running is not None and worker.running.key == order.key
+        if (attempt := worker.stop(order.key)) is not None:
+            run_seconds = now - attempt.began if ran else 0.0
+            self._outcome.stopped(worker.kind, run_seconds)
+            self._policy.stopped(worker, attempt, run_seconds, now)
+            self._go_on(worker, now)
 
     def _push(
         self,
@@ -124,9 +147,9 @@ class Simulation:
                 return
             case _:
                 pass
-        if due.generation != worker.generation:
-            return  # it died meanwhile
         assert attempt is not None
+        if due.generation != worker.generation or attempt.stopped:
+            return  # the worker died meanwhile, or the attempt was told to stop
         if due.what == "loaded":
             worker.loaded(attempt)
         else:
@@ -144,5 +167,6 @@ class Simulation:
             if what == "loaded":
                 self._policy.began_load(worker, attempt, now)
             else:
+                attempt.began = now
                 self._policy.began_run(worker, attempt, now)
             self._push(now + seconds, what, worker, attempt, seconds)

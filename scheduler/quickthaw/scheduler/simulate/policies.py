@@ -1,4 +1,4 @@
-"""The port of a policy, and those that ours is compared with.
+"""The policies that ours is compared with.
 
 Baselines place a request when it arrives, on a worker's own first-come queue, and leave eviction to
 the worker (least recently used). They know each worker's residency and backlog exactly and at once,
@@ -12,40 +12,11 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
-from typing import Protocol
-
-from bench.simulate.traces import Arrival
-from bench.simulate.world import Attempt, Change, VirtualWorker
 
 from quickthaw.scheduler.core.model import Digest, ModelSpec, Tier
-
-
-class Policy(Protocol):
-    """Told of everything; answers with what to hand to which worker."""
-
-    def arrived(self, key: str, arrival: Arrival, model: ModelSpec, now: float) -> None: ...
-
-    def began_load(self, worker: VirtualWorker, attempt: Attempt, now: float) -> None: ...
-
-    def began_run(self, worker: VirtualWorker, attempt: Attempt, now: float) -> None: ...
-
-    def ended(
-        self, worker: VirtualWorker, attempt: Attempt, run_seconds: float, now: float
-    ) -> None: ...
-
-    def changed(self, worker: VirtualWorker, change: Change, now: float) -> None: ...
-
-    def left(self, worker: VirtualWorker, lost: Sequence[Attempt], now: float) -> None: ...
-
-    def came(self, worker: VirtualWorker, now: float) -> None: ...
-
-    def tick(self, now: float) -> None: ...
-
-    def next_tick(self) -> float | None: ...
-
-    def assignments(self) -> Iterable[tuple[VirtualWorker, Attempt]]:
-        """What was decided since the last call."""
-        ...
+from quickthaw.scheduler.simulate.port import Assign, Order
+from quickthaw.scheduler.simulate.traces import Arrival
+from quickthaw.scheduler.simulate.world import Attempt, Change, VirtualWorker
 
 
 class Baseline(ABC):
@@ -61,7 +32,7 @@ class Baseline(ABC):
         self.queued_seconds: dict[str, float] = dict.fromkeys(self.backlog, 0.0)
         self._homeless: list[tuple[str, Arrival, ModelSpec]] = []
         self._given: dict[str, tuple[Arrival, ModelSpec, float]] = {}
-        self._out: list[tuple[VirtualWorker, Attempt]] = []
+        self._out: list[Order] = []
 
     # ---- the rule ----------------------------------------------------------------------------
 
@@ -95,7 +66,7 @@ class Baseline(ABC):
         self._given[key] = (arrival, model, seconds)
         self.queued_seconds[worker.name] += seconds
         self._count(worker, +1)
-        self._out.append((worker, Attempt(key, model, arrival.run_seconds)))
+        self._out.append(Assign(worker, Attempt(key, model, arrival.run_seconds)))
 
     def _count(self, worker: VirtualWorker, more: int) -> None:
         name, before = worker.name, self.backlog[worker.name]
@@ -149,7 +120,12 @@ class Baseline(ABC):
     def next_tick(self) -> float | None:
         return None
 
-    def assignments(self) -> Iterable[tuple[VirtualWorker, Attempt]]:
+    def stopped(
+        self, worker: VirtualWorker, attempt: Attempt, run_seconds: float, now: float
+    ) -> None:
+        return  # none of these rules stops anything
+
+    def orders(self) -> Sequence[Order]:
         out, self._out = self._out, []
         return out
 

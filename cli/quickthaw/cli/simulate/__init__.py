@@ -1,0 +1,3 @@
+"""What `quickthaw bench simulate` shows: tables, charts, advice. The scheduler's own package
+`quickthaw.scheduler.simulate` does the work.
+"""
