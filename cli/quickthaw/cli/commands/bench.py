@@ -77,7 +77,12 @@ def cold_start(
         typer.Option(help="Loaders to measure beside ours, comma-separated; `all`, or `none`."),
     ] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="How often each row is measured.")] = 7,
-    readers: Annotated[int, typer.Option(min=1, max=64, help="Threads that read, of ours.")] = 8,
+    readers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, help="Threads that read, of ours and of the floors; a worker has 16."
+        ),
+    ] = 16,
     torch_threads: Annotated[
         int,
         typer.Option(
