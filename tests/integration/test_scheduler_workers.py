@@ -113,7 +113,7 @@ async def test_a_request_that_loses_every_worker_fails_with_that_reason(running:
             worker.running(assign.attempt_id)
             await worker.restart(f"boot-{attempt + 1}")
         finished = await running.admin.until_ended(request_id)
-    assert (finished.state, finished.failure.reason) == (FAILED, "ATTEMPTS_EXHAUSTED")
+    assert (finished.state, finished.failure.reason) == (FAILED, "POISON_REQUEST")
     assert (finished.attempts, finished.receipt.billed_ms) == (3, 0)
     assert await waivers(running, request_id) == ["worker_lost"] * 3
 

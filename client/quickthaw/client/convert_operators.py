@@ -148,6 +148,9 @@ def worker_from_wire(message: fleet_pb2.Worker) -> Worker:
         rate_nanodollars_per_second=message.rate_nanodollars_per_second,
         version=message.version,
         resident_models=tuple(message.resident_models),
+        dedicated_to=message.dedicated_to,
+        recent_deaths=message.recent_deaths,
+        backing_off_until_unix_ms=message.backing_off_until_unix_ms,
     )
 
 

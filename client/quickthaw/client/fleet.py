@@ -15,6 +15,7 @@ class WorkerState(StrEnum):
     CORDONED = "cordoned"
     DRAINING = "draining"
     DISCONNECTED = "disconnected"
+    BACKING_OFF = "backing_off"
     """Within its lease; may come back."""
 
 
@@ -57,6 +58,11 @@ class Worker:
     version: str
     resident_models: tuple[str, ...]
     """Catalog ids whose every component is in VRAM."""
+    dedicated_to: str = ""
+    """The one endpoint that it serves, while it is reserved for it."""
+    recent_deaths: int = 0
+    """Processes of this worker that died lately."""
+    backing_off_until_unix_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

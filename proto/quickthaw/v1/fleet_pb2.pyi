@@ -36,6 +36,8 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """Not any more; what runs ends."""
     WORKER_STATE_DISCONNECTED: _WorkerState.ValueType  # 4
     """Within its lease; may come back."""
+    WORKER_STATE_BACKING_OFF: _WorkerState.ValueType  # 5
+    """Not for a while, because its process died again and again; Uncordon ends the pause."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """Whether a worker takes new requests."""
@@ -49,6 +51,8 @@ WORKER_STATE_DRAINING: WorkerState.ValueType  # 3
 """Not any more; what runs ends."""
 WORKER_STATE_DISCONNECTED: WorkerState.ValueType  # 4
 """Within its lease; may come back."""
+WORKER_STATE_BACKING_OFF: WorkerState.ValueType  # 5
+"""Not for a while, because its process died again and again; Uncordon ends the pause."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -635,6 +639,7 @@ class SchedulerMessage(_message.Message):
     FINISHED_ACK_FIELD_NUMBER: _builtins.int
     UNLOAD_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    PREFETCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answers Hello."""
@@ -663,6 +668,10 @@ class SchedulerMessage(_message.Message):
     def drain(self) -> Global___DrainWorker:
         """Take nothing more."""
 
+    @_builtins.property
+    def prefetch(self) -> Global___Prefetch:
+        """Bring these nearer while there is nothing else to do."""
+
     def __init__(
         self,
         *,
@@ -673,12 +682,13 @@ class SchedulerMessage(_message.Message):
         finished_ack: Global___FinishedAck | None = ...,
         unload: Global___Unload | None = ...,
         drain: Global___DrainWorker | None = ...,
+        prefetch: Global___Prefetch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel", b"cancel", "drain", b"drain", "finished_ack", b"finished_ack", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel", b"cancel", "drain", b"drain", "finished_ack", b"finished_ack", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "prefetch", b"prefetch", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel", b"cancel", "drain", b"drain", "finished_ack", b"finished_ack", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "cancel", b"cancel", "drain", b"drain", "finished_ack", b"finished_ack", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "prefetch", b"prefetch", "unload", b"unload", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "assign", "cancel", "heartbeat_ack", "finished_ack", "unload", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "assign", "cancel", "heartbeat_ack", "finished_ack", "unload", "drain", "prefetch"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -949,6 +959,59 @@ class Unload(_message.Message):
 Global___Unload: _TypeAlias = Unload  # noqa: Y015
 
 @_typing.final
+class Prefetch(_message.Message):
+    """Bring components of one snapshot to a tier ahead of need. It is a hint of the lowest priority: the
+    worker does it only while no attempt is assigned to it, pushes nothing out for it, gives it up
+    when an Assign comes that needs something else, and says nothing but what has become resident.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_URI_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    WHEREABOUTS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Catalog id; for the log."""
+    family: _builtins.str
+    """As in Assign."""
+    snapshot_digest: _builtins.str
+    """SHA-256 of the manifest."""
+    snapshot_uri: _builtins.str
+    """Where to get the snapshot if it is not here."""
+    tier: _types_pb2.Tier.ValueType
+    """VRAM or PINNED."""
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Components to bring, in this order."""
+
+    @_builtins.property
+    def whereabouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Whereabouts]:
+        """As in Assign."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        family: _builtins.str = ...,
+        snapshot_digest: _builtins.str = ...,
+        snapshot_uri: _builtins.str = ...,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+        tier: _types_pb2.Tier.ValueType = ...,
+        whereabouts: _abc.Iterable[Global___Whereabouts] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "family", b"family", "model", b"model", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "tier", b"tier", "whereabouts", b"whereabouts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prefetch: _TypeAlias = Prefetch  # noqa: Y015
+
+@_typing.final
 class DrainWorker(_message.Message):
     """Take nothing more."""
 
@@ -1014,6 +1077,9 @@ class Worker(_message.Message):
     RATE_NANODOLLARS_PER_SECOND_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     RESIDENT_MODELS_FIELD_NUMBER: _builtins.int
+    DEDICATED_TO_FIELD_NUMBER: _builtins.int
+    RECENT_DEATHS_FIELD_NUMBER: _builtins.int
+    BACKING_OFF_UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Its own name."""
     gpu_type: _builtins.str
@@ -1036,6 +1102,12 @@ class Worker(_message.Message):
     """What a second of run time costs there."""
     version: _builtins.str
     """Of its software."""
+    dedicated_to: _builtins.str
+    """Catalog id of the one endpoint that it serves, while it is reserved for it; else empty."""
+    recent_deaths: _builtins.int
+    """Processes of this worker that died lately."""
+    backing_off_until_unix_ms: _builtins.int
+    """BACKING_OFF: until then."""
     @_builtins.property
     def residency(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]:
         """As reported."""
@@ -1070,10 +1142,13 @@ class Worker(_message.Message):
         rate_nanodollars_per_second: _builtins.int = ...,
         version: _builtins.str = ...,
         resident_models: _abc.Iterable[_builtins.str] | None = ...,
+        dedicated_to: _builtins.str = ...,
+        recent_deaths: _builtins.int = ...,
+        backing_off_until_unix_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached_unix_ms", b"attached_unix_ms", "attempts", b"attempts", "gpu_type", b"gpu_type", "labels", b"labels", "last_heartbeat_unix_ms", b"last_heartbeat_unix_ms", "pinned_bytes", b"pinned_bytes", "pinned_used_bytes", b"pinned_used_bytes", "rate_nanodollars_per_second", b"rate_nanodollars_per_second", "residency", b"residency", "resident_models", b"resident_models", "state", b"state", "version", b"version", "vram_bytes", b"vram_bytes", "vram_used_bytes", b"vram_used_bytes", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached_unix_ms", b"attached_unix_ms", "attempts", b"attempts", "backing_off_until_unix_ms", b"backing_off_until_unix_ms", "dedicated_to", b"dedicated_to", "gpu_type", b"gpu_type", "labels", b"labels", "last_heartbeat_unix_ms", b"last_heartbeat_unix_ms", "pinned_bytes", b"pinned_bytes", "pinned_used_bytes", b"pinned_used_bytes", "rate_nanodollars_per_second", b"rate_nanodollars_per_second", "recent_deaths", b"recent_deaths", "residency", b"residency", "resident_models", b"resident_models", "state", b"state", "version", b"version", "vram_bytes", b"vram_bytes", "vram_used_bytes", b"vram_used_bytes", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1103,6 +1178,11 @@ class ListWorkersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKERS_FIELD_NUMBER: _builtins.int
+    WORKERS_WANTED_FIELD_NUMBER: _builtins.int
+    workers_wanted: _builtins.int
+    """Workers that the traffic of late and the endpoints' settings need, so that whoever starts
+    workers can start and stop some; 0 if none is needed.
+    """
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """Sorted by id."""
@@ -1111,10 +1191,11 @@ class ListWorkersResponse(_message.Message):
         self,
         *,
         workers: _abc.Iterable[Global___Worker] | None = ...,
+        workers_wanted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workers", b"workers", "workers_wanted", b"workers_wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

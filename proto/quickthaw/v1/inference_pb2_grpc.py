@@ -160,7 +160,8 @@ class InferenceServicer:
         """One session for many small requests: inputs in, events out, requests of one session prefer one
         worker. Each input is a journalled and billed request; at most `in_flight_max` of them at once
         (more are answered with a RESOURCE_EXHAUSTED failure event). Closing the session cancels what is
-        still queued or running.
+        still queued or running. An input begins before it is durable, since a scheduler that dies ends
+        the session and its inputs with it; its end is durable before it is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

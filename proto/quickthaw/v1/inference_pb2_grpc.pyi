@@ -70,7 +70,8 @@ class InferenceStub:
     """One session for many small requests: inputs in, events out, requests of one session prefer one
     worker. Each input is a journalled and billed request; at most `in_flight_max` of them at once
     (more are answered with a RESOURCE_EXHAUSTED failure event). Closing the session cancels what is
-    still queued or running.
+    still queued or running. An input begins before it is durable, since a scheduler that dies ends
+    the session and its inputs with it; its end is durable before it is told.
     """
     RunMany: _grpc.StreamStreamMultiCallable[_inference_pb2.RunManyRequest, _inference_pb2.RunManyResponse]
     """Many Runs over one stream, for callers with much to do. Each call is a Run of its own, answered
@@ -126,7 +127,8 @@ class InferenceAsyncStub(InferenceStub):
     """One session for many small requests: inputs in, events out, requests of one session prefer one
     worker. Each input is a journalled and billed request; at most `in_flight_max` of them at once
     (more are answered with a RESOURCE_EXHAUSTED failure event). Closing the session cancels what is
-    still queued or running.
+    still queued or running. An input begins before it is durable, since a scheduler that dies ends
+    the session and its inputs with it; its end is durable before it is told.
     """
     RunMany: _aio.StreamStreamMultiCallable[_inference_pb2.RunManyRequest, _inference_pb2.RunManyResponse]  # type: ignore[assignment]
     """Many Runs over one stream, for callers with much to do. Each call is a Run of its own, answered
@@ -227,7 +229,8 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         """One session for many small requests: inputs in, events out, requests of one session prefer one
         worker. Each input is a journalled and billed request; at most `in_flight_max` of them at once
         (more are answered with a RESOURCE_EXHAUSTED failure event). Closing the session cancels what is
-        still queued or running.
+        still queued or running. An input begins before it is durable, since a scheduler that dies ends
+        the session and its inputs with it; its end is durable before it is told.
         """
 
     @_abc_1.abstractmethod

@@ -200,6 +200,7 @@ class Artifact(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """The blob store's name for it: `artifacts/<request id>/<name>`."""
     name: _builtins.str
@@ -214,6 +215,8 @@ class Artifact(_message.Message):
     """Pixels; 0 for what has none."""
     height: _builtins.int
     """Pixels; 0 for what has none."""
+    duration_ms: _builtins.int
+    """Of a video or a sound; 0 for what has none."""
     def __init__(
         self,
         *,
@@ -224,10 +227,11 @@ class Artifact(_message.Message):
         sha256: _builtins.str = ...,
         width: _builtins.int = ...,
         height: _builtins.int = ...,
+        duration_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "height", b"height", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "duration_ms", b"duration_ms", "height", b"height", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

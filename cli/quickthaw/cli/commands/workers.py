@@ -36,7 +36,7 @@ def list_workers(session: Session) -> None:
             (
                 w.worker_id,
                 w.gpu_type,
-                w.state,
+                _state(w),
                 f"{size(w.vram_used_bytes)} of {size(w.vram_bytes)}",
                 f"{size(w.pinned_used_bytes)} of {size(w.pinned_bytes)}",
                 len(w.attempts),
@@ -49,6 +49,16 @@ def list_workers(session: Session) -> None:
         listing(console, table(headings, rows, "vram pinned busy rate"), "no worker is attached")
 
     session.out.show(found, render)
+
+
+def _state(worker: Worker) -> str:
+    """With what an operator should know about it."""
+    told = [str(worker.state)]
+    if worker.recent_deaths:
+        told.append(f"died {worker.recent_deaths} times")
+    if worker.dedicated_to:
+        told.append(f"only {worker.dedicated_to}")
+    return ", ".join(told)
 
 
 def _show(session: Session, worker: Worker) -> None:

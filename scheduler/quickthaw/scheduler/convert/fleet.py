@@ -51,6 +51,9 @@ def worker_message(
         last_heartbeat_unix_ms=worker.last_heard_ms,
         rate_nanodollars_per_second=worker.kind.rate_nanodollars_per_second,
         version=spec.version,
+        dedicated_to=worker.dedicated_to or "",
+        recent_deaths=worker.deaths,
+        backing_off_until_unix_ms=worker.backing_off_until_ms,
         resident_models=sorted(
             model.spec.id
             for model in models

@@ -26,6 +26,7 @@ WORKER_STATE_TO_WIRE: Mapping[WorkerState, fleet_pb2.WorkerState.ValueType] = {
     WorkerState.CORDONED: fleet_pb2.WORKER_STATE_CORDONED,
     WorkerState.DRAINING: fleet_pb2.WORKER_STATE_DRAINING,
     WorkerState.DISCONNECTED: fleet_pb2.WORKER_STATE_DISCONNECTED,
+    WorkerState.BACKING_OFF: fleet_pb2.WORKER_STATE_BACKING_OFF,
 }
 
 SCOPE_TO_WIRE: Mapping[Scope, billing_pb2.Scope.ValueType] = {

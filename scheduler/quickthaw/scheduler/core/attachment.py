@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quickthaw.scheduler.core import marks, reports
+from quickthaw.scheduler.core import crashes, marks, reports
 from quickthaw.scheduler.core.attempts import open_attempt
 from quickthaw.scheduler.core.commands import (
     CloseStream,
@@ -30,7 +30,7 @@ from quickthaw.scheduler.core.fleet import Held, Worker
 from quickthaw.scheduler.core.ledger import Lease
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptId, Tier, WorkerId, attempt_number
-from quickthaw.scheduler.core.requests import resend_cancel
+from quickthaw.scheduler.core.requests import pay_on, resend_cancel
 from quickthaw.scheduler.core.state import State, Tracked
 from quickthaw.scheduler.core.whereabouts import whereabouts
 
@@ -43,11 +43,14 @@ def on_hello(state: State, event: WorkerHello) -> None:
     before = state.fleet.workers.get(spec.worker_id)
     for lease in state.ledger.on(spec.worker_id):
         if lease.incarnation != spec.incarnation:
-            lose(state, state.requests[lease.request_id], "its worker was started anew")
+            lose(
+                state, state.requests[lease.request_id], "its worker was started anew", killed=True
+            )
     worker = state.fleet.attach(spec, state.prices.rate(spec.gpu_type), state.now_ms)
     known: Mapping[AttemptId, Held] = {}
     if before is not None and before.spec.incarnation == spec.incarnation:
         known = before.held
+    crashes.note_hello(state, worker)
     marks.apply(state, worker)
     state.fleet.change_residency(worker, event.residency, ())
     revoked = tuple(
@@ -120,9 +123,11 @@ def _assign_again(state: State, worker: Worker, lease: Lease, held: Held | None)
         if granted is not None:
             number = tracked.attempts
             elsewhere = whereabouts(state.fleet, worker, model)
+            paid_ms = pay_on(state, tracked)
+            attempt_id = lease.attempt_id
             state.out.append(
                 SendAssign(
-                    worker.worker_id, lease.attempt_id, number, tracked.job, granted, elsewhere
+                    worker.worker_id, attempt_id, number, tracked.job, granted, elsewhere, paid_ms
                 )
             )
             return
@@ -140,6 +145,7 @@ def on_heartbeat(state: State, event: WorkerHeartbeat) -> None:
     state.fleet.heard(worker, state.now_ms)
     revoked: list[AttemptId] = []
     metered: list[tuple[AttemptId, int]] = []
+    leases: list[tuple[AttemptId, int]] = []
     for report in event.attempts:
         tracked = reports.owned(state, event.worker_id, report.attempt_id)
         if tracked is None:
@@ -148,9 +154,13 @@ def on_heartbeat(state: State, event: WorkerHeartbeat) -> None:
         _renew(state, worker, report)
         if _hear(state, tracked, report):
             metered.append((report.attempt_id, report.metered_ms))
+        if paid_ms := pay_on(state, tracked):
+            leases.append((report.attempt_id, paid_ms))
     if metered:
         state.out.append(JournalMetered(tuple(metered)))
-    state.out.append(SendHeartbeatAck(event.worker_id, event.sequence, tuple(revoked)))
+    state.out.append(
+        SendHeartbeatAck(event.worker_id, event.sequence, tuple(revoked), tuple(leases))
+    )
 
 
 def _renew(state: State, worker: Worker, report: AttemptReport) -> None:
@@ -184,6 +194,7 @@ def on_disconnected(state: State, event: WorkerDisconnected) -> None:
 def on_goodbye(state: State, event: WorkerGoodbye) -> None:
     if event.worker_id in state.fleet.workers:
         marks.leave(state, event.worker_id)
+        crashes.note_goodbye(state, event.worker_id)
         _remove(state, event.worker_id, "its worker left")
 
 
@@ -194,17 +205,17 @@ def expire_silence(state: State) -> None:
         held = worker.held.get(lease.attempt_id) if worker is not None else None
         said = "silent" if held is None or held.ended_ms is None else "silent about how it ended"
         detail = f"its worker was {said} for {state.settings.lease_ms} ms"
-        lose(state, state.requests[lease.request_id], detail)
+        lose(state, state.requests[lease.request_id], detail, killed=True)
     while (worker := state.fleet.longest_silent()) is not None:
         if state.now_ms - worker.last_heard_ms < state.settings.lease_ms:
             return
-        _remove(state, worker.worker_id, "its worker was silent for too long")
+        _remove(state, worker.worker_id, "its worker was silent for too long", killed=True)
 
 
-def _remove(state: State, worker_id: WorkerId, detail: str) -> None:
+def _remove(state: State, worker_id: WorkerId, detail: str, *, killed: bool = False) -> None:
     connected = state.fleet.workers[worker_id].connected
     for lease in state.ledger.on(worker_id):
-        lose(state, state.requests[lease.request_id], detail)
+        lose(state, state.requests[lease.request_id], detail, killed=killed)
     state.fleet.detach(worker_id)
     if connected:
         state.out.append(CloseStream(worker_id, detail))
@@ -229,8 +240,9 @@ def on_cordon(state: State, event: CordonRequested) -> None:
 
 
 def on_uncordon(state: State, event: UncordonRequested) -> None:
-    """Also ends a drain, unless the worker has been told to stop."""
+    """Also ends a drain, unless the worker has been told to stop, and the pause after crashes."""
     if (worker := state.fleet.workers.get(event.worker_id)) is not None:
         worker.cordoned = worker.draining = worker.stop = False
+        crashes.forgive(state, worker)
         marks.note(state, worker)
         state.fleet.refresh(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from quickthaw.scheduler.core import money
 from quickthaw.scheduler.core.commands import (
     JournalPlacement,
     SendAssign,
@@ -59,8 +60,15 @@ def place(state: State, tracked: Tracked, chosen: Candidate, placement: str) -> 
     rate = worker.kind.rate_nanodollars_per_second
     cost_nanodollars = fair_nanodollars(chosen.run_seconds * 1000, rate)
     open_attempt(state, tracked, worker, number, placement, cost_nanodollars)
+    if tracked.killed_on:
+        # Nothing else is placed beside it until it has ended.
+        worker.reserved_for = job.request_id
+        state.reservations[job.request_id] = worker.worker_id
     elsewhere = whereabouts(state.fleet, worker, job.model)
-    state.out.append(SendAssign(worker.worker_id, attempt_id, number, job, evicts, elsewhere))
+    paid_ms = money.meter_lease_ms(state, tracked)
+    state.out.append(
+        SendAssign(worker.worker_id, attempt_id, number, job, evicts, elsewhere, paid_ms)
+    )
     return True
 
 
@@ -81,6 +89,7 @@ def open_attempt(
     state.last_starts.drop(job.request_id)
     unreserve(state, job.request_id)
     tracked.attempts = number
+    tariff, unit = money.tariff(state, job, worker)
     tracked.attempt = AttemptRecord(
         attempt_id=attempt_id_of(job.request_id, number),
         request_id=job.request_id,
@@ -88,11 +97,14 @@ def open_attempt(
         worker_id=worker.worker_id,
         incarnation=worker.spec.incarnation,
         gpu_type=worker.spec.gpu_type,
-        rate_nanodollars_per_second=worker.kind.rate_nanodollars_per_second,
+        rate_nanodollars_per_second=tariff.rate_nanodollars_per_second,
         price_version=state.prices.version,
         placed_ms=state.now_ms,
         placement=placement,
+        unit=unit,
+        unit_price_nanodollars=tariff.unit_price_nanodollars,
     )
+    money.begin(state, tracked)
     tracked.life.to(RequestState.PLACED, state.now_ms, placement)
     state.out.append(JournalPlacement(tracked.attempt))
     tell_progress(state, tracked, tracked.attempt, placement)

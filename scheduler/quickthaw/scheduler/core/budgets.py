@@ -41,6 +41,9 @@ class Settled(NamedTuple):
     alerts: tuple[Alert, ...] = ()
 
 
+NOTHING_SETTLED = Settled()
+
+
 class Hold:
     """Of one open request, on each of its accounts."""
 
@@ -68,11 +71,15 @@ class Budgets:
         self._held: Counter[AccountId] = Counter()
         self._running: Counter[AccountId] = Counter()
         self._calendar = Calendar()
+        self.month = ""
+        """The one under way, of which budgets are."""
+
+    def turn(self, now_ms: int) -> bool:
+        """Time has come so far; whether another month has begun."""
+        before, self.month = self.month, self._calendar.month(now_ms)
+        return before not in ("", self.month)
 
     # ---- reading -----------------------------------------------------------------------------
-
-    def month(self, now_ms: int) -> str:
-        return self._calendar.month(now_ms)
 
     def account(self, account_id: AccountId) -> Account:
         return self._accounts.get(account_id) or Account(account_id)
@@ -94,58 +101,55 @@ class Budgets:
         """Whether anything bounds what this request's payers may spend."""
         return bool(self._limited) and not self._limited.isdisjoint(payers(job))
 
-    def refusal(self, job: Job, nanodollars: int, now_ms: int) -> QuickthawError | None:
+    def refusal(self, job: Job, nanodollars: int) -> QuickthawError | None:
         """Why a new request that may cost so much is not admitted: BudgetExhausted, or
         PermissionDenied for a locked account."""
-        month = self.month(now_ms)
         for account_id in payers(job):
             account = self.account(account_id)
             if account.locked:
                 return _locked(account)
-            left = account.left_nanodollars(month)
+            left = account.left_nanodollars(self.month)
             if left is not None and left - self._held[account_id] < nanodollars:
                 return _exhausted(account, left - self._held[account_id], nanodollars)
         return None
 
-    def may_start(self, request_id: RequestId, now_ms: int) -> Start:
-        """For one that waits."""
+    def may_start(self, request_id: RequestId) -> tuple[Start, AccountId | None]:
+        """For one that waits; with the account that keeps it waiting."""
         hold = self._holds.get(request_id)
         if hold is None:
-            return Start.NOW
-        month = self.month(now_ms)
-        found = Start.NOW
+            return Start.NOW, None
+        found: Start = Start.NOW
+        why: AccountId | None = None
         for account_id in hold.accounts:
             account = self.account(account_id)
             if account.locked:
-                return Start.LATER
-            left = account.left_nanodollars(month)
+                return Start.LATER, account_id
+            left = account.left_nanodollars(self.month)
             if left is None:
                 continue
             if left < hold.nanodollars:
-                return Start.NEVER
+                return Start.NEVER, account_id
             if left - self._running[account_id] < hold.nanodollars:
-                found = Start.LATER
-        return found
+                found, why = Start.LATER, account_id
+        return found, why
 
-    def room_nanodollars(self, hold: Hold, now_ms: int) -> int | None:
+    def room_nanodollars(self, hold: Hold) -> int | None:
         """By how much the hold of one that runs can grow; below 0 if it must shrink; None for
         no bound."""
-        month = self.month(now_ms)
         room: int | None = None
         for account_id in hold.accounts:
-            left = self.account(account_id).left_nanodollars(month)
+            left = self.account(account_id).left_nanodollars(self.month)
             if left is not None:
                 here = left - self._running[account_id]
                 room = here if room is None else min(room, here)
         return room
 
-    def exhaustion(self, job: Job, nanodollars: int, now_ms: int) -> BudgetExhausted:
+    def exhaustion(self, job: Job, nanodollars: int) -> BudgetExhausted:
         """Which account it is that cannot pay so much more."""
-        month = self.month(now_ms)
         lefts = [
             (left, account)
             for account in map(self.account, payers(job))
-            if (left := account.left_nanodollars(month)) is not None
+            if (left := account.left_nanodollars(self.month)) is not None
         ]
         left, account = min(lefts, key=lambda each: each[0], default=(0, Account(payers(job)[0])))
         return _exhausted(account, max(0, left - self._running[account.id]), nanodollars)
@@ -206,14 +210,13 @@ class Budgets:
     def settle(self, job: Job, price_nanodollars: int, now_ms: int) -> Settled:
         """Adds a bill to what the payers have spent."""
         if price_nanodollars == 0:
-            return Settled()
-        month = self.month(now_ms)
+            return NOTHING_SETTLED
         accounts: list[Account] = []
         alerts: list[Alert] = []
         for account_id in payers(job):
-            charged = self.account(account_id).charged(price_nanodollars, month)
+            charged = self.account(account_id).charged(price_nanodollars, self.month)
             if charged.alert_percents:
-                charged, crossed = with_alerts(charged, month, now_ms)
+                charged, crossed = with_alerts(charged, self.month, now_ms)
                 alerts.extend(crossed)
             self.put(charged)
             accounts.append(charged)

@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from quickthaw.scheduler.core.accounts import Account, AccountChange
+from quickthaw.scheduler.core.budgets import NOTHING_SETTLED, Settled
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
@@ -100,6 +102,14 @@ class JournalQuarantine(Journal):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalAccount(Journal):
+    """An account as an operator's change has left it; a grant is a row of its own."""
+
+    account: Account
+    change: AccountChange
+
+
+@dataclass(frozen=True, slots=True)
 class RequestEnd:
     """The terminal state. `payload` is the finish event's (output, artifacts, load report)."""
 
@@ -123,12 +133,14 @@ class JournalEnd(Journal):
 
     One transaction. The attempt's row may not exist yet if the placement's write was lost with an
     earlier scheduler: write the whole record. A ledger line whose key exists is left as it is.
+    `settled` has the accounts that the line changed, whole, and the thresholds that it crossed.
     """
 
     job: Job
     attempt: AttemptRecord | None
     ledger: LedgerLine | None
     then: RequestEnd | Requeued
+    settled: Settled = NOTHING_SETTLED
 
 
 # ---- to workers ------------------------------------------------------------------------------
@@ -153,6 +165,8 @@ class SendAssign(Immediate):
     evict_digests: tuple[Digest, ...]
     whereabouts: tuple[Peers, ...] = ()
     """Where else components are that this worker has not got."""
+    meter_lease_ms: int = 0
+    """How long it may run before it has heard of more; 0 for as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +203,12 @@ class SendWelcome(AfterCommit):
 
 @dataclass(frozen=True, slots=True)
 class SendHeartbeatAck(AfterCommit):
+    """`meter_leases`: until how many metered milliseconds which attempts are paid for."""
+
     worker_id: WorkerId
     sequence: int
     revoked_attempt_ids: tuple[AttemptId, ...]
+    meter_leases: tuple[tuple[AttemptId, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +260,7 @@ Command: TypeAlias = (
     | JournalCancel
     | JournalMark
     | JournalQuarantine
+    | JournalAccount
     | JournalEnd
     | SendAssign
     | SendCancel

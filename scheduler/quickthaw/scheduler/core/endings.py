@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from quickthaw.scheduler.core import money, quarantine
 from quickthaw.scheduler.core.attempts import enqueue, fair_nanodollars, opened, unreserve
+from quickthaw.scheduler.core.budgets import Settled
 from quickthaw.scheduler.core.commands import (
     JournalEnd,
     RequestEnd,
@@ -13,39 +15,81 @@ from quickthaw.scheduler.core.commands import (
 from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
+    NO_OUTPUTS,
     Failure,
     LedgerLine,
+    ModelSpec,
     Outcome,
+    OutputUnits,
     Receipt,
 )
-from quickthaw.scheduler.core.pricing import WORKER_LOST, bill
+from quickthaw.scheduler.core.pricing import BUDGET_EXHAUSTED, WORKER_LOST
 from quickthaw.scheduler.core.state import State, Tracked
 
 DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
 
 
-def lose(state: State, tracked: Tracked, detail: str, *, exclude: bool = True) -> None:
+def lose(
+    state: State, tracked: Tracked, detail: str, *, exclude: bool = True, killed: bool = False
+) -> None:
     """The open attempt is gone without an end of its own: again elsewhere, if tries remain.
 
-    `exclude`: the worker is to blame, the request shall not go there again.
+    `exclude`: the worker is to blame, the request shall not go there again. `killed`: the worker's
+    process ended, and the request may be to blame if it was being loaded or run.
     """
     attempt = opened(tracked)
+    quarantined = False
+    if killed and tracked.life.state is not RequestState.PLACED:
+        tracked.killed_on = (*tracked.killed_on, attempt.worker_id)
+        quarantined = quarantine.note_kill(state, tracked.job.model, attempt.worker_id)
     if exclude:
         tracked.lost_on |= {attempt.worker_id}
     if (stopping := tracked.stopping) is not None:
-        cancelled = stopping.reason != DEADLINE_EXPIRED
+        cancelled = stopping.reason not in (DEADLINE_EXPIRED, BUDGET_EXHAUSTED)
         ending = RequestState.CANCELLED if cancelled else RequestState.FAILED
         end(state, tracked, ending, stopping, lost=True)
+    elif len(tracked.killed_on) >= state.settings.poison_kills:
+        end(state, tracked, RequestState.FAILED, _poison(tracked), lost=True)
+    elif (known := quarantine.of(state, tracked.job.model)) is not None:
+        end(state, tracked, RequestState.FAILED, quarantine.failure(known), lost=True)
     elif tracked.attempts >= (tracked.job.attempts_max or state.settings.max_attempts):
         message = f"all {tracked.attempts} attempts were lost, the last because {detail}"
         failure = Failure("ATTEMPTS_EXHAUSTED", message, retryable=True)
         end(state, tracked, RequestState.FAILED, failure, lost=True)
     else:
-        ledger = _close(state, tracked, Outcome.FAILED, WORKER_LOST)
+        ledger, settled = _close(state, tracked, Outcome.FAILED, WORKER_LOST)
+        money.wait_again(state, tracked)
         told = f"attempt {attempt.number} on {attempt.worker_id} was lost: {detail}"
-        state.out.append(JournalEnd(tracked.job, attempt, ledger, Requeued(told)))
+        state.out.append(JournalEnd(tracked.job, attempt, ledger, Requeued(told), settled))
         tracked.life.to(RequestState.QUEUED, state.now_ms, told)
         enqueue(state, tracked, told)
+    if quarantined:
+        end_quarantined(state, tracked.job.model)
+
+
+def _poison(tracked: Tracked) -> Failure:
+    count, workers = len(tracked.killed_on), ", ".join(dict.fromkeys(tracked.killed_on))
+    return Failure(
+        "POISON_REQUEST",
+        f"the request ended the process of {count} workers ({workers}), the later ones alone; it "
+        "is not tried again, for it would take the next one down too",
+    )
+
+
+def end_quarantined(state: State, model: ModelSpec) -> None:
+    """Fails everything that waits for a version that has just been quarantined."""
+    known = quarantine.of(state, model)
+    assert known is not None, f"{model.id} is not quarantined"
+    why = quarantine.failure(known)
+    waiting = [
+        tracked
+        for tracked in state.requests.values()
+        if tracked.life.state is RequestState.QUEUED
+        and tracked.job.model.snapshot_digest == model.snapshot_digest
+        and tracked.job.model.id == model.id
+    ]
+    for tracked in waiting:
+        end_in_queue(state, tracked, RequestState.FAILED, why)
 
 
 def end(
@@ -55,6 +99,7 @@ def end(
     failure: Failure | None = None,
     *,
     payload: object = None,
+    outputs: OutputUnits = NO_OUTPUTS,
     lost: bool = False,
 ) -> None:
     """The terminal state of a request with an open attempt, and the bill for it."""
@@ -63,7 +108,7 @@ def end(
         outcome, waived_for = Outcome.FAILED, WORKER_LOST
     else:
         outcome, waived_for = Outcome[ending.name], failure.reason if failure else ""
-    ledger = _close(state, tracked, outcome, waived_for)
+    ledger, settled = _close(state, tracked, outcome, waived_for, outputs)
     receipt = Receipt(
         request_id=attempt.request_id,
         model=tracked.job.model.id,
@@ -75,15 +120,18 @@ def end(
         run_ms=attempt.metered_ms,
         billed_ms=ledger.billed_ms,
         price_nanodollars=ledger.price_nanodollars,
-        rate_nanodollars_per_second=attempt.rate_nanodollars_per_second,
+        rate_nanodollars_per_second=ledger.rate_nanodollars_per_second,
         price_version=attempt.price_version,
         start_tier=attempt.start_tier,
         placement=attempt.placement,
         waiver=ledger.waiver,
+        unit=ledger.unit,
+        micro_units=ledger.micro_units,
+        unit_price_nanodollars=ledger.unit_price_nanodollars,
     )
     ended = RequestEnd(ending, state.now_ms, receipt, failure, payload)
     _forget(state, tracked, ending)
-    state.out.append(JournalEnd(tracked.job, attempt, ledger, ended))
+    state.out.append(JournalEnd(tracked.job, attempt, ledger, ended, settled))
     state.out.append(TellEnd(tracked.job, attempt.worker_id, tracked.attempts, ended))
 
 
@@ -106,15 +154,20 @@ def end_in_queue(state: State, tracked: Tracked, ending: RequestState, failure: 
 def _forget(state: State, tracked: Tracked, ending: RequestState) -> None:
     tracked.life.to(ending, state.now_ms)
     state.deadlines.drop(tracked.job.request_id)
+    state.budgets.release(tracked.job.request_id)
     del state.requests[tracked.job.request_id]
 
 
-def _close(state: State, tracked: Tracked, outcome: Outcome, waived_for: str) -> LedgerLine:
-    """Closes the meter, ends the lease, settles the fair order; the ledger line."""
+def _close(
+    state: State,
+    tracked: Tracked,
+    outcome: Outcome,
+    waived_for: str,
+    outputs: OutputUnits = NO_OUTPUTS,
+) -> tuple[LedgerLine, Settled]:
+    """Closes the meter, ends the lease, settles the fair order; the bill."""
     attempt, job = opened(tracked), tracked.job
-    billed = bill(
-        outcome, attempt.metered_ms, attempt.rate_nanodollars_per_second, waived_for=waived_for
-    )
+    billed = money.close(state, tracked, outcome, waived_for, outputs)
     state.ledger.release(attempt.attempt_id, state.now_ms)
     state.limits.ended(job)
     if (worker := state.fleet.workers.get(attempt.worker_id)) is not None and worker.stop:
@@ -124,23 +177,8 @@ def _close(state: State, tracked: Tracked, outcome: Outcome, waived_for: str) ->
     state.queue.charge(job.tenant, cost_nanodollars - tracked.charged_nanodollars)
     tracked.charged_nanodollars = 0.0
     tracked.attempt = None
-    return LedgerLine(
-        attempt_id=attempt.attempt_id,
-        request_id=job.request_id,
-        tenant=job.tenant,
-        model=job.model.id,
-        worker_id=attempt.worker_id,
-        gpu_type=attempt.gpu_type,
-        attempt=attempt.number,
-        outcome=outcome,
-        closed_ms=state.now_ms,
-        metered_ms=attempt.metered_ms,
-        billed_ms=billed.billed_ms,
-        rate_nanodollars_per_second=attempt.rate_nanodollars_per_second,
-        price_nanodollars=billed.price_nanodollars,
-        price_version=attempt.price_version,
-        waiver=billed.waiver,
-    )
+    unreserve(state, job.request_id)
+    return billed
 
 
 def tell_drain(state: State, worker: Worker) -> None:

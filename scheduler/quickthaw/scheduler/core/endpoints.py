@@ -12,6 +12,10 @@ def on_changed(state: State, event: EndpointChanged) -> None:
         state.endpoints.pop(event.model, None)
     else:
         state.endpoints[event.model] = event.settings
+    if state.endpoint(event.model).dedicated:
+        state.fleet.dedicated.add(event.model)
+    else:
+        state.fleet.dedicated.discard(event.model)
     state.limits.endpoint_may_go_on(event.model)
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from quickthaw.scheduler.core.accounts import Account, AccountChange, AccountId
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
+    NO_OUTPUTS,
     AttemptId,
     AttemptRecord,
     EndpointSettings,
@@ -19,6 +21,7 @@ from quickthaw.scheduler.core.model import (
     Job,
     ModelId,
     Outcome,
+    OutputUnits,
     Quarantine,
     RequestId,
     Residency,
@@ -27,6 +30,7 @@ from quickthaw.scheduler.core.model import (
     WorkerMark,
     WorkerSpec,
 )
+from quickthaw.scheduler.core.pricing import PriceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class RequestRecovered:
 
     Feed them in the order of submission, before any worker's event. `attempts` is the highest
     number that the journal knows (0 for none), `open_attempt` the one without an end, `lost_on` the
-    workers on which ended attempts of this request were lost.
+    workers on which ended attempts of this request were lost, `killed_on` those that it was loaded
+    or run on then.
     """
 
     job: Job
@@ -50,6 +55,7 @@ class RequestRecovered:
     open_attempt: AttemptRecord | None = None
     open_state: RequestState = RequestState.PLACED
     lost_on: frozenset[WorkerId] = frozenset()
+    killed_on: tuple[WorkerId, ...] = ()
     cancel_requested: bool = False
 
 
@@ -82,6 +88,28 @@ class QuarantineReleased:
     """An operator lets the model run again."""
 
     model: ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecovered:
+    """An account as an earlier scheduler left it. Feed them before any request."""
+
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanged:
+    """An operator has changed what an account may spend."""
+
+    account_id: AccountId
+    change: AccountChange
+
+
+@dataclass(frozen=True, slots=True)
+class PricesChanged:
+    """Another price table is in force."""
+
+    prices: PriceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +189,8 @@ class AttemptRunning:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFinished:
-    """May come more than once; `metered_ms` is the worker's monotonic span of the run."""
+    """May come more than once; `metered_ms` is the worker's monotonic span of the run, `outputs`
+    what it delivered."""
 
     worker_id: WorkerId
     attempt_id: AttemptId
@@ -172,6 +201,7 @@ class AttemptFinished:
     start_tier: Tier | None = None
     failure: Failure | None = None
     payload: object = None
+    outputs: OutputUnits = NO_OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +235,9 @@ Event: TypeAlias = (
     | EndpointChanged
     | QuarantineRecovered
     | QuarantineReleased
+    | AccountRecovered
+    | AccountChanged
+    | PricesChanged
     | CancelRequested
     | WorkerHello
     | WorkerDisconnected

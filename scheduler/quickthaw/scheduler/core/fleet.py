@@ -33,6 +33,8 @@ class WorkerClass(NamedTuple):
     gpu_type: str
     rate_nanodollars_per_second: int
     vram_bytes: int
+    dedicated_to: ModelId | None = None
+    """The one endpoint that they serve, while they are reserved for it."""
 
 
 class Held:
@@ -81,10 +83,11 @@ class Worker:
         "accepts",
         "attached_ms",
         "available_ms",
+        "backing_off_until_ms",
         "connected",
         "cordoned",
         "credits",
-        "dedicated_to",
+        "deaths",
         "depth",
         "draining",
         "held",
@@ -118,8 +121,10 @@ class Worker:
         self.stop = False
         self.reserved_for: RequestId | None = None
         """A request that was passed over too often: nothing else is placed here."""
-        self.dedicated_to: ModelId | None = None
-        """The one endpoint that it serves, while it is reserved for it."""
+        self.deaths = 0
+        """Processes of this worker that died lately."""
+        self.backing_off_until_ms = 0
+        """It gets nothing until then, because it died too often; 0 if it did not."""
         self.resident: dict[Tier, dict[Digest, int]] = {tier: {} for tier in Tier}
         """Digest to size, by tier, as the worker reported it."""
         self.held: dict[AttemptId, Held] = {}
@@ -138,7 +143,14 @@ class Worker:
             return WorkerState.DISCONNECTED
         if self.draining:
             return WorkerState.DRAINING
+        if self.backing_off_until_ms:
+            return WorkerState.BACKING_OFF
         return WorkerState.CORDONED if self.cordoned else WorkerState.READY
+
+    @property
+    def dedicated_to(self) -> ModelId | None:
+        """The one endpoint that it serves, while it is reserved for it."""
+        return self.kind.dedicated_to
 
     def working_bytes(self, more: int = 0) -> int:
         """Of the attempts that may run at once, the hungriest, `more` being one more attempt's."""

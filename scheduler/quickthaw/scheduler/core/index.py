@@ -13,6 +13,7 @@ from quickthaw.scheduler.core.fleet import LOWER_TIERS, Held, Worker, WorkerClas
 from quickthaw.scheduler.core.model import (
     AttemptId,
     Digest,
+    ModelId,
     Residency,
     Tier,
     WorkerId,
@@ -35,6 +36,8 @@ class Fleet:
         """Grows with whatever could let a worker take what it could not take before."""
         self._changed: OrderedDict[WorkerId, int] = OrderedDict()  # the newest last
         self._left_version = 0
+        self.dedicated: set[ModelId] = set()
+        """Models whose endpoints run on workers of their own alone."""
         self._estimates = estimates
         self._queue_ahead = queue_ahead
         # Per tier and component, the ready workers that have it: least recently assigned first, so
@@ -50,6 +53,10 @@ class Fleet:
     def classes(self) -> Iterable[WorkerClass]:
         """Of all attached workers."""
         return self._class_sizes.keys()
+
+    def pool_of(self, model: ModelId) -> ModelId | None:
+        """What a worker must be dedicated to for this model to run there; None for nothing."""
+        return model if model in self.dedicated else None
 
     def holders(self, digest: Digest, tier: Tier) -> Iterable[WorkerId]:
         """Least recently assigned first; for VRAM by plan."""
@@ -91,8 +98,7 @@ class Fleet:
         kind = WorkerClass(spec.gpu_type, rate, spec.vram_bytes)
         worker = Worker(spec, kind, spec.concurrency + self._queue_ahead, now_ms)
         self.workers[spec.worker_id] = worker
-        self._class_sizes[kind] = self._class_sizes.get(kind, 0) + 1
-        self._open.setdefault(kind, [])
+        self._enter_class(worker)
         self._estimates.worker_attached(spec)
         self.refresh(worker)
         return worker
@@ -106,10 +112,27 @@ class Fleet:
         self._changed.pop(worker_id, None)
         self._leave_bucket(worker)
         self._index(worker, ready=False)
-        self._class_sizes[worker.kind] -= 1
-        if self._class_sizes[worker.kind] == 0:
-            del self._class_sizes[worker.kind]
-            self._open.pop(worker.kind, None)
+        self._leave_class(worker)
+
+    def dedicate(self, worker: Worker, model: ModelId | None) -> None:
+        """From now on it serves this endpoint alone; None for all that are not dedicated."""
+        self._leave_bucket(worker)
+        self._leave_class(worker)
+        worker.kind = worker.kind._replace(dedicated_to=model)
+        self._enter_class(worker)
+        self.refresh(worker)
+        # Who was out of the question for a request may be in it again.
+        self._left_version = self.version
+
+    def reprice(self, worker: Worker, rate: int) -> None:
+        """What its seconds cost from now on."""
+        if rate == worker.kind.rate_nanodollars_per_second:
+            return
+        self._leave_bucket(worker)
+        self._leave_class(worker)
+        worker.kind = worker.kind._replace(rate_nanodollars_per_second=rate)
+        self._enter_class(worker)
+        self.refresh(worker)
 
     def heard(self, worker: Worker, now_ms: int) -> None:
         """The worker has given a sign of life."""
@@ -230,6 +253,16 @@ class Fleet:
             ring.pop(worker_id, None)
             if not ring:
                 del self._holders[tier][digest]
+
+    def _enter_class(self, worker: Worker) -> None:
+        self._class_sizes[worker.kind] = self._class_sizes.get(worker.kind, 0) + 1
+        self._open.setdefault(worker.kind, [])
+
+    def _leave_class(self, worker: Worker) -> None:
+        self._class_sizes[worker.kind] -= 1
+        if self._class_sizes[worker.kind] == 0:
+            del self._class_sizes[worker.kind]
+            self._open.pop(worker.kind, None)
 
     def _leave_bucket(self, worker: Worker) -> None:
         bucket = self._bucket.pop(worker.worker_id, None)

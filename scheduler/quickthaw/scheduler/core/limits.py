@@ -7,12 +7,17 @@ costs the others nothing to pass it over, and comes back in the fair order when 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple, TypeVar, assert_never
 
+from quickthaw.scheduler.core.accounts import AccountId
+from quickthaw.scheduler.core.budgets import Budgets, Start, payers
 from quickthaw.scheduler.core.fair_queue import FairQueue, Waiting
 from quickthaw.scheduler.core.model import EndpointSettings, Job, ModelId, TenantId
+
+PAYERS_ASKED_MAX = 16
+"""When an attempt ends, so many of those that wait for its payer's money are asked about again."""
 
 _Key = TypeVar("_Key", TenantId, ModelId)
 
@@ -24,6 +29,8 @@ class Scope(Enum):
     """Everything of the tenant, until `Limits.tenant_may_go_on`."""
     ENDPOINT = "endpoint"
     """Everything for the model, until `Limits.endpoint_may_go_on`."""
+    PAYER = "payer"
+    """Everything that the account would have to pay for, until `Limits.payers_may_go_on`."""
     REQUEST = "request"
     """Only this one; it is asked about again in each pass."""
 
@@ -34,6 +41,8 @@ class Held(NamedTuple):
     scope: Scope
     reason: str
     detail: str
+    gate: str = ""
+    """Where those of a payer are parked."""
 
 
 class Limits:
@@ -46,8 +55,10 @@ class Limits:
         endpoints: Mapping[ModelId, EndpointSettings],
         tenant_max: int,
         tenants: Mapping[str, int],
+        budgets: Budgets,
     ) -> None:
         self._queue = queue
+        self._budgets = budgets
         self._endpoints = endpoints
         self._tenant_max = tenant_max
         self._tenants = tenants
@@ -55,6 +66,8 @@ class Limits:
         self._of_model: dict[ModelId, int] = {}
         # Endpoints at whose gate somebody might be let in.
         self._stirred: dict[ModelId, None] = {}
+        # Likewise of accounts, with how many may come in to be asked again.
+        self._stirred_payers: dict[str, int] = {}
 
     # ---- questions ---------------------------------------------------------------------------
 
@@ -82,6 +95,10 @@ class Limits:
         limit = self.endpoint_limit(job.model.id)
         if limit and self.open_for(job.model.id) >= limit:
             return Held(Scope.ENDPOINT, "endpoint_limit", f"endpoint limit {limit} reached")
+        start, payer = self._budgets.may_start(job.request_id)
+        if start is not Start.NOW:
+            assert payer is not None
+            return Held(Scope.PAYER, f"budget_{start.value}", f"account {payer}", _gate(payer))
         return None
 
     # ---- what happens ------------------------------------------------------------------------
@@ -97,6 +114,7 @@ class Limits:
         _less(self._of_model, job.model.id)
         self.tenant_may_go_on(job.tenant)
         self.endpoint_may_go_on(job.model.id)
+        self.payers_may_go_on(payers(job), PAYERS_ASKED_MAX)
 
     def queued(self, waiting: Waiting) -> None:
         """A new one does not go before those that wait at its gate already, nor is it looked at
@@ -114,6 +132,7 @@ class Limits:
         """It ended in the queue: another may have been kept waiting for its sake."""
         if self._queue.parked_at(job.model.id):
             self._stirred[job.model.id] = None
+        self.payers_may_go_on(payers(job), PAYERS_ASKED_MAX)
 
     def hold(self, job: Job, held: Held) -> None:
         """Takes what may not start out of the fair order."""
@@ -122,6 +141,8 @@ class Limits:
                 self._queue.hold(job.tenant)
             case Scope.ENDPOINT:
                 self._queue.park(job.request_id, job.model.id)
+            case Scope.PAYER:
+                self._queue.park(job.request_id, held.gate)
             case Scope.REQUEST:
                 pass
             case _:
@@ -137,14 +158,28 @@ class Limits:
         if self._queue.parked_at(model):
             self._stirred[model] = None
 
+    def payers_may_go_on(self, accounts: Iterable[AccountId], asked_max: int = 0) -> None:
+        """There may be money again: up to so many requests are asked about again; 0 for all."""
+        for account_id in accounts:
+            gate = _gate(account_id)
+            if self._queue.parked_at(gate):
+                self._stirred_payers[gate] = asked_max or len(self._queue)
+
     def open_gates(self) -> None:
         """Lets as many back into the fair order as there is room for. Before each pass."""
+        while self._stirred_payers:
+            self._queue.open_gate(*self._stirred_payers.popitem())
         while self._stirred:
             model, _ = self._stirred.popitem()
             limit = self.endpoint_limit(model)
             room = limit - self.open_for(model) if limit else len(self._queue)
             if room > 0:
                 self._queue.open_gate(model, room)
+
+
+def _gate(account_id: AccountId) -> str:
+    # No model's id begins so.
+    return f"account:{account_id}"
 
 
 def _less(counts: dict[_Key, int], key: _Key) -> None:

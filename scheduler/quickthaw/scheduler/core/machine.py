@@ -12,16 +12,21 @@ from typing import NamedTuple, assert_never
 
 from quickthaw.scheduler.core import (
     attachment,
+    crashes,
     endpoints,
     marks,
+    money,
     quarantine,
     quoting,
     reports,
     requests,
 )
+from quickthaw.scheduler.core.accounts import Account, AccountId
 from quickthaw.scheduler.core.commands import Command, SendFinishedAck
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import (
+    AccountChanged,
+    AccountRecovered,
     AttemptFinished,
     AttemptLoading,
     AttemptRunning,
@@ -31,6 +36,7 @@ from quickthaw.scheduler.core.events import (
     EndpointChanged,
     Event,
     MarkRecovered,
+    PricesChanged,
     QuarantineRecovered,
     QuarantineReleased,
     RequestJournalled,
@@ -88,6 +94,14 @@ class EndpointNow(NamedTuple):
     """Workers that serve it alone."""
 
 
+class AccountNow(NamedTuple):
+    """An account, what open requests hold on it, and the month that its budget is of."""
+
+    account: Account
+    held_nanodollars: int
+    month: str
+
+
 class Machine:
     """`prices` are fixed for an attempt when it is placed and for a worker when it attaches."""
 
@@ -102,6 +116,8 @@ class Machine:
         state = self._state
         state.now_ms = max(now_ms, state.now_ms)
         state.out = []
+        if state.budgets.turn(state.now_ms):
+            money.on_month(state)
         self._dispatch(event)
         return state.out
 
@@ -155,12 +171,20 @@ class Machine:
                 quarantine.recover(state, event.quarantine)
             case QuarantineReleased():
                 quarantine.release(state, event.model)
+            case AccountRecovered():
+                money.on_account_recovered(state, event)
+            case AccountChanged():
+                money.on_account_changed(state, event)
+                plan(state)
+            case PricesChanged():
+                money.on_prices_changed(state, event)
             case RequestRecovered():
                 requests.on_recovered(state, event)
             case Tick():
                 requests.expire_deadlines(state)
                 requests.end_the_hopeless(state)
                 attachment.expire_silence(state)
+                crashes.expire(state)
                 state.impatience.due(state.now_ms)
                 plan(state)
             case _:
@@ -177,6 +201,7 @@ class Machine:
             state.impatience.next_ms(),
             state.last_starts.next_ms(),
             state.ledger.next_expiry_ms(),
+            crashes.next_ms(state),
             None if silent is None else silent.last_heard_ms + state.settings.lease_ms,
         )
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
@@ -190,6 +215,36 @@ class Machine:
         """Where the job would go if it were submitted now. Raises what `admission_error` returns,
         and Unavailable while no worker is there."""
         return quoting.quote(self._state, job, now_ms)
+
+    def hold(self, job: Job, now_ms: int) -> None:
+        """What its payers have to keep for a request that is on its way into the journal, right
+        after `admission_error` found nothing. It is kept until the request has ended."""
+        self._state.budgets.turn(now_ms)
+        money.hold(self._state, job)
+
+    def release_hold(self, request_id: RequestId) -> None:
+        """Of a request that was never accepted after all."""
+        self._state.budgets.release(request_id)
+
+    def account(self, account_id: AccountId) -> AccountNow:
+        """Of one that nobody has limited and that never spent anything, too."""
+        budgets = self._state.budgets
+        account = budgets.account(account_id)
+        held = budgets.held_nanodollars(account_id)
+        return AccountNow(account, held, budgets.month)
+
+    def accounts(self) -> list[AccountNow]:
+        """All that ever spent something or have a limit, by name."""
+        known = sorted(account.id for account in self._state.budgets.accounts())
+        return [self.account(account_id) for account_id in known]
+
+    def open_holds(self) -> int:
+        """How many requests hold something on an account."""
+        return self._state.budgets.holds()
+
+    def prices(self) -> PriceTable:
+        """Those in force."""
+        return self._state.prices
 
     def request(self, request_id: RequestId) -> RequestView | None:
         """None for one that has ended or never was."""
@@ -257,7 +312,7 @@ class Machine:
         if (held := state.limits.may_start(tracked.job)) is not None:
             refusal = Refusal(EVERY_WORKER, held.reason, held.detail)
             return (*before, Decision(attempt, state.now_ms, None, (), (refusal,)))
-        query = Query(tracked.job, tracked.lost_on)
+        query = Query(tracked.job, tracked.lost_on, alone=bool(tracked.killed_on))
         now = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
         if isinstance(now, Placement):
             return known

@@ -40,6 +40,7 @@ class WorkerState(Enum):
     CORDONED = "cordoned"
     DRAINING = "draining"
     DISCONNECTED = "disconnected"
+    BACKING_OFF = "backing_off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,9 @@ class OutputUnits(NamedTuple):
     video_ms: int = 0
 
 
+NO_OUTPUTS = OutputUnits()
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One accepted request, as far as deciding needs it; the shell keeps the input itself.
@@ -185,7 +189,7 @@ class Job:
     attempts_max: int = 0
     """Workers that may be lost under it; 0 for the scheduler's own bound."""
     key_id: str = ""
-    outputs: OutputUnits = OutputUnits()
+    outputs: OutputUnits = NO_OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,5 +78,8 @@ def _nominees(job: Job, fleet: Fleet, policy: PlacementPolicy) -> Iterator[Worke
         if (second := next(sizes, None)) is not None:
             yield from islice(fleet.holders(second, Tier.VRAM), policy.idle_candidates)
         yield from islice(fleet.holders(largest, Tier.DISK), policy.idle_candidates)
+    pool = fleet.pool_of(job.model.id)
     for kind in fleet.classes():
+        if kind.dedicated_to != pool:
+            continue
         yield from islice(fleet.least_loaded(kind), policy.idle_candidates)

@@ -24,8 +24,10 @@ from __future__ import annotations
 import math
 from itertools import islice
 
-from quickthaw.scheduler.core import attempts
+from quickthaw.scheduler.core import attempts, money
+from quickthaw.scheduler.core.endings import end_in_queue
 from quickthaw.scheduler.core.fair_queue import Tried, Waiting
+from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     Candidate,
     Decision,
@@ -37,7 +39,7 @@ from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.requests import end_if_hopeless
 from quickthaw.scheduler.core.state import State
 
-CAPACITY_REASONS = frozenset({"depth", "vram_in_use"})
+CAPACITY_REASONS = frozenset({"depth", "vram_in_use", "alone"})
 """Refusals that pass with time: a worker worth reserving."""
 
 RIVALS_LOOKED_AT_MAX = 32
@@ -94,7 +96,10 @@ class _Pass:
     def _visit(self, waiting: Waiting) -> None:
         state, job = self._state, waiting.job
         if (held := state.limits.may_start(job)) is not None:
-            state.limits.hold(job, held)
+            if (unpayable := money.unpayable(state, job)) is not None:
+                end_in_queue(state, state.requests[job.request_id], RequestState.FAILED, unpayable)
+            else:
+                state.limits.hold(job, held)
             return
         tracked = state.requests[job.request_id]
         overtaken = self._overtaken(waiting)
@@ -104,7 +109,13 @@ class _Pass:
             self._skip(waiting)
             return
         impatient = 0 < waiting.impatient_at_ms <= state.now_ms
-        query = Query(job, tracked.lost_on, not (overtaken or impatient), self._queued_on)
+        query = Query(
+            job,
+            tracked.lost_on,
+            not (overtaken or impatient),
+            self._queued_on,
+            alone=bool(tracked.killed_on),
+        )
         if waiting.tried and not (special or impatient) and self._still(waiting.tried, query):
             self._pass_over(waiting, waiting.tried)
             return
@@ -118,7 +129,11 @@ class _Pass:
                 self._wait(waiting, found, for_all=not special)
                 return
             overtaken = self._overtaken(waiting)
-            rival = None if found.warm or overtaken else self._rival(waiting, found)
+            rival = (
+                None
+                if found.warm or overtaken or tracked.killed_on
+                else self._rival(waiting, found)
+            )
             if rival is None or not self._place_rival(rival, waiting):
                 break
         self._place(waiting, found)
@@ -160,7 +175,9 @@ class _Pass:
         """Places a warm one out of turn; False if no worker takes it after all."""
         state, job = self._state, rival.job
         self._rivals += 1
-        query = Query(job, state.requests[job.request_id].lost_on, False, self._queued_on)
+        tracked = state.requests[job.request_id]
+        alone = bool(tracked.killed_on)
+        query = Query(job, tracked.lost_on, False, self._queued_on, alone=alone)
         found = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
         if isinstance(found, Unplaced) or not found.warm:
             return False
@@ -171,7 +188,11 @@ class _Pass:
 
     def _fits_somewhere(self, model: ModelSpec) -> bool:
         wanted = model.weight_bytes + model.working_bytes
-        return any(kind.vram_bytes >= wanted for kind in self._state.fleet.classes())
+        fleet = self._state.fleet
+        pool = fleet.pool_of(model.id)
+        return any(
+            kind.vram_bytes >= wanted and kind.dedicated_to == pool for kind in fleet.classes()
+        )
 
     def _place(self, waiting: Waiting, found: Placement) -> None:
         state, job = self._state, waiting.job

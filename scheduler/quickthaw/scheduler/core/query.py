@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from quickthaw.scheduler.core.model import Candidate, Job, Refusal, Tier, WorkerId
 
-JOB_REASONS = frozenset({"excluded", "price_cap", "deadline"})
+JOB_REASONS = frozenset({"excluded", "price_cap", "deadline", "alone"})
 """Refusals that another request for the same model might not meet."""
 
 
@@ -53,5 +53,7 @@ class Query(NamedTuple):
     """It may be told to wait for a worker that has the model."""
     queued_on: Mapping[WorkerId, int] = MappingProxyType({})
     """How many requests before it wait for a full worker already."""
+    alone: bool = False
+    """It ended a worker's process, and goes only where nothing else would be taken along."""
     hypothetical: bool = False
     """For a quote: workers without a place or room now count as if they had it in time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from quickthaw.scheduler.core import money, quarantine
 from quickthaw.scheduler.core.model import Estimate, Job, Quote, Tier, WorkerId
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.pricing import dollars
@@ -14,6 +15,7 @@ from quickthaw.wire.errors import (
     BudgetExhausted,
     DeadlineExpired,
     ModelCannotFit,
+    ModelQuarantined,
     QueueFull,
     QuickthawError,
     Unavailable,
@@ -22,7 +24,12 @@ from quickthaw.wire.errors import (
 
 def admission_error(state: State, job: Job, now_ms: int) -> QuickthawError | None:
     """Why the request must not be journalled, or None."""
-    return _impossible(state, job, now_ms) or _queue_full(state, job)
+    return (
+        _quarantined(state, job)
+        or _impossible(state, job, now_ms)
+        or money.refusal(state, job, now_ms)
+        or _queue_full(state, job)
+    )
 
 
 def deadline_error(
@@ -95,6 +102,14 @@ def quote(state: State, job: Job, now_ms: int) -> Quote:
         rate_nanodollars_per_second=rate,
         price_version=state.prices.version,
     )
+
+
+def _quarantined(state: State, job: Job) -> ModelQuarantined | None:
+    known = quarantine.of(state, job.model)
+    if known is None:
+        return None
+    metadata = {"model": job.model.id, "since_unix_ms": str(known.since_ms)}
+    return ModelQuarantined(quarantine.told(known), metadata=metadata)
 
 
 def _impossible(state: State, job: Job, now_ms: int) -> QuickthawError | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from quickthaw.scheduler.core import money, quarantine
 from quickthaw.scheduler.core.attempts import opened, tell_progress
 from quickthaw.scheduler.core.commands import (
     JournalProgress,
 )
-from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end, lose
+from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end, end_quarantined, lose
 from quickthaw.scheduler.core.events import AttemptFinished, AttemptLoading, AttemptRunning
 from quickthaw.scheduler.core.lifecycle import RequestState, path
 from quickthaw.scheduler.core.model import (
@@ -17,9 +18,11 @@ from quickthaw.scheduler.core.model import (
     AttemptRecord,
     Failure,
     Outcome,
+    OutputUnits,
     Tier,
     WorkerId,
 )
+from quickthaw.scheduler.core.pricing import BUDGET_EXHAUSTED
 from quickthaw.scheduler.core.state import State, Tracked
 
 
@@ -32,6 +35,7 @@ def on_running(state: State, event: AttemptRunning) -> None:
     if (tracked := owned(state, event.worker_id, event.attempt_id)) is not None:
         _note_load(state, tracked, event.load_ms, event.start_tier)
         advance(state, tracked, RequestState.RUNNING)
+        quarantine.note_run(state, tracked.job.model)
 
 
 def on_finished(state: State, event: AttemptFinished) -> bool:
@@ -50,15 +54,45 @@ def on_finished(state: State, event: AttemptFinished) -> bool:
     match event.outcome:
         case Outcome.SUCCEEDED:
             _learn_run(state, tracked, event.metered_ms)
-            end(state, tracked, RequestState.SUCCEEDED, payload=event.payload)
+            outputs = _delivered(tracked, event)
+            end(state, tracked, RequestState.SUCCEEDED, payload=event.payload, outputs=outputs)
         case Outcome.FAILED:
             failure = event.failure or Failure("INTERNAL", "the worker gave no reason")
+            if failure.reason == BUDGET_EXHAUSTED:
+                _out_of_money(state, tracked, event)
+                return True
+            loading = tracked.life.state is RequestState.LOADING
+            model = tracked.job.model
             end(state, tracked, RequestState.FAILED, failure, payload=event.payload)
+            if loading and quarantine.note_load_failure(state, model, event.worker_id, failure):
+                end_quarantined(state, model)
         case Outcome.CANCELLED if stopping is not None:
-            end(state, tracked, RequestState.CANCELLED, stopping, payload=event.payload)
+            unpaid = stopping.reason == BUDGET_EXHAUSTED
+            ending = RequestState.FAILED if unpaid else RequestState.CANCELLED
+            end(state, tracked, ending, stopping, payload=event.payload)
         case Outcome.CANCELLED:
             lose(state, tracked, "its worker stopped it unasked", exclude=False)
     return True
+
+
+def _out_of_money(state: State, tracked: Tracked, event: AttemptFinished) -> None:
+    """The worker stopped at the end of its meter lease. If that could have been extended, it only
+    did not hear so, which is not the caller's affair: free, and tried again."""
+    why = tracked.stopping or money.exhausted(state, tracked)
+    if why is None:
+        lose(state, tracked, "its worker heard of no further meter lease", exclude=False)
+    else:
+        unpaid = why.reason == BUDGET_EXHAUSTED
+        ending = RequestState.FAILED if unpaid else RequestState.CANCELLED
+        end(state, tracked, ending, why, payload=event.payload)
+
+
+def _delivered(tracked: Tracked, event: AttemptFinished) -> OutputUnits:
+    """What the worker says, and of a video whose length it does not say what was asked for."""
+    outputs = event.outputs
+    if outputs.images or outputs.video_ms:
+        return outputs
+    return outputs._replace(video_ms=tracked.job.outputs.video_ms)
 
 
 def owned(state: State, worker_id: WorkerId, attempt_id: AttemptId) -> Tracked | None:

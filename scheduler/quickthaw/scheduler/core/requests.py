@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quickthaw.scheduler.core import money
 from quickthaw.scheduler.core.attempts import enqueue
 from quickthaw.scheduler.core.commands import JournalCancel, SendCancel
 from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end_in_queue
@@ -20,7 +21,7 @@ def on_journalled(state: State, event: RequestJournalled) -> None:
 def on_recovered(state: State, event: RequestRecovered) -> None:
     tracked = _track(state, event.job, "recovered")
     tracked.attempts = event.attempts
-    tracked.lost_on = event.lost_on
+    tracked.lost_on, tracked.killed_on = event.lost_on, event.killed_on
     cancelled = Failure("CANCELLED", "cancelled by the caller")
     if (attempt := event.open_attempt) is None:
         enqueue(state, tracked, "recovered")
@@ -35,6 +36,7 @@ def on_recovered(state: State, event: RequestRecovered) -> None:
         tracked.life.to(step, state.now_ms, "recovered")
     if event.cancel_requested:
         tracked.stopping = cancelled
+    money.begin(state, tracked)
     # The worker has a whole lease from now to come back and say that it still has the attempt.
     state.ledger.lease(
         attempt.attempt_id,
@@ -105,6 +107,14 @@ def _expire_start(state: State, tracked: Tracked) -> None:
         state.deadlines.set(job.request_id, job.deadline_ms)
 
 
+def pay_on(state: State, tracked: Tracked) -> int:
+    """Pays for more of the open attempt, or has it stopped; until how many metered milliseconds it
+    is paid for, 0 for no limit."""
+    if tracked.stopping is None and (unpaid := money.extend(state, tracked)) is not None:
+        _stop(state, tracked, unpaid)
+    return money.meter_lease_ms(state, tracked)
+
+
 def resend_cancel(state: State, tracked: Tracked) -> None:
     """Asks the worker to stop the open attempt, if that is wanted and the worker can hear."""
     attempt = tracked.attempt
@@ -126,6 +136,7 @@ def _track(state: State, job: Job, detail: str) -> Tracked:
     life = Life(job.request_id, state.now_ms, detail)
     tracked = Tracked(job, life, state.queue.rank(job))
     state.requests[job.request_id] = tracked
+    money.hold(state, job)
     if times_ms := [each for each in (job.start_deadline_ms, job.deadline_ms) if each]:
         state.deadlines.set(job.request_id, min(times_ms))
     return tracked

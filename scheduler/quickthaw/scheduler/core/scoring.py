@@ -72,6 +72,7 @@ class Scorer:
         "_largest_bytes",
         "_now_ms",
         "_policy",
+        "_pool",
         "_prospects",
         "_query",
         "_refusals",
@@ -93,6 +94,7 @@ class Scorer:
         self._fleet = fleet
         self._estimates = estimates
         self._policy = policy
+        self._pool = fleet.pool_of(job.model.id)
         self._now_ms = now_ms
         self._query = query
         self._exclude = _binding_exclusions(query, fleet) if query.excluded else query.excluded
@@ -194,6 +196,12 @@ class Scorer:
         job = self._job
         if not worker.ready:
             return worker.state.value, ""
+        if kind.of.dedicated_to != self._pool:
+            if (owner := kind.of.dedicated_to) is not None:
+                return "dedicated", f"to {owner}"
+            return "dedicated", "the endpoint runs on workers that are reserved for it"
+        if self._query.alone and worker.held:
+            return "alone", "the request ended a worker's process and is tried on an empty one"
         if worker.worker_id in self._exclude:
             return "excluded", "the request was lost there"
         if worker.reserved_for is not None and worker.reserved_for != job.request_id:

@@ -33,12 +33,27 @@ class PlacementPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class CrashPolicy:
+    """When a worker that dies again and again is left alone for a while, and for how long: the
+    pause begins at `pause_ms` and doubles with each further death, up to `pause_ms_max`."""
+
+    deaths: int = 4
+    """That many within the window are too many."""
+    window_ms: int = 600_000
+    pause_ms: int = 5_000
+    pause_ms_max: int = 300_000
+
+
+@dataclass(frozen=True, slots=True)
 class CoreSettings:
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     max_attempts: int = 3
     lease_ms: int = 15_000
     """Silence after which a worker has lost what it held."""
     heartbeat_interval_ms: int = 2_000
+    meter_lease_ms: int = 2_000
+    """How much run time a limited account pays for in advance, beyond what the request was expected
+    to take. More than a heartbeat's interval, or runs would stop before they hear of more."""
     queue_max: int = 10_000
     queue_max_per_tenant: int = 2_000
     queue_retry_seconds: float = 2.0
@@ -72,5 +87,16 @@ class CoreSettings:
     """Requests whose placement decisions are remembered."""
     worker_marks_max: int = 1_000
     """Cordons and drains that are remembered of workers, those that are away included."""
+    poison_kills: int = 3
+    """Worker processes that may end under one request; then it is failed for that."""
+    quarantine_kills: int = 6
+    """Worker processes that may end under requests for one version of a model with no run of it in
+    between; then that version takes no more requests."""
+    quarantine_load_failures: int = 3
+    """Loads of one version that may fail in a row, if no ready worker is left that has not failed;
+    then that version takes no more requests."""
+    suspects_max: int = 1_000
+    """Versions of models, and workers, of which failures and deaths are remembered."""
+    crash: CrashPolicy = field(default_factory=CrashPolicy)
     estimates_max: int = 20_000
     """(worker, tier) and (model, GPU) pairs whose speeds are remembered."""

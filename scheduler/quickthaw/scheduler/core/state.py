@@ -6,6 +6,7 @@ import heapq
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from quickthaw.scheduler.core.budgets import Budgets
 from quickthaw.scheduler.core.commands import Command
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.fair_queue import FairQueue, Rank
@@ -38,6 +39,7 @@ class Tracked:
         "attempts",
         "charged_nanodollars",
         "job",
+        "killed_on",
         "life",
         "lost_on",
         "rank",
@@ -55,8 +57,32 @@ class Tracked:
         self.charged_nanodollars = 0.0
         """What its tenant was charged in the fair order for the open attempt."""
         self.lost_on: frozenset[WorkerId] = frozenset()
+        self.killed_on: tuple[WorkerId, ...] = ()
+        """Workers whose process ended while it loaded or ran there; one as often as it died."""
         self.stopping: Failure | None = None
         """Why it shall end, while a worker has been asked to stop it."""
+
+
+class Suspect:
+    """What happened to one version of a model since it last ran."""
+
+    __slots__ = ("kills", "load_failures", "snapshot_digest")
+
+    def __init__(self, snapshot_digest: str) -> None:
+        self.snapshot_digest = snapshot_digest
+        self.kills: list[WorkerId] = []
+        self.load_failures: list[WorkerId] = []
+
+
+class Deaths:
+    """Of one worker's processes."""
+
+    __slots__ = ("at_ms", "incarnation")
+
+    def __init__(self, incarnation: str) -> None:
+        self.incarnation = incarnation
+        """The process that said Hello last, and not Goodbye."""
+        self.at_ms: list[int] = []
 
 
 class Decisions:
@@ -122,6 +148,7 @@ class State:
     ledger: Ledger
     queue: FairQueue
     limits: Limits
+    budgets: Budgets
     requests: dict[RequestId, Tracked]
     deadlines: Timers
     impatience: Timers
@@ -133,6 +160,12 @@ class State:
     endpoints: dict[ModelId, EndpointSettings]
     """Of models for which something was set; read it with `endpoint`."""
     quarantines: dict[ModelId, Quarantine]
+    suspects: OrderedDict[ModelId, Suspect]
+    """What counts against versions of models since they last ran."""
+    deaths: OrderedDict[WorkerId, Deaths]
+    """Of workers' processes, lately."""
+    backing_off: dict[WorkerId, int]
+    """Until when those workers get nothing that died too often."""
     now_ms: int
     out: list[Command]
 
@@ -141,6 +174,7 @@ class State:
         fleet = Fleet(estimates, settings.placement.queue_ahead)
         queue = FairQueue(settings.tenant_weights, settings.priority_head_start_ms)
         endpoints: dict[ModelId, EndpointSettings] = {}
+        budgets = Budgets()
         return cls(
             settings=settings,
             prices=prices,
@@ -149,8 +183,13 @@ class State:
             ledger=Ledger(fleet, settings.lease_ms),
             queue=queue,
             limits=Limits(
-                queue, endpoints, settings.tenant_concurrency_max, settings.tenant_concurrency
+                queue,
+                endpoints,
+                settings.tenant_concurrency_max,
+                settings.tenant_concurrency,
+                budgets,
             ),
+            budgets=budgets,
             requests={},
             deadlines=Timers(),
             impatience=Timers(),
@@ -160,6 +199,9 @@ class State:
             marks=OrderedDict(),
             endpoints=endpoints,
             quarantines={},
+            suspects=OrderedDict(),
+            deaths=OrderedDict(),
+            backing_off={},
             now_ms=0,
             out=[],
         )

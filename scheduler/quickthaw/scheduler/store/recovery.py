@@ -122,7 +122,10 @@ def open_requests(connection: Connection) -> Iterator[Recovered]:
                 open_state=(
                     RequestState(open_row["state"]) if open_row is not None else RequestState.PLACED
                 ),
-                lost_on=frozenset(WorkerId(each) for each in lost_on.get(request_id, ())),
+                lost_on=frozenset(WorkerId(each) for each, _ in lost_on.get(request_id, ())),
+                killed_on=tuple(
+                    WorkerId(each) for each, began in lost_on.get(request_id, ()) if began
+                ),
                 cancel_requested=bool(row["cancel_requested"]),
             ),
         )
@@ -141,16 +144,20 @@ def _attempts_by_request(connection: Connection) -> dict[str, list[RowMapping]]:
     return found
 
 
-def _lost_on_by_request(connection: Connection) -> dict[str, list[str]]:
-    requests, ledger = schema.requests, schema.ledger
+def _lost_on_by_request(connection: Connection) -> dict[str, list[tuple[str, bool]]]:
+    """Workers that were lost under each, and whether they had begun to load by then."""
+    requests, ledger, attempts = schema.requests, schema.ledger, schema.attempts
     statement = (
-        select(ledger.c.request_id, ledger.c.worker_id)
+        select(ledger.c.request_id, ledger.c.worker_id, attempts.c.loading_unix_ms)
         .join_from(ledger, requests, ledger.c.request_id == requests.c.request_id)
+        .outerjoin(attempts, ledger.c.attempt_id == attempts.c.attempt_id)
         .where(requests.c.finished_unix_ms == 0, ledger.c.waiver == WORKER_LOST)
+        .order_by(ledger.c.attempt_id)
     )
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, bool]]] = {}
     for row in connection.execute(statement):
-        found.setdefault(row.request_id, []).append(row.worker_id)
+        began = bool(row.loading_unix_ms)
+        found.setdefault(row.request_id, []).append((row.worker_id, began))
     return found
 
 
