@@ -20,6 +20,61 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _UsageDimension:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageDimension.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_DIMENSION_UNSPECIFIED: _UsageDimension.ValueType  # 0
+    USAGE_DIMENSION_MODEL: _UsageDimension.ValueType  # 1
+    """The catalog id."""
+    USAGE_DIMENSION_GPU_TYPE: _UsageDimension.ValueType  # 2
+    """The price tier."""
+    USAGE_DIMENSION_KEY: _UsageDimension.ValueType  # 3
+    """The key that submitted."""
+    USAGE_DIMENSION_DAY: _UsageDimension.ValueType  # 4
+    """The day, in UTC, on which the meter closed."""
+
+class UsageDimension(_UsageDimension, metaclass=_UsageDimensionEnumTypeWrapper):
+    """What lines of usage are told apart by."""
+
+USAGE_DIMENSION_UNSPECIFIED: UsageDimension.ValueType  # 0
+USAGE_DIMENSION_MODEL: UsageDimension.ValueType  # 1
+"""The catalog id."""
+USAGE_DIMENSION_GPU_TYPE: UsageDimension.ValueType  # 2
+"""The price tier."""
+USAGE_DIMENSION_KEY: UsageDimension.ValueType  # 3
+"""The key that submitted."""
+USAGE_DIMENSION_DAY: UsageDimension.ValueType  # 4
+"""The day, in UTC, on which the meter closed."""
+Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
+
+class _BudgetSpan:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetSpanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetSpan.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_SPAN_UNSPECIFIED: _BudgetSpan.ValueType  # 0
+    BUDGET_SPAN_MONTH: _BudgetSpan.ValueType  # 1
+    """Each calendar month, in UTC."""
+    BUDGET_SPAN_TOTAL: _BudgetSpan.ValueType  # 2
+    """Everything that was ever spent."""
+
+class BudgetSpan(_BudgetSpan, metaclass=_BudgetSpanEnumTypeWrapper):
+    """---- accounts --------------------------------------------------------------------------------
+
+    What a budget caps.
+    """
+
+BUDGET_SPAN_UNSPECIFIED: BudgetSpan.ValueType  # 0
+BUDGET_SPAN_MONTH: BudgetSpan.ValueType  # 1
+"""Each calendar month, in UTC."""
+BUDGET_SPAN_TOTAL: BudgetSpan.ValueType  # 2
+"""Everything that was ever spent."""
+Global___BudgetSpan: _TypeAlias = BudgetSpan  # noqa: Y015
+
 class _Scope:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -67,6 +122,10 @@ class LedgerLine(_message.Message):
     PRICE_NANODOLLARS_FIELD_NUMBER: _builtins.int
     PRICE_VERSION_FIELD_NUMBER: _builtins.int
     WAIVER_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MICRO_UNITS_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_NANODOLLARS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The key: `<request id>.<attempt>`."""
     request_id: _builtins.str
@@ -98,7 +157,15 @@ class LedgerLine(_message.Message):
     price_version: _builtins.str
     """The price table that the rate is from."""
     waiver: _builtins.str
-    """Why metered time was not charged; empty if it was."""
+    """Why it was not charged; empty if it was."""
+    key_id: _builtins.str
+    """The key that submitted the request; empty if nobody noted it."""
+    unit: _builtins.str
+    """`image`, `megapixel` or `video_second` where outputs are charged and not time; empty for time."""
+    micro_units: _builtins.int
+    """Millionths of the unit that were delivered."""
+    unit_price_nanodollars: _builtins.int
+    """Of one unit."""
     def __init__(
         self,
         *,
@@ -117,10 +184,14 @@ class LedgerLine(_message.Message):
         price_nanodollars: _builtins.int = ...,
         price_version: _builtins.str = ...,
         waiver: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        micro_units: _builtins.int = ...,
+        unit_price_nanodollars: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "billed_ms", b"billed_ms", "closed_unix_ms", b"closed_unix_ms", "gpu_type", b"gpu_type", "metered_ms", b"metered_ms", "model", b"model", "outcome", b"outcome", "price_nanodollars", b"price_nanodollars", "price_version", b"price_version", "rate_nanodollars_per_second", b"rate_nanodollars_per_second", "request_id", b"request_id", "tenant", b"tenant", "waiver", b"waiver", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "billed_ms", b"billed_ms", "closed_unix_ms", b"closed_unix_ms", "gpu_type", b"gpu_type", "key_id", b"key_id", "metered_ms", b"metered_ms", "micro_units", b"micro_units", "model", b"model", "outcome", b"outcome", "price_nanodollars", b"price_nanodollars", "price_version", b"price_version", "rate_nanodollars_per_second", b"rate_nanodollars_per_second", "request_id", b"request_id", "tenant", b"tenant", "unit", b"unit", "unit_price_nanodollars", b"unit_price_nanodollars", "waiver", b"waiver", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,22 +206,28 @@ class GetUsageRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     FROM_UNIX_MS_FIELD_NUMBER: _builtins.int
     UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Empty for the caller's own."""
     from_unix_ms: _builtins.int
     """Inclusive; 0 for the beginning."""
     until_unix_ms: _builtins.int
     """Exclusive; 0 for now."""
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
+        """What lines are told apart by; none for model and GPU type."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         from_unix_ms: _builtins.int = ...,
         until_unix_ms: _builtins.int = ...,
+        by: _abc.Iterable[Global___UsageDimension.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_unix_ms", b"from_unix_ms", "tenant", b"tenant", "until_unix_ms", b"until_unix_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "from_unix_ms", b"from_unix_ms", "tenant", b"tenant", "until_unix_ms", b"until_unix_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,7 +235,7 @@ Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
 
 @_typing.final
 class UsageLine(_message.Message):
-    """Sums over a period; model and GPU type are empty in the total."""
+    """Sums over a period. What lines are not told apart by is empty, and so is everything in the total."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -169,6 +246,8 @@ class UsageLine(_message.Message):
     METERED_MS_FIELD_NUMBER: _builtins.int
     BILLED_MS_FIELD_NUMBER: _builtins.int
     PRICE_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalog id."""
     gpu_type: _builtins.str
@@ -183,6 +262,10 @@ class UsageLine(_message.Message):
     """The part that is charged."""
     price_nanodollars: _builtins.int
     """What is charged."""
+    key_id: _builtins.str
+    """The key that submitted."""
+    day: _builtins.str
+    """`2026-11-23`, in UTC."""
     def __init__(
         self,
         *,
@@ -193,10 +276,12 @@ class UsageLine(_message.Message):
         metered_ms: _builtins.int = ...,
         billed_ms: _builtins.int = ...,
         price_nanodollars: _builtins.int = ...,
+        key_id: _builtins.str = ...,
+        day: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "billed_ms", b"billed_ms", "gpu_type", b"gpu_type", "metered_ms", b"metered_ms", "model", b"model", "price_nanodollars", b"price_nanodollars", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "billed_ms", b"billed_ms", "day", b"day", "gpu_type", b"gpu_type", "key_id", b"key_id", "metered_ms", b"metered_ms", "model", b"model", "price_nanodollars", b"price_nanodollars", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,7 +300,7 @@ class GetUsageResponse(_message.Message):
     """Whose usage it is."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageLine]:
-        """By model and GPU type."""
+        """Sorted; at most 10,000."""
 
     @_builtins.property
     def total(self) -> Global___UsageLine:
@@ -355,25 +440,486 @@ class GetPricesResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    DEDICATED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """As written on receipts and ledger lines."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
         """By GPU type, sorted."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelPrice]:
+        """Of models with a price of their own, sorted."""
+
+    @_builtins.property
+    def dedicated(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
+        """Of workers while they are reserved, where that differs; sorted."""
+
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         prices: _abc.Iterable[Global___Price] | None = ...,
+        models: _abc.Iterable[Global___ModelPrice] | None = ...,
+        dedicated: _abc.Iterable[Global___Price] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedicated", b"dedicated", "models", b"models", "prices", b"prices", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPricesResponse: _TypeAlias = GetPricesResponse  # noqa: Y015
+
+@_typing.final
+class ModelPrice(_message.Message):
+    """A model's own price, in place of the GPU type's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    RATE_NANODOLLARS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Catalog id."""
+    rate_nanodollars_per_second: _builtins.int
+    """Set where it has a rate for all GPU types that `rates` does not name."""
+    unit: _builtins.str
+    """`image`, `megapixel` or `video_second` where outputs are charged and not time; empty for time."""
+    unit_price_nanodollars: _builtins.int
+    """Of one unit."""
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
+        """By GPU type, sorted."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        rate_nanodollars_per_second: _builtins.int | None = ...,
+        rates: _abc.Iterable[Global___Price] | None = ...,
+        unit: _builtins.str = ...,
+        unit_price_nanodollars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rate_nanodollars_per_second", b"_rate_nanodollars_per_second", "rate_nanodollars_per_second", b"rate_nanodollars_per_second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate_nanodollars_per_second", b"_rate_nanodollars_per_second", "model", b"model", "rate_nanodollars_per_second", b"rate_nanodollars_per_second", "rates", b"rates", "unit", b"unit", "unit_price_nanodollars", b"unit_price_nanodollars"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rate_nanodollars_per_second: _TypeAlias = _typing.Literal["rate_nanodollars_per_second"]  # noqa: Y015
+    _WhichOneofArgType__rate_nanodollars_per_second: _TypeAlias = _typing.Literal["_rate_nanodollars_per_second", b"_rate_nanodollars_per_second"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_nanodollars_per_second) -> _WhichOneofReturnType__rate_nanodollars_per_second | None: ...
+
+Global___ModelPrice: _TypeAlias = ModelPrice  # noqa: Y015
+
+@_typing.final
+class Account(_message.Message):
+    """Who pays: a tenant, or one of its keys. A key spends within its own limits and its tenant's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    BUDGET_SPAN_FIELD_NUMBER: _builtins.int
+    BUDGET_USED_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    CREDIT_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    ALERT_PERCENTS_FIELD_NUMBER: _builtins.int
+    LOCKED_FIELD_NUMBER: _builtins.int
+    LOCK_REASON_FIELD_NUMBER: _builtins.int
+    SPENT_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    MONTH_SPENT_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    MONTH_FIELD_NUMBER: _builtins.int
+    HELD_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    AVAILABLE_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    key_id: _builtins.str
+    """Empty for the tenant's own account."""
+    budget_nanodollars: _builtins.int
+    """Absent for none."""
+    budget_span: Global___BudgetSpan.ValueType
+    """What the budget caps."""
+    budget_used_nanodollars: _builtins.int
+    """Of the span."""
+    credit_nanodollars: _builtins.int
+    """What is left of it; absent if it is not prepaid."""
+    locked: _builtins.bool
+    """It takes on nothing new."""
+    lock_reason: _builtins.str
+    """For people."""
+    spent_nanodollars: _builtins.int
+    """Ever."""
+    month_spent_nanodollars: _builtins.int
+    """In the month under way."""
+    month: _builtins.str
+    """The month under way, in UTC: `2026-11`."""
+    held_nanodollars: _builtins.int
+    """For requests that have not ended."""
+    available_nanodollars: _builtins.int
+    """What new requests may still take; absent for no bound. Below 0 if more was held or spent."""
+    @_builtins.property
+    def alert_percents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shares of budget and credit that are told when used."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        budget_nanodollars: _builtins.int | None = ...,
+        budget_span: Global___BudgetSpan.ValueType = ...,
+        budget_used_nanodollars: _builtins.int = ...,
+        credit_nanodollars: _builtins.int | None = ...,
+        alert_percents: _abc.Iterable[_builtins.int] | None = ...,
+        locked: _builtins.bool = ...,
+        lock_reason: _builtins.str = ...,
+        spent_nanodollars: _builtins.int = ...,
+        month_spent_nanodollars: _builtins.int = ...,
+        month: _builtins.str = ...,
+        held_nanodollars: _builtins.int = ...,
+        available_nanodollars: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available_nanodollars", b"_available_nanodollars", "_budget_nanodollars", b"_budget_nanodollars", "_credit_nanodollars", b"_credit_nanodollars", "available_nanodollars", b"available_nanodollars", "budget_nanodollars", b"budget_nanodollars", "credit_nanodollars", b"credit_nanodollars"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_nanodollars", b"_available_nanodollars", "_budget_nanodollars", b"_budget_nanodollars", "_credit_nanodollars", b"_credit_nanodollars", "alert_percents", b"alert_percents", "available_nanodollars", b"available_nanodollars", "budget_nanodollars", b"budget_nanodollars", "budget_span", b"budget_span", "budget_used_nanodollars", b"budget_used_nanodollars", "credit_nanodollars", b"credit_nanodollars", "held_nanodollars", b"held_nanodollars", "key_id", b"key_id", "lock_reason", b"lock_reason", "locked", b"locked", "month", b"month", "month_spent_nanodollars", b"month_spent_nanodollars", "spent_nanodollars", b"spent_nanodollars", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__available_nanodollars: _TypeAlias = _typing.Literal["available_nanodollars"]  # noqa: Y015
+    _WhichOneofArgType__available_nanodollars: _TypeAlias = _typing.Literal["_available_nanodollars", b"_available_nanodollars"]  # noqa: Y015
+    _WhichOneofReturnType__budget_nanodollars: _TypeAlias = _typing.Literal["budget_nanodollars"]  # noqa: Y015
+    _WhichOneofArgType__budget_nanodollars: _TypeAlias = _typing.Literal["_budget_nanodollars", b"_budget_nanodollars"]  # noqa: Y015
+    _WhichOneofReturnType__credit_nanodollars: _TypeAlias = _typing.Literal["credit_nanodollars"]  # noqa: Y015
+    _WhichOneofArgType__credit_nanodollars: _TypeAlias = _typing.Literal["_credit_nanodollars", b"_credit_nanodollars"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available_nanodollars) -> _WhichOneofReturnType__available_nanodollars | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_nanodollars) -> _WhichOneofReturnType__budget_nanodollars | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credit_nanodollars) -> _WhichOneofReturnType__credit_nanodollars | None: ...
+
+Global___Account: _TypeAlias = Account  # noqa: Y015
+
+@_typing.final
+class GetAccountRequest(_message.Message):
+    """Which account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Empty for the caller's own."""
+    key_id: _builtins.str
+    """Empty for the tenant's."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountRequest: _TypeAlias = GetAccountRequest  # noqa: Y015
+
+@_typing.final
+class ListAccountsRequest(_message.Message):
+    """Whose accounts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Empty for the caller's own."""
+    all: _builtins.bool
+    """Of all tenants; needs `admin`."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        all: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccountsRequest: _TypeAlias = ListAccountsRequest  # noqa: Y015
+
+@_typing.final
+class ListAccountsResponse(_message.Message):
+    """Accounts, by name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Account]:
+        """Those that ever spent something or have a limit."""
+
+    def __init__(
+        self,
+        *,
+        accounts: _abc.Iterable[Global___Account] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccountsResponse: _TypeAlias = ListAccountsResponse  # noqa: Y015
+
+@_typing.final
+class SetBudgetRequest(_message.Message):
+    """A new budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    BUDGET_SPAN_FIELD_NUMBER: _builtins.int
+    ALERT_PERCENTS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose."""
+    key_id: _builtins.str
+    """Empty for the tenant's own account."""
+    budget_nanodollars: _builtins.int
+    """Absent for none; not negative."""
+    budget_span: Global___BudgetSpan.ValueType
+    """UNSPECIFIED is MONTH."""
+    @_builtins.property
+    def alert_percents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """1 to 100, at most 10."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        budget_nanodollars: _builtins.int | None = ...,
+        budget_span: Global___BudgetSpan.ValueType = ...,
+        alert_percents: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_nanodollars", b"_budget_nanodollars", "budget_nanodollars", b"budget_nanodollars"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_nanodollars", b"_budget_nanodollars", "alert_percents", b"alert_percents", "budget_nanodollars", b"budget_nanodollars", "budget_span", b"budget_span", "key_id", b"key_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget_nanodollars: _TypeAlias = _typing.Literal["budget_nanodollars"]  # noqa: Y015
+    _WhichOneofArgType__budget_nanodollars: _TypeAlias = _typing.Literal["_budget_nanodollars", b"_budget_nanodollars"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_nanodollars) -> _WhichOneofReturnType__budget_nanodollars | None: ...
+
+Global___SetBudgetRequest: _TypeAlias = SetBudgetRequest  # noqa: Y015
+
+@_typing.final
+class GrantCreditRequest(_message.Message):
+    """Credit to give."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    GRANT_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """To whom."""
+    key_id: _builtins.str
+    """Empty for the tenant's own account."""
+    amount_nanodollars: _builtins.int
+    """Below 0 to take back."""
+    note: _builtins.str
+    """For people; at most 200 characters."""
+    grant_id: _builtins.str
+    """The giver's name for the grant, at most 128 characters: given again it changes nothing. Empty to
+    have one made, then trying again may give twice.
+    """
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        amount_nanodollars: _builtins.int = ...,
+        note: _builtins.str = ...,
+        grant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nanodollars", b"amount_nanodollars", "grant_id", b"grant_id", "key_id", b"key_id", "note", b"note", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantCreditRequest: _TypeAlias = GrantCreditRequest  # noqa: Y015
+
+@_typing.final
+class GrantCreditResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    GRANT_ID_FIELD_NUMBER: _builtins.int
+    DEDUPLICATED_FIELD_NUMBER: _builtins.int
+    grant_id: _builtins.str
+    """The grant's name."""
+    deduplicated: _builtins.bool
+    """It had been given before."""
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+        grant_id: _builtins.str = ...,
+        deduplicated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "deduplicated", b"deduplicated", "grant_id", b"grant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantCreditResponse: _TypeAlias = GrantCreditResponse  # noqa: Y015
+
+@_typing.final
+class SetLockRequest(_message.Message):
+    """Lock or unlock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    LOCKED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose."""
+    key_id: _builtins.str
+    """Empty for the tenant's own account."""
+    locked: _builtins.bool
+    """False to unlock."""
+    reason: _builtins.str
+    """Told to who is refused; at most 200 characters."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        locked: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "locked", b"locked", "reason", b"reason", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLockRequest: _TypeAlias = SetLockRequest  # noqa: Y015
+
+@_typing.final
+class ListAlertsRequest(_message.Message):
+    """Whose alerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Empty for the caller's own."""
+    all: _builtins.bool
+    """Of all tenants; needs `admin`."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        all: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlertsRequest: _TypeAlias = ListAlertsRequest  # noqa: Y015
+
+@_typing.final
+class Alert(_message.Message):
+    """A threshold that was crossed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    USED_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    LIMIT_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    RAISED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose."""
+    key_id: _builtins.str
+    """Empty for the tenant's own account."""
+    kind: _builtins.str
+    """`budget` or `credit`."""
+    percent: _builtins.int
+    """The threshold."""
+    used_nanodollars: _builtins.int
+    """By then."""
+    limit_nanodollars: _builtins.int
+    """Of this."""
+    raised_unix_ms: _builtins.int
+    """When."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        percent: _builtins.int = ...,
+        used_nanodollars: _builtins.int = ...,
+        limit_nanodollars: _builtins.int = ...,
+        raised_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "kind", b"kind", "limit_nanodollars", b"limit_nanodollars", "percent", b"percent", "raised_unix_ms", b"raised_unix_ms", "tenant", b"tenant", "used_nanodollars", b"used_nanodollars"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015
+
+@_typing.final
+class ListAlertsResponse(_message.Message):
+    """Alerts, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alert]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[Global___Alert] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlertsResponse: _TypeAlias = ListAlertsResponse  # noqa: Y015
 
 @_typing.final
 class Key(_message.Message):

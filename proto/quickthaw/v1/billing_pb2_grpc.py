@@ -51,6 +51,36 @@ class BillingStub:
                 request_serializer=quickthaw_dot_v1_dot_billing__pb2.GetPricesRequest.SerializeToString,
                 response_deserializer=quickthaw_dot_v1_dot_billing__pb2.GetPricesResponse.FromString,
                 _registered_method=True)
+        self.GetAccount = channel.unary_unary(
+                '/quickthaw.v1.Billing/GetAccount',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.Account.FromString,
+                _registered_method=True)
+        self.ListAccounts = channel.unary_unary(
+                '/quickthaw.v1.Billing/ListAccounts',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.ListAccountsRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.ListAccountsResponse.FromString,
+                _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/quickthaw.v1.Billing/SetBudget',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.Account.FromString,
+                _registered_method=True)
+        self.GrantCredit = channel.unary_unary(
+                '/quickthaw.v1.Billing/GrantCredit',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.GrantCreditRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.GrantCreditResponse.FromString,
+                _registered_method=True)
+        self.SetLock = channel.unary_unary(
+                '/quickthaw.v1.Billing/SetLock',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.SetLockRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.Account.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/quickthaw.v1.Billing/ListAlerts',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
 
 
 class BillingServicer:
@@ -79,6 +109,50 @@ class BillingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAccount(self, request, context):
+        """What an account may spend, has spent, and holds for open requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccounts(self, request, context):
+        """The accounts of a tenant, or all of them (`admin`), by name; at most 10,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBudget(self, request, context):
+        """Sets the budget and the thresholds as they are given, in place of what there was. Needs the
+        scope `admin`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantCredit(self, request, context):
+        """Gives credit, or takes some back. The first grant makes the account prepaid: from then on it
+        spends no more than its credit. Needs the scope `admin`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLock(self, request, context):
+        """A locked account takes on no requests and starts none; what runs ends. Needs the scope `admin`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlerts(self, request, context):
+        """Thresholds that were crossed, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BillingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +170,36 @@ def add_BillingServicer_to_server(servicer, server):
                     servicer.GetPrices,
                     request_deserializer=quickthaw_dot_v1_dot_billing__pb2.GetPricesRequest.FromString,
                     response_serializer=quickthaw_dot_v1_dot_billing__pb2.GetPricesResponse.SerializeToString,
+            ),
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.GetAccountRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.Account.SerializeToString,
+            ),
+            'ListAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccounts,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.ListAccountsRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.ListAccountsResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.SetBudgetRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.Account.SerializeToString,
+            ),
+            'GrantCredit': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantCredit,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.GrantCreditRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.GrantCreditResponse.SerializeToString,
+            ),
+            'SetLock': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLock,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.SetLockRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.Account.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.ListAlertsRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.ListAlertsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +285,168 @@ class Billing:
             '/quickthaw.v1.Billing/GetPrices',
             quickthaw_dot_v1_dot_billing__pb2.GetPricesRequest.SerializeToString,
             quickthaw_dot_v1_dot_billing__pb2.GetPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Billing/GetAccount',
+            quickthaw_dot_v1_dot_billing__pb2.GetAccountRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.Account.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Billing/ListAccounts',
+            quickthaw_dot_v1_dot_billing__pb2.ListAccountsRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Billing/SetBudget',
+            quickthaw_dot_v1_dot_billing__pb2.SetBudgetRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.Account.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantCredit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Billing/GrantCredit',
+            quickthaw_dot_v1_dot_billing__pb2.GrantCreditRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.GrantCreditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Billing/SetLock',
+            quickthaw_dot_v1_dot_billing__pb2.SetLockRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.Account.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Billing/ListAlerts',
+            quickthaw_dot_v1_dot_billing__pb2.ListAlertsRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.ListAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,22 @@ class BillingStub:
     """One line for each finished attempt, oldest first. Lines are never changed."""
     GetPrices: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetPricesRequest, _billing_pb2.GetPricesResponse]
     """The price table in force."""
+    GetAccount: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetAccountRequest, _billing_pb2.Account]
+    """What an account may spend, has spent, and holds for open requests."""
+    ListAccounts: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListAccountsRequest, _billing_pb2.ListAccountsResponse]
+    """The accounts of a tenant, or all of them (`admin`), by name; at most 10,000."""
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SetBudgetRequest, _billing_pb2.Account]
+    """Sets the budget and the thresholds as they are given, in place of what there was. Needs the
+    scope `admin`.
+    """
+    GrantCredit: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GrantCreditRequest, _billing_pb2.GrantCreditResponse]
+    """Gives credit, or takes some back. The first grant makes the account prepaid: from then on it
+    spends no more than its credit. Needs the scope `admin`.
+    """
+    SetLock: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SetLockRequest, _billing_pb2.Account]
+    """A locked account takes on no requests and starts none; what runs ends. Needs the scope `admin`."""
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListAlertsRequest, _billing_pb2.ListAlertsResponse]
+    """Thresholds that were crossed, newest first."""
 
 @_typing.type_check_only
 class BillingAsyncStub(BillingStub):
@@ -55,6 +71,22 @@ class BillingAsyncStub(BillingStub):
     """One line for each finished attempt, oldest first. Lines are never changed."""
     GetPrices: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetPricesRequest, _billing_pb2.GetPricesResponse]  # type: ignore[assignment]
     """The price table in force."""
+    GetAccount: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetAccountRequest, _billing_pb2.Account]  # type: ignore[assignment]
+    """What an account may spend, has spent, and holds for open requests."""
+    ListAccounts: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListAccountsRequest, _billing_pb2.ListAccountsResponse]  # type: ignore[assignment]
+    """The accounts of a tenant, or all of them (`admin`), by name; at most 10,000."""
+    SetBudget: _aio.UnaryUnaryMultiCallable[_billing_pb2.SetBudgetRequest, _billing_pb2.Account]  # type: ignore[assignment]
+    """Sets the budget and the thresholds as they are given, in place of what there was. Needs the
+    scope `admin`.
+    """
+    GrantCredit: _aio.UnaryUnaryMultiCallable[_billing_pb2.GrantCreditRequest, _billing_pb2.GrantCreditResponse]  # type: ignore[assignment]
+    """Gives credit, or takes some back. The first grant makes the account prepaid: from then on it
+    spends no more than its credit. Needs the scope `admin`.
+    """
+    SetLock: _aio.UnaryUnaryMultiCallable[_billing_pb2.SetLockRequest, _billing_pb2.Account]  # type: ignore[assignment]
+    """A locked account takes on no requests and starts none; what runs ends. Needs the scope `admin`."""
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListAlertsRequest, _billing_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """Thresholds that were crossed, newest first."""
 
 class BillingServicer(metaclass=_abc_1.ABCMeta):
     """Money. Amounts are integer nano-dollars. A caller reads its own tenant's lines with the scope
@@ -84,6 +116,58 @@ class BillingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GetPricesResponse, _abc.Awaitable[_billing_pb2.GetPricesResponse]]:
         """The price table in force."""
+
+    @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _billing_pb2.GetAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.Account, _abc.Awaitable[_billing_pb2.Account]]:
+        """What an account may spend, has spent, and holds for open requests."""
+
+    @_abc_1.abstractmethod
+    def ListAccounts(
+        self,
+        request: _billing_pb2.ListAccountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListAccountsResponse, _abc.Awaitable[_billing_pb2.ListAccountsResponse]]:
+        """The accounts of a tenant, or all of them (`admin`), by name; at most 10,000."""
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _billing_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.Account, _abc.Awaitable[_billing_pb2.Account]]:
+        """Sets the budget and the thresholds as they are given, in place of what there was. Needs the
+        scope `admin`.
+        """
+
+    @_abc_1.abstractmethod
+    def GrantCredit(
+        self,
+        request: _billing_pb2.GrantCreditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.GrantCreditResponse, _abc.Awaitable[_billing_pb2.GrantCreditResponse]]:
+        """Gives credit, or takes some back. The first grant makes the account prepaid: from then on it
+        spends no more than its credit. Needs the scope `admin`.
+        """
+
+    @_abc_1.abstractmethod
+    def SetLock(
+        self,
+        request: _billing_pb2.SetLockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.Account, _abc.Awaitable[_billing_pb2.Account]]:
+        """A locked account takes on no requests and starts none; what runs ends. Needs the scope `admin`."""
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _billing_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListAlertsResponse, _abc.Awaitable[_billing_pb2.ListAlertsResponse]]:
+        """Thresholds that were crossed, newest first."""
 
 def add_BillingServicer_to_server(servicer: BillingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

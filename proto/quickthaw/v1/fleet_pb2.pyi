@@ -747,6 +747,7 @@ class Assign(_message.Message):
     EVICT_DIGESTS_FIELD_NUMBER: _builtins.int
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
     WHEREABOUTS_FIELD_NUMBER: _builtins.int
+    METER_LEASE_MS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """`<request id>.<attempt>`."""
     request_id: _builtins.str
@@ -765,6 +766,10 @@ class Assign(_message.Message):
     """1 for the first try."""
     deadline_unix_ms: _builtins.int
     """0 for none; the scheduler cancels when it passes."""
+    meter_lease_ms: _builtins.int
+    """Run time that is paid for: the worker stops the run, FAILED with BUDGET_EXHAUSTED, when its meter
+    reaches this, unless a HeartbeatAck has extended it by then. 0 for no limit.
+    """
     @_builtins.property
     def evict_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """From VRAM, before loading."""
@@ -787,10 +792,11 @@ class Assign(_message.Message):
         evict_digests: _abc.Iterable[_builtins.str] | None = ...,
         deadline_unix_ms: _builtins.int = ...,
         whereabouts: _abc.Iterable[Global___Whereabouts] | None = ...,
+        meter_lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "deadline_unix_ms", b"deadline_unix_ms", "evict_digests", b"evict_digests", "family", b"family", "input_json", b"input_json", "model", b"model", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "whereabouts", b"whereabouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "deadline_unix_ms", b"deadline_unix_ms", "evict_digests", b"evict_digests", "family", b"family", "input_json", b"input_json", "meter_lease_ms", b"meter_lease_ms", "model", b"model", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "whereabouts", b"whereabouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -886,25 +892,57 @@ class HeartbeatAck(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     REVOKED_ATTEMPT_IDS_FIELD_NUMBER: _builtins.int
+    METER_LEASES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Of the heartbeat."""
     @_builtins.property
     def revoked_attempt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attempts that the heartbeat named and that are no longer this worker's."""
 
+    @_builtins.property
+    def meter_leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterLease]:
+        """For attempts whose payer has a limit: until when they are paid for from now on."""
+
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         revoked_attempt_ids: _abc.Iterable[_builtins.str] | None = ...,
+        meter_leases: _abc.Iterable[Global___MeterLease] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_attempt_ids", b"revoked_attempt_ids", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_leases", b"meter_leases", "revoked_attempt_ids", b"revoked_attempt_ids", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatAck: _TypeAlias = HeartbeatAck  # noqa: Y015
+
+@_typing.final
+class MeterLease(_message.Message):
+    """How long an attempt may run in all; it may be more or less than was said before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    UNTIL_METERED_MS_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """`<request id>.<attempt>`."""
+    until_metered_ms: _builtins.int
+    """Run time; more than 0."""
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        until_metered_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "until_metered_ms", b"until_metered_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeterLease: _TypeAlias = MeterLease  # noqa: Y015
 
 @_typing.final
 class FinishedAck(_message.Message):

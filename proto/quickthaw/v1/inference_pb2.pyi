@@ -580,12 +580,17 @@ class RealtimeRequest(_message.Message):
     SUBMIT_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     END_ONLY_FIELD_NUMBER: _builtins.int
+    CONTENTS_BYTES_MAX_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
     """The caller's name for this input, echoed in every answer. Unique within the session."""
     cancel: _builtins.bool
     """Cancel the input of this tag."""
     end_only: _builtins.bool
     """Of this input, tell its end and nothing else."""
+    contents_bytes_max: _builtins.int
+    """Send the artifacts' bytes along with the end, if all of them are no more than this together;
+    at most 4 MiB. 0: they are read with ReadArtifact.
+    """
     @_builtins.property
     def submit(self) -> Global___SubmitRequest:
         """As for Submit; without a hint, the session prefers its last worker."""
@@ -597,10 +602,11 @@ class RealtimeRequest(_message.Message):
         submit: Global___SubmitRequest | None = ...,
         cancel: _builtins.bool = ...,
         end_only: _builtins.bool = ...,
+        contents_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "end_only", b"end_only", "kind", b"kind", "submit", b"submit", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "contents_bytes_max", b"contents_bytes_max", "end_only", b"end_only", "kind", b"kind", "submit", b"submit", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["submit", "cancel"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -617,6 +623,7 @@ class RealtimeResponse(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
     """Whose news it is."""
     @_builtins.property
@@ -627,16 +634,23 @@ class RealtimeResponse(_message.Message):
     def refused(self) -> _types_pb2.Failure:
         """The input was not accepted; nothing was journalled."""
 
+    @_builtins.property
+    def contents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """With the end, if the input asked for them and they fit: the bytes of the request's artifacts, in
+        the artifacts' order. Otherwise none.
+        """
+
     def __init__(
         self,
         *,
         tag: _builtins.str = ...,
         event: Global___Event | None = ...,
         refused: _types_pb2.Failure | None = ...,
+        contents: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "kind", b"kind", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "kind", b"kind", "refused", b"refused", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "event", b"event", "kind", b"kind", "refused", b"refused", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event", "refused"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

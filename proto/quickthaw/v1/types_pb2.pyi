@@ -362,6 +362,9 @@ class Receipt(_message.Message):
     PLACEMENT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     WAIVER_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MICRO_UNITS_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_NANODOLLARS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request that it is for."""
     model: _builtins.str
@@ -393,7 +396,15 @@ class Receipt(_message.Message):
     seed: _builtins.int
     """The seed that was used, also when the caller named none. Absent if the family has none."""
     waiver: _builtins.str
-    """Empty when the time was billed; else why not, for example `not_billed:engine_failed`."""
+    """Empty when it was billed; else why not: `failed:engine_failed`, `worker_lost`, `no_output`,
+    `reserved`.
+    """
+    unit: _builtins.str
+    """`image`, `megapixel` or `video_second` where outputs are charged and not time; empty for time."""
+    micro_units: _builtins.int
+    """Millionths of the unit that were delivered."""
+    unit_price_nanodollars: _builtins.int
+    """Of one unit, fixed when the attempt was placed."""
     @_builtins.property
     def load(self) -> Global___LoadReport:
         """The cold start in parts; absent where nothing was loaded."""
@@ -418,10 +429,13 @@ class Receipt(_message.Message):
         placement: _builtins.str = ...,
         seed: _builtins.int | None = ...,
         waiver: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        micro_units: _builtins.int = ...,
+        unit_price_nanodollars: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "load", b"load", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "attempts", b"attempts", "billed_ms", b"billed_ms", "gpu_type", b"gpu_type", "load", b"load", "load_ms", b"load_ms", "model", b"model", "placement", b"placement", "price_nanodollars", b"price_nanodollars", "price_version", b"price_version", "queue_ms", b"queue_ms", "rate_nanodollars_per_second", b"rate_nanodollars_per_second", "request_id", b"request_id", "run_ms", b"run_ms", "seed", b"seed", "start_tier", b"start_tier", "waiver", b"waiver", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "attempts", b"attempts", "billed_ms", b"billed_ms", "gpu_type", b"gpu_type", "load", b"load", "load_ms", b"load_ms", "micro_units", b"micro_units", "model", b"model", "placement", b"placement", "price_nanodollars", b"price_nanodollars", "price_version", b"price_version", "queue_ms", b"queue_ms", "rate_nanodollars_per_second", b"rate_nanodollars_per_second", "request_id", b"request_id", "run_ms", b"run_ms", "seed", b"seed", "start_tier", b"start_tier", "unit", b"unit", "unit_price_nanodollars", b"unit_price_nanodollars", "waiver", b"waiver", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
