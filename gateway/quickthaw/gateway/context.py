@@ -11,6 +11,7 @@ from starlette.requests import Request
 from quickthaw.gateway.links import Links
 from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.gateway.platform import Credential, Platform
+from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import Limits
 
 FAREWELL_SECONDS = 5.0
@@ -21,6 +22,7 @@ class Gateway:
     limits: Limits
     platform: Platform
     links: Links
+    sealer: Sealer
     metrics: GatewayMetrics
     public_url: str
     """Without a trailing slash."""

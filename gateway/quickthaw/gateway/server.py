@@ -25,6 +25,7 @@ from quickthaw.gateway.http11 import protocol_with
 from quickthaw.gateway.links import Links, load_key, load_secret
 from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.gateway.platform import Credential, Platform
+from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import GatewaySettings, Limits
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
 from quickthaw.wire.errors import SettingsInvalid
@@ -88,6 +89,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             limits=settings.limits,
             platform=Platform(settings.scheduler, settings.limits),
             links=Links(secret, public_url),
+            sealer=Sealer(secret),
             metrics=metrics,
             public_url=public_url,
             own_credential=own_credential,

@@ -9,6 +9,7 @@ from quickthaw.gateway.fal.realtime import realtime
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.schema import queue_document
 from quickthaw.gateway.fal.stream import stream
+from quickthaw.gateway.fal.tokens import create_token
 
 _REQUEST = "/queue/{endpoint:path}/requests/{request_id}"
 
@@ -21,5 +22,6 @@ ROUTES = [
     Route("/run/{endpoint:path}/stream", stream, methods=["POST"]),
     Route("/run/{endpoint:path}", run, methods=["POST"]),
     WebSocketRoute("/run/{endpoint:path}", realtime),
+    Route("/rest/tokens", create_token, methods=["POST"]),
     Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
 ]
