@@ -45,6 +45,8 @@ Credential = NewType("Credential", str)
 READY_SECONDS = 2.0
 PAUSE_SECONDS = 0.05
 PAUSE_SECONDS_MAX = 1.0
+REALTIME_CONTENTS_BYTES_MAX = 4 * 1024 * 1024
+"""Of an output's files, to have them with the end of their request; larger ones are read after."""
 
 _OPTIONS = [
     *CHANNEL_OPTIONS,
@@ -248,7 +250,12 @@ class RealtimeStream:
         with _our_errors():
             try:
                 await self._call.write(
-                    inference_pb2.RealtimeRequest(tag=tag, submit=submission, end_only=True)
+                    inference_pb2.RealtimeRequest(
+                        tag=tag,
+                        submit=submission,
+                        end_only=True,
+                        contents_bytes_max=REALTIME_CONTENTS_BYTES_MAX,
+                    )
                 )
             except asyncio.InvalidStateError as error:
                 raise Unavailable("the session with the scheduler is over") from error

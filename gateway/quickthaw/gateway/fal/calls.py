@@ -15,6 +15,7 @@ from quickthaw.gateway.fal.arguments import translate_arguments, with_previews
 from quickthaw.gateway.fal.call_options import CallOptions, read_options
 from quickthaw.gateway.fal.errors import error_answer, start_timeout_answer
 from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
+from quickthaw.gateway.fal.token_query import with_token
 from quickthaw.gateway.fal.violations import schema_violations
 from quickthaw.gateway.follow import Events, follow, next_event
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty, render
@@ -70,6 +71,8 @@ async def read_call(request: Request, *, previews: bool = False) -> Call:
     gateway = gateway_of(request)
     endpoint = parse_endpoint_id(request.path_params["endpoint"])
     options = read_options(request.headers)
+    if previews:  # A stream, which a page in a browser may open.
+        options = with_token(gateway, options, request.query_params, endpoint)
     arguments = await read_arguments(request, gateway.limits)
     return await make_call(gateway, endpoint, options, arguments, previews=previews)
 

@@ -109,11 +109,12 @@ async def _answer(frame: bytes | str, opened: Opened, runs: Runs) -> tuple[bytes
     arguments = decode(frame)
     named = arguments.pop("request_id", None)
     call = await opened.call(arguments)
-    finished = await runs.run(call)
+    end = await runs.run(call)
+    finished = end.event.finished
     if finished.state != types_pb2.REQUEST_STATE_SUCCEEDED:
         answer = failure_answer(finished.failure)
         raise HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
-    output = await packed_output(call, finished)
+    output = await packed_output(call, finished, end.contents)
     known = isinstance(named, str) and 0 < len(named) <= REQUEST_ID_CHARS_MAX
     output["request_id"] = named if known else finished.request_id
     return encode(output), finished.receipt.run_ms / 1000

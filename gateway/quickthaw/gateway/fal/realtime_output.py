@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quickthaw.gateway.fal.calls import Call
 from quickthaw.gateway.fal.frames import Packed
 from quickthaw.gateway.fal.output import data_uri, file_object, output_with, read_whole
 from quickthaw.v1 import types_pb2
 
 
-async def packed_output(call: Call, finished: types_pb2.Request) -> dict[str, Packed]:
-    """Each file has `url`, and `content` unless the files together are too large to send."""
+async def packed_output(
+    call: Call, finished: types_pb2.Request, sent: Sequence[bytes]
+) -> dict[str, Packed]:
+    """Each file has `url`, and `content` unless the files together are too large to send.
+
+    `sent`: the files' bytes if they came with the end, or nothing.
+    """
     gateway = call.gateway
     total = sum(artifact.size_bytes for artifact in finished.artifacts)
     inlined = total <= gateway.limits.inline_bytes_max
     files, contents = [], []
-    for artifact in finished.artifacts:
-        data = await read_whole(gateway, call.credential, artifact.uri) if inlined else None
+    for index, artifact in enumerate(finished.artifacts):
+        data: bytes | None = None
+        if sent:
+            data = sent[index]
+        elif inlined:
+            data = await read_whole(gateway, call.credential, artifact.uri)
         # Without a key of its own the gateway cannot read files for a link's holder.
         if data is not None and (call.sync_mode or not gateway.own_credential):
             url = data_uri(artifact.content_type, data)

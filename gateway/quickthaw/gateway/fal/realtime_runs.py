@@ -26,8 +26,8 @@ class Runs:
             self._stream.close()
             self._stream = None
 
-    async def run(self, call: Call) -> types_pb2.Request:
-        """The terminal request.
+    async def run(self, call: Call) -> inference_pb2.RealtimeResponse:
+        """With the terminal request, and its files' bytes unless they are large.
 
         A session that breaks has its requests cancelled by the scheduler, which is why the input
         may be sent again. Raises HttpError and errors of the platform for one that was refused.
@@ -44,7 +44,7 @@ class Runs:
             else:
                 if end.HasField("refused"):
                     raise call.explain(_refusal(end.refused))
-                return end.event.finished
+                return end
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 

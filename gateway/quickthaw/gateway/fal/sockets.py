@@ -11,6 +11,7 @@ from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.fal.call_options import CallOptions, read_options
 from quickthaw.gateway.fal.calls import Call, make_call
 from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
+from quickthaw.gateway.fal.token_query import with_token
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.wire.errors import ModelNotFound
 
@@ -34,7 +35,7 @@ async def open_socket(websocket: WebSocket) -> Opened:
     gateway = websocket.state.gateway
     assert isinstance(gateway, Gateway)
     asked = parse_endpoint_id(websocket.path_params["endpoint"])
-    options = read_options(websocket.headers)
+    options = with_token(gateway, read_options(websocket.headers), websocket.query_params, asked)
     missing = ModelNotFound(f"no model is served at {asked}")
     for endpoint in _candidates(asked):
         try:

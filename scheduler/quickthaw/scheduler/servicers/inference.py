@@ -42,7 +42,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     async def Submit(
         self, request: inference_pb2.SubmitRequest, context: Context
     ) -> inference_pb2.SubmitResponse:
-        accepted = await self._submissions.submit(auth.caller().tenant, convert.submission(request))
+        who = auth.caller()
+        submission = convert.submission(request, who.key_id)
+        accepted = await self._submissions.submit(who.tenant, submission)
         view = accepted.view
         return inference_pb2.SubmitResponse(
             request_id=view.request_id,
@@ -55,7 +57,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.SubmitRequest, context: Context
     ) -> types_pb2.Request:
         accepted = await self._submissions.submit_while_wanted(
-            auth.caller().tenant, convert.submission(request), self._caller_gone
+            auth.caller().tenant,
+            convert.submission(request, auth.caller().key_id),
+            self._caller_gone,
         )
         try:
             view = await self._requests.end_of(accepted)
@@ -107,7 +111,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.SubmitRequest, context: Context
     ) -> inference_pb2.QuoteResponse:
         tenant = auth.caller().tenant
-        prepared, _model = self._submissions.prepare(tenant, convert.submission(request))
+        submission = convert.submission(request, auth.caller().key_id)
+        prepared, _model = self._submissions.prepare(tenant, submission)
         return convert.quote_message(self._requests.quote(prepared))
 
     async def Realtime(
@@ -116,7 +121,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         context: Context,
     ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
         session = RealtimeSession(
-            auth.caller().tenant, self._submissions, self._requests, self._realtime_in_flight_max
+            auth.caller().tenant,
+            self._submissions,
+            self._requests,
+            self._artifacts,
+            self._realtime_in_flight_max,
         )
         async for response in session.serve(request_iterator):
             yield response

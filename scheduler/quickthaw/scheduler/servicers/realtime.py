@@ -7,19 +7,22 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator
 
+from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import checked_text, invalid
 from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.submissions import Accepted, Submissions
 from quickthaw.scheduler.views import RequestView
-from quickthaw.v1 import inference_pb2
+from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.status import translate
 
 logger = logging.getLogger(__name__)
 
 TAG_CHARS_MAX = 200
+CONTENTS_BYTES_MAX = 4 * 1024 * 1024
+"""Of an end's artifacts, whatever the caller would take: they share a message with the end."""
 OUTBOUND_MAX = 256
 """Answers that may wait for a slow reader; then the session's requests wait with them."""
 
@@ -28,11 +31,17 @@ class RealtimeSession:
     """Lives as long as its stream. The worker that ran the last request is hinted for the next."""
 
     def __init__(
-        self, tenant: str, submissions: Submissions, requests: Requests, in_flight_max: int
+        self,
+        tenant: str,
+        submissions: Submissions,
+        requests: Requests,
+        artifacts: Artifacts,
+        in_flight_max: int,
     ) -> None:
         self._tenant = tenant
         self._submissions = submissions
         self._requests = requests
+        self._artifacts = artifacts
         self._in_flight_max = in_flight_max
         self._running: dict[str, asyncio.Task[None]] = {}
         self._views: dict[str, RequestView] = {}
@@ -80,11 +89,11 @@ class RealtimeSession:
                 if (view := self._views.get(tag)) is not None:
                     self._requests.cancel(view, "cancelled by the caller")
             case "submit":
-                self._begin(tag, message.submit, end_only=message.end_only)
+                self._begin(tag, message)
             case None:
                 raise invalid("kind", "is missing: send `submit` or `cancel`")
 
-    def _begin(self, tag: str, message: inference_pb2.SubmitRequest, *, end_only: bool) -> None:
+    def _begin(self, tag: str, message: inference_pb2.RealtimeRequest) -> None:
         if tag in self._running:
             raise invalid("tag", f"{tag!r} is in use; each input of a session needs its own")
         if len(self._running) >= self._in_flight_max:
@@ -92,7 +101,7 @@ class RealtimeSession:
                 f"{self._in_flight_max} inputs of this session are in flight; wait for one to end",
                 retry_delay_seconds=0.1,
             )
-        submission = convert.submission(message)
+        submission = convert.submission(message.submit, auth.caller().key_id)
         if not submission.worker_hint:
             submission = dataclasses.replace(submission, worker_hint=self._worker_hint)
         begun = None
@@ -100,17 +109,17 @@ class RealtimeSession:
             begun = self._submissions.begin_ahead(self._tenant, submission)
         if begun is not None:
             self._views[tag] = begun.view
-        task = asyncio.create_task(self._run(tag, submission, begun, end_only))
+        task = asyncio.create_task(self._run(message, submission, begun))
         self._running[tag] = task
         task.add_done_callback(lambda _done: self._running.pop(tag, None))
 
     async def _run(
         self,
-        tag: str,
+        message: inference_pb2.RealtimeRequest,
         submission: convert.Submission,
         begun: LiveRequest | None,
-        end_only: bool,
     ) -> None:
+        tag = message.tag
         try:
             if begun is None:
                 accepted = await self._submissions.submit_while_wanted(
@@ -119,16 +128,16 @@ class RealtimeSession:
             else:
                 accepted = Accepted(begun.view, begun)
             view = self._views[tag] = accepted.view
-            if end_only:
+            if message.end_only:
                 ended = await self._requests.end_of(accepted)
                 event = convert.event_message(view.request_id, 1, ended.finished_ms, ended)
-                await self._tell(tag, event)
+                await self._tell(message, event)
                 return
             async for entry in self._requests.watch(self._tenant, view.request_id, 0):
                 event = convert.event_message(
                     view.request_id, entry.sequence, entry.unix_ms, entry.payload
                 )
-                await self._tell(tag, event)
+                await self._tell(message, event)
         except errors.QuickthawError as error:
             await self._refuse(tag, error)
         except Exception as error:
@@ -136,9 +145,28 @@ class RealtimeSession:
         finally:
             self._views.pop(tag, None)
 
-    async def _tell(self, tag: str, event: inference_pb2.Event) -> None:
-        self._worker_hint = event.finished.receipt.worker_id or self._worker_hint
-        await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, event=event))
+    async def _tell(
+        self, message: inference_pb2.RealtimeRequest, event: inference_pb2.Event
+    ) -> None:
+        answer = inference_pb2.RealtimeResponse(tag=message.tag, event=event)
+        if event.HasField("finished"):
+            self._worker_hint = event.finished.receipt.worker_id or self._worker_hint
+            bytes_max = min(message.contents_bytes_max, CONTENTS_BYTES_MAX)
+            answer.contents.extend(await self._contents(event.finished, bytes_max))
+        await self._outbound.put(answer)
+
+    async def _contents(self, finished: types_pb2.Request, bytes_max: int) -> list[bytes]:
+        """None of them if they are too large, or if one cannot be read: it is asked for again, and
+        the caller is told then what is wrong with it."""
+        if sum(artifact.size_bytes for artifact in finished.artifacts) > bytes_max:
+            return []
+        try:
+            return [
+                b"".join([chunk async for chunk in self._artifacts.read(artifact)])
+                for artifact in finished.artifacts
+            ]
+        except errors.QuickthawError:
+            return []
 
     async def _refuse(self, tag: str, error: errors.QuickthawError) -> None:
         refused = convert.failure_message(error)
