@@ -25,6 +25,7 @@ from quickthaw.v1 import (
     fleet_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    traffic_pb2_grpc,
     types_pb2,
 )
 from quickthaw.wire.limits import CHANNEL_OPTIONS
@@ -113,6 +114,10 @@ class Caller:
     @property
     def accounts(self) -> billing_pb2_grpc.AccountsAsyncStub:
         return billing_pb2_grpc.AccountsStub(self.channel)
+
+    @property
+    def traffic(self) -> traffic_pb2_grpc.TrafficAsyncStub:
+        return traffic_pb2_grpc.TrafficStub(self.channel)
 
     async def submit(self, model: str = "test/tiny", **fields: object) -> str:
         """Submits `a red circle`; the request's id."""

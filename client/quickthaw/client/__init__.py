@@ -67,6 +67,7 @@ from quickthaw.client.requests import (
 from quickthaw.client.retry import Context, RetryPolicy
 from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, RunFile, default_data_dir, find_endpoint
+from quickthaw.client.traffic import TrafficEntry
 
 __all__ = [
     "Artifact",
@@ -120,6 +121,7 @@ __all__ = [
     "SubmitOptions",
     "Submitted",
     "Tier",
+    "TrafficEntry",
     "Usage",
     "UsageLine",
     "Visibility",

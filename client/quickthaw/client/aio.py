@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from quickthaw.client import artifacts, inference, operators
+from quickthaw.client import artifacts, inference, operators, traffic
 from quickthaw.client.async_driver import AsyncDriver
 from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
@@ -27,6 +27,7 @@ from quickthaw.client.requests import (
 from quickthaw.client.retry import Context
 from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, find_endpoint
+from quickthaw.client.traffic import TrafficEntry
 
 
 class AsyncClient:
@@ -157,6 +158,14 @@ class AsyncClient:
     ) -> AsyncGenerator[LedgerLine, None]:
         """As `Client.ledger`, with its errors."""
         return self._driver.iterate(operators.ledger(self._context, period or Period(), request_id))
+
+    def traffic(
+        self, *, from_unix_ms: int = 0, until_unix_ms: int = 0
+    ) -> AsyncGenerator[TrafficEntry, None]:
+        """As `Client.traffic`, with its errors."""
+        return self._driver.iterate(
+            traffic.list_traffic(self._context, from_unix_ms, until_unix_ms)
+        )
 
     async def prices(self) -> PriceTable:
         """As `Client.prices`, with its errors."""

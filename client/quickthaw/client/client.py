@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from quickthaw.client import artifacts, inference, operators
+from quickthaw.client import artifacts, inference, operators, traffic
 from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.events import Event
@@ -25,6 +25,7 @@ from quickthaw.client.requests import (
 from quickthaw.client.retry import Context
 from quickthaw.client.settings import Endpoint, find_endpoint
 from quickthaw.client.sync_driver import SyncDriver
+from quickthaw.client.traffic import TrafficEntry
 
 
 class Client:
@@ -173,6 +174,14 @@ class Client:
     ) -> Generator[LedgerLine, None, None]:
         """One line for each finished attempt, oldest first. Raises PermissionDenied for others'."""
         return self._driver.iterate(operators.ledger(self._context, period or Period(), request_id))
+
+    def traffic(
+        self, *, from_unix_ms: int = 0, until_unix_ms: int = 0
+    ) -> Generator[TrafficEntry, None, None]:
+        """Every tenant's ended requests, in order of submission. Raises PermissionDenied."""
+        return self._driver.iterate(
+            traffic.list_traffic(self._context, from_unix_ms, until_unix_ms)
+        )
 
     def prices(self) -> PriceTable:
         """The price table in force."""

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, types_pb2
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, traffic_pb2, types_pb2
 
 RequestT_co = TypeVar("RequestT_co", bound=Message, covariant=True)
 ResponseT_co = TypeVar("ResponseT_co", bound=Message, covariant=True)
@@ -101,6 +101,12 @@ UNCORDON = Method(
     "/quickthaw.v1.Fleet/Uncordon", fleet_pb2.UncordonRequest, fleet_pb2.UncordonResponse
 )
 EXPLAIN = Method("/quickthaw.v1.Fleet/Explain", fleet_pb2.ExplainRequest, fleet_pb2.ExplainResponse)
+
+LIST_TRAFFIC = Method(
+    "/quickthaw.v1.Traffic/ListTraffic",
+    traffic_pb2.ListTrafficRequest,
+    traffic_pb2.ListTrafficResponse,
+)
 
 GET_USAGE = Method(
     "/quickthaw.v1.Billing/GetUsage", billing_pb2.GetUsageRequest, billing_pb2.GetUsageResponse

@@ -31,6 +31,7 @@ from quickthaw.scheduler.servicers.catalog import CatalogServicer
 from quickthaw.scheduler.servicers.fleet import FleetServicer
 from quickthaw.scheduler.servicers.inference import InferenceServicer
 from quickthaw.scheduler.servicers.webhooks import WebhooksServicer
+from quickthaw.scheduler.servicers.traffic import TrafficServicer
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.journal import JournalLimits
 from quickthaw.scheduler.store.queries import key_record
@@ -45,6 +46,7 @@ from quickthaw.v1 import (
     catalog_pb2_grpc,
     fleet_pb2_grpc,
     inference_pb2_grpc,
+    traffic_pb2_grpc,
     webhooks_pb2_grpc,
 )
 from quickthaw.wire import errors
@@ -185,6 +187,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         ),
         server,
     )
+    traffic_pb2_grpc.add_TrafficServicer_to_server(TrafficServicer(store.reader), server)
     billing_pb2_grpc.add_BillingServicer_to_server(BillingServicer(store.reader, prices), server)
     billing_pb2_grpc.add_AccountsServicer_to_server(
         AccountsServicer(

@@ -12,7 +12,14 @@ from grpc_reflection.v1alpha import reflection
 
 from quickthaw.scheduler.auth import AuthInterceptor
 from quickthaw.scheduler.metrics import SchedulerMetrics
-from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, webhooks_pb2
+from quickthaw.v1 import (
+    billing_pb2,
+    catalog_pb2,
+    fleet_pb2,
+    inference_pb2,
+    traffic_pb2,
+    webhooks_pb2,
+)
 from quickthaw.wire.limits import SERVER_OPTIONS
 from quickthaw.wire.process import Address, address_in_use
 from quickthaw.wire.status import ErrorInterceptor
@@ -21,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 SERVICES: Sequence[str] = tuple(
     service.full_name
-    for module in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2, webhooks_pb2)
+    for module in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2, traffic_pb2, webhooks_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 

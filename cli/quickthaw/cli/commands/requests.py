@@ -70,6 +70,36 @@ def list_requests(
     session.out.show(found, render)
 
 
+@session_command(app, "export")
+def export(
+    session: Session,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.", show_default=False),
+    ] = None,
+    days: Annotated[
+        float, typer.Option(min=0.0, help="Only the newest; 0 for everything there is.")
+    ] = 7.0,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="At most so many, the oldest first.")
+    ] = 1_000_000,
+) -> None:
+    """Write a log of everybody's requests, for `quickthaw bench simulate --replay`.
+
+    JSON lines: what was asked for when, how long it took where. No inputs, no outputs, no keys;
+    tenants are numbered. Needs a key with the scope `admin`.
+
+    ```
+    quickthaw requests export --days 30 --output mine.jsonl
+    quickthaw bench simulate --replay mine.jsonl --size --p99 20
+    ```
+    """
+    from quickthaw.cli.exporting import log_lines, write_log
+
+    with session.client() as client:
+        write_log(log_lines(client, days, limit), output, session.out)
+
+
 @session_command(app, "show")
 def show(session: Session, request: RequestArgument) -> None:
     """One request: its input, state, files and receipt."""
