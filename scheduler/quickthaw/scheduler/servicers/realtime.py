@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator
 
+from quickthaw.scheduler import auth
 from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import checked_text, invalid
