@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from quickthaw.gateway.server import Listening, serve
@@ -13,7 +14,7 @@ from quickthaw.wire.process import configure_logs
 
 def main() -> int:
     try:
-        settings = parse_settings(sys.argv[1:])
+        settings = parse_settings(sys.argv[1:], os.environ)
         configure_logs(settings.log_level, as_json=settings.log_json)
         asyncio.run(serve(settings, _say_ready))
     except QuickthawError as error:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from quickthaw.gateway.links import Links
 from quickthaw.gateway.metrics import GatewayMetrics
+from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import Limits
@@ -31,6 +32,10 @@ class Gateway:
     ca_pem: bytes = b""
     """The local certificate authority's certificate, for clients to trust; empty without one."""
     default_model: str = ""
+    webhook_outbound: Outbound | None = None
+    """Calls the receivers of webhooks; None where the gateway delivers none."""
+    followed: int = 0
+    """Predictions whose way is told to a receiver now."""
     draining: bool = False
     _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 

@@ -187,7 +187,7 @@ def _exchange(scope: Scope, path: str) -> Exchange:
         surface=surface,
         method=scope.get("method", "WEBSOCKET"),
         # A link to a file is a capability and a query may hold a token: neither is for a log.
-        path="/files/..." if surface == "files" else quote(path)[:_PATH_CHARS_MAX],
+        path=f"/{surface}/..." if surface in ("files", "v1") else quote(path)[:_PATH_CHARS_MAX],
         client=client[0] if client else "-",
         request_id=str(uuid.uuid4()),
     )

@@ -50,6 +50,21 @@ class GatewayMetrics:
             ["reason"],
             registry=registry,
         )
+        self.webhooks = Counter(
+            "quickthaw_gateway_webhooks_total",
+            "Attempts to deliver a webhook, by dialect and outcome.",
+            ["dialect", "outcome"],
+            registry=registry,
+        )
+        self.webhook_seconds = Histogram(
+            "quickthaw_gateway_webhook_seconds",
+            "One attempt to deliver a webhook, answered or not.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.open_webhooks = Gauge(
+            "quickthaw_gateway_open_webhooks", "Webhooks on their way now.", registry=registry
+        )
         self.stalled_readers = Counter(
             "quickthaw_gateway_stalled_readers_total",
             "Connections cut because the reader took nothing for too long.",

@@ -28,6 +28,8 @@ from quickthaw.v1 import (
     inference_pb2,
     inference_pb2_grpc,
     types_pb2,
+    webhooks_pb2,
+    webhooks_pb2_grpc,
 )
 from quickthaw.wire.errors import QuickthawError, Unavailable
 from quickthaw.wire.limits import CHANNEL_OPTIONS
@@ -43,6 +45,7 @@ Credential = NewType("Credential", str)
 """A key as the `authorization` metadata carries it; empty for a caller that sent none."""
 
 READY_SECONDS = 2.0
+LISTINGS_CACHED_MAX = 16
 PAUSE_SECONDS = 0.05
 PAUSE_SECONDS_MAX = 1.0
 REALTIME_CONTENTS_BYTES_MAX = 4 * 1024 * 1024
@@ -67,6 +70,7 @@ class Platform:
         self._channel = grpc.aio.insecure_channel(str(scheduler), options=_OPTIONS)
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
+        self._webhooks = webhooks_pb2_grpc.WebhooksStub(self._channel)
         self._accounts = billing_pb2_grpc.AccountsStub(self._channel)
         # The generated stub's types know only the threaded channel.
         self._health_check = self._channel.unary_unary(
@@ -74,6 +78,8 @@ class Platform:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
+        self._billing = billing_pb2_grpc.BillingStub(self._channel)
+        self._listed: OrderedDict[Credential, tuple[float, list[catalog_pb2.Model]]] = OrderedDict()
         self._models: OrderedDict[tuple[Credential, str], tuple[float, catalog_pb2.Model]] = (
             OrderedDict()
         )
@@ -204,6 +210,79 @@ class Platform:
                 break
             page.page.token = answer.next_page_token
         return found[: self._limits.models_listed_max]
+
+    async def claim_webhooks(
+        self, credential: Credential, request: webhooks_pb2.ClaimWebhooksRequest
+    ) -> list[webhooks_pb2.WebhookDelivery]:
+        answer = await self._short(
+            self._webhooks.Claim(
+                request,
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds + request.wait_ms / 1000,
+            )
+        )
+        return list(answer.deliveries)
+
+    async def report_webhook(
+        self, credential: Credential, request: webhooks_pb2.ReportWebhookRequest
+    ) -> None:
+        """Tried again while the scheduler restarts: a lease that was settled ignores a second."""
+        await self._patiently(
+            lambda: self._webhooks.Report(
+                request, metadata=_metadata(credential), timeout=self._limits.call_seconds
+            )
+        )
+
+    async def signing_keys(self, credential: Credential) -> list[webhooks_pb2.SigningKey]:
+        """Newest first."""
+        answer = await self._patiently(
+            lambda: self._webhooks.ListSigningKeys(
+                webhooks_pb2.ListSigningKeysRequest(),
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds,
+            )
+        )
+        return list(answer.keys)
+
+    async def webhook_secret(self, credential: Credential) -> webhooks_pb2.GetWebhookSecretResponse:
+        return await self._patiently(
+            lambda: self._webhooks.GetSecret(
+                webhooks_pb2.GetWebhookSecretRequest(),
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds,
+            )
+        )
+
+    async def list_requests(
+        self, credential: Credential, request: inference_pb2.ListRequestsRequest
+    ) -> inference_pb2.ListRequestsResponse:
+        return await self._patiently(
+            lambda: self._inference.List(
+                request, metadata=_metadata(credential), timeout=self._limits.call_seconds
+            )
+        )
+
+    async def prices(self, credential: Credential) -> list[billing_pb2.Price]:
+        answer = await self._patiently(
+            lambda: self._billing.GetPrices(
+                billing_pb2.GetPricesRequest(),
+                metadata=_metadata(credential),
+                timeout=self._limits.call_seconds,
+            )
+        )
+        return list(answer.prices)
+
+    async def listed_models(self, credential: Credential) -> list[catalog_pb2.Model]:
+        """As `models`, at most `model_cache_seconds` old."""
+        now = time.monotonic()
+        if (known := self._listed.get(credential)) is not None and known[0] > now:
+            return known[1]
+        found = await self.models(credential)
+        self._listed[credential] = (now + self._limits.model_cache_seconds, found)
+        self._listed.move_to_end(credential)
+        if len(self._listed) > LISTINGS_CACHED_MAX:
+            self._listed.popitem(last=False)
+        return found
 
     async def _patiently(self, make_call: Callable[[], Awaitable[T]]) -> T:
         """A short call that can be repeated; a scheduler that restarts is waited for."""

@@ -12,7 +12,9 @@ from quickthaw.gateway.answers import ErrorAnswer
 from quickthaw.gateway.bodies import until_gone
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.json_text import Json, JsonObject, render
+from quickthaw.v1 import types_pb2
 
+RUNNER_HINTS_HEADER = "x-fal-runner-hints"
 REQUEST_ID_HEADER = "x-fal-request-id"
 ERROR_TYPE_HEADER = "x-fal-error-type"
 
@@ -21,6 +23,12 @@ def json_response(
     value: Json, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     return Response(render(value), status, dict(headers or {}), media_type="application/json")
+
+
+def runner_hints(request: types_pb2.Request) -> dict[str, str]:
+    """Where the model is warm now: what a later call may give as its runner hint."""
+    worker_id = request.receipt.worker_id
+    return {RUNNER_HINTS_HEADER: worker_id} if worker_id.isascii() and worker_id else {}
 
 
 def error_body(answer: ErrorAnswer) -> JsonObject:
@@ -94,6 +102,11 @@ class EventStream(Response):
         finally:
             self._on_end()
 
+    def encode(self, event: JsonObject) -> bytes:
+        """One event as it goes over the wire."""
+        name = f"event: {event['type']}\n" if self._named else ""
+        return f"{name}data: {render(event)}\n\n".encode()
+
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         following: asyncio.Task[JsonObject | None] | None = None
@@ -107,8 +120,7 @@ class EventStream(Response):
                 event = following.result()
                 if event is None:
                     break
-                name = f"event: {event['type']}\n" if self._named else ""
-                await send(_chunk(f"{name}data: {render(event)}\n\n".encode()))
+                await send(_chunk(self.encode(event)))
         finally:
             # The source's own `finally` is to run now and not at some collection of garbage.
             if following is not None and not following.done():

@@ -17,16 +17,18 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from quickthaw.gateway.app import build_app
+from quickthaw.gateway.app import WEBHOOK_BODIES, build_app
 from quickthaw.gateway.context import FAREWELL_SECONDS, Gateway
 from quickthaw.gateway.door import Authority, Port
 from quickthaw.gateway.door.authority import own_context
 from quickthaw.gateway.http11 import protocol_with
 from quickthaw.gateway.links import Links, load_key, load_secret
 from quickthaw.gateway.metrics import GatewayMetrics
+from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import GatewaySettings, Limits
+from quickthaw.gateway.webhooks import Deliverer, delivering
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address, address_in_use, serve_metrics, watch_loop_lag
@@ -102,6 +104,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             lag = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds))
             stack.callback(lag.cancel)
             tls = _tls(settings, authority)
+            await _deliver_webhooks(settings, gateway, stack)
             await stack.enter_async_context(_served(gateway, listener, settings.limits, tls))
             yield Listening(address, public_url, metrics_url)
 
@@ -211,6 +214,22 @@ def _serve_metrics(
     stack.callback(server.server_close)
     stack.callback(server.shutdown)
     return f"http://{address}/metrics"
+
+
+async def _deliver_webhooks(
+    settings: GatewaySettings, gateway: Gateway, stack: contextlib.AsyncExitStack
+) -> None:
+    """Only a gateway with a key of its own may claim what is due."""
+    if not gateway.own_credential:
+        return
+    outbound = Outbound(
+        allow_private=settings.webhook_allow_private,
+        open_max=settings.limits.webhook_deliveries_max,
+    )
+    stack.push_async_callback(outbound.close)
+    gateway.webhook_outbound = outbound
+    deliverer = Deliverer(gateway, outbound, WEBHOOK_BODIES)
+    await stack.enter_async_context(delivering(deliverer))
 
 
 def _say_what_is_missing(settings: GatewaySettings) -> None:

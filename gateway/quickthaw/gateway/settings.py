@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,6 +55,10 @@ class Limits:
     models_cached_max: int = 1024
     models_listed_max: int = 10_000
     model_cache_seconds: float = 5.0
+    webhook_deliveries_max: int = 32
+    """Webhooks that are delivered at once."""
+    webhook_seconds: float = 15.0
+    """One attempt to deliver, from resolving the name to the answer."""
     previews_per_stream: int = 8
     """How many previews a stream asks the model for, spread over its steps."""
 
@@ -79,12 +83,14 @@ class GatewaySettings:
     """The operator's own certificate with its chain, and its key; both or neither."""
     default_model: str = ""
     """For OpenAI calls that name none; empty: there is none."""
+    webhook_allow_private: bool = False
+    """Deliver webhooks to private and local addresses too."""
     log_level: str = "info"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
-def parse_settings(arguments: Sequence[str]) -> GatewaySettings:
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> GatewaySettings:
     """From a command line. Raises SettingsInvalid; argparse itself exits on unknown flags."""
     parsed = _parser().parse_args(arguments)
     limits = {entry.name: getattr(parsed, entry.name) for entry in fields(Limits)}
@@ -105,6 +111,8 @@ def parse_settings(arguments: Sequence[str]) -> GatewaySettings:
         tls_certificate=parsed.tls_certificate,
         tls_key=parsed.tls_key,
         default_model=parsed.default_model,
+        webhook_allow_private=parsed.webhook_allow_private
+        or environment.get("QUICKTHAW_WEBHOOK_ALLOW_PRIVATE") == "1",
         log_level=parsed.log_level,
         log_json=parsed.log_json,
         limits=Limits(**limits),
@@ -153,6 +161,12 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="MODEL",
         help="for calls of the OpenAI API that name none",
+    )
+    parser.add_argument(
+        "--webhook-allow-private",
+        action="store_true",
+        help="deliver webhooks to private and local addresses too; also "
+        "QUICKTHAW_WEBHOOK_ALLOW_PRIVATE=1",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]

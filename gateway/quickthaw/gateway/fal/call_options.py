@@ -14,6 +14,7 @@ from quickthaw.wire.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 KEY_CHARS_MAX = 512
 HINT_CHARS_MAX = 200
+_YES = frozenset({"1", "true", "yes"})
 START_TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
 
 
@@ -25,6 +26,8 @@ class CallOptions:
     """From submission until a worker must have begun."""
     worker_hint: str
     idempotency_key: str
+    no_retry: bool = False
+    """The loss of its worker ends the request."""
 
 
 def read_options(headers: Mapping[str, str]) -> CallOptions:
@@ -36,6 +39,7 @@ def read_options(headers: Mapping[str, str]) -> CallOptions:
         start_timeout_seconds=_start_timeout(headers.get("x-fal-request-timeout")),
         worker_hint=_printable(headers.get("x-fal-runner-hint", "")[:HINT_CHARS_MAX]),
         idempotency_key=_idempotency_key(headers.get("idempotency-key", "")),
+        no_retry=headers.get("x-fal-no-retry", "").strip().lower() in _YES,
     )
 
 

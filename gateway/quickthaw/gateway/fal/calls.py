@@ -56,6 +56,7 @@ class Call:
             priority=self.options.priority,
             worker_hint=self.options.worker_hint,
             idempotency_key=self.options.idempotency_key if keyed else "",
+            attempts_max=1 if self.options.no_retry else 0,
         )
 
     def explain(self, error: QuickthawError) -> Exception:
@@ -66,15 +67,25 @@ class Call:
         return HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
 
 
-async def read_call(request: Request, *, previews: bool = False) -> Call:
-    """Raises HttpError, ClientGone and the platform's errors for the model and the key."""
+async def read_call(request: Request, *, previews: bool = False, as_they_are: bool = False) -> Call:
+    """Raises HttpError, ClientGone and the platform's errors for the model and the key.
+
+    `as_they_are`: arguments that cannot be translated are passed on, for the platform to refuse.
+    """
     gateway = gateway_of(request)
     endpoint = parse_endpoint_id(request.path_params["endpoint"])
     options = read_options(request.headers)
     if previews:  # A stream, which a page in a browser may open.
         options = with_token(gateway, options, request.query_params, endpoint)
     arguments = await read_arguments(request, gateway.limits)
-    return await make_call(gateway, endpoint, options, arguments, previews=previews)
+    try:
+        return await make_call(gateway, endpoint, options, arguments, previews=previews)
+    except HttpError as error:
+        if error.answer.status != 422 or not as_they_are:
+            raise
+    model = await gateway.platform.model(options.credential, endpoint.full)
+    schema = object_or_empty(model.input_schema_json)
+    return Call(gateway, endpoint, options, schema, arguments, sync_mode=False)
 
 
 async def make_call(

@@ -53,6 +53,8 @@ def error_answer(error: errors.QuickthawError, violations: list[Item] | None = N
     headers: dict[str, str] = {}
     if error.retry_delay_seconds is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_delay_seconds)))
+    if isinstance(error, errors.StartTimeout):
+        return start_timeout_answer()
     if isinstance(error, errors.InvalidInput):
         items = violations or stated_violations(error.violations)
         return ErrorAnswer(422, items or [_item(error, "value_error")], None, headers)

@@ -21,7 +21,7 @@ async def output_object(
     wants_inline = sync_mode or not gateway.own_credential
     total = sum(artifact.size_bytes for artifact in artifacts)
     if wants_inline and total <= gateway.limits.inline_bytes_max:
-        urls = [await _data_uri(gateway, credential, artifact) for artifact in artifacts]
+        urls = [await read_data_uri(gateway, credential, artifact) for artifact in artifacts]
     else:
         urls = [gateway.links.url(artifact.uri) for artifact in artifacts]
     files = [file_object(artifact, url) for artifact, url in zip(artifacts, urls, strict=True)]
@@ -81,7 +81,9 @@ async def read_whole(gateway: Gateway, credential: Credential, uri: str) -> byte
     return bytes(data)
 
 
-async def _data_uri(gateway: Gateway, credential: Credential, artifact: types_pb2.Artifact) -> str:
+async def read_data_uri(
+    gateway: Gateway, credential: Credential, artifact: types_pb2.Artifact
+) -> str:
     data = await read_whole(gateway, credential, artifact.uri)
     return data_uri(artifact.content_type, data)
 

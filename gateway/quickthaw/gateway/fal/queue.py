@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,27 +32,33 @@ from quickthaw.gateway.follow import TERMINAL
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import Json, object_or_empty
 from quickthaw.gateway.platform import Credential
-from quickthaw.gateway.respond import REQUEST_ID_HEADER, EventStream, json_response
-from quickthaw.v1 import types_pb2
+from quickthaw.gateway.respond import REQUEST_ID_HEADER, EventStream, json_response, runner_hints
+from quickthaw.gateway.webhooks.target import webhook_target
+from quickthaw.v1 import types_pb2, webhooks_pb2
 from quickthaw.wire.errors import (
-    InvalidArgument,
     ModelNotFound,
     QuickthawError,
     RequestNotFound,
 )
 
+QUEUE_LENGTH_MAX = 1_000_000
 _TRUE = frozenset({"true", "1"})
 
 
 async def submit(request: Request) -> Response:
-    if request.query_params.get("fal_webhook"):
-        raise InvalidArgument(
-            "fal_webhook: this gateway delivers no webhooks; poll status_url, or read the events "
-            "of status_url/stream"
+    """Arguments that do not fit are accepted as well: the result, and a webhook, tell of them."""
+    call = await read_call(request, as_they_are=True)
+    submission = call.submission(keyed=True)
+    submission.accept_invalid_input = True
+    submission.model_queue_max = _queue_max(request)
+    if (seconds := call.options.start_timeout_seconds) is not None:
+        submission.start_deadline_unix_ms = int((time.time() + seconds) * 1000)
+    if url := request.query_params.get("fal_webhook"):
+        submission.webhook.CopyFrom(
+            webhook_target(call.gateway, url, webhooks_pb2.WEBHOOK_DIALECT_FAL)
         )
-    call = await read_call(request)
     try:
-        accepted = await call.gateway.platform.submit(call.credential, call.submission(keyed=True))
+        accepted = await call.gateway.platform.submit(call.credential, submission)
     except QuickthawError as error:
         raise call.explain(error) from error
     exchange_of(request).request_id = accepted.request_id
@@ -92,7 +100,8 @@ async def result(request: Request) -> Response:
     gateway, _, credential, found = await _find(request)
     if found.state == types_pb2.REQUEST_STATE_SUCCEEDED:
         sync_mode = object_or_empty(found.input_json).get("sync_mode") is True
-        return json_response(await output_object(gateway, credential, found, sync_mode=sync_mode))
+        output = await output_object(gateway, credential, found, sync_mode=sync_mode)
+        return json_response(output, headers=runner_hints(found))
     if found.state in TERMINAL:
         answer = failure_answer(found.failure)
         raise HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
@@ -118,6 +127,21 @@ async def cancel(request: Request) -> Response:
 def _already_completed() -> Response:
     # Never 409: a client repeats that ten times.
     return json_response({"status": "ALREADY_COMPLETED"}, 400)
+
+
+def _queue_max(request: Request) -> int:
+    """How long the endpoint's queue may be for this request; 0 for however long."""
+    text = request.query_params.get("fal_max_queue_length", "")
+    if not text:
+        return 0
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:12]) <= QUEUE_LENGTH_MAX:
+        raise HttpError(
+            400,
+            f"fal_max_queue_length is {text[:40]!r}: give a whole number from 1 to "
+            f"{QUEUE_LENGTH_MAX}",
+            "bad_request",
+        )
+    return int(text)
 
 
 def _wants_logs(request: Request) -> bool:

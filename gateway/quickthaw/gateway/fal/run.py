@@ -12,7 +12,7 @@ from quickthaw.gateway.fal.errors import failure_answer
 from quickthaw.gateway.fal.output import output_object
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import JsonObject
-from quickthaw.gateway.respond import REQUEST_ID_HEADER, json_response
+from quickthaw.gateway.respond import REQUEST_ID_HEADER, json_response, runner_hints
 from quickthaw.v1 import types_pb2
 from quickthaw.wire.errors import Internal
 
@@ -20,7 +20,9 @@ from quickthaw.wire.errors import Internal
 async def run(request: Request) -> Response:
     call = await read_call(request)
     finished, output = await until_gone(request.receive, _run(request, call))
-    return json_response(output, headers={REQUEST_ID_HEADER: finished.request_id})
+    return json_response(
+        output, headers={REQUEST_ID_HEADER: finished.request_id, **runner_hints(finished)}
+    )
 
 
 async def _run(request: Request, call: Call) -> tuple[types_pb2.Request, JsonObject]:

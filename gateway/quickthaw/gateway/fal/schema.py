@@ -165,7 +165,7 @@ def _answer(description: str, schema: str) -> JsonObject:
 
 def _input_schema(schema: Mapping[str, Json]) -> JsonObject:
     properties = {
-        name: _size_schema(declared) if name in SIZE_NAMES else _openapi(declared)
+        name: _size_schema(declared) if name in SIZE_NAMES else openapi_schema(declared)
         for name, declared in schema_properties(schema).items()
     }
     required = schema.get("required")
@@ -189,14 +189,14 @@ def _size_schema(declared: Json) -> JsonObject:
     }
 
 
-def _openapi(schema: Json) -> Json:
+def openapi_schema(schema: Json) -> Json:
     """JSON Schema 2020-12 in the words of OpenAPI 3.0, which has no null type and other limits."""
     if isinstance(schema, str) or not isinstance(schema, (Mapping, Sequence)):
         return schema
     if isinstance(schema, Sequence):
-        return [_openapi(item) for item in schema]
+        return [openapi_schema(item) for item in schema]
     converted: JsonObject = {
-        name: _openapi(value) for name, value in schema.items() if not name.startswith("$")
+        name: openapi_schema(value) for name, value in schema.items() if not name.startswith("$")
     }
     types = converted.get("type")
     if isinstance(types, list):

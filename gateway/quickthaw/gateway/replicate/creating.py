@@ -1,0 +1,77 @@
+"""What a call asks for that makes a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quickthaw.gateway.fal.call_options import CallOptions
+from quickthaw.gateway.json_text import JsonObject
+from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.replicate.errors import invalid
+from quickthaw.v1 import types_pb2
+
+EVENTS = ("start", "output", "logs", "completed")
+WAIT_SECONDS_MAX = 60.0
+WAIT_MARGIN_SECONDS = 0.25
+"""A client's own patience ends half a second after the time it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    input: JsonObject
+    version: str
+    """Empty where the path names the model."""
+    webhook: str
+    events: tuple[str, ...]
+
+
+def read_wanted(body: JsonObject) -> Wanted:
+    """Raises HttpError 422, naming the field."""
+    input_ = body.get("input")
+    if input_ is None:
+        input_ = {}
+    if not isinstance(input_, dict):
+        raise invalid("input", "must be an object of the model's inputs")
+    version = body.get("version") or ""
+    if not isinstance(version, str):
+        raise invalid("version", "must be a text")
+    webhook = body.get("webhook") or body.get("webhook_completed") or ""
+    if not isinstance(webhook, str):
+        raise invalid("webhook", "must be a URL")
+    if webhook and not webhook.startswith(("http://", "https://")):
+        raise invalid("webhook", "must be an http or https URL")
+    return Wanted(input_, version, webhook, _events(body))
+
+
+def _events(body: JsonObject) -> tuple[str, ...]:
+    wanted = body.get("webhook_events_filter")
+    if wanted is None:
+        return EVENTS if body.get("webhook") else ("completed",)
+    if not isinstance(wanted, list) or not all(each in EVENTS for each in wanted):
+        raise invalid("webhook_events_filter", f"must be a list of some of {', '.join(EVENTS)}")
+    return tuple(each for each in EVENTS if each in wanted)
+
+
+def wait_seconds(headers: Mapping[str, str]) -> float:
+    """How long the answer may wait for the end; 0 if it should not. Raises HttpError 422."""
+    preference = headers.get("prefer", "").strip().lower()
+    name, _, value = preference.partition("=")
+    if name.strip() != "wait":
+        return 0.0
+    if not value:
+        return WAIT_SECONDS_MAX - WAIT_MARGIN_SECONDS
+    text = value.strip()
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:4]) <= WAIT_SECONDS_MAX:
+        raise invalid("Prefer", "wait must be 1 to 60 seconds")
+    return int(text) - WAIT_MARGIN_SECONDS
+
+
+def options(credential: Credential) -> CallOptions:
+    return CallOptions(
+        credential=credential,
+        priority=types_pb2.PRIORITY_NORMAL,
+        start_timeout_seconds=None,
+        worker_hint="",
+        idempotency_key="",
+    )

@@ -1,0 +1,145 @@
+"""Models and their versions in Replicate's words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.bodies import read_body
+from quickthaw.gateway.context import Gateway, gateway_of
+from quickthaw.gateway.fal.arguments import schema_properties
+from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.fal.schema import openapi_schema
+from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.replicate.names import find_model, replicate_name, version_id
+from quickthaw.gateway.respond import json_response
+from quickthaw.v1 import catalog_pb2
+
+PAGE_SIZE = 100
+SEARCH_RESULTS_MAX = 20
+QUERY_CHARS_MAX = 500
+COG_VERSION = "0.16.0"
+"""Of the packaging tool whose schemas these are like; clients ask for some version or other."""
+
+
+async def list_models(request: Request) -> Response:
+    gateway = gateway_of(request)
+    models = await gateway.platform.listed_models(read_credential(request.headers))
+    after = request.query_params.get("cursor", "")
+    rest = [model for model in models if model.id > after]
+    following = rest[PAGE_SIZE - 1].id if len(rest) > PAGE_SIZE else None
+    return json_response(
+        page(gateway, "models", [model_json(gateway, each) for each in rest[:PAGE_SIZE]], following)
+    )
+
+
+async def search_models(request: Request) -> Response:
+    """`QUERY`: the words as they are, or as a JSON string in quotes."""
+    gateway = gateway_of(request)
+    body = (await read_body(request, gateway.limits)).decode(errors="replace").strip()
+    words = body.strip('"').lower()[:QUERY_CHARS_MAX].split()
+    models = await gateway.platform.listed_models(read_credential(request.headers))
+    found = [
+        model
+        for model in models
+        if all(
+            word in f"{model.id} {' '.join(model.aliases)} {model.description}".lower()
+            for word in words
+        )
+    ]
+    results = [model_json(gateway, each) for each in found[:SEARCH_RESULTS_MAX]]
+    return json_response(page(gateway, "models", results, None))
+
+
+async def get_model(request: Request) -> Response:
+    return json_response(model_json(gateway_of(request), await _model(request)))
+
+
+async def list_versions(request: Request) -> Response:
+    """One: what a model was before is not kept in the catalog."""
+    gateway = gateway_of(request)
+    return json_response(page(gateway, "", [version_json(await _model(request))], None))
+
+
+async def get_version(request: Request) -> Response:
+    version = version_json(await _model(request))
+    if version["id"] != request.path_params["version"]:
+        raise HttpError(404, "there is no such version any more, or there never was one")
+    return json_response(version)
+
+
+def page(gateway: Gateway, path: str, results: Sequence[Json], following: str | None) -> JsonObject:
+    """`following`: the cursor of the next page."""
+    base = f"{gateway.public_url}/replicate/v1/{path}"
+    return {
+        "next": None if following is None else f"{base}?cursor={quote(following, safe='')}",
+        "previous": None,
+        "results": list(results),
+    }
+
+
+def model_json(gateway: Gateway, model: catalog_pb2.Model) -> JsonObject:
+    name = replicate_name(model.id)
+    owner, _, rest = name.partition("/")
+    return {
+        "url": f"{gateway.public_url}/replicate/v1/models/{name}",
+        "owner": owner,
+        "name": rest,
+        "description": model.description,
+        # What is private is not even listed for others.
+        "visibility": "public",
+        "github_url": None,
+        "paper_url": None,
+        "license_url": None,
+        "run_count": 0,
+        "cover_image_url": None,
+        "default_example": None,
+        "latest_version": version_json(model),
+    }
+
+
+def version_json(model: catalog_pb2.Model) -> JsonObject:
+    schema = object_or_empty(model.input_schema_json)
+    properties: JsonObject = {}
+    for order, (name, declared) in enumerate(schema_properties(schema).items()):
+        converted = openapi_schema(declared)
+        known = dict(converted) if isinstance(converted, dict) else {}
+        properties[name] = {"title": name.replace("_", " ").title(), **known, "x-order": order}
+    required = schema.get("required")
+    input_: JsonObject = {
+        "type": "object",
+        "title": "Input",
+        "required": list(required) if isinstance(required, list) else [],
+        "properties": properties,
+    }
+    output: JsonObject = {
+        "type": "array",
+        "title": "Output",
+        # No `x-cog-array-type`: with it a client would make a generator of the result.
+        "items": {"type": "string", "format": "uri"},
+    }
+    return {
+        "id": version_id(model.id, model.snapshot_digest),
+        "created_at": iso(model.registered_unix_ms),
+        "cog_version": COG_VERSION,
+        "openapi_schema": {
+            "openapi": "3.0.2",
+            "info": {"title": "Quickthaw", "version": "0.1.0"},
+            "paths": {},
+            "components": {"schemas": {"Input": input_, "Output": output}},
+        },
+    }
+
+
+def iso(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+async def _model(request: Request) -> catalog_pb2.Model:
+    name = f"{request.path_params['owner']}/{request.path_params['name']}"
+    return await find_model(gateway_of(request), read_credential(request.headers), name)

@@ -1,0 +1,165 @@
+"""`/replicate/v1/predictions`: made, waited for, asked about, listed, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.bodies import read_arguments, until_gone
+from quickthaw.gateway.context import Gateway, gateway_of
+from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.fal.calls import Call, make_call
+from quickthaw.gateway.fal.ids import parse_endpoint_id, parse_request_id
+from quickthaw.gateway.follow import TERMINAL, follow, next_event
+from quickthaw.gateway.front import exchange_of
+from quickthaw.gateway.json_text import JsonObject
+from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.replicate.creating import Wanted, options, read_wanted, wait_seconds
+from quickthaw.gateway.replicate.errors import invalid
+from quickthaw.gateway.replicate.hooks import tell_on_the_way
+from quickthaw.gateway.replicate.models import page
+from quickthaw.gateway.replicate.names import find_model, find_version
+from quickthaw.gateway.replicate.progress import Log, replayed
+from quickthaw.gateway.replicate.render import Told, output_of, prediction
+from quickthaw.gateway.respond import json_response
+from quickthaw.gateway.webhooks.target import webhook_target
+from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2, webhooks_pb2
+from quickthaw.wire.errors import InvalidArgument, QuickthawError
+
+PAGE_SIZE = 100
+
+
+async def create(request: Request) -> Response:
+    """By version, or `owner/name`, in the body."""
+    gateway, credential, wanted = await _read(request)
+    if not wanted.version:
+        raise invalid("version", "Field required")
+    model = await find_version(gateway, credential, wanted.version)
+    return await _create(request, gateway, credential, wanted, model)
+
+
+async def create_of_model(request: Request) -> Response:
+    gateway, credential, wanted = await _read(request)
+    name = f"{request.path_params['owner']}/{request.path_params['name']}"
+    model = await find_model(gateway, credential, name)
+    return await _create(request, gateway, credential, wanted, model)
+
+
+async def get(request: Request) -> Response:
+    gateway, credential, found = await _find(request)
+    return json_response(await whole(gateway, credential, found))
+
+
+async def cancel(request: Request) -> Response:
+    gateway, credential, found = await _find(request)
+    if found.state not in TERMINAL:
+        await gateway.platform.cancel(credential, found.request_id)
+        found = await gateway.platform.get(credential, found.request_id)
+    return json_response(await whole(gateway, credential, found))
+
+
+async def list_predictions(request: Request) -> Response:
+    """Newest first, without logs, and with links for files."""
+    gateway = gateway_of(request)
+    credential = read_credential(request.headers)
+    wanted = inference_pb2.ListRequestsRequest()
+    wanted.page.size = PAGE_SIZE
+    wanted.page.token = request.query_params.get("cursor", "")
+    answer = await gateway.platform.list_requests(credential, wanted)
+    results: list[JsonObject] = []
+    for found in answer.requests:
+        output = None
+        if gateway.own_credential:
+            output = await output_of(gateway, credential, found, inline=False)
+        results.append(prediction(gateway, credential, found, Told(output=output)))
+    return json_response(page(gateway, "predictions", results, answer.next_page_token or None))
+
+
+async def whole(gateway: Gateway, credential: Credential, found: types_pb2.Request) -> JsonObject:
+    """With its log so far and its output."""
+    log = Log(0)
+    if found.state not in (types_pb2.REQUEST_STATE_QUEUED, types_pb2.REQUEST_STATE_PLACED):
+        log = await replayed(gateway, credential, found)
+    told = Told(log.text, log.started_unix_ms, await output_of(gateway, credential, found))
+    return prediction(gateway, credential, found, told)
+
+
+async def _read(request: Request) -> tuple[Gateway, Credential, Wanted]:
+    gateway = gateway_of(request)
+    body = await read_arguments(request, gateway.limits)
+    return gateway, read_credential(request.headers), read_wanted(body)
+
+
+async def _create(
+    request: Request,
+    gateway: Gateway,
+    credential: Credential,
+    wanted: Wanted,
+    model: catalog_pb2.Model,
+) -> Response:
+    seconds = wait_seconds(request.headers)
+    call = await make_call(gateway, parse_endpoint_id(model.id), options(credential), wanted.input)
+    request_id = await _submit(call, wanted)
+    exchange_of(request).request_id = request_id
+    if wanted.webhook and wanted.events != ("completed",):
+        tell_on_the_way(gateway, credential, request_id, wanted.webhook, wanted.events)
+    if seconds:
+        await until_gone(request.receive, _wait(gateway, credential, request_id, seconds))
+    found = await gateway.platform.get(credential, request_id)
+    if found.state in TERMINAL:
+        body = await whole(gateway, credential, found)
+    else:
+        # Whatever it does by now: both clients take any other word in this answer for the end, and
+        # its missing output for the result.
+        body = prediction(gateway, credential, found, Told(status="starting"))
+    return json_response(body, 201)
+
+
+async def _submit(call: Call, wanted: Wanted) -> str:
+    submission = call.submission()
+    if wanted.webhook and "completed" in wanted.events:
+        submission.webhook.CopyFrom(
+            webhook_target(
+                call.gateway,
+                wanted.webhook,
+                webhooks_pb2.WEBHOOK_DIALECT_REPLICATE,
+                wanted.events,
+            )
+        )
+    try:
+        accepted = await call.gateway.platform.submit(call.credential, submission)
+    except InvalidArgument as error:
+        if any(each.field.startswith("webhook") for each in error.violations):
+            raise invalid("webhook", error.message) from error
+        raise call.explain(error) from error
+    except QuickthawError as error:
+        raise call.explain(error) from error
+    return accepted.request_id
+
+
+async def _wait(gateway: Gateway, credential: Credential, request_id: str, seconds: float) -> None:
+    """Until the prediction ends or the time is over."""
+    events = follow(gateway.platform, credential, request_id)
+    try:
+        async with asyncio.timeout(seconds):
+            while (event := await next_event(events)) is not None:
+                if event.HasField("finished"):
+                    return
+    except TimeoutError:
+        pass
+    finally:
+        await events.aclose()
+
+
+async def _find(request: Request) -> tuple[Gateway, Credential, types_pb2.Request]:
+    gateway = gateway_of(request)
+    credential = read_credential(request.headers)
+    try:
+        request_id = parse_request_id(request.path_params["prediction"])
+    except HttpError as error:
+        raise HttpError(404, "there is no such prediction", "not_found") from error
+    exchange_of(request).request_id = request_id
+    return gateway, credential, await gateway.platform.get(credential, request_id)
