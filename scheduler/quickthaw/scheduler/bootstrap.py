@@ -14,10 +14,12 @@ from quickthaw.scheduler.accounts import (
 )
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.core.events import AccountRecovered
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.metrics import STANDARD_CLASS
 from quickthaw.scheduler.settings import Limits, Settings
+from quickthaw.scheduler.store.account_rows import accounts
 from quickthaw.scheduler.store.queries import key_records
 from quickthaw.scheduler.store.recovery import (
     catalog_models,
@@ -36,6 +38,7 @@ def core_settings(limits: Limits, tenant_weights: dict[str, float]) -> CoreSetti
         max_attempts=limits.attempts_max,
         lease_ms=limits.lease_ms,
         heartbeat_interval_ms=limits.heartbeat_interval_ms,
+        meter_lease_ms=limits.meter_lease_ms,
         queue_max=limits.queue_max,
         queue_max_per_tenant=limits.tenant_queue_max,
         decisions_max=limits.decisions_max,
@@ -73,6 +76,8 @@ async def load_catalog(store: Store, catalog: Catalog) -> None:
 async def recover(store: Store, catalog: Catalog, dispatcher: Dispatcher) -> None:
     """Hands what operators asked of endpoints and workers, and every request that has not ended,
     to the core."""
+    for account in await store.reader.run(accounts):
+        dispatcher.feed(AccountRecovered(account))
     for changed in await store.reader.run(endpoints):
         if changed.settings is not None and changed.model in catalog.models():
             catalog.set_endpoint(changed.model, changed.settings)

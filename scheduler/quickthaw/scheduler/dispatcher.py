@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never
 
+from quickthaw.scheduler.alerts import log_alert
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.convert.requests import WatchPayload, end_columns
 from quickthaw.scheduler.convert.workers import ToWorker, scheduler_message
@@ -100,6 +101,8 @@ class Dispatcher:
         StoreUnavailable, Unavailable: then the request was never accepted.
         """
         write = self._journal.offer(rows)
+        # At once: of those that are on their way too, each must see what the others will cost.
+        self.machine.hold(request.job, self.clock.now_ms())
         self._being_journalled += 1
         write.add_done_callback(lambda done: self._accept(request, done))
         return write
@@ -122,6 +125,7 @@ class Dispatcher:
     def _accept(self, request: LiveRequest, write: asyncio.Future[None]) -> None:
         self._being_journalled -= 1
         if write.cancelled() or write.exception() is not None:
+            self.machine.release_hold(request.job.request_id)
             return
         self._begin(request)
 
@@ -221,6 +225,7 @@ class Dispatcher:
                     | commands.JournalCancel()
                     | commands.JournalMark()
                     | commands.JournalQuarantine()
+                    | commands.JournalAccount()
                     | commands.JournalEnd()
                 ):
                     rows.extend(self._rows(command))
@@ -244,11 +249,14 @@ class Dispatcher:
         | commands.JournalCancel
         | commands.JournalMark
         | commands.JournalQuarantine
+        | commands.JournalAccount
         | commands.JournalEnd,
     ) -> list[Row]:
         self._metrics.count(command)
         if not isinstance(command, commands.JournalEnd):
             return command_rows(command)
+        for alert in command.settled.alerts:
+            log_alert(alert)
         columns = end_columns(command)
         request = self.live.get(command.job.request_id)
         if request is not None:

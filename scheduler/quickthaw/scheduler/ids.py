@@ -46,6 +46,10 @@ def new_key_id() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(12))
 
 
+def new_grant_id() -> str:
+    return "grant_" + "".join(secrets.choice(_ALPHABET) for _ in range(22))
+
+
 def new_key_secret(key_id: str) -> str:
     """`qt_<key id>_<secret>`, with 256 bits of chance."""
     return f"qt_{key_id}_{secrets.token_urlsafe(32)}"

@@ -104,6 +104,17 @@ class SchedulerMetrics:
         self.billed_dollars = Counter(
             "quickthaw_billed_dollars", "Money charged.", ["tenant_class"], registry=registry
         )
+        self.budget_alerts = Counter(
+            "quickthaw_budget_alerts",
+            "Thresholds of budgets and credits that were crossed.",
+            ["tenant_class", "kind"],
+            registry=registry,
+        )
+        self.price_tables_refused = Counter(
+            "quickthaw_price_tables_refused",
+            "Changed price tables that were not taken over because they are wrong.",
+            registry=registry,
+        )
         self.failures = Counter(
             "quickthaw_request_failures",
             "Requests that ended FAILED or CANCELLED.",
@@ -172,7 +183,11 @@ class SchedulerMetrics:
                 self.load_seconds.labels(tier).observe(attempt.load_ms / 1000)
                 if attempt.start_tier is not Tier.VRAM:
                     self.cold_starts.inc()
-            case commands.JournalEnd(ledger=line) if line is not None:
+            case commands.JournalEnd(ledger=line, settled=settled) if line is not None:
+                for alert in settled.alerts:
+                    self.budget_alerts.labels(
+                        self.tenant_class(alert.account.tenant), alert.kind.value
+                    ).inc()
                 label = self.tenant_class(line.tenant)
                 self.billed_seconds.labels(label).inc(line.billed_ms / 1000)
                 self.billed_dollars.labels(label).inc(line.price_nanodollars / _NANODOLLARS)

@@ -12,16 +12,18 @@ import grpc.aio
 from quickthaw.scheduler import bootstrap
 from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
 from quickthaw.scheduler.auth import AuthInterceptor
+from quickthaw.scheduler.budgeting import Budgeting
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock, SystemClock
 from quickthaw.scheduler.convert.requests import WatchPayload
+from quickthaw.scheduler.core.events import PricesChanged
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
-from quickthaw.scheduler.prices import load_prices
+from quickthaw.scheduler.prices import load_prices, watch_prices
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.scrape import snapshot_reader
 from quickthaw.scheduler.server import Health, listen, make_server
@@ -188,10 +190,19 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         server,
     )
     traffic_pb2_grpc.add_TrafficServicer_to_server(TrafficServicer(store.reader), server)
-    billing_pb2_grpc.add_BillingServicer_to_server(BillingServicer(store.reader, prices), server)
+    budgeting = Budgeting(dispatcher, store.reader)
+    billing_pb2_grpc.add_BillingServicer_to_server(
+        BillingServicer(store.reader, budgeting, dispatcher.machine.prices), server
+    )
     billing_pb2_grpc.add_AccountsServicer_to_server(
         AccountsServicer(
-            journal=store.journal, reader=store.reader, keys=keys, clock=clock, metrics=metrics
+            journal=store.journal,
+            reader=store.reader,
+            keys=keys,
+            clock=clock,
+            metrics=metrics,
+            budgeting=budgeting,
+            new_tenant_credit_nanodollars=limits.new_tenant_credit_nanodollars,
         ),
         server,
     )
@@ -203,6 +214,15 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     await health.set_serving(True)
     tasks.append(asyncio.create_task(dispatcher.run()))
     tasks.append(asyncio.create_task(submissions.purge_idempotency_keys()))
+    if settings.prices is not None:
+        watching = watch_prices(
+            settings.prices,
+            dispatcher.machine.prices,
+            lambda table: dispatcher.feed(PricesChanged(table)),
+            metrics.price_tables_refused.inc,
+            limits.prices_check_ms / 1000,
+        )
+        tasks.append(asyncio.create_task(watching))
     tasks.append(asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds)))
     return Scheduler(
         grpc_address,

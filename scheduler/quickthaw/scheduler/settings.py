@@ -34,6 +34,15 @@ class Limits:
     attempts_max: int = _limit(3, 1, 100, "workers that may be lost under one request")
     lease_ms: int = _limit(10_000, 200, 600_000, "silence after which a worker has lost its work")
     heartbeat_interval_ms: int = _limit(1_000, 20, 60_000, "how often a worker reports")
+    meter_lease_ms: int = _limit(
+        2_000, 100, 60_000, "run time that a limited account pays for beyond what is expected"
+    )
+    prices_check_ms: int = _limit(
+        1_000, 20, 3_600_000, "how often the price table's file is looked at for changes"
+    )
+    new_tenant_credit_nanodollars: int = _limit(
+        0, 0, 10**18, "what a new tenant may spend until it is granted more; 0 for no bound"
+    )
     tick_ms: int = _limit(50, 5, 10_000, "how often leases and deadlines are looked at")
     events_per_request_max: int = _limit(256, 16, 100_000, "events kept for late watchers")
     events_total_bytes_max: int = _limit(
@@ -143,6 +152,11 @@ def _parse_limits(arguments: argparse.Namespace) -> Limits:
         raise SettingsInvalid(
             f"--lease-ms {limits.lease_ms} must be at least twice --heartbeat-interval-ms "
             f"{limits.heartbeat_interval_ms}, or one late heartbeat would lose work"
+        )
+    if limits.meter_lease_ms <= limits.heartbeat_interval_ms:
+        raise SettingsInvalid(
+            f"--meter-lease-ms {limits.meter_lease_ms} must be more than --heartbeat-interval-ms "
+            f"{limits.heartbeat_interval_ms}, or runs would stop before they hear of the next one"
         )
     return limits
 

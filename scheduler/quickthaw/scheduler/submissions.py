@@ -22,7 +22,7 @@ from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.store.webhooks import webhook_row
 from quickthaw.scheduler.views import RequestView
 from quickthaw.scheduler.webhooks import Webhooks
-from quickthaw.scheduler.work_units import work_units
+from quickthaw.scheduler.work_units import output_units, work_units
 from quickthaw.wire import errors
 
 PURGE_INTERVAL_SECONDS = 600.0
@@ -84,6 +84,8 @@ class Submissions:
             price_cap_nanodollars=submission.price_cap_nanodollars,
             start_deadline_ms=submission.start_deadline_ms,
             attempts_max=submission.attempts_max,
+            key_id=submission.key_id,
+            outputs=output_units(completed),
         )
         view = RequestView(
             request_id=job.request_id,

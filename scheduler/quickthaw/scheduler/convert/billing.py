@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from quickthaw.scheduler.convert.words import SCOPE_TO_WIRE, invalid
 from quickthaw.scheduler.core.model import LedgerLine, Outcome
 from quickthaw.scheduler.core.pricing import PriceTable
@@ -33,6 +35,10 @@ def ledger_line_message(line: LedgerLine) -> billing_pb2.LedgerLine:
         price_nanodollars=line.price_nanodollars,
         price_version=line.price_version,
         waiver=line.waiver,
+        key_id=line.key_id,
+        unit=line.unit,
+        micro_units=line.micro_units,
+        unit_price_nanodollars=line.unit_price_nanodollars,
     )
 
 
@@ -60,6 +66,8 @@ def usage_line_message(usage: Usage) -> billing_pb2.UsageLine:
         metered_ms=usage.metered_ms,
         billed_ms=usage.billed_ms,
         price_nanodollars=usage.price_nanodollars,
+        key_id=usage.key_id,
+        day=usage.day,
     )
 
 
@@ -68,11 +76,26 @@ def prices_message(prices: PriceTable) -> billing_pb2.GetPricesResponse:
     rates = {**prices.rates, "default": prices.default_rate_nanodollars_per_second}
     return billing_pb2.GetPricesResponse(
         version=prices.version,
-        prices=[
-            billing_pb2.Price(gpu_type=gpu_type, rate_nanodollars_per_second=rate)
-            for gpu_type, rate in sorted(rates.items())
+        prices=_price_messages(rates),
+        models=[
+            billing_pb2.ModelPrice(
+                model=model,
+                rate_nanodollars_per_second=price.rate_nanodollars_per_second,
+                rates=_price_messages(price.rates),
+                unit=price.unit.value if price.unit is not None else "",
+                unit_price_nanodollars=price.unit_price_nanodollars,
+            )
+            for model, price in sorted(prices.models.items())
         ],
+        dedicated=_price_messages(prices.dedicated_rates),
     )
+
+
+def _price_messages(rates: Mapping[str, int]) -> list[billing_pb2.Price]:
+    return [
+        billing_pb2.Price(gpu_type=gpu_type, rate_nanodollars_per_second=rate)
+        for gpu_type, rate in sorted(rates.items())
+    ]
 
 
 def key_message(key: KeyRecord) -> billing_pb2.Key:

@@ -45,10 +45,11 @@ class Submission:
     model_queue_max: int = 0
     accept_invalid_input: bool = False
     webhook: Target | None = None
+    key_id: str = ""
 
 
-def submission(message: inference_pb2.SubmitRequest) -> Submission:
-    """Raises InvalidArgument."""
+def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:
+    """`key_id`: the key that submits, for its bill. Raises InvalidArgument."""
     for name in (
         *("deadline_unix_ms", "second_worth_nanodollars", "price_cap_nanodollars"),
         *("start_deadline_unix_ms", "attempts_max", "model_queue_max"),
@@ -73,6 +74,7 @@ def submission(message: inference_pb2.SubmitRequest) -> Submission:
         model_queue_max=message.model_queue_max,
         accept_invalid_input=message.accept_invalid_input,
         webhook=target(message.webhook) if message.HasField("webhook") else None,
+        key_id=key_id,
     )
 
 
@@ -157,6 +159,9 @@ def _receipt_message(
         start_tier=tier_to_wire(receipt.start_tier),
         placement=receipt.placement,
         waiver=receipt.waiver,
+        unit=receipt.unit,
+        micro_units=receipt.micro_units,
+        unit_price_nanodollars=receipt.unit_price_nanodollars,
     )
     if finished is not None:
         if finished.HasField("load"):

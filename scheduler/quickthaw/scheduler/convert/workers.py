@@ -18,6 +18,7 @@ from quickthaw.scheduler.core.model import (
     Digest,
     Failure,
     Outcome,
+    OutputUnits,
     RequestId,
     Residency,
     Tier,
@@ -143,7 +144,20 @@ def _finished(worker_id: WorkerId, message: fleet_pb2.AttemptFinished) -> events
         start_tier=tier_from_wire(message.start_tier),
         failure=failure,
         payload=message,
+        outputs=_outputs(message.artifacts),
     )
+
+
+def _outputs(artifacts: Iterable[types_pb2.Artifact]) -> OutputUnits:
+    """Of what was stored; a file that is neither an image nor a video is not sold by units."""
+    images = pixels = video_ms = 0
+    for each in artifacts:
+        if each.content_type.startswith("image/"):
+            images += 1
+            pixels += max(0, each.width) * max(0, each.height)
+        elif each.content_type.startswith("video/"):
+            video_ms += max(0, each.duration_ms)
+    return OutputUnits(images, pixels, video_ms)
 
 
 def _checked_event(message: fleet_pb2.AttemptEvent) -> fleet_pb2.AttemptEvent:
@@ -212,6 +226,7 @@ def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.Sche
                     attempt=command.number,
                     evict_digests=command.evict_digests,
                     deadline_unix_ms=job.deadline_ms,
+                    meter_lease_ms=command.meter_lease_ms,
                     whereabouts=[
                         fleet_pb2.Whereabouts(
                             digest=each.digest,
@@ -237,7 +252,12 @@ def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.Sche
             return fleet_pb2.SchedulerMessage(welcome=welcome)
         case commands.SendHeartbeatAck():
             ack = fleet_pb2.HeartbeatAck(
-                sequence=command.sequence, revoked_attempt_ids=command.revoked_attempt_ids
+                sequence=command.sequence,
+                revoked_attempt_ids=command.revoked_attempt_ids,
+                meter_leases=[
+                    fleet_pb2.MeterLease(attempt_id=attempt_id, until_metered_ms=paid_ms)
+                    for attempt_id, paid_ms in command.meter_leases
+                ],
             )
             return fleet_pb2.SchedulerMessage(heartbeat_ack=ack)
         case commands.SendFinishedAck():

@@ -10,11 +10,13 @@ import grpc.aio
 
 from quickthaw.scheduler import auth
 from quickthaw.scheduler.accounts import key_rows, new_key
+from quickthaw.scheduler.budgeting import Budgeting
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.convert.billing import key_message
 from quickthaw.scheduler.convert.words import SCOPE_FROM_WIRE, SCOPE_TO_WIRE, checked_text, invalid
 from quickthaw.scheduler.keys import LABEL_CHARS_MAX, KeyRecord, KeyRing, Scope, check_tenant
 from quickthaw.scheduler.metrics import SchedulerMetrics
+from quickthaw.scheduler.store.account_rows import is_tenant
 from quickthaw.scheduler.store.journal import Journal
 from quickthaw.scheduler.store.queries import key_record, key_records
 from quickthaw.scheduler.store.reader import Reader
@@ -36,12 +38,17 @@ class AccountsServicer(billing_pb2_grpc.AccountsServicer):
         keys: KeyRing,
         clock: Clock,
         metrics: SchedulerMetrics,
+        budgeting: Budgeting,
+        new_tenant_credit_nanodollars: int,
     ) -> None:
+        """`new_tenant_credit_nanodollars`: what a new tenant may spend, 0 for what it likes."""
         self._journal = journal
         self._reader = reader
         self._keys = keys
         self._clock = clock
         self._metrics = metrics
+        self._budgeting = budgeting
+        self._new_tenant_credit_nanodollars = new_tenant_credit_nanodollars
         # Two revocations at once must not both find another admin key.
         self._revoking = asyncio.Lock()
 
@@ -60,6 +67,10 @@ class AccountsServicer(billing_pb2_grpc.AccountsServicer):
             expires_ms=request.expires_unix_ms,
         )
         tenant_class = self._metrics.tenant_class(request.tenant)
+        new = not await self._reader.run(lambda c: is_tenant(c, request.tenant))
+        if new and self._new_tenant_credit_nanodollars:
+            # Before the key, so that nothing can be asked for with it meanwhile.
+            await self._budgeting.greet(request.tenant, self._new_tenant_credit_nanodollars)
         await self._journal.offer(key_rows(record, tenant_class))
         self._keys.put(record)
         return billing_pb2.CreateKeyResponse(key=key_message(record), secret=secret)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
+from quickthaw.scheduler import auth
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import invalid
 from quickthaw.scheduler.live import LiveRequest
@@ -107,7 +108,7 @@ class RunMany:
                 if call is not None and call.view is not None:
                     self._requests.cancel(call.view, "cancelled by the caller")
             case "run":
-                self._begin(message.tag, convert.submission(message.run))
+                self._begin(message.tag, convert.submission(message.run, auth.caller().key_id))
             case None:
                 raise invalid("kind", "is missing: send `run` or `cancel`")
 

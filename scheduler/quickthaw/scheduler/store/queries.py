@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, true
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    RowMapping,
+    and_,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.core.lifecycle import RequestState
@@ -26,6 +39,8 @@ from quickthaw.scheduler.views import RequestView
 _requests = schema.requests.c
 _ledger = schema.ledger.c
 _keys = schema.keys.c
+_EPOCH = datetime.date(1970, 1, 1)
+DAY_MS = 86_400_000
 
 
 def view_from_row(row: RowMapping) -> RequestView:
@@ -101,7 +116,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Sums; `model` and `gpu_type` are empty in the total."""
+    """Sums; what they are not told apart by is empty. `day` is `2026-11-23`, in UTC."""
 
     model: str
     gpu_type: str
@@ -110,6 +125,26 @@ class Usage:
     metered_ms: int
     billed_ms: int
     price_nanodollars: int
+    key_id: str = ""
+    day: str = ""
+
+
+class Dimension(Enum):
+    """What sums are told apart by."""
+
+    MODEL = "model"
+    GPU_TYPE = "gpu_type"
+    KEY = "key_id"
+    DAY = "day"
+
+
+_DIMENSIONS: Mapping[Dimension, ColumnElement[Any]] = {
+    Dimension.MODEL: _ledger.model_id,
+    Dimension.GPU_TYPE: _ledger.gpu_type,
+    Dimension.KEY: _ledger.key_id,
+    # Whole days since 1970.
+    Dimension.DAY: _ledger.closed_unix_ms // literal_column(str(DAY_MS), BigInteger),
+}
 
 
 def _in_period(period: Period) -> ColumnElement[bool]:
@@ -159,8 +194,10 @@ def _line(row: RowMapping) -> LedgerLine:
     )
 
 
-def usage(connection: Connection, period: Period) -> tuple[list[Usage], Usage]:
-    """By model and GPU type, and in total."""
+def usage(
+    connection: Connection, period: Period, by: Sequence[Dimension], lines_max: int
+) -> tuple[list[Usage], Usage]:
+    """By what is named, sorted by it in that order, and in total."""
     sums = (
         func.count(func.distinct(_ledger.request_id)),
         func.count(_ledger.attempt_id),
@@ -168,15 +205,29 @@ def usage(connection: Connection, period: Period) -> tuple[list[Usage], Usage]:
         func.coalesce(func.sum(_ledger.billed_ms), 0),
         func.coalesce(func.sum(_ledger.price_nanodollars), 0),
     )
-    names = (_ledger.model_id, _ledger.gpu_type)
-    by_model = select(*names, *sums).where(_in_period(period)).group_by(*names).order_by(*names)
-    # PostgreSQL's sums are decimals.
-    lines = [
-        Usage(row[0], row[1], *(int(number) for number in row[2:]))
-        for row in connection.execute(by_model)
-    ]
+    names = [_DIMENSIONS[dimension] for dimension in by]
+    lines = select(*names, *sums).where(_in_period(period)).group_by(*names).order_by(*names)
+    found = [_usage(by, tuple(row)) for row in connection.execute(lines.limit(lines_max))]
     total = connection.execute(select(*sums).where(_in_period(period))).one()
-    return lines, Usage("", "", *(int(number) for number in total))
+    return found, _usage((), tuple(total))
+
+
+def _usage(by: Sequence[Dimension], row: tuple[Any, ...]) -> Usage:
+    told = dict(zip(by, row[: len(by)], strict=True))
+    # PostgreSQL's sums are decimals.
+    requests, attempts, metered_ms, billed_ms, price = (int(number) for number in row[len(by) :])
+    day = told.get(Dimension.DAY)
+    return Usage(
+        model=told.get(Dimension.MODEL, ""),
+        gpu_type=told.get(Dimension.GPU_TYPE, ""),
+        requests=requests,
+        attempts=attempts,
+        metered_ms=metered_ms,
+        billed_ms=billed_ms,
+        price_nanodollars=price,
+        key_id=told.get(Dimension.KEY, ""),
+        day="" if day is None else str(_EPOCH + datetime.timedelta(days=day)),
+    )
 
 
 # ---- keys ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import assert_never
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine, Quarantine, WorkerMark
+from quickthaw.scheduler.store.account_rows import account_change_rows, settled_rows
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 from quickthaw.scheduler.views import RequestView
 
@@ -18,6 +19,7 @@ JournalCommand = (
     | commands.JournalCancel
     | commands.JournalMark
     | commands.JournalQuarantine
+    | commands.JournalAccount
     | commands.JournalEnd
 )
 
@@ -126,6 +128,8 @@ def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list
             return _mark_rows(mark)
         case commands.JournalQuarantine(quarantine=quarantine):
             return _quarantine_rows(quarantine)
+        case commands.JournalAccount():
+            return account_change_rows(command.account, command.change)
         case commands.JournalEnd():
             return _end_rows(command, end)
         case _:
@@ -170,6 +174,7 @@ def _end_rows(command: commands.JournalEnd, end: EndColumns | None) -> list[Row]
         )
     if line is not None:
         rows.append(Row(Statement.INSERT_LEDGER, _ledger_values(line)))
+    rows.extend(settled_rows(command.settled))
     number = attempt.number if attempt is not None else 0
     match command.then:
         case commands.Requeued():

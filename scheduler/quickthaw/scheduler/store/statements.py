@@ -60,6 +60,9 @@ class Statement(IntEnum):
     CLAIM_WEBHOOK = 42
     SETTLE_WEBHOOK = 43
     INSERT_SIGNING_KEY = 44
+    UPSERT_ACCOUNT = 45
+    INSERT_GRANT = 46
+    INSERT_ALERT = 47
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,12 @@ class Statements:
                 schema.attempts, (*_PROGRESS, "metered_ms", "ended_unix_ms")
             ),
             Statement.INSERT_LEDGER: self._insert_if_new(schema.ledger),
+            # Whole and absolute, so that the last one says it all.
+            Statement.UPSERT_ACCOUNT: self._upsert(
+                schema.accounts, tuple(c.name for c in schema.accounts.columns if not c.primary_key)
+            ),
+            Statement.INSERT_GRANT: self._insert_if_new(schema.credit_grants),
+            Statement.INSERT_ALERT: self._insert_if_new(schema.budget_alerts),
             Statement.CANCEL_REQUEST: update(schema.requests)
             .where(_key(schema.requests, "request_id"), open_request)
             .values(cancel_requested=_ONE),

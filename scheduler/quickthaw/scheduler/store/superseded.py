@@ -16,6 +16,7 @@ _SAID_AGAIN_BY: Mapping[Statement, tuple[Statement, ...]] = {
     Statement.PROGRESS_ATTEMPT: (Statement.PROGRESS_ATTEMPT, Statement.END_ATTEMPT),
     Statement.METER_ATTEMPT: (Statement.METER_ATTEMPT, Statement.END_ATTEMPT),
     Statement.UPDATE_REQUEST: (Statement.UPDATE_REQUEST, Statement.END_REQUEST),
+    Statement.UPSERT_ACCOUNT: (Statement.UPSERT_ACCOUNT,),
 }
 
 # The column that tells whose row it is.
@@ -26,6 +27,7 @@ _SUBJECT: Mapping[Statement, str] = {
     Statement.END_ATTEMPT: "attempt_id",
     Statement.UPDATE_REQUEST: "key_request_id",
     Statement.END_REQUEST: "key_request_id",
+    Statement.UPSERT_ACCOUNT: "account",
 }
 
 

@@ -1,4 +1,4 @@
-"""Accounts with limits, credits and alerts; who submitted a request; what is sold by its outputs."""
+"""Accounts with limits, credits and alerts; who submitted a request; what is sold by output."""
 
 from __future__ import annotations
 
