@@ -4,7 +4,8 @@ Placement asks through the `Estimates` protocol. `LearnedEstimates` starts from 
 tier speeds (or cautious defaults) and learns, for every (worker, tier), the ratio of actual to
 predicted load time, and for every (model, GPU type) the seconds a unit of work takes, as quantiles
 (`quantiles`). A model that has not run on a GPU type yet is expected to run there as on those where
-it has; one that never ran, as a cautious default says.
+it has, by the pace that other models ran at on either (`paces`); one that never ran, as a cautious
+default says.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
     WorkerSpec,
 )
+from quickthaw.scheduler.core.paces import GpuPaces
 from quickthaw.scheduler.core.quantiles import Calibration, LogQuantiles
 
 DEFAULT_SPEEDS: Mapping[Tier, TierSpeed] = {
@@ -115,8 +117,10 @@ class LearnedEstimates:
         self._unit_seconds: _Bounded[tuple[ModelId, str]] = _Bounded(
             DEFAULT_RUN_SECONDS_PER_UNIT, entries_max
         )
-        # On any GPU type: what is expected of a type on which the model has not run yet.
+        # On a type of pace 1: what is expected of a type on which the model has not run yet.
         self._model_seconds: _Bounded[ModelId] = _Bounded(DEFAULT_RUN_SECONDS_PER_UNIT, entries_max)
+        self._paces = GpuPaces(entries_max)
+        self._ran_last: OrderedDict[ModelId, str] = OrderedDict()
         self._calibration = {"load": Calibration(), "run": Calibration()}
 
     def worker_attached(self, spec: WorkerSpec) -> None:
@@ -146,7 +150,8 @@ class LearnedEstimates:
     def run_seconds(self, model: ModelId, gpu_type: str, work_units: float) -> Estimate:
         if (known := self._unit_seconds.find((model, gpu_type))) is not None:
             return known.scaled(work_units)
-        return self._model_seconds.get(model).scaled(work_units)._replace(samples=0)
+        pace = self._paces.pace(gpu_type)
+        return self._model_seconds.get(model).scaled(work_units * pace)._replace(samples=0)
 
     def loaded(self, worker_id: WorkerId, tier: Tier, expected: float, actual: float) -> None:
         if expected <= 0.0:
@@ -168,7 +173,17 @@ class LearnedEstimates:
         if known is not None:
             self._calibration["run"].note(known.scaled(1.0), unit_seconds)
         self._unit_seconds.add((model, gpu_type), unit_seconds)
-        self._model_seconds.add(model, unit_seconds)
+        self._note_pace(model, gpu_type, unit_seconds)
+        self._model_seconds.add(model, unit_seconds / self._paces.pace(gpu_type))
+
+    def _note_pace(self, model: ModelId, gpu_type: str, unit_seconds: float) -> None:
+        before = self._ran_last.pop(model, None)
+        if before is not None and (expected := self._model_seconds.find(model)) is not None:
+            ratio = unit_seconds / (expected.p50 * self._paces.pace(gpu_type))
+            self._paces.compared(gpu_type, before, ratio)
+        self._ran_last[model] = gpu_type
+        if len(self._ran_last) > self._entries_max:
+            self._ran_last.popitem(last=False)
 
     def calibration(self) -> Mapping[str, Calibration]:
         return self._calibration
