@@ -28,6 +28,7 @@ from quickthaw.worker.attempts import (
     EndsAcknowledged,
     Failure,
     LeaseExpired,
+    MeterExtended,
     Revoked,
     Tier,
 )
@@ -330,6 +331,9 @@ class Agent:
                 ack = message.heartbeat_ack
                 self._revoke(tuple(ack.revoked_attempt_ids))
                 self._lease.acknowledged(ack.sequence)
+                if ack.meter_leases:
+                    leases = ((each.attempt_id, each.until_metered_ms) for each in ack.meter_leases)
+                    self._shell.post(MeterExtended(tuple(leases)))
             case "finished_ack":
                 self._shell.post(EndsAcknowledged(tuple(message.finished_ack.attempt_ids)))
             case "unload":

@@ -71,6 +71,8 @@ class Assignment:
     deadline_unix_ms: int
     whereabouts: tuple[tuple[str, tuple[Peer, ...]], ...] = ()
     """Components that this worker lacks, with the peers that have them, best first."""
+    meter_lease_ms: int = 0
+    """Run time that is paid for so far; 0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,18 @@ class LeaseExpired:
 
 
 @dataclass(frozen=True, slots=True)
+class MeterExtended:
+    """Until how many milliseconds of run time which attempts are paid for, as of now."""
+
+    leases: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterDue:
+    """The time of `AttemptMachine.meter_due` has come."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndsAcknowledged:
     attempt_ids: tuple[str, ...]
 
@@ -228,6 +242,8 @@ Event: TypeAlias = (
     | CancelAll
     | Revoked
     | LeaseExpired
+    | MeterExtended
+    | MeterDue
     | EndsAcknowledged
 )
 

@@ -58,6 +58,7 @@ def assignment_from(assign: fleet_pb2.Assign) -> Assignment:
             (each.digest, tuple(Peer(peer.url, peer.token) for peer in each.peers))
             for each in assign.whereabouts
         ),
+        meter_lease_ms=assign.meter_lease_ms,
     )
 
 

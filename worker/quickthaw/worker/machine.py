@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import assert_never
 
+from quickthaw.wire import errors
 from quickthaw.worker.attempts import (
     Assigned,
     Assignment,
@@ -28,6 +29,8 @@ from quickthaw.worker.attempts import (
     LeaseExpired,
     LoadReturned,
     LoadSummary,
+    MeterDue,
+    MeterExtended,
     NoRoomYet,
     Outcome,
     Phase,
@@ -59,6 +62,15 @@ class _Attempt:
     result: RunResult | None = None
     blocked: bool = False  # no room until something is released
     end: TellFinished | None = None
+    paid_ms: int = 0  # run time that is paid for; 0 for no limit
+    unpaid: bool = False  # told to stop, because all of it has run
+
+    @property
+    def paid_until(self) -> float | None:
+        """When its run has used up what is paid for; None if nothing waits for that."""
+        if self.phase is not Phase.RUNNING or not self.paid_ms or self.unpaid:
+            return None
+        return self.run_began + self.paid_ms / 1000
 
 
 def _whole_ms(seconds: float) -> int:
@@ -145,6 +157,13 @@ class AttemptMachine:
                 for attempt_id, attempt in list(self._attempts.items()):
                     if attempt.phase is not Phase.ENDED:
                         self._forget(attempt_id, commands)
+            case MeterExtended(leases):
+                for attempt_id, paid_ms in leases:
+                    if (attempt := self._attempts.get(attempt_id)) is not None:
+                        attempt.paid_ms = paid_ms
+                self._stop_unpaid(now, commands)
+            case MeterDue():
+                self._stop_unpaid(now, commands)
             case EndsAcknowledged(attempt_ids):
                 for attempt_id in attempt_ids:
                     known = self._attempts.get(attempt_id)
@@ -162,7 +181,7 @@ class AttemptMachine:
     ) -> None:
         if assignment.attempt_id in self._attempts:
             return  # said again after a reconnect
-        attempt = _Attempt(assignment, load_began=now)
+        attempt = _Attempt(assignment, load_began=now, paid_ms=assignment.meter_lease_ms)
         self._attempts[assignment.attempt_id] = attempt
         self._active += 1
         self._waiting[assignment.attempt_id] = None
@@ -225,6 +244,10 @@ class AttemptMachine:
                 attempt.result = result
                 attempt.phase = Phase.STORING
                 commands.append(BeginStore(attempt.assignment, result.files))
+            case Stopped() if attempt.unpaid and attempt.cancel_reason is None:
+                spent = f"the {attempt.paid_ms} ms of run time that were paid for are used up"
+                unpaid = Failure(errors.BudgetExhausted.reason, spent)
+                self._end(attempt, Outcome.FAILED, commands, failure=unpaid)
             case Stopped():
                 self._end(
                     attempt,
@@ -236,6 +259,17 @@ class AttemptMachine:
                 self._end(attempt, Outcome.FAILED, commands, failure=result)
             case _:
                 assert_never(result)
+
+    def meter_due(self) -> float | None:
+        """When the first run has used up what is paid for; None if none has a limit."""
+        untils = (attempt.paid_until for attempt in self._attempts.values())
+        return min((until for until in untils if until is not None), default=None)
+
+    def _stop_unpaid(self, now: float, commands: list[Command]) -> None:
+        for attempt in self._attempts.values():
+            if (until := attempt.paid_until) is not None and until <= now:
+                attempt.unpaid = True
+                commands.append(StopWork(attempt.assignment.attempt_id))
 
     def _cancel(self, attempt: _Attempt, reason: str, commands: list[Command]) -> None:
         match attempt.phase:

@@ -23,6 +23,7 @@ from quickthaw.worker.attempts import (
     Failure,
     LoadReturned,
     LoadSummary,
+    MeterDue,
     NoRoomYet,
     Outcome,
     OutputFile,
@@ -105,6 +106,8 @@ class Shell:
         self._assignments: dict[str, Assignment] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._uploads: dict[str, asyncio.Task[None]] = {}
+        self._meter_timer: asyncio.TimerHandle | None = None
+        self._meter_due: float | None = None
         self.changed = asyncio.Event()
         """Set whenever an event has been handled; a waiter clears it before it looks."""
 
@@ -121,7 +124,26 @@ class Shell:
         finally:
             self._busy = False
         self._metrics.attempts_running.set(self.machine.running)
+        self._watch_meters()
         self.changed.set()
+
+    def _watch_meters(self) -> None:
+        due = self.machine.meter_due()
+        if due == self._meter_due:
+            return
+        self._meter_due = due
+        if self._meter_timer is not None:
+            self._meter_timer.cancel()
+            self._meter_timer = None
+        if due is not None:
+            delay = max(0.0, due - self._clock())
+            loop = asyncio.get_running_loop()
+            self._meter_timer = loop.call_later(delay, self._meters_are_due)
+
+    def _meters_are_due(self) -> None:
+        # Timers may be a little early.
+        self._meter_due = None
+        self.post(MeterDue())
 
     def unload(self, digests: tuple[str, ...], tier: Tier, engine: Engine) -> None:
         self._spawn(self._unload(digests, tier, engine))
