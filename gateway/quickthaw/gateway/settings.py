@@ -90,7 +90,12 @@ class GatewaySettings:
     limits: Limits = field(default_factory=Limits)
 
 
-def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> GatewaySettings:
+NO_ENVIRONMENT: Mapping[str, str] = {}
+
+
+def parse_settings(
+    arguments: Sequence[str], environment: Mapping[str, str] = NO_ENVIRONMENT
+) -> GatewaySettings:
     """From a command line. Raises SettingsInvalid; argparse itself exits on unknown flags."""
     parsed = _parser().parse_args(arguments)
     limits = {entry.name: getattr(parsed, entry.name) for entry in fields(Limits)}
