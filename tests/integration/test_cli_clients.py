@@ -64,7 +64,7 @@ def test_one_command_runs_with_them(data_dir: Path) -> None:
 
 def test_mistakes_are_named(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["env", "nobody", "--data-dir", str(data_dir)]) == 2
-    assert "known are: fal, openai" in capsys.readouterr().err
+    assert "known are: fal, openai, replicate" in capsys.readouterr().err
     where = ["run-with", "--data-dir", str(data_dir), "fal"]
     assert execute([*where, "--", "no-such-program"]) == 2
     assert "no-such-program" in capsys.readouterr().err

@@ -91,7 +91,19 @@ def _openai(place: Place) -> dict[str, str]:
     return {"OPENAI_BASE_URL": f"{place.url}/openai/v1", "OPENAI_API_KEY": place.key}
 
 
-CLIENTS: Mapping[str, Callable[[Place], dict[str, str]]] = {"fal": _fal, "openai": _openai}
+def _replicate(place: Place) -> dict[str, str]:
+    # Its Node client has no variable for the URL: there `baseUrl` is this one with `/v1`.
+    return {
+        "REPLICATE_BASE_URL": f"{place.url}/replicate",
+        "REPLICATE_API_TOKEN": place.key,
+    }
+
+
+CLIENTS: Mapping[str, Callable[[Place], dict[str, str]]] = {
+    "fal": _fal,
+    "openai": _openai,
+    "replicate": _replicate,
+}
 
 
 def variables(client: str, place: Place) -> dict[str, str]:

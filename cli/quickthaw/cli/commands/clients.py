@@ -15,7 +15,7 @@ from quickthaw.cli.session import DataDirOption, JsonOption
 
 app = typer.Typer()
 
-ClientArgument = Annotated[str, typer.Argument(metavar="CLIENT", help="fal or openai.")]
+ClientArgument = Annotated[str, typer.Argument(metavar="CLIENT", help="fal, openai or replicate.")]
 
 
 @app.command("env")
