@@ -5,13 +5,19 @@ Errors are the classes of `quickthaw.wire.errors`.
 
 from quickthaw.client.aio import AsyncClient
 from quickthaw.client.billing import (
+    Account,
+    Alert,
+    BudgetSpan,
+    Granted,
     Key,
     LedgerLine,
+    ModelPrice,
     NewKey,
     Price,
     PriceTable,
     Scope,
     Usage,
+    UsageDimension,
     UsageLine,
 )
 from quickthaw.client.catalog import (
@@ -70,9 +76,12 @@ from quickthaw.client.settings import Endpoint, RunFile, default_data_dir, find_
 from quickthaw.client.traffic import TrafficEntry
 
 __all__ = [
+    "Account",
+    "Alert",
     "Artifact",
     "AsyncClient",
     "AttemptStatus",
+    "BudgetSpan",
     "Candidate",
     "Client",
     "Component",
@@ -85,6 +94,7 @@ __all__ = [
     "Explanation",
     "Failure",
     "Finished",
+    "Granted",
     "JsonObject",
     "JsonValue",
     "Key",
@@ -93,6 +103,7 @@ __all__ = [
     "Logged",
     "Model",
     "ModelEndpoint",
+    "ModelPrice",
     "NewKey",
     "OtherEvent",
     "Period",
@@ -123,6 +134,7 @@ __all__ = [
     "Tier",
     "TrafficEntry",
     "Usage",
+    "UsageDimension",
     "UsageLine",
     "Visibility",
     "Worker",

@@ -8,8 +8,17 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from quickthaw.client import artifacts, inference, operators, traffic
+from quickthaw.client.accounts import AsyncAccounts
 from quickthaw.client.async_driver import AsyncDriver
-from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
+from quickthaw.client.billing import (
+    Key,
+    LedgerLine,
+    NewKey,
+    PriceTable,
+    Scope,
+    Usage,
+    UsageDimension,
+)
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, Worker
@@ -54,6 +63,7 @@ class AsyncClient:
         self._driver = AsyncDriver(self.endpoint)
         self.models = AsyncModels(self._context, self._driver)
         self.endpoints = AsyncEndpoints(self._context, self._driver)
+        self.accounts = AsyncAccounts(self._context, self._driver)
         self.workers = AsyncWorkers(self._context, self._driver)
         self.keys = AsyncKeys(self._context, self._driver)
 
@@ -149,9 +159,11 @@ class AsyncClient:
         """As `Client.explain`, with its errors."""
         return await self._driver.drive(operators.explain(self._context, request_id))
 
-    async def usage(self, period: Period | None = None) -> Usage:
+    async def usage(
+        self, period: Period | None = None, *, by: Sequence[UsageDimension] = ()
+    ) -> Usage:
         """As `Client.usage`, with its errors."""
-        return await self._driver.drive(operators.usage(self._context, period or Period()))
+        return await self._driver.drive(operators.usage(self._context, period or Period(), by))
 
     def ledger(
         self, period: Period | None = None, *, request_id: str = ""

@@ -8,6 +8,24 @@ from enum import StrEnum
 from quickthaw.client.requests import RequestState
 
 
+class BudgetSpan(StrEnum):
+    """What a budget caps: each calendar month in UTC, or everything that was ever spent."""
+
+    UNKNOWN = "unknown"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class UsageDimension(StrEnum):
+    """What lines of usage are told apart by; days are in UTC."""
+
+    UNKNOWN = "unknown"
+    MODEL = "model"
+    GPU_TYPE = "gpu_type"
+    KEY = "key"
+    DAY = "day"
+
+
 class Scope(StrEnum):
     """What a key may do."""
 
@@ -36,12 +54,19 @@ class LedgerLine:
     price_nanodollars: int
     price_version: str
     waiver: str
-    """Why metered time was not charged; empty if it was."""
+    """Why it was not charged; empty if it was."""
+    key_id: str = ""
+    """The key that submitted the request."""
+    unit: str = ""
+    """`image`, `megapixel` or `video_second` where outputs are charged; empty where time is."""
+    micro_units: int = 0
+    """Millionths of the unit that were delivered."""
+    unit_price_nanodollars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class UsageLine:
-    """The sum of a period for one model on one kind of GPU; both are empty in a total."""
+    """The sum of a period. What lines are not told apart by is empty, as all is in a total."""
 
     model: str
     gpu_type: str
@@ -51,6 +76,9 @@ class UsageLine:
     metered_ms: int
     billed_ms: int
     price_nanodollars: int
+    key_id: str = ""
+    day: str = ""
+    """`2026-11-23`, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +95,81 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """A model's own price: a rate for all kinds of GPU (None if there is none) or by kind, or with
+    a `unit` a price for each `image`, `megapixel` or `video_second`."""
+
+    model: str
+    rate_nanodollars_per_second: int | None
+    rates: tuple[Price, ...]
+    unit: str
+    unit_price_nanodollars: int
+
+
+@dataclass(frozen=True, slots=True)
 class PriceTable:
-    """The price table in force."""
+    """The price table in force. `dedicated` is of workers while they are reserved, where that
+    differs."""
 
     version: str
     prices: tuple[Price, ...]
+    models: tuple[ModelPrice, ...] = ()
+    dedicated: tuple[Price, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who pays: a tenant, or one of its keys, which spends within its own and its tenant's limits.
+
+    Amounts are integer nano-dollars; None where there is no such bound.
+    """
+
+    tenant: str
+    key_id: str
+    """Empty for the tenant's own account."""
+    budget_nanodollars: int | None
+    budget_span: BudgetSpan
+    budget_used_nanodollars: int
+    """Of the span."""
+    credit_nanodollars: int | None
+    """What is left of it; None if the account is not prepaid."""
+    alert_percents: tuple[int, ...]
+    """Shares of budget and credit that are told when they are used."""
+    locked: bool
+    """It takes on nothing new."""
+    lock_reason: str
+    spent_nanodollars: int
+    """Ever."""
+    month_spent_nanodollars: int
+    month: str
+    """The one under way, in UTC: `2026-11`."""
+    held_nanodollars: int
+    """For requests that have not ended."""
+    available_nanodollars: int | None
+    """What new requests may still take; below 0 if more was held or spent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A grant of credit. `deduplicated`: it had been given before and changed nothing."""
+
+    account: Account
+    grant_id: str
+    deduplicated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A threshold that was crossed."""
+
+    tenant: str
+    key_id: str
+    kind: str
+    """`budget` or `credit`."""
+    percent: int
+    used_nanodollars: int
+    limit_nanodollars: int
+    raised_unix_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,16 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from quickthaw.client import artifacts, inference, operators, traffic
-from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
+from quickthaw.client.accounts import Accounts
+from quickthaw.client.billing import (
+    Key,
+    LedgerLine,
+    NewKey,
+    PriceTable,
+    Scope,
+    Usage,
+    UsageDimension,
+)
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, Worker
@@ -58,6 +67,7 @@ class Client:
         self._driver = SyncDriver(self.endpoint)
         self.models = Models(self._context, self._driver)
         self.endpoints = Endpoints(self._context, self._driver)
+        self.accounts = Accounts(self._context, self._driver)
         self.workers = Workers(self._context, self._driver)
         self.keys = Keys(self._context, self._driver)
 
@@ -165,9 +175,10 @@ class Client:
         """Why a request ran where it did. Raises RequestNotFound, also when it is long past."""
         return self._driver.drive(operators.explain(self._context, request_id))
 
-    def usage(self, period: Period | None = None) -> Usage:
-        """The sum of a period by model and kind of GPU. Raises PermissionDenied for others'."""
-        return self._driver.drive(operators.usage(self._context, period or Period()))
+    def usage(self, period: Period | None = None, *, by: Sequence[UsageDimension] = ()) -> Usage:
+        """The sum of a period, by model and kind of GPU unless `by` says otherwise. Raises
+        PermissionDenied for others'."""
+        return self._driver.drive(operators.usage(self._context, period or Period(), by))
 
     def ledger(
         self, period: Period | None = None, *, request_id: str = ""

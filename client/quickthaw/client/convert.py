@@ -11,9 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar, cast
 
-from quickthaw.client.billing import (
-    Scope,
-)
+from quickthaw.client.billing import BudgetSpan, Scope
 from quickthaw.client.catalog import Visibility
 from quickthaw.client.events import (
     Event,
@@ -49,7 +47,7 @@ from quickthaw.v1 import billing_pb2, inference_pb2, types_pb2
 from quickthaw.wire.errors import FieldViolation, InvalidArgument
 
 ValueT = TypeVar("ValueT", bound=int)
-E = TypeVar("E", Tier, RequestState, Priority, WorkerState, Scope, Visibility)
+E = TypeVar("E", Tier, RequestState, Priority, WorkerState, Scope, Visibility, BudgetSpan)
 
 
 def enum_from_wire(
@@ -167,6 +165,9 @@ def receipt_from_wire(message: types_pb2.Receipt) -> Receipt:
         placement=message.placement,
         seed=message.seed if message.HasField("seed") else None,
         waiver=message.waiver,
+        unit=message.unit,
+        micro_units=message.micro_units,
+        unit_price_nanodollars=message.unit_price_nanodollars,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from quickthaw.client.billing import (
     Key,
     LedgerLine,
+    ModelPrice,
     NewKey,
     Price,
     PriceTable,
@@ -202,6 +203,10 @@ def ledger_line_from_wire(message: billing_pb2.LedgerLine) -> LedgerLine:
         price_nanodollars=message.price_nanodollars,
         price_version=message.price_version,
         waiver=message.waiver,
+        key_id=message.key_id,
+        unit=message.unit,
+        micro_units=message.micro_units,
+        unit_price_nanodollars=message.unit_price_nanodollars,
     )
 
 
@@ -215,16 +220,32 @@ def usage_from_wire(message: billing_pb2.GetUsageResponse) -> Usage:
             metered_ms=part.metered_ms,
             billed_ms=part.billed_ms,
             price_nanodollars=part.price_nanodollars,
+            key_id=part.key_id,
+            day=part.day,
         )
 
     return Usage(message.tenant, tuple(line(part) for part in message.lines), line(message.total))
 
 
 def prices_from_wire(message: billing_pb2.GetPricesResponse) -> PriceTable:
-    return PriceTable(
-        message.version,
-        tuple(Price(p.gpu_type, p.rate_nanodollars_per_second) for p in message.prices),
+    def prices(parts: Iterable[billing_pb2.Price]) -> tuple[Price, ...]:
+        return tuple(Price(p.gpu_type, p.rate_nanodollars_per_second) for p in parts)
+
+    models = tuple(
+        ModelPrice(
+            model=each.model,
+            rate_nanodollars_per_second=(
+                each.rate_nanodollars_per_second
+                if each.HasField("rate_nanodollars_per_second")
+                else None
+            ),
+            rates=prices(each.rates),
+            unit=each.unit,
+            unit_price_nanodollars=each.unit_price_nanodollars,
+        )
+        for each in message.models
     )
+    return PriceTable(message.version, prices(message.prices), models, prices(message.dedicated))
 
 
 def key_from_wire(message: billing_pb2.Key) -> Key:

@@ -120,6 +120,30 @@ GET_PRICES = Method(
     "/quickthaw.v1.Billing/GetPrices", billing_pb2.GetPricesRequest, billing_pb2.GetPricesResponse
 )
 
+GET_ACCOUNT = Method(
+    "/quickthaw.v1.Billing/GetAccount", billing_pb2.GetAccountRequest, billing_pb2.Account
+)
+LIST_ACCOUNTS = Method(
+    "/quickthaw.v1.Billing/ListAccounts",
+    billing_pb2.ListAccountsRequest,
+    billing_pb2.ListAccountsResponse,
+)
+SET_BUDGET = Method(
+    "/quickthaw.v1.Billing/SetBudget", billing_pb2.SetBudgetRequest, billing_pb2.Account
+)
+# Repeatable because the client names every grant.
+GRANT_CREDIT = Method(
+    "/quickthaw.v1.Billing/GrantCredit",
+    billing_pb2.GrantCreditRequest,
+    billing_pb2.GrantCreditResponse,
+)
+SET_LOCK = Method("/quickthaw.v1.Billing/SetLock", billing_pb2.SetLockRequest, billing_pb2.Account)
+LIST_ALERTS = Method(
+    "/quickthaw.v1.Billing/ListAlerts",
+    billing_pb2.ListAlertsRequest,
+    billing_pb2.ListAlertsResponse,
+)
+
 # Not repeatable: a second call would make a second key, and the first one's secret would be lost.
 CREATE_KEY = Method(
     "/quickthaw.v1.Accounts/CreateKey",

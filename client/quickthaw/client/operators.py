@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quickthaw.client import methods
-from quickthaw.client.billing import Key, LedgerLine, NewKey, PriceTable, Scope, Usage
+from quickthaw.client.billing import (
+    Key,
+    LedgerLine,
+    NewKey,
+    PriceTable,
+    Scope,
+    Usage,
+    UsageDimension,
+)
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.convert import scope_to_wire
+from quickthaw.client.convert_accounts import dimension_to_wire
 from quickthaw.client.convert_operators import (
     endpoint_from_wire,
     endpoint_to_wire,
@@ -129,11 +138,12 @@ def explain(context: Context, request_id: str) -> Operation[Explanation]:
     return explanation_from_wire((yield from call_with_retry(context, methods.EXPLAIN, message)))
 
 
-def usage(context: Context, period: Period) -> Operation[Usage]:
+def usage(context: Context, period: Period, by: Sequence[UsageDimension]) -> Operation[Usage]:
     message = billing_pb2.GetUsageRequest(
         tenant=period.tenant,
         from_unix_ms=period.from_unix_ms,
         until_unix_ms=period.until_unix_ms,
+        by=[dimension_to_wire(each) for each in by],
     )
     return usage_from_wire((yield from call_with_retry(context, methods.GET_USAGE, message)))
 

@@ -141,7 +141,12 @@ class Receipt:
     seed: int | None
     """The seed that was used, also when the caller named none."""
     waiver: str
-    """Why metered time was not charged; empty if it was."""
+    """Why it was not charged; empty if it was."""
+    unit: str = ""
+    """`image`, `megapixel` or `video_second` where outputs are charged; empty where time is."""
+    micro_units: int = 0
+    """Millionths of the unit that were delivered."""
+    unit_price_nanodollars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
