@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from quickthaw.scheduler.accounts import (
     DEFAULT_TENANT,
@@ -15,7 +16,7 @@ from quickthaw.scheduler.accounts import (
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.core.events import AccountRecovered
-from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.core.settings import CoreSettings, CrashPolicy, SupplyPolicy
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.metrics import STANDARD_CLASS
 from quickthaw.scheduler.settings import Limits, Settings
@@ -43,6 +44,15 @@ def core_settings(limits: Limits, tenant_weights: dict[str, float]) -> CoreSetti
         queue_max_per_tenant=limits.tenant_queue_max,
         decisions_max=limits.decisions_max,
         tenant_weights=tenant_weights,
+        poison_kills=limits.poison_kills,
+        quarantine_kills=limits.quarantine_kills,
+        quarantine_load_failures=limits.quarantine_load_failures,
+        crash=CrashPolicy(deaths=limits.crash_deaths),
+        supply=SupplyPolicy(
+            interval_ms=limits.supply_interval_ms,
+            keep_alive_ms=limits.keep_alive_ms,
+            scale_down_delay_ms=limits.scale_down_delay_ms,
+        ),
     )
 
 
@@ -79,9 +89,10 @@ async def recover(store: Store, catalog: Catalog, dispatcher: Dispatcher) -> Non
     for account in await store.reader.run(accounts):
         dispatcher.feed(AccountRecovered(account))
     for changed in await store.reader.run(endpoints):
-        if changed.settings is not None and changed.model in catalog.models():
+        model = catalog.models().get(changed.model)
+        if changed.settings is not None and model is not None:
             catalog.set_endpoint(changed.model, changed.settings)
-        dispatcher.feed(changed)
+            dispatcher.feed(replace(changed, spec=model.spec))
     for quarantined in await store.reader.run(quarantines):
         dispatcher.feed(quarantined)
     for marked in await store.reader.run(worker_marks):

@@ -64,6 +64,7 @@ class Dispatcher:
         outbox: Outbox,
         metrics: SchedulerMetrics,
         tick_seconds: float,
+        on_decided: Callable[[RequestId], None] = lambda request_id: None,
     ) -> None:
         self.machine = machine
         self.live = live
@@ -73,6 +74,7 @@ class Dispatcher:
         self._outbox = outbox
         self._metrics = metrics
         self._tick_seconds = tick_seconds
+        self._on_decided = on_decided
         self._queue_max = queue_max
         self._being_journalled = 0
         self._stopped = False
@@ -225,12 +227,19 @@ class Dispatcher:
                     | commands.JournalCancel()
                     | commands.JournalMark()
                     | commands.JournalQuarantine()
+                    | commands.JournalReservation()
                     | commands.JournalAccount()
                     | commands.JournalEnd()
                 ):
                     rows.extend(self._rows(command))
                     behind = behind and isinstance(command, WRITTEN_BEHIND)
-                case commands.SendAssign() | commands.SendCancel() | commands.SendDrain():
+                case (
+                    commands.SendAssign()
+                    | commands.SendCancel()
+                    | commands.SendDrain()
+                    | commands.SendUnload()
+                    | commands.SendPrefetch()
+                ):
                     self._send(command)
                 case commands.CloseStream():
                     self._outbox.close(command.worker_id, command.detail)
@@ -249,6 +258,7 @@ class Dispatcher:
         | commands.JournalCancel
         | commands.JournalMark
         | commands.JournalQuarantine
+        | commands.JournalReservation
         | commands.JournalAccount
         | commands.JournalEnd,
     ) -> list[Row]:
@@ -257,6 +267,8 @@ class Dispatcher:
             return command_rows(command)
         for alert in command.settled.alerts:
             log_alert(alert)
+        if command.attempt is None:
+            self._on_decided(command.job.request_id)
         columns = end_columns(command)
         request = self.live.get(command.job.request_id)
         if request is not None:
@@ -266,6 +278,7 @@ class Dispatcher:
     def _send(self, command: ToWorker) -> None:
         input_json = ""
         if isinstance(command, commands.SendAssign):
+            self._on_decided(command.job.request_id)
             request = self.live.get(command.job.request_id)
             input_json = request.view.input_json if request is not None else "{}"
         self._outbox.send(command.worker_id, scheduler_message(command, input_json))

@@ -50,6 +50,7 @@ class Snapshot:
     calibration: Mapping[str, tuple[int, int, int]]
     """Of loads and of runs: estimates that were put to the test, and how often the truth was at
     most their p50 and at most their p95."""
+    workers_wanted: int
 
 
 class SchedulerMetrics:
@@ -248,6 +249,11 @@ class _ScrapeCollector(Collector):
             for value, number in numbers.items():
                 family.add_metric([value], number)
             yield family
+        yield GaugeMetricFamily(
+            "quickthaw_workers_wanted",
+            "Workers that the traffic of late and the endpoints' settings need.",
+            value=snapshot.workers_wanted,
+        )
         yield from _calibration(snapshot.calibration)
 
 

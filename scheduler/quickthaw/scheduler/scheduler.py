@@ -32,8 +32,8 @@ from quickthaw.scheduler.servicers.billing import BillingServicer
 from quickthaw.scheduler.servicers.catalog import CatalogServicer
 from quickthaw.scheduler.servicers.fleet import FleetServicer
 from quickthaw.scheduler.servicers.inference import InferenceServicer
-from quickthaw.scheduler.servicers.webhooks import WebhooksServicer
 from quickthaw.scheduler.servicers.traffic import TrafficServicer
+from quickthaw.scheduler.servicers.webhooks import WebhooksServicer
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.journal import JournalLimits
 from quickthaw.scheduler.store.queries import key_record
@@ -209,7 +209,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     webhooks_pb2_grpc.add_WebhooksServicer_to_server(
         WebhooksServicer(webhooks, await WebhookKeys.load(store, clock), clock), server
     )
-    metrics.observe(snapshot_reader(dispatcher.machine, loop))
+    metrics.observe(snapshot_reader(dispatcher.machine, clock, loop))
     await server.start()
     await health.set_serving(True)
     tasks.append(asyncio.create_task(dispatcher.run()))

@@ -50,7 +50,13 @@ class Limits:
     )
     finished_logs_max: int = _limit(1_000, 1, 1_000_000, "ended requests whose events are kept")
     watchers_per_request_max: int = _limit(64, 1, 10_000, "streams that watch one request")
-    decisions_max: int = _limit(10_000, 1, 1_000_000, "placements kept for Explain")
+    decisions_max: int = _limit(10_000, 1, 1_000_000, "placements kept in memory for Explain")
+    explanations_max: int = _limit(
+        20_000, 0, 10_000_000, "placements kept in the store for Explain, over restarts"
+    )
+    explanations_per_second_max: int = _limit(
+        100, 0, 10_000, "placements a second that go to the store; the newest, if there are more"
+    )
     realtime_in_flight_max: int = _limit(16, 1, 1_000, "inputs at once in one realtime session")
     run_many_in_flight_max: int = _limit(1_000, 1, 100_000, "calls at once on one RunMany stream")
     worker_outbound_max: int = _limit(
@@ -69,6 +75,27 @@ class Limits:
         8, 1, 1_000, "webhooks of one tenant that are delivered at once"
     )
     webhook_poll_ms: int = _limit(1_000, 10, 60_000, "how often repeated webhooks are looked for")
+    supply_interval_ms: int = _limit(
+        5_000, 0, 600_000, "how often copies and prefetches are planned; 0 for never"
+    )
+    poison_kills: int = _limit(
+        3, 1, 100, "worker processes that may end under one request before it is failed"
+    )
+    quarantine_kills: int = _limit(
+        6, 1, 1_000, "worker processes that may end under one version of a model between its runs"
+    )
+    quarantine_load_failures: int = _limit(
+        3, 1, 1_000, "loads of one version that may fail in a row, on every worker"
+    )
+    crash_deaths: int = _limit(
+        4, 1, 1_000, "deaths of a worker in ten minutes before it gets a pause"
+    )
+    keep_alive_ms: int = _limit(
+        600_000, 0, 86_400_000, "how long an idle copy is kept if the model's pauses say nothing"
+    )
+    scale_down_delay_ms: int = _limit(
+        60_000, 0, 86_400_000, "how long fewer workers or copies must do before some go"
+    )
     models_max: int = _limit(20_000, 1, 1_000_000, "models in the catalog")
     stop_grace_ms: int = _limit(5_000, 0, 600_000, "how long calls in flight may end at shutdown")
     store_lock_wait_ms: int = _limit(

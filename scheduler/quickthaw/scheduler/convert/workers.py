@@ -10,6 +10,7 @@ from quickthaw.scheduler.convert.words import (
     checked_text,
     invalid,
     tier_from_wire,
+    tier_to_wire,
 )
 from quickthaw.scheduler.core import commands, events
 from quickthaw.scheduler.core.lifecycle import RequestState
@@ -40,6 +41,8 @@ ToWorker: TypeAlias = (
     commands.SendAssign
     | commands.SendCancel
     | commands.SendDrain
+    | commands.SendUnload
+    | commands.SendPrefetch
     | commands.SendWelcome
     | commands.SendHeartbeatAck
     | commands.SendFinishedAck
@@ -227,15 +230,7 @@ def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.Sche
                     evict_digests=command.evict_digests,
                     deadline_unix_ms=job.deadline_ms,
                     meter_lease_ms=command.meter_lease_ms,
-                    whereabouts=[
-                        fleet_pb2.Whereabouts(
-                            digest=each.digest,
-                            peers=[
-                                fleet_pb2.Peer(url=url, token=token) for url, token in each.places
-                            ],
-                        )
-                        for each in command.whereabouts
-                    ],
+                    whereabouts=_whereabouts(command.whereabouts),
                 )
             )
         case commands.SendCancel():
@@ -243,6 +238,20 @@ def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.Sche
             return fleet_pb2.SchedulerMessage(cancel=cancel)
         case commands.SendDrain():
             return fleet_pb2.SchedulerMessage(drain=fleet_pb2.DrainWorker(stop=command.stop))
+        case commands.SendUnload():
+            unload = fleet_pb2.Unload(digests=command.digests, tier=tier_to_wire(command.tier))
+            return fleet_pb2.SchedulerMessage(unload=unload)
+        case commands.SendPrefetch(model=model):
+            prefetch = fleet_pb2.Prefetch(
+                model=model.id,
+                family=model.family,
+                snapshot_digest=model.snapshot_digest,
+                snapshot_uri=model.snapshot_uri,
+                digests=command.digests,
+                tier=tier_to_wire(command.tier),
+                whereabouts=_whereabouts(command.whereabouts),
+            )
+            return fleet_pb2.SchedulerMessage(prefetch=prefetch)
         case commands.SendWelcome():
             welcome = fleet_pb2.Welcome(
                 heartbeat_interval_ms=command.heartbeat_interval_ms,
@@ -263,3 +272,13 @@ def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.Sche
         case commands.SendFinishedAck():
             finished = fleet_pb2.FinishedAck(attempt_ids=[command.attempt_id])
             return fleet_pb2.SchedulerMessage(finished_ack=finished)
+
+
+def _whereabouts(found: Iterable[commands.Peers]) -> list[fleet_pb2.Whereabouts]:
+    return [
+        fleet_pb2.Whereabouts(
+            digest=each.digest,
+            peers=[fleet_pb2.Peer(url=url, token=token) for url, token in each.places],
+        )
+        for each in found
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quickthaw.scheduler.core import crashes, marks, reports
+from quickthaw.scheduler.core import crashes, marks, reports, reservations
 from quickthaw.scheduler.core.attempts import open_attempt
 from quickthaw.scheduler.core.commands import (
     CloseStream,
@@ -51,6 +51,7 @@ def on_hello(state: State, event: WorkerHello) -> None:
     if before is not None and before.spec.incarnation == spec.incarnation:
         known = before.held
     crashes.note_hello(state, worker)
+    reservations.on_hello(state, worker, before)
     marks.apply(state, worker)
     state.fleet.change_residency(worker, event.residency, ())
     revoked = tuple(
@@ -68,6 +69,7 @@ def on_hello(state: State, event: WorkerHello) -> None:
         else:
             _assign_again(state, worker, lease, known.get(lease.attempt_id))
     tell_drain(state, worker)
+    reservations.settle(state)
 
 
 def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | None) -> bool:
@@ -216,6 +218,7 @@ def _remove(state: State, worker_id: WorkerId, detail: str, *, killed: bool = Fa
     connected = state.fleet.workers[worker_id].connected
     for lease in state.ledger.on(worker_id):
         lose(state, state.requests[lease.request_id], detail, killed=killed)
+    reservations.on_gone(state, state.fleet.workers[worker_id])
     state.fleet.detach(worker_id)
     if connected:
         state.out.append(CloseStream(worker_id, detail))

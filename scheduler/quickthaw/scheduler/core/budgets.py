@@ -209,11 +209,17 @@ class Budgets:
 
     def settle(self, job: Job, price_nanodollars: int, now_ms: int) -> Settled:
         """Adds a bill to what the payers have spent."""
+        return self.settle_on(payers(job), price_nanodollars, now_ms)
+
+    def settle_on(
+        self, account_ids: Iterable[AccountId], price_nanodollars: int, now_ms: int
+    ) -> Settled:
+        """The same for what no single request costs, such as a reserved worker's time."""
         if price_nanodollars == 0:
             return NOTHING_SETTLED
         accounts: list[Account] = []
         alerts: list[Alert] = []
-        for account_id in payers(job):
+        for account_id in account_ids:
             charged = self.account(account_id).charged(price_nanodollars, self.month)
             if charged.alert_percents:
                 charged, crossed = with_alerts(charged, self.month, now_ms)

@@ -28,9 +28,11 @@ from quickthaw.scheduler.core.model import (
     Failure,
     Job,
     LedgerLine,
+    ModelSpec,
     Quarantine,
     Receipt,
     RequestId,
+    Tier,
     WorkerId,
     WorkerMark,
 )
@@ -110,6 +112,15 @@ class JournalAccount(Journal):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalReservation(Journal):
+    """A span of a reserved worker's time, and what its bill makes of the owner's account. One
+    transaction; a line whose key exists is left as it is."""
+
+    ledger: LedgerLine
+    settled: Settled
+
+
+@dataclass(frozen=True, slots=True)
 class RequestEnd:
     """The terminal state. `payload` is the finish event's (output, artifacts, load report)."""
 
@@ -180,6 +191,27 @@ class SendCancel(Immediate):
 class SendDrain(Immediate):
     worker_id: WorkerId
     stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendUnload(Immediate):
+    """Free these of a tier, what is in use excepted. What an Assign asks for after it is loaded
+    again."""
+
+    worker_id: WorkerId
+    digests: tuple[Digest, ...]
+    tier: Tier
+
+
+@dataclass(frozen=True, slots=True)
+class SendPrefetch(Immediate):
+    """Bring these to a tier while there is nothing else to do; a hint."""
+
+    worker_id: WorkerId
+    model: ModelSpec
+    digests: tuple[Digest, ...]
+    tier: Tier
+    whereabouts: tuple[Peers, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +292,14 @@ Command: TypeAlias = (
     | JournalCancel
     | JournalMark
     | JournalQuarantine
+    | JournalReservation
     | JournalAccount
     | JournalEnd
     | SendAssign
     | SendCancel
     | SendDrain
+    | SendUnload
+    | SendPrefetch
     | CloseStream
     | SendWelcome
     | SendHeartbeatAck

@@ -156,6 +156,7 @@ def _forget(state: State, tracked: Tracked, ending: RequestState) -> None:
     state.deadlines.drop(tracked.job.request_id)
     state.budgets.release(tracked.job.request_id)
     del state.requests[tracked.job.request_id]
+    state.demands.ended(tracked.job, state.now_ms)
 
 
 def _close(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quickthaw.scheduler.core.events import EndpointChanged
 from quickthaw.scheduler.core.model import ModelId, ModelSpec, Tier, WorkerId
+from quickthaw.scheduler.core.reservations import settle
 from quickthaw.scheduler.core.state import State
 
 
@@ -12,10 +13,15 @@ def on_changed(state: State, event: EndpointChanged) -> None:
         state.endpoints.pop(event.model, None)
     else:
         state.endpoints[event.model] = event.settings
+    if event.spec is None or event.settings is None:
+        state.specs.pop(event.model, None)
+    else:
+        state.specs[event.model] = event.spec
     if state.endpoint(event.model).dedicated:
         state.fleet.dedicated.add(event.model)
     else:
         state.fleet.dedicated.discard(event.model)
+    settle(state)
     state.limits.endpoint_may_go_on(event.model)
 
 

@@ -20,6 +20,7 @@ from quickthaw.scheduler.core.model import (
     Failure,
     Job,
     ModelId,
+    ModelSpec,
     Outcome,
     OutputUnits,
     Quarantine,
@@ -74,6 +75,8 @@ class EndpointChanged:
 
     model: ModelId
     settings: EndpointSettings | None
+    spec: ModelSpec | None = None
+    """The version that is registered, if it is known."""
 
 
 @dataclass(frozen=True, slots=True)

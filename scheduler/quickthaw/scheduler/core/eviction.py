@@ -3,13 +3,14 @@
 Greedy-Dual-Size-Frequency (Cherkasova, HP Labs 1998; for serverless keep-alive: FaasCache, ASPLOS
 2021). A component's credit is `clock + uses x reload_seconds / size`, set when it is used; the one
 with the least credit goes, and the clock rises to that credit, so that what is never used ages.
-Changed here: a request usually needs several victims at once, so those that turn out not to be
+Changed here: what the slow planner found not worth keeping goes first, and what an endpoint wants
+kept goes last; a request usually needs several victims at once, so those that turn out not to be
 needed, because a bigger one chosen later made the room alone, are let off again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.model import Digest
@@ -29,17 +30,30 @@ _UNKNOWN = _Entry(0.0, 0, 0.0)
 class GreedyDual:
     """The credits of one worker's components."""
 
-    __slots__ = ("_clock", "_entries")
+    __slots__ = ("_clock", "_entries", "_standings")
 
     def __init__(self) -> None:
         self._clock = 0.0
         self._entries: dict[Digest, _Entry] = {}
+        self._standings: dict[Digest, int] = {}
 
     def touch(self, digest: Digest, size_bytes: int, reload_seconds: float) -> None:
         """The component was loaded or is about to be used."""
         uses = self._entries.get(digest, _UNKNOWN).uses + 1
         credit = self._clock + uses * reload_seconds * _GIB / max(size_bytes, 1)
         self._entries[digest] = _Entry(credit, uses, reload_seconds)
+        self._standings.pop(digest, None)
+
+    def rank(self, standings: Mapping[Digest, int]) -> bool:
+        """What the slow planner thinks of the components: below 0 goes before all others, above 0
+        after them; a use makes it 0 again. Whether that changed anything."""
+        known = {digest: standing for digest, standing in standings.items() if standing}
+        changed = known != self._standings
+        self._standings = known
+        return changed
+
+    def standing(self, digest: Digest) -> int:
+        return self._standings.get(digest, 0)
 
     def gone(self, digest: Digest) -> None:
         """The component has left VRAM; the clock rises to its credit."""
@@ -52,7 +66,13 @@ class GreedyDual:
 
     def ordered(self, sizes: Iterable[tuple[Digest, int]]) -> list[tuple[Digest, int]]:
         """Components with their sizes, least credit first."""
-        return sorted(sizes, key=lambda entry: (self._credit(entry[0]), entry[0]))
+        standings, credit = self._standings, self._credit
+        if not standings:
+            return sorted(sizes, key=lambda entry: (credit(entry[0]), entry[0]))
+        return sorted(
+            sizes,
+            key=lambda entry: (standings.get(entry[0], 0), credit(entry[0]), entry[0]),
+        )
 
     def _credit(self, digest: Digest) -> float:
         return self._entries.get(digest, _UNKNOWN).credit

@@ -91,15 +91,18 @@ class Worker:
         "depth",
         "draining",
         "held",
+        "incoming",
         "kind",
         "last_heard_ms",
         "planned",
         "planned_bytes",
+        "prefetching_until_ms",
         "ready",
         "reserved_for",
         "resident",
         "spec",
         "stop",
+        "unloading",
         "worker_id",
     )
 
@@ -128,6 +131,12 @@ class Worker:
         self.resident: dict[Tier, dict[Digest, int]] = {tier: {} for tier in Tier}
         """Digest to size, by tier, as the worker reported it."""
         self.held: dict[AttemptId, Held] = {}
+        self.incoming: dict[Digest, int] = {}
+        """On their way to VRAM by a prefetch: digest to size. They count as there."""
+        self.unloading: set[Digest] = set()
+        """Told to leave VRAM by the slow planner, and not reported gone yet."""
+        self.prefetching_until_ms = 0
+        """A prefetch of any kind is under way until then, or until it is reported."""
         self.credits = GreedyDual()
         self.planned: dict[Digest, int] = {}
         self.planned_bytes = 0
@@ -170,13 +179,18 @@ class Worker:
             self._evictable = self.credits.ordered(free)
         return self._evictable
 
+    def forget_order(self) -> None:
+        """The order in which components leave has changed."""
+        self._evictable = None
+
     def needed(self) -> set[Digest]:
         """What open attempts use or will use."""
         return {digest for held in self.held.values() for digest in held.model.sizes}
 
     def leaving(self) -> set[Digest]:
         """Told to go, and not reported gone yet."""
-        return {digest for held in self.held.values() for digest in held.evicts}
+        told = {digest for held in self.held.values() for digest in held.evicts}
+        return told | self.unloading if self.unloading else told
 
     def tier_below(self, digest: Digest) -> Tier:
         """The nearest tier below VRAM that has the component."""
@@ -189,6 +203,8 @@ class Worker:
         """Works out again what follows from `resident` and `held`."""
         leaving = self.leaving()
         planned = {d: size for d, size in self.resident[Tier.VRAM].items() if d not in leaving}
+        if self.incoming:
+            planned.update({d: size for d, size in self.incoming.items() if d not in leaving})
         for held in self.held.values():
             planned.update(held.model.sizes)
         self.planned = planned

@@ -6,7 +6,7 @@ Changes to a worker go through `Fleet`, which keeps the index in step.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.fleet import LOWER_TIERS, Held, Worker, WorkerClass
@@ -53,6 +53,10 @@ class Fleet:
     def classes(self) -> Iterable[WorkerClass]:
         """Of all attached workers."""
         return self._class_sizes.keys()
+
+    def class_sizes(self) -> Iterable[tuple[WorkerClass, int]]:
+        """How many attached workers each class has."""
+        return self._class_sizes.items()
 
     def pool_of(self, model: ModelId) -> ModelId | None:
         """What a worker must be dedicated to for this model to run there; None for nothing."""
@@ -167,6 +171,7 @@ class Fleet:
                 continue
             if tier is Tier.VRAM:
                 worker.credits.gone(digest)
+                worker.unloading.discard(digest)
                 for held in worker.held.values():
                     held.evicts.discard(digest)
             elif worker.ready:
@@ -177,12 +182,15 @@ class Fleet:
                 self._add_holder(tier, digest, worker.worker_id)
         for digest, tier, size_bytes in added:
             if tier is Tier.VRAM:
+                worker.incoming.pop(digest, None)
                 self._touch(worker, digest, size_bytes)
         self._replan(worker)
 
     def hold(self, worker: Worker, attempt_id: AttemptId, held: Held) -> None:
         """An attempt is the worker's from now on."""
         worker.held[attempt_id] = held
+        worker.incoming.clear()
+        worker.unloading -= held.model.sizes.keys()
         for digest, size_bytes in held.model.sizes.items():
             self._touch(worker, digest, size_bytes)
         self._replan(worker)
@@ -206,6 +214,21 @@ class Fleet:
             ring = self._holders[Tier.VRAM].get(digest)
             if ring is not None and worker.worker_id in ring:
                 ring.move_to_end(worker.worker_id, last=False)
+
+    def expect(self, worker: Worker, sizes: Mapping[Digest, int]) -> None:
+        """A prefetch is on its way to VRAM; without sizes, none is any more."""
+        worker.incoming = dict(sizes)
+        self._replan(worker)
+
+    def unload(self, worker: Worker, digests: Iterable[Digest]) -> None:
+        """These are told to leave VRAM; their space counts when the worker confirms."""
+        worker.unloading.update(digests)
+        self._replan(worker)
+
+    def rank(self, worker: Worker, standings: Mapping[Digest, int]) -> None:
+        """Which components go first and which last; see `GreedyDual.rank`."""
+        if worker.credits.rank(standings):
+            worker.forget_order()
 
     def run(self, worker: Worker, attempt_id: AttemptId, expected_end_ms: int) -> None:
         """The attempt runs now, which tells its end better than what was expected before."""

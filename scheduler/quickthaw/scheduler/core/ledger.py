@@ -67,6 +67,9 @@ class Ledger:
         if not self.can_hold(worker, held):
             return None
         held.evicts |= worker.leaving() - worker.needed() - held.model.sizes.keys()
+        # A worker gives a prefetch up for an Assign of something else; what of it comes
+        # nevertheless shall go.
+        held.evicts |= worker.incoming.keys() - worker.needed() - held.model.sizes.keys()
         self.adopt(worker, attempt_id, request_id, held, now_ms)
         return tuple(sorted(held.evicts))
 

@@ -20,6 +20,7 @@ from quickthaw.scheduler.core import (
     quoting,
     reports,
     requests,
+    supply,
 )
 from quickthaw.scheduler.core.accounts import Account, AccountId
 from quickthaw.scheduler.core.commands import Command, SendFinishedAck
@@ -185,6 +186,7 @@ class Machine:
                 requests.end_the_hopeless(state)
                 attachment.expire_silence(state)
                 crashes.expire(state)
+                supply.run_if_due(state)
                 state.impatience.due(state.now_ms)
                 plan(state)
             case _:
@@ -202,6 +204,7 @@ class Machine:
             state.last_starts.next_ms(),
             state.ledger.next_expiry_ms(),
             crashes.next_ms(state),
+            supply.next_ms(state),
             None if silent is None else silent.last_heard_ms + state.settings.lease_ms,
         )
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
@@ -266,6 +269,10 @@ class Machine:
             quarantine.of(state, model),
             endpoints.reserved(state, model.id),
         )
+
+    def workers_wanted(self, now_ms: int) -> int:
+        """Workers that the traffic of late and the endpoints' settings need."""
+        return supply.workers_wanted(self._state, max(now_ms, self._state.now_ms))
 
     def requests(self) -> Iterable[RequestId]:
         """All that have not ended; not to be kept while events are handled."""

@@ -312,6 +312,21 @@ class LedgerLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """A worker that serves one dedicated endpoint alone: its open span.
+
+    Owner, rate and price version are fixed when it opens.
+    """
+
+    model: ModelId
+    owner: TenantId
+    gpu_type: str
+    rate_nanodollars_per_second: int
+    price_version: str
+    from_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What a request cost and why it ran where it did; its money equals the last ledger line's.
 

@@ -10,8 +10,8 @@ The pass follows the fair order but does not stop at a request that no worker ca
   question, if their tenants are not too far ahead in the fair order (`collation_lead_ms`, the
   throttle of MQFQ-Sticky) and it is not overtaken yet, in either way. If there is none, it is
   placed: no worker idles for the sake of residency.
-- A request may wait for a full worker that has its model when that is sooner done than a load
-  elsewhere; at most as long as that load takes.
+- A request may wait for a full worker that has its model when that is better than a load
+  elsewhere; at most as long as that would have cost.
 
 So nobody starves: a request whose turn it is starts within `wait_limit_ms`, and what the worker
 with the least left to do needs for that, and its own load and run. (It is its turn when nobody is
@@ -136,6 +136,9 @@ class _Pass:
             )
             if rival is None or not self._place_rival(rival, waiting):
                 break
+            if (held := state.limits.may_start(job)) is not None:
+                state.limits.hold(job, held)  # the rival took the last place
+                return
         self._place(waiting, found)
 
     def _wait(self, waiting: Waiting, found: Unplaced, *, for_all: bool) -> None:

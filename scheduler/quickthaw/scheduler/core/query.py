@@ -30,7 +30,7 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class Unplaced:
     """No worker now. `waits_for` has the model and is worth waiting for, at most `wait_seconds`:
-    as long again as the load that is saved, so that waiting costs at most double."""
+    as long as the best of the others would have cost, so that waiting at most doubles that."""
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quickthaw.scheduler.core import money
+from quickthaw.scheduler.core import money, supply
 from quickthaw.scheduler.core.attempts import enqueue
 from quickthaw.scheduler.core.commands import JournalCancel, SendCancel
 from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end_in_queue
@@ -15,10 +15,12 @@ from quickthaw.scheduler.core.state import State, Tracked
 
 def on_journalled(state: State, event: RequestJournalled) -> None:
     if event.job.request_id not in state.requests:
+        supply.note_arrival(state, event.job)
         enqueue(state, _track(state, event.job, "accepted"), "")
 
 
 def on_recovered(state: State, event: RequestRecovered) -> None:
+    supply.note_arrival(state, event.job)
     tracked = _track(state, event.job, "recovered")
     tracked.attempts = event.attempts
     tracked.lost_on, tracked.killed_on = event.lost_on, event.killed_on

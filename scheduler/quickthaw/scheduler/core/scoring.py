@@ -167,8 +167,7 @@ class Scorer:
         if self._query.patient and self._waiting:
             waiting = min(self._waiting)
             if waiting.score_seconds < best.score_seconds and best.missing_bytes:
-                load_seconds = best.candidate.load_seconds
-                return Unplaced(candidates, refusals, waiting.worker_id, load_seconds)
+                return Unplaced(candidates, refusals, waiting.worker_id, best.score_seconds)
         chosen, tie_break = self._hinted_or(best), self._tie_break(best)
         if chosen is not best:
             tie_break = "hint"

@@ -45,6 +45,38 @@ class CrashPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class SupplyPolicy:
+    """Weights and bounds of `supply`, the slow planner. Without an interval it never runs."""
+
+    interval_ms: int = 0
+    utilisation: float = 0.7
+    """How busy a copy may be before another one is wanted."""
+    load_least: float = 0.02
+    """GPU-seconds a second below which traffic alone wants no copy."""
+    regular_uses: float = 6.0
+    """A model with more uses than that in ten minutes gets a second copy, in a fleet of three."""
+    copies_share: float = 1 / 3
+    """Of the ready workers, which copies of one model may take by its traffic."""
+    keep_alive_ms: int = 600_000
+    """For models whose pauses say nothing."""
+    scale_down_delay_ms: int = 60_000
+    """For endpoints that set none, and for the fleet."""
+    room_share: float = 0.25
+    """A worker with less of its VRAM free than that gives up copies that are not worth keeping."""
+    prefetches_max: int = 4
+    """Started in one run."""
+    prefetch_ms_max: int = 60_000
+    """After that a prefetch that has not been reported is not counted on any more."""
+    models_max: int = 256
+    workers_max: int = 128
+    """Looked at in one run; the others have their turn in the next ones."""
+    demand_models_max: int = 20_000
+    """Models whose demand is remembered."""
+    backlog_seconds: float = 30.0
+    """More workers are wanted until what waits would be done within that."""
+
+
+@dataclass(frozen=True, slots=True)
 class CoreSettings:
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     max_attempts: int = 3
@@ -95,8 +127,11 @@ class CoreSettings:
     quarantine_load_failures: int = 3
     """Loads of one version that may fail in a row, if no ready worker is left that has not failed;
     then that version takes no more requests."""
+    reservation_span_ms: int = 60_000
+    """A reserved worker's time is billed in spans of about that."""
     suspects_max: int = 1_000
     """Versions of models, and workers, of which failures and deaths are remembered."""
     crash: CrashPolicy = field(default_factory=CrashPolicy)
+    supply: SupplyPolicy = field(default_factory=SupplyPolicy)
     estimates_max: int = 20_000
     """(worker, tier) and (model, GPU) pairs whose speeds are remembered."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from quickthaw.scheduler.core.budgets import Budgets
 from quickthaw.scheduler.core.commands import Command
+from quickthaw.scheduler.core.demand import Demands
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.fair_queue import FairQueue, Rank
 from quickthaw.scheduler.core.index import Fleet
@@ -22,8 +23,10 @@ from quickthaw.scheduler.core.model import (
     Failure,
     Job,
     ModelId,
+    ModelSpec,
     Quarantine,
     RequestId,
+    Reservation,
     WorkerId,
     WorkerMark,
 )
@@ -83,6 +86,32 @@ class Deaths:
         self.incarnation = incarnation
         """The process that said Hello last, and not Goodbye."""
         self.at_ms: list[int] = []
+
+
+class Supply:
+    """What the slow planner remembers from one run to the next."""
+
+    __slots__ = (
+        "due_ms",
+        "fewer_since_ms",
+        "models_seen",
+        "short_since",
+        "surplus_since",
+        "wanted_workers",
+        "workers_seen",
+    )
+
+    def __init__(self) -> None:
+        self.due_ms = 0
+        self.models_seen = 0
+        self.workers_seen = 0
+        """Where the next run goes on, in lists longer than it looks at."""
+        self.short_since: dict[ModelId, int] = {}
+        self.surplus_since: dict[ModelId, int] = {}
+        """Since when models have had too few copies, and more than wanted."""
+        self.wanted_workers = 0
+        self.fewer_since_ms: int | None = None
+        """Since when fewer workers would do than `wanted_workers`."""
 
 
 class Decisions:
@@ -160,6 +189,12 @@ class State:
     endpoints: dict[ModelId, EndpointSettings]
     """Of models for which something was set; read it with `endpoint`."""
     quarantines: dict[ModelId, Quarantine]
+    demands: Demands
+    specs: dict[ModelId, ModelSpec]
+    """Of models whose endpoints want copies whatever the traffic."""
+    supply: Supply
+    reserved: dict[WorkerId, Reservation]
+    """Workers that serve one endpoint alone."""
     suspects: OrderedDict[ModelId, Suspect]
     """What counts against versions of models since they last ran."""
     deaths: OrderedDict[WorkerId, Deaths]
@@ -199,6 +234,10 @@ class State:
             marks=OrderedDict(),
             endpoints=endpoints,
             quarantines={},
+            demands=Demands(settings.supply.demand_models_max),
+            specs={},
+            supply=Supply(),
+            reserved={},
             suspects=OrderedDict(),
             deaths=OrderedDict(),
             backing_off={},

@@ -14,7 +14,7 @@ from quickthaw.scheduler.convert.models import catalog_model, model_message
 from quickthaw.scheduler.convert.pages import page_size
 from quickthaw.scheduler.convert.words import checked_text
 from quickthaw.scheduler.core import events
-from quickthaw.scheduler.core.model import EndpointSettings, ModelId
+from quickthaw.scheduler.core.model import DEFAULT_ENDPOINT, EndpointSettings, ModelId
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.endpoints import SETTING_NAMES, check_endpoint, endpoint_rows, merged
 from quickthaw.scheduler.keys import Scope
@@ -64,11 +64,14 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             if rows:
                 await self._journal.offer(rows)
             if settings is not None:
-                self._serve(model_id, settings)
+                # Before the model can be found, so that a private one is never anybody else's.
+                self._catalog.set_endpoint(model_id, settings)
             if changed:
                 self._catalog.put(model)
             else:
                 model = self._catalog.get(model_id)
+            if settings is not None or self._catalog.endpoint(model_id) != DEFAULT_ENDPOINT:
+                self._serve(model_id, self._catalog.endpoint(model_id))
         return catalog_pb2.RegisterResponse(
             model=model_message(model), changed=changed or settings is not None
         )
@@ -143,7 +146,8 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     def _serve(self, model_id: ModelId, settings: EndpointSettings) -> None:
         """What is durable holds from now on."""
         self._catalog.set_endpoint(model_id, settings)
-        self._dispatcher.feed(events.EndpointChanged(model_id, settings))
+        spec = self._catalog.models()[model_id].spec
+        self._dispatcher.feed(events.EndpointChanged(model_id, settings, spec))
 
     def _endpoint(self, model: CatalogModel) -> catalog_pb2.Endpoint:
         now = self._dispatcher.machine.endpoint_now(model.spec)

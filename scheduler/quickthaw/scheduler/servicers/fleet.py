@@ -10,12 +10,12 @@ import grpc.aio
 from quickthaw.scheduler import auth
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.convert.fleet import worker_message
-from quickthaw.scheduler.convert.requests import decision_message
 from quickthaw.scheduler.convert.words import invalid
 from quickthaw.scheduler.convert.workers import heard, hello
 from quickthaw.scheduler.core import events
 from quickthaw.scheduler.core.model import RequestId, WorkerId
 from quickthaw.scheduler.dispatcher import Dispatcher
+from quickthaw.scheduler.explanations import Explanations
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.worker_streams import WorkerStream, WorkerStreams
@@ -34,12 +34,14 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         requests: Requests,
         catalog: Catalog,
         metrics: SchedulerMetrics,
+        explanations: Explanations,
     ) -> None:
         self._dispatcher = dispatcher
         self._streams = streams
         self._requests = requests
         self._catalog = catalog
         self._metrics = metrics
+        self._explanations = explanations
 
     async def Attach(
         self, request_iterator: AsyncIterator[fleet_pb2.WorkerFrame], context: Context
@@ -114,7 +116,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.ListWorkersResponse:
         workers = sorted(self._dispatcher.machine.workers(), key=lambda each: each.worker_id)
         return fleet_pb2.ListWorkersResponse(
-            workers=[self._message(each.worker_id) for each in workers]
+            workers=[self._message(each.worker_id) for each in workers],
+            workers_wanted=self._dispatcher.machine.workers_wanted(self._dispatcher.clock.now_ms()),
         )
 
     async def Drain(
@@ -148,11 +151,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         self, request: fleet_pb2.ExplainRequest, context: Context
     ) -> fleet_pb2.ExplainResponse:
         view = await self._requests.find(auth.caller().tenant, request.request_id)
-        decisions = self._dispatcher.machine.explain(RequestId(view.request_id))
-        return fleet_pb2.ExplainResponse(
-            request_id=view.request_id,
-            decisions=[decision_message(decision) for decision in decisions],
-        )
+        decisions = await self._explanations.find(view.request_id)
+        return fleet_pb2.ExplainResponse(request_id=view.request_id, decisions=decisions)
 
     def _known(self, worker_id: str) -> WorkerId:
         """Raises WorkerNotFound."""

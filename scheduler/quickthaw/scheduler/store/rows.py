@@ -19,6 +19,7 @@ JournalCommand = (
     | commands.JournalCancel
     | commands.JournalMark
     | commands.JournalQuarantine
+    | commands.JournalReservation
     | commands.JournalAccount
     | commands.JournalEnd
 )
@@ -130,6 +131,8 @@ def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list
             return _quarantine_rows(quarantine)
         case commands.JournalAccount():
             return account_change_rows(command.account, command.change)
+        case commands.JournalReservation(ledger=line, settled=settled):
+            return [Row(Statement.INSERT_LEDGER, _ledger_values(line)), *settled_rows(settled)]
         case commands.JournalEnd():
             return _end_rows(command, end)
         case _:
