@@ -23,6 +23,7 @@ from quickthaw.scheduler.core.model import (
     AttemptId,
     Component,
     Digest,
+    EndpointSettings,
     Failure,
     Job,
     ModelId,
@@ -41,6 +42,7 @@ from quickthaw.scheduler.core.settings import CoreSettings
 from sim.parts import Journal, Row, SimWorker, Work
 
 SETTINGS = CoreSettings(lease_ms=5_000, heartbeat_interval_ms=1_000, max_attempts=3)
+TENANTS = "abc"
 PRICES = PriceTable("sim-1", 1_000, {"h100": 1_000_000, "l4": 200_000})
 
 
@@ -54,8 +56,11 @@ class Cluster:
         self.journal = Journal()
         self._uncommitted: list[out.Command] = []
         self._epoch = 0
-        self.machine = Machine(SETTINGS, PRICES)
+        self.limits = {tenant: self.random.choice((0, 0, 1, 2)) for tenant in TENANTS}
+        self.settings = replace(SETTINGS, tenant_concurrency=self.limits)
         self.models = self._models()
+        self.endpoints = {m.id: self.random.choice((0, 0, 0, 1, 2)) for m in self.models}
+        self.machine = self._start_scheduler()
         self.workers = {w.spec.worker_id: w for w in map(self._worker, range(workers))}
         self.trouble_until_ms = self.now_ms + 60_000
         self._requests = requests
@@ -99,6 +104,27 @@ class Cluster:
                 if work.end is None and work.state in at_work
             )
             assert used <= worker.spec.vram_bytes, "out of device memory"
+        working = [
+            attempt_id
+            for worker in self.workers.values()
+            for attempt_id, work in worker.work.items()
+            if work.end is None
+        ]
+        # After a restart a worker may go on with an attempt whose placement was never written, until
+        # it hears that the lease of that name is another's.
+        assert len(working) == len(set(working)) or self._epoch, "an attempt on two workers"
+
+    def _check_limits(self, job: Job) -> None:
+        """What an earlier scheduler had placed is a fact; this one places nothing beyond limits."""
+        views = [self.machine.request(request_id) for request_id in self.machine.requests()]
+        held = [view.job for view in views if view is not None and view.state.held]
+        of_tenant = sum(each.tenant == job.tenant for each in held)
+        for_model = sum(each.model.id == job.model.id for each in held)
+        for count, limit in (
+            (of_tenant, self.limits[job.tenant]),
+            (for_model, self.endpoints[job.model.id]),
+        ):
+            assert not limit or count <= limit or self._epoch, f"{count} open, limit {limit}"
 
     # ---- the scheduler -----------------------------------------------------------------------
 
@@ -131,6 +157,7 @@ class Cluster:
             case out.SendFinishedAck(worker_id=worker_id, attempt_id=attempt_id):
                 self._to_worker(worker_id, lambda w: self._forget(w, attempt_id))
             case out.SendAssign():
+                self._check_limits(command.job)
                 self._to_worker(command.worker_id, lambda w: self._assigned(w, command))
             case out.SendCancel(worker_id=worker_id, attempt_id=attempt_id):
                 self._to_worker(worker_id, lambda w: self._stop(w, attempt_id, by_order=True))
@@ -149,11 +176,18 @@ class Cluster:
         delay_ms = 1_000 if due_ms is None else due_ms - self.now_ms
         self._later(min(1_000, max(1, delay_ms)), self._tick)
 
+    def _start_scheduler(self) -> Machine:
+        machine = Machine(self.settings, PRICES)
+        for model, limit in self.endpoints.items():
+            changed = into.EndpointChanged(model, EndpointSettings(concurrency_max=limit))
+            machine.handle(changed, self.now_ms)
+        return machine
+
     def _restart_scheduler(self) -> None:
         """Everything that is not in the journal is gone."""
         self._epoch += 1
         self._uncommitted = []
-        self.machine = Machine(SETTINGS, PRICES)
+        self.machine = self._start_scheduler()
         for worker in self.workers.values():
             self._break(worker)
         for row in self.journal.rows.values():
@@ -162,7 +196,12 @@ class Cluster:
             state = row.state if row.open is not None else RequestState.PLACED
             self._feed(
                 into.RequestRecovered(
-                    row.job, row.attempts, row.open, state, row.lost_on, row.cancel
+                    row.job,
+                    row.attempts,
+                    row.open,
+                    state,
+                    row.lost_on,
+                    cancel_requested=row.cancel,
                 )
             )
 
@@ -172,7 +211,7 @@ class Cluster:
         random = self.random
         job = Job(
             request_id=RequestId(f"req_{number:03}"),
-            tenant=TenantId(random.choice("abc")),
+            tenant=TenantId(random.choice(TENANTS)),
             model=random.choice(self.models),
             submitted_ms=self.now_ms,
             priority=random.choice(list(Priority)),

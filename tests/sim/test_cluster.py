@@ -7,14 +7,12 @@ import pytest
 from quickthaw.scheduler.core.model import Outcome
 from quickthaw.scheduler.core.pricing import WORKER_LOST, price_nanodollars
 from sim.cluster import Cluster
-
-SEEDS = 240
-CHUNK = 20
+from sim.seeds import CHUNKS, chunk
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_every_accepted_request_ends_exactly_once_whatever_crashes(first: int) -> None:
-    for seed in range(first, first + CHUNK):
+@pytest.mark.parametrize("number", range(CHUNKS))
+def test_every_accepted_request_ends_exactly_once_whatever_crashes(number: int) -> None:
+    for seed in chunk(number):
         cluster = Cluster(seed)
         try:
             cluster.run()
