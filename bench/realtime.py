@@ -30,12 +30,13 @@ from bench.support import quantile, record
 
 from quickthaw.cli.up.process import Command, Process
 from quickthaw.client import AsyncClient
-from quickthaw.client.events import Finished
+from quickthaw.client.events import Finished, RealtimeEvent
 from quickthaw.client.realtime import RealtimeSession
+from quickthaw.client.requests import JsonObject
 
 WARM_UP_INPUTS = 20
 PICTURE_MODEL = "quickthaw/shapes"
-PICTURE = {
+PICTURE: JsonObject = {
     "prompt": "a red circle",
     "num_inference_steps": 1,
     "image_size": {"width": 64, "height": 64},
@@ -46,7 +47,7 @@ Trip = Callable[[], Awaitable[float]]
 """One input; its round trip in milliseconds without its run. Raises unless it succeeded."""
 
 
-def over_websocket(socket: websockets.ClientConnection, arguments: dict[str, object]) -> Trip:
+def over_websocket(socket: websockets.ClientConnection, arguments: JsonObject) -> Trip:
     frame = msgpack.packb(arguments)
     assert isinstance(frame, bytes)
 
@@ -65,7 +66,7 @@ def over_websocket(socket: websockets.ClientConnection, arguments: dict[str, obj
     return trip
 
 
-def over_grpc(session: RealtimeSession, model: str, arguments: dict[str, object]) -> Trip:
+def over_grpc(session: RealtimeSession, model: str, arguments: JsonObject) -> Trip:
     answers = aiter(session)
     count = 0
 
@@ -75,19 +76,25 @@ def over_grpc(session: RealtimeSession, model: str, arguments: dict[str, object]
         began = time.perf_counter()
         await session.send(str(count), model, arguments)
         while True:
-            event = (await anext(answers)).event
-            if isinstance(event, Finished):
+            answer = await anext(answers)
+            assert isinstance(answer, RealtimeEvent), answer
+            if isinstance(answer.event, Finished):
                 break
         took_ms = (time.perf_counter() - began) * 1000
-        assert event.request.receipt is not None, event
-        return took_ms - event.request.receipt.run_ms
+        receipt = answer.event.request.receipt
+        assert receipt is not None, answer
+        return took_ms - receipt.run_ms
 
     return trip
 
 
+def read_key(path: str) -> str:
+    return Path(path).read_text(encoding="ascii").strip()
+
+
 @asynccontextmanager
 async def trips(
-    grpc: str, http: str, key: str, model: str, arguments: dict[str, object]
+    grpc: str, http: str, key: str, model: str, arguments: JsonObject
 ) -> AsyncIterator[dict[str, Trip]]:
     url = http.replace("http", "ws", 1) if "://" in http else f"ws://{http}"
     headers = {"authorization": f"Key {key}"}
@@ -122,9 +129,7 @@ async def noop(folder: Path) -> AsyncIterator[dict[str, Trip]]:
         await stack.enter_async_context(part(folder, "worker", worker))
         key_file = folder / "admin.key"
         gateway = ("--scheduler", scheduler["grpc"], "--http", anywhere, "--key-file")
-        front = await stack.enter_async_context(
-            part(folder, "gateway", (*gateway, str(key_file)))
-        )
+        front = await stack.enter_async_context(part(folder, "gateway", (*gateway, str(key_file))))
         key = key_file.read_text().strip()
         async with AsyncClient(grpc=scheduler["grpc"], key=key) as client:
             await client.models.register(NOOP)
@@ -144,8 +149,8 @@ async def picture(folder: Path) -> AsyncIterator[dict[str, Trip]]:
     )
     try:
         ready = await process.ready()
-        key = Path(ready["key-file"]).read_text().strip()
-        async with trips(ready["grpc"], ready["http"], key, PICTURE_MODEL, dict(PICTURE)) as each:
+        key = read_key(ready["key-file"])
+        async with trips(ready["grpc"], ready["http"], key, PICTURE_MODEL, PICTURE) as each:
             yield each
     finally:
         await process.stop(grace_seconds=30)

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
+from quickthaw.gateway.fanout import Fanout
 from quickthaw.gateway.links import Links
 from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.gateway.outbound import Outbound
@@ -37,7 +38,11 @@ class Gateway:
     followed: int = 0
     """Predictions whose way is told to a receiver now."""
     draining: bool = False
+    fanout: Fanout = field(init=False)
     _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    def __post_init__(self) -> None:
+        self.fanout = Fanout(self.platform, self.limits)
 
     def start(self, work: Coroutine[object, object, None]) -> None:
         """Runs what must happen although the request that wanted it is over, such as a cancel.
@@ -54,7 +59,7 @@ class Gateway:
         await self.platform.close()
 
 
-def gateway_of(request: Request) -> Gateway:
+def gateway_of(request: HTTPConnection) -> Gateway:
     gateway = request.state.gateway
     assert isinstance(gateway, Gateway)
     return gateway

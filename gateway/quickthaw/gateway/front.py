@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
@@ -58,7 +58,7 @@ class Exchange:
     sent_bytes: int = 0
 
 
-def exchange_of(request: Request) -> Exchange:
+def exchange_of(request: HTTPConnection) -> Exchange:
     exchange = request.state.exchange
     assert isinstance(exchange, Exchange)
     return exchange

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from quickthaw.gateway.answers import HttpError
@@ -75,11 +75,11 @@ async def submit(request: Request) -> Response:
 
 async def status(request: Request) -> Response:
     """202 while it waits or runs, 200 once it has ended, however it ended."""
-    gateway, endpoint, credential, found = await _find(request)
-    wants_logs = _wants_logs(request)
+    gateway, endpoint, credential, found = await find_request(request)
+    with_logs = wants_logs(request)
     stage = stage_of(found.state, found.attempts)
     logs: list[Json] = []
-    if wants_logs and stage is not Stage.IN_QUEUE:
+    if with_logs and stage is not Stage.IN_QUEUE:
         logs = await replayed_logs(gateway, credential, found)
     urls = request_urls(gateway, endpoint, found.request_id)
     if stage is Stage.COMPLETED:
@@ -90,14 +90,14 @@ async def status(request: Request) -> Response:
 
 
 async def status_stream(request: Request) -> Response:
-    gateway, endpoint, credential, found = await _find(request)
+    gateway, endpoint, credential, found = await find_request(request)
     urls = request_urls(gateway, endpoint, found.request_id)
-    events = status_events(gateway, credential, found, urls, with_logs=_wants_logs(request))
+    events = status_events(gateway, credential, found, urls, with_logs=wants_logs(request))
     return EventStream(gateway, events, {REQUEST_ID_HEADER: found.request_id})
 
 
 async def result(request: Request) -> Response:
-    gateway, _, credential, found = await _find(request)
+    gateway, _, credential, found = await find_request(request)
     if found.state == types_pb2.REQUEST_STATE_SUCCEEDED:
         sync_mode = object_or_empty(found.input_json).get("sync_mode") is True
         output = await output_object(gateway, credential, found, sync_mode=sync_mode)
@@ -111,7 +111,7 @@ async def result(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     try:
-        gateway, _, credential, found = await _find(request)
+        gateway, _, credential, found = await find_request(request)
         if found.state in TERMINAL:
             return _already_completed()
         state = await gateway.platform.cancel(credential, found.request_id)
@@ -144,12 +144,12 @@ def _queue_max(request: Request) -> int:
     return int(text)
 
 
-def _wants_logs(request: Request) -> bool:
+def wants_logs(request: HTTPConnection) -> bool:
     return request.query_params.get("logs", "").lower() in _TRUE
 
 
-async def _find(
-    request: Request,
+async def find_request(
+    request: HTTPConnection,
 ) -> tuple[Gateway, EndpointId, Credential, types_pb2.Request]:
     """The request of the path, which must belong to the path's app.
 

@@ -8,6 +8,7 @@ from quickthaw.gateway.fal import queue
 from quickthaw.gateway.fal.realtime import realtime
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.schema import queue_document
+from quickthaw.gateway.fal.status_socket import status_socket
 from quickthaw.gateway.fal.stream import stream
 from quickthaw.gateway.fal.tokens import create_token
 
@@ -22,6 +23,7 @@ ROUTES = [
     Route("/run/{endpoint:path}/stream", stream, methods=["POST"]),
     Route("/run/{endpoint:path}", run, methods=["POST"]),
     WebSocketRoute("/run/{endpoint:path}", realtime),
+    WebSocketRoute(f"{_REQUEST}/status/stream", status_socket),
     Route("/rest/tokens", create_token, methods=["POST"]),
     Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
 ]

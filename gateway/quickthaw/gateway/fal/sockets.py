@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from starlette.websockets import WebSocket
 
-from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.fal.call_options import CallOptions, read_options
 from quickthaw.gateway.fal.calls import Call, make_call
 from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
@@ -32,8 +32,7 @@ class Opened:
 
 async def open_socket(websocket: WebSocket) -> Opened:
     """Raises HttpError and the platform's errors for the path, the token or key, and the model."""
-    gateway = websocket.state.gateway
-    assert isinstance(gateway, Gateway)
+    gateway = gateway_of(websocket)
     asked = parse_endpoint_id(websocket.path_params["endpoint"])
     options = with_token(gateway, read_options(websocket.headers), websocket.query_params, asked)
     missing = ModelNotFound(f"no model is served at {asked}")

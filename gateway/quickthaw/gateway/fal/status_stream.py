@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from quickthaw.gateway.answers import ErrorAnswer
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.fal.status import (
     Stage,
@@ -13,10 +14,14 @@ from quickthaw.gateway.fal.status import (
     stage_of,
     unfinished_status,
 )
-from quickthaw.gateway.follow import follow
+from quickthaw.gateway.fal.stream import error_event
+from quickthaw.gateway.fanout import ReaderTooSlow
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.platform import Credential
 from quickthaw.v1 import inference_pb2, types_pb2
+
+TOO_SLOW_TEXT = "this reader fell too far behind and was cut off; ask for the status again"
+_UNSEEN = ("preview", "progress")
 
 
 async def status_events(
@@ -29,7 +34,8 @@ async def status_events(
 ) -> AsyncGenerator[JsonObject, None]:
     """The present state at once; then changes. `logs` holds only lines that were not sent before.
 
-    Its reader knows three states and no error: if the scheduler is lost, the answer breaks off.
+    Its reader knows three states and no error: if the scheduler is lost, the answer breaks off. One
+    that cannot keep up with the logs is told so in a last event of its own.
     """
     view = _View(request, urls, with_logs)
     if view.stage is not Stage.COMPLETED:
@@ -37,11 +43,15 @@ async def status_events(
     elif not with_logs:
         yield finished_status(urls, request, [])
         return
-    events = follow(gateway.platform, credential, request.request_id)
+    events = gateway.fanout.listen(
+        credential, request.request_id, without=_UNSEEN if with_logs else (*_UNSEEN, "log")
+    )
     try:
         async for event in events:
             if (update := view.apply(event)) is not None:
                 yield update
+    except ReaderTooSlow:
+        yield error_event(ErrorAnswer(429, TOO_SLOW_TEXT, "reader_too_slow"))
     finally:
         await events.aclose()
 
