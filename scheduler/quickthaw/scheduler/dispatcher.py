@@ -20,7 +20,7 @@ from quickthaw.scheduler.convert.workers import ToWorker, scheduler_message
 from quickthaw.scheduler.core import commands, events
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.machine import Machine
-from quickthaw.scheduler.core.model import Tier
+from quickthaw.scheduler.core.model import RequestId, Tier
 from quickthaw.scheduler.events_log import EventsLog
 from quickthaw.scheduler.live import LiveRequest, LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics

@@ -20,6 +20,7 @@ from quickthaw.scheduler.core.events import PricesChanged
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
+from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
@@ -64,6 +65,7 @@ class Scheduler:
     grpc_address: Address
     metrics_address: Address
     dispatcher: Dispatcher
+    explanations: Explanations
     _settings: Settings
     _server: grpc.aio.Server
     _metrics_server: WSGIServer
@@ -138,8 +140,15 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     streams = WorkerStreams(
         limits.worker_outbound_max, unread_seconds=limits.heartbeat_interval_ms / 2000
     )
+    machine = Machine(bootstrap.core_settings(limits, weights), prices)
+    explanations = Explanations(
+        machine,
+        store.journal,
+        store.reader,
+        ExplanationLimits(limits.explanations_per_second_max, limits.explanations_max),
+    )
     dispatcher = Dispatcher(
-        machine=Machine(bootstrap.core_settings(limits, weights), prices),
+        machine=machine,
         journal=store.journal,
         clock=clock,
         live=LiveRequests(limits.queued_input_bytes_max),
@@ -148,6 +157,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         outbox=streams,
         metrics=metrics,
         tick_seconds=limits.tick_ms / 1000,
+        on_decided=explanations.note,
     )
     await bootstrap.recover(store, catalog, dispatcher)
     webhooks = Webhooks(
@@ -186,6 +196,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
             requests=requests,
             catalog=catalog,
             metrics=metrics,
+            explanations=explanations,
         ),
         server,
     )
@@ -223,11 +234,13 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
             limits.prices_check_ms / 1000,
         )
         tasks.append(asyncio.create_task(watching))
+    tasks.append(asyncio.create_task(explanations.run()))
     tasks.append(asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds)))
     return Scheduler(
         grpc_address,
         metrics_address,
         dispatcher,
+        explanations,
         settings,
         server,
         metrics_server,

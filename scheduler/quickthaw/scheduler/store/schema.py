@@ -312,3 +312,12 @@ signing_keys = Table(
     Column("private_key", LargeBinary, nullable=False),
     Column("created_unix_ms", BigInteger, nullable=False),
 )
+
+# Why requests ran where they did; the newest, as many as a setting says.
+explanations = Table(
+    "explanations",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    # A serialized quickthaw.v1.ExplainResponse, compressed by zlib: written once, read whole.
+    Column("body", LargeBinary, nullable=False),
+)

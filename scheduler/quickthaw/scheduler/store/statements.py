@@ -18,6 +18,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     literal_column,
+    select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -63,6 +64,8 @@ class Statement(IntEnum):
     UPSERT_ACCOUNT = 45
     INSERT_GRANT = 46
     INSERT_ALERT = 47
+    UPSERT_EXPLANATION = 48
+    PURGE_EXPLANATIONS = 49
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,4 +224,14 @@ class Statements:
             .where(_key(schema.webhooks, "request_id"))
             .values({name: bindparam(name) for name in (*_CLAIM, *_SETTLED)}),
             Statement.INSERT_SIGNING_KEY: self._insert(schema.signing_keys),
+            Statement.UPSERT_EXPLANATION: self._upsert(schema.explanations, ("body",)),
+            # Ids sort by the time of submission. Fewer than `kept` rows make no oldest to keep.
+            Statement.PURGE_EXPLANATIONS: delete(schema.explanations).where(
+                schema.explanations.c.request_id
+                <= select(schema.explanations.c.request_id)
+                .order_by(schema.explanations.c.request_id.desc())
+                .offset(bindparam("kept"))
+                .limit(_ONE)
+                .scalar_subquery()
+            ),
         }
