@@ -55,6 +55,7 @@ async def a_gateway(
     with_key: bool = True,
     with_metrics: bool = False,
     with_tls: bool = False,
+    with_blobs: bool = True,
     own_certificate: tuple[Path, Path] | None = None,
 ) -> AsyncIterator[Rig]:
     platform = FakePlatform()
@@ -72,6 +73,7 @@ async def a_gateway(
                     key_file=key_file if with_key else None,
                     link_secret_file=folder / "links.secret",
                     default_model=MODEL_ID,
+                    blob_store=str(folder / "blobs") if with_blobs else None,
                     tls_dir=folder / "tls" if with_tls else None,
                     tls_certificate=own_certificate[0] if own_certificate else None,
                     tls_key=own_certificate[1] if own_certificate else None,

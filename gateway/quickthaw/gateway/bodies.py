@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -46,6 +46,50 @@ async def read_body(request: Request, limits: Limits) -> bytes:
             # What is left of the body would be read as the next request.
             {"connection": "close"},
         ) from error
+
+
+def declared_bytes(request: Request, bytes_max: int) -> int | None:
+    """The length that the body says it has. Raises HttpError 413 if that is too much."""
+    declared = request.headers.get("content-length", "")
+    if not declared.isdecimal():
+        return None
+    if int(declared) > bytes_max:
+        raise _file_too_large(bytes_max)
+    return int(declared)
+
+
+async def body_pieces(request: Request, limits: Limits, bytes_max: int) -> AsyncIterator[bytes]:
+    """A body of any length up to `bytes_max` as it comes. Raises HttpError, ClientGone."""
+    seen_bytes = 0
+    while True:
+        try:
+            message = await asyncio.wait_for(request.receive(), limits.body_seconds)
+        except TimeoutError as error:
+            raise HttpError(
+                408,
+                f"nothing came for {limits.body_seconds:g} s; send the file again",
+                "request_timeout",
+                {"connection": "close"},
+            ) from error
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        seen_bytes += len(piece)
+        if seen_bytes > bytes_max:
+            raise _file_too_large(bytes_max)
+        if piece:
+            yield piece
+        if not message.get("more_body", False):
+            return
+
+
+def _file_too_large(bytes_max: int) -> HttpError:
+    return HttpError(
+        413,
+        f"this is over {bytes_max} bytes, the most that is taken at once",
+        "file_too_large",
+        {"connection": "close"},
+    )
 
 
 def _too_large(limits: Limits) -> HttpError:

@@ -15,6 +15,7 @@ from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import Limits
+from quickthaw.gateway.storage import Uploads
 
 FAREWELL_SECONDS = 5.0
 
@@ -33,16 +34,27 @@ class Gateway:
     ca_pem: bytes = b""
     """The local certificate authority's certificate, for clients to trust; empty without one."""
     default_model: str = ""
+    uploads: Uploads | None = None
+    """None: there is no blob store, so nobody can bring files."""
     webhook_outbound: Outbound | None = None
     """Calls the receivers of webhooks; None where the gateway delivers none."""
     followed: int = 0
     """Predictions whose way is told to a receiver now."""
     draining: bool = False
     fanout: Fanout = field(init=False)
+    upload_slots: asyncio.Semaphore = field(init=False)
+    """Uploads that may be written at once; the others wait to be read."""
     _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
         self.fanout = Fanout(self.platform, self.limits)
+        self.upload_slots = asyncio.Semaphore(self.limits.uploads_max)
+
+    @property
+    def stored_uploads(self) -> Uploads:
+        """For who found a file there."""
+        assert self.uploads is not None
+        return self.uploads
 
     def start(self, work: Coroutine[object, object, None]) -> None:
         """Runs what must happen although the request that wanted it is over, such as a cancel.

@@ -1,25 +1,32 @@
-"""`/files/...`: a stored file for the holder of its link, without a key, whole or in part."""
+"""`/files/...`: a stored file for the holder of its link, without a key, whole or in part.
+
+Two kinds of link: `/files/<signature>/<request id>/<name>` leads to what a model made, by way of
+the scheduler, and `/files/<file id>/<name>` to what a caller brought, read from the blob store.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from quickthaw.gateway.bodies import until_gone
-from quickthaw.gateway.context import gateway_of
-from quickthaw.gateway.ranges import ByteRange, RangeNotSatisfiable, parse_range
-from quickthaw.v1 import inference_pb2, types_pb2
-from quickthaw.wire.errors import ArtifactCorrupt, ArtifactNotFound
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.context import Gateway, gateway_of
+from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.file_response import FileFacts, file_response
+from quickthaw.gateway.ranges import ByteRange
+from quickthaw.gateway.storage import StoredFile
+from quickthaw.v1 import inference_pb2
+from quickthaw.wire.errors import ArtifactCorrupt, ArtifactNotFound, QuickthawError
+
+CACHED_SECONDS_MAX = 86400
 
 Parts = AsyncGenerator[inference_pb2.ReadArtifactResponse, None]
 
 
-async def read_file(request: Request) -> Response:
+async def read_artifact(request: Request) -> Response:
     """Raises ArtifactNotFound for a link that we did not make and for a file that is gone."""
     gateway = gateway_of(request)
     uri = gateway.links.uri(
@@ -31,102 +38,82 @@ async def read_file(request: Request) -> Response:
         first = await anext(parts, None)
         if first is None or not first.HasField("artifact"):
             raise ArtifactNotFound("no such file any more")
-        return _response(request, first, parts)
     except BaseException:
         await parts.aclose()
         raise
-
-
-def _response(
-    request: Request, first: inference_pb2.ReadArtifactResponse, parts: Parts
-) -> Response:
     artifact = first.artifact
-    etag = f'"{artifact.sha256}"'
-    headers = _headers(artifact, etag)
-    if request.headers.get("if-none-match") in (etag, "*"):
-        return _FileResponse(304, headers, None, first, parts)
-    wanted = request.headers.get("range")
-    if request.headers.get("if-range", etag) != etag:
-        wanted = None
-    try:
-        part = parse_range(wanted, artifact.size_bytes)
-    except RangeNotSatisfiable:
-        headers["content-range"] = f"bytes */{artifact.size_bytes}"
-        return _FileResponse(416, headers, None, first, parts)
-    if part is not None:
-        headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{artifact.size_bytes}"
-    span = part or ByteRange(0, artifact.size_bytes)
-    headers["content-length"] = str(span.stop - span.start)
-    if request.method == "HEAD":
-        return _FileResponse(200 if part is None else 206, headers, None, first, parts)
-    return _FileResponse(200 if part is None else 206, headers, span, first, parts)
+    facts = FileFacts(
+        artifact.name, artifact.content_type, artifact.size_bytes, f'"{artifact.sha256}"'
+    )
+    return file_response(request, facts, lambda span: _span(first, parts, span), parts.aclose)
 
 
-def _headers(artifact: types_pb2.Artifact, etag: str) -> dict[str, str]:
-    return {
-        "content-type": artifact.content_type or "application/octet-stream",
-        "content-disposition": f"inline; filename*=UTF-8''{quote(artifact.name, safe='')}",
-        "accept-ranges": "bytes",
-        "etag": etag,
-        # A link names one file of one request: what it leads to never changes.
-        "cache-control": "private, max-age=86400, immutable",
-        # Whatever a model wrote, it is no page of ours.
-        "x-content-type-options": "nosniff",
-        "content-security-policy": "default-src 'none'; sandbox",
-    }
+async def _span(
+    first: inference_pb2.ReadArtifactResponse, parts: Parts, span: ByteRange
+) -> AsyncGenerator[bytes, None]:
+    """Raises ArtifactCorrupt, and then the file's last piece was not given."""
+    artifact = first.artifact
+    offset = 0
+    data: bytes | None = first.data
+    while offset < span.stop:
+        if data is None:
+            raise ArtifactCorrupt(f"{artifact.uri} ended after {offset} bytes")
+        piece = data[max(0, span.start - offset) : max(0, span.stop - offset)]
+        offset += len(data)
+        following = None
+        # The digest is compared at the end of the whole file: its last piece waits for that.
+        if offset < span.stop or span.stop == artifact.size_bytes:
+            following = await anext(parts, None)
+        if piece:
+            yield piece
+        data = None if following is None else following.data
 
 
-class _FileResponse(Response):
-    """Sends `span` of the file, or no body; an early end shows in the length that was promised."""
+async def read_upload(request: Request) -> Response:
+    """Raises ArtifactNotFound, and HttpError 403 for a file that is kept from this caller."""
+    gateway = gateway_of(request)
+    stored = await find_upload(gateway, request.path_params["file_id"])
+    await _check_may_read(request, gateway, stored)
+    uploads = gateway.stored_uploads
+    left = CACHED_SECONDS_MAX
+    if stored.expires_seconds is not None:
+        left = min(left, int(stored.expires_seconds - uploads.now()))
+    etag = f'"{stored.sha256 or stored.file_id}"'
+    facts = FileFacts(stored.name, stored.content_type, stored.size_bytes, etag, left)
+    return file_response(request, facts, lambda span: uploads.read(stored, span))
 
-    def __init__(
-        self,
-        status: int,
-        headers: dict[str, str],
-        span: ByteRange | None,
-        first: inference_pb2.ReadArtifactResponse,
-        parts: Parts,
-    ) -> None:
-        super().__init__(None, status, headers)
-        self._span = span
-        self._first = first
-        self._parts = parts
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+async def find_upload(gateway: Gateway, file_id: str) -> StoredFile:
+    """Raises ArtifactNotFound."""
+    if gateway.uploads is None:
+        raise ArtifactNotFound("there is no such file: this gateway keeps none")
+    return await gateway.uploads.find(file_id)
+
+
+async def _check_may_read(request: Request, gateway: Gateway, stored: StoredFile) -> None:
+    if stored.lifecycle.default == "allow" and not stored.lifecycle.rules:
+        return
+    tenant = ""
+    if request.headers.get("authorization"):
         try:
-            await until_gone(receive, self._send(send))
-        finally:
-            await self._parts.aclose()
-
-    async def _send(self, send: Send) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
-        if self._span is not None:
-            await self._send_span(send, self._span)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_span(self, send: Send, span: ByteRange) -> None:
-        """Raises ArtifactCorrupt, and then the file's last piece was not sent."""
-        artifact = self._first.artifact
-        offset = 0
-        data: bytes | None = self._first.data
-        while offset < span.stop:
-            if data is None:
-                raise ArtifactCorrupt(f"{artifact.uri} ended after {offset} bytes")
-            piece = data[max(0, span.start - offset) : max(0, span.stop - offset)]
-            offset += len(data)
-            following = None
-            # The digest is compared at the end of the whole file: its last piece waits for that.
-            if offset < span.stop or span.stop == artifact.size_bytes:
-                following = await anext(self._parts, None)
-            if piece:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            data = None if following is None else following.data
+            tenant = await gateway.platform.tenant(read_credential(request.headers))
+        except QuickthawError:
+            tenant = ""  # A key that is no good is as good as none.
+    match "allow" if tenant == stored.tenant else stored.lifecycle.decision(tenant):
+        case "allow":
+            return
+        case "forbid":
+            raise HttpError(403, "this file is kept for others", "auth_error")
+        case "hide":
+            raise ArtifactNotFound("there is no such file")
 
 
-ROUTES = [Route("/files/{signature}/{request_id}/{name:path}", read_file, methods=["GET", "HEAD"])]
+ROUTES = [
+    Route(f"{surface}/{rest}", handler, methods=["GET", "HEAD"])
+    for surface in ("/files", "/cdn/files")
+    for rest, handler in (
+        ("{signature}/{request_id}/{name:path}", read_artifact),
+        ("{file_id}/{name}", read_upload),
+        ("{file_id}", read_upload),
+    )
+]

@@ -36,6 +36,7 @@ logger = logging.getLogger("quickthaw.gateway.access")
 SWITCHING_PROTOCOLS = 101
 
 _PATH_CHARS_MAX = 300
+_SECRET_PATHS = frozenset({"files", "cdn", "v1"})
 _BEGINNINGS = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
@@ -186,8 +187,9 @@ def _exchange(scope: Scope, path: str) -> Exchange:
     return Exchange(
         surface=surface,
         method=scope.get("method", "WEBSOCKET"),
-        # A link to a file is a capability and a query may hold a token: neither is for a log.
-        path=f"/{surface}/..." if surface in ("files", "v1") else quote(path)[:_PATH_CHARS_MAX],
+        # A link to a file, or to upload one, is a capability and a query may hold a token: neither
+        # is for a log.
+        path=f"/{surface}/..." if surface in _SECRET_PATHS else quote(path)[:_PATH_CHARS_MAX],
         client=client[0] if client else "-",
         request_id=str(uuid.uuid4()),
     )

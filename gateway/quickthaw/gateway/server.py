@@ -28,6 +28,7 @@ from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import GatewaySettings, Limits
+from quickthaw.gateway.storage import Expiry, Uploads, open_blobs, sweeping
 from quickthaw.gateway.webhooks import Deliverer, delivering
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
 from quickthaw.wire.errors import SettingsInvalid
@@ -87,6 +88,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
         address = Address(settings.http.host, listener.getsockname()[1])
         public_url = settings.public_url or f"http://{address}"
         authority = Authority(settings.tls_dir) if settings.tls_dir is not None else None
+        uploads = _uploads(settings, secret)
         gateway = Gateway(
             limits=settings.limits,
             platform=Platform(settings.scheduler, settings.limits),
@@ -97,16 +99,35 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             own_credential=own_credential,
             ca_pem=authority.ca_pem if authority is not None else b"",
             default_model=settings.default_model,
+            uploads=uploads,
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(gateway.close)
             metrics_url = _serve_metrics(settings, registry, stack)
             lag = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds))
             stack.callback(lag.cancel)
+            if uploads is not None:
+                every_seconds = settings.limits.sweep_seconds
+                await stack.enter_async_context(sweeping(uploads.expiry, every_seconds))
             tls = _tls(settings, authority)
             await _deliver_webhooks(settings, gateway, stack)
             await stack.enter_async_context(_served(gateway, listener, settings.limits, tls))
             yield Listening(address, public_url, metrics_url)
+
+
+def _uploads(settings: GatewaySettings, secret: bytes) -> Uploads | None:
+    """Raises SettingsInvalid."""
+    if settings.blob_store is None:
+        return None
+    blobs = open_blobs(settings.blob_store)
+    return Uploads(
+        blobs,
+        Expiry(blobs),
+        secret,
+        file_bytes_max=settings.limits.upload_file_bytes_max,
+        tenant_bytes_max=settings.limits.upload_tenant_bytes_max,
+        partial_seconds=settings.limits.upload_partial_seconds,
+    )
 
 
 def _tls(settings: GatewaySettings, authority: Authority | None) -> ssl.SSLContext | None:
@@ -237,3 +258,5 @@ def _say_what_is_missing(settings: GatewaySettings) -> None:
         logger.warning("no --key-file: files travel inside the answers as data: URIs")
     elif settings.link_secret_file is None:
         logger.warning("no --link-secret-file: links to files die with this process")
+    if settings.blob_store is None:
+        logger.warning("no --blob-store: uploads are refused")

@@ -22,7 +22,8 @@ class Limits:
     """Request line and headers together."""
     header_seconds: float = 10.0
     """From a connection's (or a request's) first byte to the end of its headers."""
-    body_bytes_max: int = 4 * 1024 * 1024
+    body_bytes_max: int = 16 * 1024 * 1024
+    """Of a call, with files as data: URIs in it; uploads have their own limits."""
     body_seconds: float = 60.0
     keep_alive_seconds: int = 75
     """How long an idle connection stays open between requests."""
@@ -46,6 +47,20 @@ class Limits:
     """Of one request, kept for its listeners; one that is further behind is cut off."""
     followed_bytes_max: int = 4 * 1024 * 1024
     """The same in bytes."""
+    uploads_max: int = 64
+    """Files and parts that are written at once, some megabytes of memory each; others wait."""
+    upload_file_bytes_max: int = 16 * 1024 * 1024 * 1024
+    upload_part_bytes_max: int = 128 * 1024 * 1024
+    upload_tenant_bytes_max: int = 256 * 1024 * 1024 * 1024
+    """All files of one tenant."""
+    upload_seconds: float = 30 * 24 * 3600.0
+    """How long an uploaded file is kept whose owner did not say."""
+    upload_partial_seconds: float = 24 * 3600.0
+    """After which an upload in parts that was not completed is given up and deleted."""
+    upload_token_seconds: float = 3600.0
+    """How long a token for uploads, and a URL to upload to, are good."""
+    sweep_seconds: float = 60.0
+    """Between two looks for files that have expired."""
     drain_seconds: int = 30
     """From SIGTERM until requests that are still open are cut off."""
     inline_bytes_max: int = 32 * 1024 * 1024
@@ -76,6 +91,8 @@ class GatewaySettings:
     link_secret_file: Path | None = None
     """What links are signed with; made if it does not exist. Replicas share one. None: a secret
     that lives as long as the process."""
+    blob_store: str | None = None
+    """A folder or an object-store URL, the one that workers write to; None: nobody can upload."""
     tls_dir: Path | None = None
     """Where the local certificate authority lives; made at first start. None: there is none."""
     tls_certificate: Path | None = None
@@ -112,6 +129,7 @@ def parse_settings(
         metrics=None if parsed.metrics is None else Address.parse(parsed.metrics),
         key_file=parsed.key_file,
         link_secret_file=parsed.link_secret_file,
+        blob_store=parsed.blob_store,
         tls_dir=parsed.tls_dir,
         tls_certificate=parsed.tls_certificate,
         tls_key=parsed.tls_key,
@@ -149,6 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--link-secret-file", type=Path, metavar="PATH", help="signs file links; made if missing"
+    )
+    parser.add_argument(
+        "--blob-store",
+        metavar="URL",
+        help="a folder or an object-store URL for uploaded files, the one that workers write to",
     )
     parser.add_argument(
         "--tls-dir",

@@ -33,6 +33,7 @@ def gateway(settings: UpSettings, scheduler: str, http: str) -> Command:
     arguments += ["--metrics", f"{settings.metrics.host}:0", "--log-level", settings.log_level]
     arguments += ["--key-file", str(settings.data_dir / ADMIN_KEY_FILE)]
     arguments += ["--link-secret-file", str(settings.data_dir / LINK_SECRET_FILE)]
+    arguments += ["--blob-store", settings.blobs]
     arguments += ["--tls-dir", str(settings.data_dir / TLS_DIR)]
     arguments += ["--drain-seconds", str(settings.drain_seconds)]
     return Command(

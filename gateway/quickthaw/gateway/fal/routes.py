@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import Route, WebSocketRoute
 
-from quickthaw.gateway.fal import queue
+from quickthaw.gateway.fal import queue, storage
 from quickthaw.gateway.fal.realtime import realtime
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.schema import queue_document
@@ -25,5 +25,6 @@ ROUTES = [
     WebSocketRoute("/run/{endpoint:path}", realtime),
     WebSocketRoute(f"{_REQUEST}/status/stream", status_socket),
     Route("/rest/tokens", create_token, methods=["POST"]),
+    *storage.ROUTES,
     Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
 ]

@@ -1,0 +1,24 @@
+"""Files that callers bring: kept in the blob store, named by unguessable ids, gone when they
+expire."""
+
+from quickthaw.gateway.storage.blobs import Blobs, open_blobs
+from quickthaw.gateway.storage.expiry import Expiry, sweeping
+from quickthaw.gateway.storage.uploads import (
+    QuotaExceeded,
+    StoredFile,
+    Ticket,
+    UploadRefused,
+    Uploads,
+)
+
+__all__ = [
+    "Blobs",
+    "Expiry",
+    "QuotaExceeded",
+    "StoredFile",
+    "Ticket",
+    "UploadRefused",
+    "Uploads",
+    "open_blobs",
+    "sweeping",
+]
