@@ -96,6 +96,29 @@ async def test_an_attempt_whose_worker_does_not_come_back_is_tried_elsewhere(
         assert first_line.metered_ms == 700
 
 
+async def test_how_long_runs_take_is_known_again_after_a_restart(
+    store_url: str, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    async with a_scheduler(data_dir, store_url=store_url) as first:
+        worker = FakeWorker(first.address, first.worker_key)
+        await worker.attach()
+        for _ in range(3):
+            request_id = await first.admin.submit()
+            assign = await worker.next_assign()
+            worker.running(assign.attempt_id)
+            worker.finish(assign, metered_ms=7_000)
+            await first.admin.until_ended(request_id)
+        await worker.break_stream()
+    async with (
+        a_scheduler(data_dir, store_url=store_url, models=[]) as second,
+        FakeWorker(second.address, second.worker_key),
+    ):
+        quote = await second.admin.inference.Quote(submission())
+        assert quote.run_seconds.p50 == pytest.approx(7.0)
+        assert 7.0 < quote.run_seconds.p95 < 14.0
+
+
 async def test_a_wish_to_cancel_survives_a_restart(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     async with a_scheduler(data_dir) as first:

@@ -15,6 +15,7 @@ from quickthaw.scheduler.accounts import (
 )
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.core.estimates import LearnedEstimates
 from quickthaw.scheduler.core.events import AccountRecovered
 from quickthaw.scheduler.core.settings import CoreSettings, CrashPolicy, SupplyPolicy
 from quickthaw.scheduler.dispatcher import Dispatcher
@@ -27,6 +28,7 @@ from quickthaw.scheduler.store.recovery import (
     endpoints,
     open_requests,
     quarantines,
+    recent_runs,
     worker_marks,
 )
 from quickthaw.scheduler.store.store import Store
@@ -34,7 +36,8 @@ from quickthaw.scheduler.store.store import Store
 logger = logging.getLogger(__name__)
 
 
-def core_settings(limits: Limits, tenant_weights: dict[str, float]) -> CoreSettings:
+def core_settings(settings: Settings, tenant_weights: dict[str, float]) -> CoreSettings:
+    limits = settings.limits
     return CoreSettings(
         max_attempts=limits.attempts_max,
         lease_ms=limits.lease_ms,
@@ -44,6 +47,9 @@ def core_settings(limits: Limits, tenant_weights: dict[str, float]) -> CoreSetti
         queue_max_per_tenant=limits.tenant_queue_max,
         decisions_max=limits.decisions_max,
         tenant_weights=tenant_weights,
+        tenant_concurrency_max=limits.tenant_concurrency_max,
+        tenant_concurrency=dict(settings.tenant_concurrency),
+        wait_limit_ms=limits.wait_limit_ms,
         poison_kills=limits.poison_kills,
         quarantine_kills=limits.quarantine_kills,
         quarantine_load_failures=limits.quarantine_load_failures,
@@ -54,6 +60,16 @@ def core_settings(limits: Limits, tenant_weights: dict[str, float]) -> CoreSetti
             scale_down_delay_ms=limits.scale_down_delay_ms,
         ),
     )
+
+
+async def recall_estimates(store: Store, limits: Limits, core: CoreSettings) -> LearnedEstimates:
+    """What the newest runs in the store say. Loads are not recalled: a worker measures its speeds
+    when it starts, and its next loads correct them."""
+    estimates = LearnedEstimates(core.estimates_max)
+    newest = limits.estimates_recalled_max
+    for run in await store.reader.run(lambda connection: recent_runs(connection, newest)):
+        estimates.recall(run.model, run.gpu_type, run.work_units, run.seconds)
+    return estimates
 
 
 async def make_missing_keys(settings: Settings, store: Store, clock: Clock) -> None:

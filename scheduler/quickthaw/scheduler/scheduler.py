@@ -140,7 +140,9 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     streams = WorkerStreams(
         limits.worker_outbound_max, unread_seconds=limits.heartbeat_interval_ms / 2000
     )
-    machine = Machine(bootstrap.core_settings(limits, weights), prices)
+    core = bootstrap.core_settings(settings, weights)
+    estimates = await bootstrap.recall_estimates(store, limits, core)
+    machine = Machine(core, prices, estimates)
     explanations = Explanations(
         machine,
         store.journal,

@@ -28,6 +28,15 @@ class Limits:
 
     queue_max: int = _limit(10_000, 1, 10_000_000, "requests that may wait, of all tenants")
     tenant_queue_max: int = _limit(2_000, 1, 10_000_000, "requests of one tenant that may wait")
+    tenant_concurrency_max: int = _limit(
+        0, 0, 1_000_000, "attempts of one tenant at once, the others queue; 0 for no limit"
+    )
+    wait_limit_ms: int = _limit(
+        60_000, 0, 86_400_000, "how long a request whose turn it is may be passed over"
+    )
+    estimates_recalled_max: int = _limit(
+        5_000, 0, 1_000_000, "ended runs from which a starting scheduler learns how long runs take"
+    )
     queued_input_bytes_max: int = _limit(
         512 * 1024 * 1024, 1024 * 1024, 1 << 40, "memory for the inputs of all open requests"
     )
@@ -114,6 +123,8 @@ class Settings:
     prices: Path | None = None
     tenant_classes: Mapping[str, str] = field(default_factory=dict)
     """Label of the money metrics by tenant; `standard` for the rest."""
+    tenant_concurrency: Mapping[str, int] = field(default_factory=dict)
+    """In place of `Limits.tenant_concurrency_max`, by tenant; 0 for no limit."""
     log_level: str = "info"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -149,6 +160,13 @@ def _parser() -> _Parser:
         default=[],
         metavar="TENANT=CLASS",
         help="label of a tenant in the money metrics; may be given several times",
+    )
+    parser.add_argument(
+        "--tenant-concurrency",
+        action="append",
+        default=[],
+        metavar="TENANT=N",
+        help="attempts of this tenant at once, 0 for no limit; may be given several times",
     )
     parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
     parser.add_argument("--log-json", action="store_true", help="one JSON object per log line")
@@ -200,6 +218,18 @@ def _parse_tenant_classes(pairs: Sequence[str]) -> dict[str, str]:
     return classes
 
 
+def _parse_tenant_concurrency(pairs: Sequence[str]) -> dict[str, int]:
+    limits: dict[str, int] = {}
+    for pair in pairs:
+        tenant, separator, number = pair.partition("=")
+        if not (separator and tenant and number.isdecimal()):
+            raise SettingsInvalid(
+                f"--tenant-concurrency {pair!r} must be TENANT=N, N being a whole number"
+            )
+        limits[tenant] = int(number)
+    return limits
+
+
 def _parse_address(flag: str, text: str) -> Address:
     try:
         return Address.parse(text)
@@ -226,6 +256,7 @@ def parse_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Setti
         blob_store=arguments.blob_store or str(data_dir / "blobs"),
         prices=prices,
         tenant_classes=_parse_tenant_classes(arguments.tenant_class),
+        tenant_concurrency=_parse_tenant_concurrency(arguments.tenant_concurrency),
         log_level=arguments.log_level,
         log_json=arguments.log_json,
         limits=_parse_limits(arguments),

@@ -48,6 +48,7 @@ def test_every_limit_is_a_flag(tmp_path: Path) -> None:
         (["--prices", "/no/such/file.toml"], "--prices"),
         (["--log-level", "loud"], "--log-level"),
         (["--tenant-class", "acme"], "--tenant-class"),
+        (["--tenant-concurrency", "acme=many"], "--tenant-concurrency 'acme=many'"),
         (["--queue", "5"], "--queue"),
         (["--no-such-flag"], "--no-such-flag"),
     ],
@@ -93,13 +94,13 @@ def test_the_packaged_prices_load_and_have_a_version() -> None:
         (
             'version = "1"\ndefault_rate_nanodollars_per_second = 1\n'
             "[rates_nanodollars_per_second]\ncpu = 1.5",
-            "cpu must be a whole number",
+            "line 4: rates_nanodollars_per_second.cpu must be a whole number",
         ),
         (
             'version = "1"\ndefault_rate_nanodollars_per_second = -1',
             "default_rate_nanodollars_per_second",
         ),
-        ('version = "1"\ndefault_rate = 1', "unknown key 'default_rate'"),
+        ('version = "1"\ndefault_rate = 1', "line 2: default_rate is no key"),
     ],
 )
 def test_a_price_table_that_cannot_be_meant_is_refused(toml: str, words: str) -> None:

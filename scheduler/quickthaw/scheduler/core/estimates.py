@@ -166,12 +166,16 @@ class LearnedEstimates:
         self._lines.pop((worker_id, tier), None)
 
     def ran(self, model: ModelId, gpu_type: str, work_units: float, seconds: float) -> None:
+        known = self._unit_seconds.find((model, gpu_type))
+        if known is not None:
+            self._calibration["run"].note(known.scaled(work_units), max(seconds, SECONDS_LEAST))
+        self.recall(model, gpu_type, work_units, seconds)
+
+    def recall(self, model: ModelId, gpu_type: str, work_units: float, seconds: float) -> None:
+        """As `ran`, of a run that was long ago: nobody had foretold it."""
         if work_units <= 0.0:
             return
         unit_seconds = max(seconds, SECONDS_LEAST) / work_units
-        known = self._unit_seconds.find((model, gpu_type))
-        if known is not None:
-            self._calibration["run"].note(known.scaled(1.0), unit_seconds)
         self._unit_seconds.add((model, gpu_type), unit_seconds)
         self._note_pace(model, gpu_type, unit_seconds)
         self._model_seconds.add(model, unit_seconds / self._paces.pace(gpu_type))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import RowMapping, select
 from sqlalchemy.engine import Connection
@@ -95,6 +96,34 @@ def endpoints(connection: Connection) -> list[EndpointChanged]:
     rows = connection.execute(select(schema.endpoints).order_by(schema.endpoints.c.model_id))
     return [
         EndpointChanged(ModelId(row["model_id"]), endpoint_from_row(row)) for row in rows.mappings()
+    ]
+
+
+class PastRun(NamedTuple):
+    """A run that succeeded."""
+
+    model: ModelId
+    gpu_type: str
+    work_units: float
+    seconds: float
+
+
+def recent_runs(connection: Connection, newest: int) -> list[PastRun]:
+    """The last `newest` that ended, oldest first."""
+    attempts, requests = schema.attempts, schema.requests
+    statement = (
+        select(
+            requests.c.model_id, attempts.c.gpu_type, requests.c.work_units, attempts.c.metered_ms
+        )
+        .join_from(attempts, requests, attempts.c.request_id == requests.c.request_id)
+        .where(attempts.c.state == RequestState.SUCCEEDED.value)
+        .order_by(attempts.c.ended_unix_ms.desc())
+        .limit(newest)
+    )
+    rows = connection.execute(statement).all()
+    return [
+        PastRun(ModelId(row.model_id), row.gpu_type, row.work_units, row.metered_ms / 1000)
+        for row in reversed(rows)
     ]
 
 
