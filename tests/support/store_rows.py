@@ -12,6 +12,7 @@ from quickthaw.scheduler.core.model import (
     LedgerLine,
     Outcome,
     Receipt,
+    OutputUnits,
     RequestId,
     TenantId,
     WorkerId,
@@ -42,6 +43,8 @@ def a_job(number: int = 1, *, tenant: str = "default", submitted_ms: int = 1_000
         work_units=2.5,
         worker_hint="near",
         price_cap_nanodollars=7,
+        key_id="somekey",
+        outputs=OutputUnits(images=1),
     )
 
 

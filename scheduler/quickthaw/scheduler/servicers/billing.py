@@ -23,7 +23,6 @@ from quickthaw.wire import errors
 
 Context = grpc.aio.ServicerContext[object, object]
 
-USAGE_LINES_MAX = 10_000
 NOTE_CHARS_MAX = 200
 GRANT_ID_CHARS_MAX = 128
 KEY_ID_CHARS_MAX = 32
@@ -45,9 +44,7 @@ class BillingServicer(billing_pb2_grpc.BillingServicer):
     ) -> billing_pb2.GetUsageResponse:
         period = _period(request.tenant, request.from_unix_ms, request.until_unix_ms)
         by = convert_accounts.dimensions(request.by)
-        lines, total = await self._reader.run(
-            lambda connection: usage(connection, period, by, USAGE_LINES_MAX)
-        )
+        lines, total = await self._reader.run(lambda connection: usage(connection, period, by))
         return billing_pb2.GetUsageResponse(
             tenant=period.tenant,
             lines=[convert.usage_line_message(line) for line in lines],

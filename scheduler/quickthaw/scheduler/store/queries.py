@@ -195,7 +195,10 @@ def _line(row: RowMapping) -> LedgerLine:
 
 
 def usage(
-    connection: Connection, period: Period, by: Sequence[Dimension], lines_max: int
+    connection: Connection,
+    period: Period,
+    by: Sequence[Dimension] = (Dimension.MODEL, Dimension.GPU_TYPE),
+    lines_max: int = 10_000,
 ) -> tuple[list[Usage], Usage]:
     """By what is named, sorted by it in that order, and in total."""
     sums = (
