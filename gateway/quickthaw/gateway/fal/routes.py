@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.routing import Route, WebSocketRoute
 
 from quickthaw.gateway.fal import queue, storage
+from quickthaw.gateway.fal.over_websocket import over_websocket
 from quickthaw.gateway.fal.realtime import realtime
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.schema import queue_document
@@ -23,6 +24,7 @@ ROUTES = [
     Route("/run/{endpoint:path}/stream", stream, methods=["POST"]),
     Route("/run/{endpoint:path}", run, methods=["POST"]),
     WebSocketRoute("/run/{endpoint:path}", realtime),
+    WebSocketRoute("/ws/{endpoint:path}", over_websocket),
     WebSocketRoute(f"{_REQUEST}/status/stream", status_socket),
     Route("/rest/tokens", create_token, methods=["POST"]),
     *storage.ROUTES,

@@ -18,6 +18,8 @@ from quickthaw.wire.errors import ModelNotFound
 LOOKUPS_MAX = 4
 """Models that a path may be tried for: clients put paths of their own behind an id."""
 
+_APPENDED = (("realtime",), ("stream",))
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -48,9 +50,9 @@ async def open_socket(websocket: WebSocket) -> Opened:
 
 def _candidates(asked: EndpointId) -> Iterator[EndpointId]:
     """The id without what clients append to it: most often `realtime`, or any path of theirs."""
-    if asked.path[-1:] == ("realtime",):
+    if asked.path[-1:] in _APPENDED:
         yield replace(asked, path=asked.path[:-1])
     yield asked
     for length in range(len(asked.path) - 1, max(-1, len(asked.path) - LOOKUPS_MAX), -1):
-        if asked.path[length:] != ("realtime",):
+        if asked.path[length:] not in _APPENDED:
             yield replace(asked, path=asked.path[:length])
