@@ -273,7 +273,7 @@ async def test_every_answer_has_a_request_id_and_no_path_redirects(tmp_path: Pat
     async with a_gateway(tmp_path) as rig:
         for method, path, status in [
             ("GET", "/run/quickthaw/shapes/", 405),
-            ("POST", "/rest/tokens/", 404),
+            ("POST", "/rest/nothing/", 404),
             ("GET", "/favicon.ico", 405),
             ("GET", "/", 200),
             ("GET", "/openapi.json/", 200),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import Route, WebSocketRoute
 
-from quickthaw.gateway.fal import queue, storage
+from quickthaw.gateway.fal import proxy, queue, storage
 from quickthaw.gateway.fal.over_websocket import over_websocket
 from quickthaw.gateway.fal.realtime import realtime
 from quickthaw.gateway.fal.run import run
@@ -28,5 +28,6 @@ ROUTES = [
     WebSocketRoute(f"{_REQUEST}/status/stream", status_socket),
     Route("/rest/tokens", create_token, methods=["POST"]),
     *storage.ROUTES,
+    *proxy.ROUTES,
     Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
 ]
