@@ -143,7 +143,7 @@ class Cluster:
             return
         batch, self._uncommitted = self._uncommitted, []
         for command in batch:
-            if isinstance(command, out.Journal):
+            if isinstance(command, out.Journal | out.JournalSoon):
                 self.journal.apply(command)
             else:
                 self._carry_out(command)

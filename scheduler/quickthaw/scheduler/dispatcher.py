@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, assert_never
+from functools import partial
+from typing import Protocol
 
 from quickthaw.scheduler.alerts import log_alert
 from quickthaw.scheduler.clock import Clock
@@ -24,21 +25,15 @@ from quickthaw.scheduler.core.model import RequestId, Tier
 from quickthaw.scheduler.events_log import EventsLog
 from quickthaw.scheduler.live import LiveRequest, LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
-from quickthaw.scheduler.store.journal import Journal
+from quickthaw.scheduler.store.journal import Journal, Told
 from quickthaw.scheduler.store.rows import command_rows
 from quickthaw.scheduler.store.statements import Row
+from quickthaw.scheduler.store.write_behind import WriteBehind
 from quickthaw.scheduler.views import RequestView
 from quickthaw.v1 import fleet_pb2
 from quickthaw.wire import errors
 
 logger = logging.getLogger(__name__)
-
-# An attempt's way to its end: the worker knows it too, and nobody is billed by it.
-WRITTEN_BEHIND = (
-    commands.JournalPlacement,
-    commands.JournalProgress,
-    commands.JournalMetered,
-)
 
 
 class Outbox(Protocol):
@@ -47,6 +42,16 @@ class Outbox(Protocol):
     def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None: ...
 
     def close(self, worker_id: str, detail: str) -> None: ...
+
+
+class _Issued:
+    """A write of the core's on its way, and what to do when it and all before it are durable."""
+
+    __slots__ = ("actions", "settled")
+
+    def __init__(self) -> None:
+        self.actions: list[Callable[[], None]] = []
+        self.settled = False
 
 
 class Dispatcher:
@@ -64,6 +69,7 @@ class Dispatcher:
         outbox: Outbox,
         metrics: SchedulerMetrics,
         tick_seconds: float,
+        write_behind_seconds: float,
         on_decided: Callable[[RequestId], None] = lambda request_id: None,
     ) -> None:
         self.machine = machine
@@ -78,8 +84,8 @@ class Dispatcher:
         self._queue_max = queue_max
         self._being_journalled = 0
         self._stopped = False
-        self._last_write: asyncio.Future[None] | None = None
-        self._after: deque[tuple[asyncio.Future[None], Sequence[Callable[[], None]]]] = deque()
+        self._issued: deque[_Issued] = deque()
+        self._behind = WriteBehind(self._issue, write_behind_seconds)
 
     # ---- in ------------------------------------------------------------------------------
 
@@ -96,40 +102,39 @@ class Dispatcher:
                 retry_delay_seconds=2.0,
             )
 
-    def journal_request(self, request: LiveRequest, rows: Sequence[Row]) -> asyncio.Future[None]:
+    def journal_request(self, request: LiveRequest, rows: Sequence[Row], told: Told) -> None:
         """Makes a request durable and hands it to the core, whether or not the caller waits.
 
-        The future must be shielded. It ends after the core has heard, or raises StorageFull,
-        StoreUnavailable, Unavailable: then the request was never accepted.
+        `told` is called after the core has heard, or with StorageFull, StoreUnavailable or
+        Internal: then the request was never accepted. Raises Unavailable.
         """
-        write = self._journal.offer(rows)
+        self._journal.write(rows, partial(self._accept, request, told), kept=False)
         # At once: of those that are on their way too, each must see what the others will cost.
         self.machine.hold(request.job, self.clock.now_ms())
         self._being_journalled += 1
-        write.add_done_callback(lambda done: self._accept(request, done))
-        return write
 
-    def accept_ahead(
-        self, request: LiveRequest, rows: Sequence[Row]
-    ) -> asyncio.Future[None] | None:
+    def accept_ahead(self, request: LiveRequest, rows: Sequence[Row]) -> bool:
         """Hands a request to the core at once; its row is durable no later than its end.
 
         For callers that are gone when this process is: nobody can ask for what a crash forgets, and
-        a worker that runs it is told to stop. None while the store does not take writes: a refusal
+        a worker that runs it is told to stop. False while the store does not take writes: a refusal
         needs `journal_request`.
         """
         if self._journal.faulty or self._journal.behind:
-            return None
-        write = self._last_write = self._journal.keep(rows, behind=True)
+            return False
+        self._behind.note_request(request.job.request_id, rows)
         self._begin(request)
-        return write
+        return True
 
-    def _accept(self, request: LiveRequest, write: asyncio.Future[None]) -> None:
+    def _accept(
+        self, request: LiveRequest, told: Told, error: errors.QuickthawError | None
+    ) -> None:
         self._being_journalled -= 1
-        if write.cancelled() or write.exception() is not None:
+        if error is None:
+            self._begin(request)
+        else:
             self.machine.release_hold(request.job.request_id)
-            return
-        self._begin(request)
+        told(error)
 
     def _begin(self, request: LiveRequest) -> None:
         self.live.add(request)
@@ -162,11 +167,11 @@ class Dispatcher:
         """Nothing that happens from now on is decided upon: the next process will be told again.
         Waiting callers and watchers get the error."""
         self._stopped = True
+        self._behind.flush()
         self.log.close(why)
         for request in self.live:
-            for waiter in request.waiters:
-                if not waiter.done():
-                    waiter.set_exception(why)
+            for tell in request.waiters:
+                tell(why)
 
     def feed(self, event: events.Event) -> None:
         if self._stopped:
@@ -177,7 +182,18 @@ class Dispatcher:
 
     def attempt_event(self, worker_id: str, event: fleet_pb2.AttemptEvent) -> None:
         """Progress, a preview or a log line, told in order with the states around it."""
-        self._later([lambda: self._tell_event(worker_id, event)])
+        request_id, _, number = event.attempt_id.rpartition(".")
+        request = self.live.get(request_id)
+        # What an attempt says that was lost meanwhile would confuse the one that runs now.
+        if request is None or request.worker_id != worker_id or number != str(request.attempt):
+            return
+        self.log.append(
+            request_id,
+            self.clock.now_ms(),
+            event,
+            droppable=True,
+            size_bytes=event.ByteSize() + 128,
+        )
 
     async def run(self) -> None:
         """Feeds Ticks when the core's timers are due; never returns.
@@ -198,82 +214,118 @@ class Dispatcher:
 
     async def wait_for_room(self) -> None:
         """Holds a worker's stream back while the journal cannot keep up."""
-        while self._journal.behind and self._last_write is not None:
-            # The last write is durable only when all before it are.
-            await asyncio.wait([self._last_write])
+        while self._journal.behind and self._issued:
+            await self.durable()
 
     async def durable(self) -> None:
-        """Returns when everything decided so far is durable."""
-        if self._last_write is not None:
-            await asyncio.wait([self._last_write])
+        """Returns when everything decided so far is durable, or as durable as it will be."""
+        if self._issued:
+            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._issued[-1].actions.append(lambda: _reach(reached))
+            await reached
 
     def wait_for_end(self, request: LiveRequest) -> asyncio.Future[RequestView]:
         waiter: asyncio.Future[RequestView] = asyncio.get_running_loop().create_future()
-        request.waiters.append(waiter)
+
+        def tell(end: RequestView | errors.QuickthawError) -> None:
+            if waiter.done():
+                return
+            if isinstance(end, errors.QuickthawError):
+                waiter.set_exception(end)
+            else:
+                waiter.set_result(end)
+
+        request.waiters.append(tell)
         return waiter
 
     # ---- out -----------------------------------------------------------------------------
 
     def _perform(self, decided: Sequence[commands.Command]) -> None:
         rows: list[Row] = []
-        behind = True
         after: list[Callable[[], None]] = []
         for command in decided:
-            match command:
-                case (
-                    commands.JournalPlacement()
-                    | commands.JournalProgress()
-                    | commands.JournalMetered()
-                    | commands.JournalCancel()
-                    | commands.JournalMark()
-                    | commands.JournalQuarantine()
-                    | commands.JournalReservation()
-                    | commands.JournalAccount()
-                    | commands.JournalEnd()
-                ):
-                    rows.extend(self._rows(command))
-                    behind = behind and isinstance(command, WRITTEN_BEHIND)
-                case (
-                    commands.SendAssign()
-                    | commands.SendCancel()
-                    | commands.SendDrain()
-                    | commands.SendUnload()
-                    | commands.SendPrefetch()
-                ):
-                    self._send(command)
-                case commands.CloseStream():
-                    self._outbox.close(command.worker_id, command.detail)
-                case _:
-                    after.append(self._deferred(command))
+            if isinstance(command, commands.Immediate):
+                self._at_once(command)
+            elif isinstance(command, commands.JournalSoon):
+                self._metrics.count(command)
+                self._behind.note(command)
+            elif isinstance(command, commands.Journal):
+                rows.extend(self._rows(command))
+            elif not self._waits_for_meter(command):
+                after.append(self._deferred(command))
         if rows:
-            self._last_write = self._journal.keep(rows, behind=behind)
-        if after:
+            self._issue(rows, after)
+        elif after:
             self._later(after)
+
+    def _issue(self, rows: Sequence[Row], after: Sequence[Callable[[], None]]) -> None:
+        issued = _Issued()
+        issued.actions.extend(after)
+        self._issued.append(issued)
+        self._journal.write(rows, partial(self._settle, issued), kept=True)
+
+    def _later(self, actions: Sequence[Callable[[], None]]) -> None:
+        if self._issued:
+            self._issued[-1].actions.extend(actions)
+        else:
+            for action in actions:
+                action()
+
+    def _settle(self, issued: _Issued, error: errors.QuickthawError | None) -> None:
+        issued.settled = True
+        if error is not None:
+            # The journal has logged why; it gives up only what no store would take.
+            logger.error("%d effects follow a write that failed", len(issued.actions))
+        while self._issued and self._issued[0].settled:
+            for action in self._issued.popleft().actions:
+                action()
 
     def _rows(
         self,
-        command: commands.JournalPlacement
-        | commands.JournalProgress
-        | commands.JournalMetered
-        | commands.JournalCancel
+        command: commands.JournalCancel
         | commands.JournalMark
         | commands.JournalQuarantine
         | commands.JournalReservation
         | commands.JournalAccount
         | commands.JournalEnd,
     ) -> list[Row]:
-        self._metrics.count(command)
+        if isinstance(command, commands.JournalCancel):
+            return [*self._behind.take_request(command.request_id), *command_rows(command)]
         if not isinstance(command, commands.JournalEnd):
             return command_rows(command)
+        self._metrics.count(command)
         for alert in command.settled.alerts:
             log_alert(alert)
         if command.attempt is None:
             self._on_decided(command.job.request_id)
+        else:
+            self._behind.forget(command.attempt.attempt_id)
         columns = end_columns(command)
-        request = self.live.get(command.job.request_id)
-        if request is not None:
+        request_id = command.job.request_id
+        if (request := self.live.get(request_id)) is not None:
             request.end = columns
-        return command_rows(command, columns)
+        return [*self._behind.take_request(request_id), *command_rows(command, columns)]
+
+    def _at_once(
+        self,
+        command: commands.SendAssign
+        | commands.SendCancel
+        | commands.SendDrain
+        | commands.SendUnload
+        | commands.SendPrefetch
+        | commands.CloseStream
+        | commands.TellProgress
+        | commands.TellQueued,
+    ) -> None:
+        match command:
+            case commands.TellProgress():
+                self._tell_progress(command)
+            case commands.TellQueued():
+                self._tell_queued(command)
+            case commands.CloseStream():
+                self._outbox.close(command.worker_id, command.detail)
+            case _:
+                self._send(command)
 
     def _send(self, command: ToWorker) -> None:
         input_json = ""
@@ -283,47 +335,28 @@ class Dispatcher:
             input_json = request.view.input_json if request is not None else "{}"
         self._outbox.send(command.worker_id, scheduler_message(command, input_json))
 
+    def _waits_for_meter(
+        self,
+        command: commands.SendWelcome
+        | commands.SendHeartbeatAck
+        | commands.SendFinishedAck
+        | commands.TellEnd,
+    ) -> bool:
+        """Whether it is an acknowledgement of run times that are still to be written."""
+        return isinstance(command, commands.SendHeartbeatAck) and self._behind.when_metered(
+            partial(self._send, command)
+        )
+
     def _deferred(
         self,
         command: commands.SendWelcome
         | commands.SendHeartbeatAck
         | commands.SendFinishedAck
-        | commands.TellProgress
-        | commands.TellQueued
         | commands.TellEnd,
     ) -> Callable[[], None]:
-        match command:
-            case (
-                commands.SendWelcome() | commands.SendHeartbeatAck() | commands.SendFinishedAck()
-            ) as send:
-                return lambda: self._send(send)
-            case commands.TellProgress() as progress:
-                return lambda: self._tell_progress(progress)
-            case commands.TellQueued() as queued:
-                return lambda: self._tell_queued(queued)
-            case commands.TellEnd() as end:
-                return lambda: self._tell_end(end)
-            case _:
-                assert_never(command)
-
-    def _later(self, actions: Sequence[Callable[[], None]]) -> None:
-        write = self._last_write
-        if not self._after and (write is None or write.done()):
-            for action in actions:
-                action()
-            return
-        assert write is not None
-        self._after.append((write, actions))
-        write.add_done_callback(self._drain)
-
-    def _drain(self, _write: asyncio.Future[None]) -> None:
-        while self._after and self._after[0][0].done():
-            write, actions = self._after.popleft()
-            if write.cancelled() or write.exception() is not None:
-                # The journal has logged why; it gives up only what no store would take.
-                logger.error("%d effects follow a write that failed", len(actions))
-            for action in actions:
-                action()
+        if isinstance(command, commands.TellEnd):
+            return partial(self._tell_end, command)
+        return partial(self._send, command)
 
     # ---- what callers and watchers see ------------------------------------------------------
 
@@ -358,21 +391,11 @@ class Dispatcher:
             view.end_proto = request.end.end_proto
         size_bytes = len(view.input_json) + len(view.output_json) + len(view.end_proto) + 512
         self.log.append(view.request_id, view.finished_ms, view, final=True, size_bytes=size_bytes)
-        for waiter in request.waiters:
-            if not waiter.done():
-                waiter.set_result(view)
+        for tell in request.waiters:
+            tell(view)
         self._metrics.ended(command)
 
-    def _tell_event(self, worker_id: str, event: fleet_pb2.AttemptEvent) -> None:
-        request_id, _, number = event.attempt_id.rpartition(".")
-        request = self.live.get(request_id)
-        # What an attempt says that was lost meanwhile would confuse the one that runs now.
-        if request is None or request.worker_id != worker_id or number != str(request.attempt):
-            return
-        self.log.append(
-            request_id,
-            self.clock.now_ms(),
-            event,
-            droppable=True,
-            size_bytes=event.ByteSize() + 128,
-        )
+
+def _reach(reached: asyncio.Future[None]) -> None:
+    if not reached.done():
+        reached.set_result(None)

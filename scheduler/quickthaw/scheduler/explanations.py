@@ -82,13 +82,11 @@ class Explanations:
                 return
             rows = [row for each in noted[start : start + IN_ONE_GO] if (row := self._row(each))]
             if rows:
-                self._journal.keep(rows, behind=True)
+                self._journal.keep(rows)
             await asyncio.sleep(0)
 
     def purge(self) -> None:
-        self._journal.keep(
-            [Row(Statement.PURGE_EXPLANATIONS, {"kept": self._limits.kept_max})], behind=True
-        )
+        self._journal.keep([Row(Statement.PURGE_EXPLANATIONS, {"kept": self._limits.kept_max})])
 
     def _row(self, request_id: RequestId) -> Row | None:
         decisions = self._machine.explain(request_id)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from quickthaw.scheduler.core.model import Job
@@ -21,7 +20,10 @@ class LiveRequest:
     worker_id: str = ""
     attempt: int = 0
     end: EndColumns | None = None
-    waiters: list[asyncio.Future[RequestView]] = field(default_factory=list)
+    waiters: list[Callable[[RequestView | errors.QuickthawError], None]] = field(
+        default_factory=list
+    )
+    """Called once, with the end or with why it will not be known here."""
 
 
 class LiveRequests:

@@ -21,7 +21,6 @@ from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.submissions import Accepted
 from quickthaw.scheduler.views import RequestView
 from quickthaw.wire import errors
-from quickthaw.wire.status import translate
 
 ID_CHARS_MAX = 64
 
@@ -122,12 +121,7 @@ class Requests:
         self, request: LiveRequest, tell: Callable[[RequestView | errors.QuickthawError], None]
     ) -> None:
         """Calls back once, with the terminal request or with why that will not be known here."""
-
-        def ended(waiter: asyncio.Future[RequestView]) -> None:
-            error = waiter.exception()
-            tell(waiter.result() if error is None else translate(error))
-
-        self._dispatcher.wait_for_end(request).add_done_callback(ended)
+        request.waiters.append(tell)
 
     def cancel(self, view: RequestView, detail: str) -> None:
         if not view.state.terminal:

@@ -122,7 +122,6 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         limits=JournalLimits(
             limits.journal_batch_max,
             limits.journal_waiting_max,
-            write_behind_seconds=limits.journal_write_behind_ms / 1000,
         ),
         on_commit=metrics.commit,
         on_fault=on_fault,
@@ -160,6 +159,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         metrics=metrics,
         tick_seconds=limits.tick_ms / 1000,
         on_decided=explanations.note,
+        write_behind_seconds=limits.journal_write_behind_ms / 1000,
     )
     await bootstrap.recover(store, catalog, dispatcher)
     webhooks = Webhooks(

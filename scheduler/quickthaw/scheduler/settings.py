@@ -75,7 +75,7 @@ class Limits:
     journal_batch_max: int = _limit(512, 1, 10_000, "writes in one transaction")
     journal_waiting_max: int = _limit(8_192, 1, 1_000_000, "writes that may wait for the store")
     journal_write_behind_ms: int = _limit(
-        10, 0, 1_000, "how long an attempt's progress may wait for another write to go along with"
+        50, 0, 1_000, "how long an attempt's steps may wait, to be spared if it ends meanwhile"
     )
     store_readers: int = _limit(4, 1, 64, "threads that read the store")
     idempotency_retention_hours: int = _limit(24, 1, 8_760, "how long a key is remembered")

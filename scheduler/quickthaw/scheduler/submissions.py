@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from quickthaw.scheduler.catalog import Catalog, CatalogModel
 from quickthaw.scheduler.convert.requests import Submission, refused_columns
@@ -35,6 +36,10 @@ class Accepted:
     view: RequestView
     request: LiveRequest | None
     deduplicated: bool = False
+
+
+Told = Callable[[LiveRequest, errors.QuickthawError | None], None]
+"""Is told that a request is durable (None), or why it was never accepted."""
 
 
 class Submissions:
@@ -118,6 +123,8 @@ class Submissions:
         """As `submit`, but for work that nobody wants without its caller: `unwanted` is told what
         became durable after the caller had gone."""
         if not submission.idempotency_key:
+            if (begun := self.begin_ahead(tenant, submission)) is not None:
+                return Accepted(begun.view, begun)
             return await self._submit_new(tenant, submission, None, unwanted)
         submitting = asyncio.create_task(self.submit(tenant, submission))
 
@@ -156,11 +163,10 @@ class Submissions:
         return Accepted(view, None, deduplicated=True)
 
     def begin(
-        self, tenant: str, submission: Submission, fingerprint: str | None = None
-    ) -> tuple[LiveRequest, asyncio.Future[None]]:
-        """Sends a new request on its way into the journal; it is durable when the future ends,
-        which must be shielded. `submit` without the waiting: an idempotency key is looked up there
-        and needs its `fingerprint` here."""
+        self, tenant: str, submission: Submission, told: Told, fingerprint: str | None = None
+    ) -> LiveRequest:
+        """Sends a new request on its way into the journal: `submit` without the waiting. An
+        idempotency key is looked up there and needs its `fingerprint` here."""
         request, model = self.prepare(tenant, submission)
         self._dispatcher.check_admission(request)
         self._check_model_queue(request.job.model.id, submission.model_queue_max)
@@ -175,7 +181,8 @@ class Submissions:
             view = request.view
             rows.append(webhook_row(view.request_id, tenant, submission.webhook, view.submitted_ms))
             self._webhooks.expect(request)
-        return request, self._dispatcher.journal_request(request, rows)
+        self._dispatcher.journal_request(request, rows, partial(told, request))
+        return request
 
     def _check_model_queue(self, model_id: str, queue_max: int) -> None:
         """Raises QueueFull. Few callers set such a limit, so nothing is counted for the others."""
@@ -243,32 +250,52 @@ class Submissions:
         fingerprint: str | None,
         unwanted: Callable[[RequestView], None] | None = None,
     ) -> Accepted:
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def told(request: LiveRequest, error: errors.QuickthawError | None) -> None:
+            if error is None and unwanted is not None and durable.cancelled():
+                unwanted(request.view)
+            elif durable.done():
+                return
+            elif error is not None:
+                durable.set_exception(error)
+            else:
+                durable.set_result(None)
+
         try:
-            request, write = self.begin(tenant, submission, fingerprint)
+            request = self.begin(tenant, submission, told, fingerprint)
         except errors.InvalidInput as error:
             if not submission.accept_invalid_input:
                 raise
             return await self._submit_refused(tenant, submission, fingerprint, error)
         try:
-            await asyncio.shield(write)
+            await durable
         except asyncio.CancelledError:
-            if unwanted is not None:
-                _when_durable(write, lambda: unwanted(request.view))
+            # It may have become durable just before.
+            if unwanted is not None and not durable.cancelled() and durable.exception() is None:
+                unwanted(request.view)
             raise
         return Accepted(request.view, request)
 
     def begin_ahead(self, tenant: str, submission: Submission) -> LiveRequest | None:
-        """A request that runs before it is durable: see `Dispatcher.accept_ahead`, and None where
-        that refuses. Without an idempotency key, whose point is that it survives."""
+        """A request that runs before it is durable: see `Dispatcher.accept_ahead`.
+
+        None where that refuses, and for what must survive this process: an idempotency key, a
+        webhook, or that the input was refused. `submit` is for those.
+        """
+        survives = submission.idempotency_key or submission.webhook
+        if survives or submission.accept_invalid_input:
+            return None
         request, model = self.prepare(tenant, submission)
         self._dispatcher.check_admission(request)
+        self._check_model_queue(request.job.model.id, submission.model_queue_max)
         rows = request_rows(
             request.job,
             model_version=model.version,
             input_json=request.view.input_json,
             idempotency=None,
         )
-        return request if self._dispatcher.accept_ahead(request, rows) is not None else None
+        return request if self._dispatcher.accept_ahead(request, rows) else None
 
     async def purge_idempotency_keys(self) -> None:
         """Forgets keys that are past their retention; never returns."""
@@ -277,14 +304,6 @@ class Submissions:
             before_ms = self._dispatcher.clock.now_ms() - self._retention_ms
             row = Row(Statement.PURGE_IDEMPOTENCY, {"key_created_unix_ms": before_ms})
             self._store.journal.keep([row])
-
-
-def _when_durable(write: asyncio.Future[None], then: Callable[[], None]) -> None:
-    def tell(done: asyncio.Future[None]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            then()
-
-    write.add_done_callback(tell)
 
 
 def _fingerprint(submission: Submission) -> str:

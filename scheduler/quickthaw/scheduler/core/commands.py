@@ -4,13 +4,16 @@ The base class of a command says when the shell may carry it out:
 
 - `Journal`: a write. The shell has one ordered writer: writes commit in the order in which they
   were issued, over all calls; one command is one transaction (several may share a bigger one).
+- `JournalSoon`: what an open attempt has come to, of which only the newest counts. It may wait a
+  little and is not written at all if the attempt's `JournalEnd`, which says it again, comes first.
 - `Immediate`: at once; it does not wait for any write.
-- `AfterCommit`: when every write issued so far, by this call *and by all earlier ones*, is
+- `AfterCommit`: when every `Journal` issued so far, by this call *and by all earlier ones*, is
   durable. A duplicate of a worker's finish leads to an acknowledgement with no write of its own;
   it must still not overtake the write that the first copy led to.
 
-Within `Immediate`, and within `AfterCommit`, the order of issue is kept. Everything that callers
-and watchers see is `AfterCommit`, so one request's news are in order.
+Within `Immediate`, and within `AfterCommit`, the order of issue is kept. What watchers see on a
+request's way is `Immediate` and its end `AfterCommit`, so one request's news are in order: where it
+has got to is true now, durable or not, and its end is what must never be taken back.
 """
 
 from __future__ import annotations
@@ -44,6 +47,12 @@ class Journal:
     __slots__ = ()
 
 
+class JournalSoon:
+    """A write that may wait a little; see the module."""
+
+    __slots__ = ()
+
+
 class Immediate:
     """Carried out at once; see the module."""
 
@@ -60,14 +69,14 @@ class AfterCommit:
 
 
 @dataclass(frozen=True, slots=True)
-class JournalPlacement(Journal):
+class JournalPlacement(JournalSoon):
     """Insert the open attempt and set the request's state to PLACED (also if it was adopted)."""
 
     attempt: AttemptRecord
 
 
 @dataclass(frozen=True, slots=True)
-class JournalProgress(Journal):
+class JournalProgress(JournalSoon):
     """The open attempt went on to `state` (LOADING or RUNNING)."""
 
     attempt: AttemptRecord
@@ -75,7 +84,7 @@ class JournalProgress(Journal):
 
 
 @dataclass(frozen=True, slots=True)
-class JournalMetered(Journal):
+class JournalMetered(JournalSoon):
     """Run times of open attempts as one heartbeat reported them; only those that changed."""
 
     metered_ms: tuple[tuple[AttemptId, int], ...]
@@ -235,7 +244,8 @@ class SendWelcome(AfterCommit):
 
 @dataclass(frozen=True, slots=True)
 class SendHeartbeatAck(AfterCommit):
-    """`meter_leases`: until how many metered milliseconds which attempts are paid for."""
+    """Also after every `JournalMetered` so far: the worker is told that its run time is safe.
+    `meter_leases`: until how many metered milliseconds which attempts are paid for."""
 
     worker_id: WorkerId
     sequence: int
@@ -253,7 +263,7 @@ class SendFinishedAck(AfterCommit):
 
 
 @dataclass(frozen=True, slots=True)
-class TellProgress(AfterCommit):
+class TellProgress(Immediate):
     """The request is PLACED, LOADING or RUNNING now; for those who watch it."""
 
     request_id: RequestId
@@ -265,7 +275,7 @@ class TellProgress(AfterCommit):
 
 
 @dataclass(frozen=True, slots=True)
-class TellQueued(AfterCommit):
+class TellQueued(Immediate):
     """The request waits, for the first time or again; for those who watch it."""
 
     request_id: RequestId

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 import grpc.aio
 
@@ -124,21 +125,26 @@ class RunMany:
             task = asyncio.create_task(self._run_once(tag, submission))
             self._calls[tag] = _Call(task=task)
             return
-        request, write = self._submissions.begin(self._tenant, submission)
+        if (begun := self._submissions.begin_ahead(self._tenant, submission)) is not None:
+            self._calls[tag] = _Call(begun.view)
+            self._requests.when_ended(begun, partial(self._ended, tag))
+            return
+        self._submissions.begin(self._tenant, submission, partial(self._journalled, tag))
         self._calls[tag] = _Call()
-        write.add_done_callback(lambda done: self._journalled(tag, request, done))
 
-    def _journalled(self, tag: int, request: LiveRequest, write: asyncio.Future[None]) -> None:
+    def _journalled(
+        self, tag: int, request: LiveRequest, error: errors.QuickthawError | None
+    ) -> None:
         call = self._calls[tag]
-        if (error := write.exception()) is not None:
+        if error is not None:
             del self._calls[tag]
-            self._refuse(tag, translate(error))
+            self._refuse(tag, error)
             return
         call.view = request.view
         if call.unwanted:
             self._leave(call)
         else:
-            self._requests.when_ended(request, lambda end: self._ended(tag, end))
+            self._requests.when_ended(request, partial(self._ended, tag))
 
     async def _run_once(self, tag: int, submission: convert.Submission) -> None:
         """With an idempotency key: it may lead to a request of some other call."""

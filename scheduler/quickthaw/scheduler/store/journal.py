@@ -11,10 +11,8 @@ There are two kinds. A caller's new work (`offer`) fails with the store. What ha
 (`keep`) is tried until it is durable: while the store is full or gone it stays at the head of the
 queue, `faulty` is true and everything that waits for it waits.
 
-Of the second kind some nobody waits for in earnest, an attempt's way to its end. Such a write
-(`keep` with `behind`) does not begin a commit of its own at once: it goes along with the next one,
-or alone after `write_behind_seconds`. What a later row of the same batch says again is not written
-twice (`superseded.py`), so a short attempt costs two commits and no row but the last.
+Either kind can be awaited, or calls back (`write`), which costs a small request less than a future
+and its turn of the event loop. Writes of one turn of the event loop share a commit.
 """
 
 from __future__ import annotations
@@ -31,8 +29,13 @@ from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.store.database import Writer
 from quickthaw.scheduler.store.faults import ROW_FAULTS, store_fault
-from quickthaw.scheduler.store.statements import Row, Statement, Statements, Value
-from quickthaw.scheduler.store.superseded import without_superseded
+from quickthaw.scheduler.store.statements import (
+    NEWEST_ONLY,
+    Row,
+    Statement,
+    Statements,
+    Value,
+)
 from quickthaw.wire import errors
 
 logger = logging.getLogger(__name__)
@@ -49,14 +52,17 @@ class JournalLimits:
     backoff_first_seconds: float = 0.05
     backoff_max_seconds: float = 2.0
     stop_tries_max: int = 3
-    write_behind_seconds: float = 0.01
+
+
+Told = Callable[[errors.QuickthawError | None], None]
+"""Is told, on the event loop, that a write is durable (None), or why it never will be."""
 
 
 @dataclass(slots=True)
 class _Write:
     rows: Sequence[Row]
     kept: bool
-    done: asyncio.Future[None]
+    told: Told
     error: errors.QuickthawError | None = None
 
 
@@ -83,8 +89,7 @@ class Journal:
         self._waiting: deque[_Write] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._due = False
-        self._flush: asyncio.TimerHandle | None = None
+        self._waking = False
         self._faulty = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -104,6 +109,29 @@ class Journal:
     def offer(self, rows: Sequence[Row]) -> asyncio.Future[None]:
         """A caller's new work; the future ends when it is durable, or with StorageFull,
         StoreUnavailable or Internal. Raises Unavailable while the journal is behind."""
+        future, told = self._future()
+        self.write(rows, told, kept=False)
+        return future
+
+    def keep(self, rows: Sequence[Row]) -> asyncio.Future[None]:
+        """Something that has happened. The future fails only for a row that no store would take
+        (a bug of ours), or when the journal is closed while the store is gone."""
+        future, told = self._future()
+        self.write(rows, told, kept=True)
+        return future
+
+    def write(self, rows: Sequence[Row], told: Told, *, kept: bool) -> None:
+        """As `keep` or `offer`. Kept writes are told in the order of the calls, but for those that
+        are tried again while a later one could be written."""
+        assert self._loop is not None, "the journal was not started"
+        if not kept:
+            self._check_room()
+        self._waiting.append(_Write(rows, kept, told))
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake_writer)
+
+    def _check_room(self) -> None:
         if self._stopping:
             raise errors.Unavailable("the scheduler is shutting down; try again")
         if self.behind:
@@ -111,40 +139,30 @@ class Journal:
                 f"{self._limits.waiting_max} writes are waiting for the store; try again later",
                 retry_delay_seconds=self._limits.retry_delay_seconds,
             )
-        return self._append(rows, kept=False)
 
-    def keep(self, rows: Sequence[Row], *, behind: bool = False) -> asyncio.Future[None]:
-        """Something that has happened. The future fails only for a row that no store would take
-        (a bug of ours), or when the journal is closed while the store is gone. `behind`: it may
-        wait a little for another write to go along with."""
-        return self._append(rows, kept=True, behind=behind)
-
-    def _append(
-        self, rows: Sequence[Row], *, kept: bool, behind: bool = False
-    ) -> asyncio.Future[None]:
+    def _future(self) -> tuple[asyncio.Future[None], Told]:
         assert self._loop is not None, "the journal was not started"
         done: asyncio.Future[None] = self._loop.create_future()
         # A future that nobody awaits must not complain about its exception at collection.
         done.add_done_callback(_retrieve)
-        self._waiting.append(_Write(rows, kept, done))
-        if not behind:
-            self._commit_now()
-        elif self._flush is None:
-            self._flush = self._loop.call_later(self._limits.write_behind_seconds, self._commit_now)
-        return done
 
-    def _commit_now(self) -> None:
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
+        def told(error: errors.QuickthawError | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        return done, told
+
+    def _wake_writer(self) -> None:
+        self._waking = False
         with self._wake:
-            self._due = True
             self._wake.notify()
 
     async def close(self) -> None:
         """Commits what is waiting, then ends the thread and gives up the store's lock."""
-        if self._flush is not None:
-            self._flush.cancel()
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -178,20 +196,16 @@ class Journal:
     def _next_batch(self) -> list[_Write]:
         """Waits for work. Empty only when stopping with nothing left."""
         with self._wake:
-            while not (self._due and self._waiting) and not self._stopping:
-                self._due = False
+            while not self._waiting and not self._stopping:
                 self._wake.wait()
             count = min(len(self._waiting), self._limits.batch_max)
-            batch = [self._waiting.popleft() for _ in range(count)]
-            self._due = bool(self._waiting)
-            return batch
+            return [self._waiting.popleft() for _ in range(count)]
 
     def _put_back(self, again: list[_Write]) -> None:
         with self._wake:
             for write in reversed(again):
                 write.error = None
                 self._waiting.appendleft(write)
-            self._due = True
 
     def _tell(self, told: list[_Write], again: list[_Write]) -> None:
         assert self._loop is not None
@@ -208,12 +222,11 @@ class Journal:
             if self._on_fault is not None:
                 self._on_fault(faulty)
         for write in told:
-            if write.done.done():
-                continue
-            if write.error is not None:
-                write.done.set_exception(write.error)
-            else:
-                write.done.set_result(None)
+            try:
+                write.told(write.error)
+            except Exception:
+                # A bug of ours; what the others wait for has happened all the same.
+                logger.exception("what follows a write failed")
 
     def _commit(self, batch: list[_Write]) -> None:
         try:
@@ -246,10 +259,14 @@ class Journal:
 
     def _execute(self, connection: Connection, batch: list[_Write]) -> None:
         by_statement: dict[Statement, list[Mapping[str, Value]]] = {}
-        for row in without_superseded([row for write in batch for row in write.rows]):
-            by_statement.setdefault(row.statement, []).append(row.values)
+        for write in batch:
+            for row in write.rows:
+                by_statement.setdefault(row.statement, []).append(row.values)
         for statement in sorted(by_statement):
-            connection.exec_driver_sql(self._statements.sql(statement), by_statement[statement])
+            values = by_statement[statement]
+            if (column := NEWEST_ONLY.get(statement)) is not None:
+                values = list({row[column]: row for row in values}.values())
+            connection.exec_driver_sql(self._statements.sql(statement), values)
 
     def _fail(self, batch: list[_Write], error: Exception) -> None:
         ours = store_fault(error)

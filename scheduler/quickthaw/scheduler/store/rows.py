@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import AttemptRecord, Job, LedgerLine, Quarantine, WorkerMark
+from quickthaw.scheduler.core.model import (
+    AttemptId,
+    AttemptRecord,
+    Job,
+    LedgerLine,
+    Quarantine,
+    WorkerMark,
+)
 from quickthaw.scheduler.store.account_rows import account_change_rows, settled_rows
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 from quickthaw.scheduler.views import RequestView
@@ -104,25 +112,11 @@ def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list
     """`end` is given with a JournalEnd whose request ends."""
     match command:
         case commands.JournalPlacement(attempt=attempt):
-            state = RequestState.PLACED
-            return [
-                Row(Statement.OPEN_ATTEMPT, _attempt_values(attempt, state.value, ended_ms=0)),
-                _request_row(attempt.request_id, state, attempt.number),
-            ]
+            return placement_rows(attempt, RequestState.PLACED)
         case commands.JournalProgress(attempt=attempt, state=state):
-            values = {"key_attempt_id": attempt.attempt_id, **_progress_values(attempt)}
-            return [
-                Row(Statement.PROGRESS_ATTEMPT, {**values, "state": state.value}),
-                _request_row(attempt.request_id, state, attempt.number),
-            ]
+            return progress_rows(attempt, state)
         case commands.JournalMetered(metered_ms=metered):
-            return [
-                Row(
-                    Statement.METER_ATTEMPT,
-                    {"key_attempt_id": attempt_id, "metered_ms": metered_ms},
-                )
-                for attempt_id, metered_ms in metered
-            ]
+            return metered_rows(metered)
         case commands.JournalCancel(request_id=request_id):
             return [Row(Statement.CANCEL_REQUEST, {"key_request_id": request_id})]
         case commands.JournalMark(mark=mark):
@@ -137,6 +131,30 @@ def command_rows(command: JournalCommand, end: EndColumns | None = None) -> list
             return _end_rows(command, end)
         case _:
             assert_never(command)
+
+
+def placement_rows(attempt: AttemptRecord, state: RequestState) -> list[Row]:
+    """An open attempt that was not written before, `state` being what it has come to."""
+    return [
+        Row(Statement.OPEN_ATTEMPT, _attempt_values(attempt, state.value, ended_ms=0)),
+        _request_row(attempt.request_id, state, attempt.number),
+    ]
+
+
+def progress_rows(attempt: AttemptRecord, state: RequestState) -> list[Row]:
+    """An open attempt that was."""
+    values = {"key_attempt_id": attempt.attempt_id, **_progress_values(attempt)}
+    return [
+        Row(Statement.PROGRESS_ATTEMPT, {**values, "state": state.value}),
+        _request_row(attempt.request_id, state, attempt.number),
+    ]
+
+
+def metered_rows(metered: Iterable[tuple[AttemptId, int]]) -> list[Row]:
+    return [
+        Row(Statement.METER_ATTEMPT, {"key_attempt_id": attempt_id, "metered_ms": metered_ms})
+        for attempt_id, metered_ms in metered
+    ]
 
 
 def _mark_rows(mark: WorkerMark) -> list[Row]:

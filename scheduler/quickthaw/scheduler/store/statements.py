@@ -68,6 +68,10 @@ class Statement(IntEnum):
     PURGE_EXPLANATIONS = 49
 
 
+NEWEST_ONLY: Mapping[Statement, str] = {Statement.UPSERT_ACCOUNT: "account"}
+"""Statements of which a transaction needs only the last row for each value of this column."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One set of values for one statement, by column name (`key_` before those that select)."""
