@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from quickthaw.client import Client, Context, RetryPolicy
-from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, webhooks_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.limits import SERVER_OPTIONS
 from quickthaw.wire.status import ErrorInterceptor
@@ -116,9 +116,12 @@ class FakePlatform:
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor()], options=list(SERVER_OPTIONS)
         )
-        for file in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2):
+        for file in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2, webhooks_pb2):
             for service in file.DESCRIPTOR.services_by_name.values():
-                handlers = {method.name: self._handler(method) for method in service.methods}
+                handlers = {
+                    method.name: self._handler(method, _script_name(service.name, method.name))
+                    for method in service.methods
+                }
                 self._server.add_generic_rpc_handlers(
                     [grpc.method_handlers_generic_handler(service.full_name, handlers)]
                 )
@@ -130,18 +133,18 @@ class FakePlatform:
             await self._server.stop(None)
             self._server = None
 
-    def _handler(self, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
+    def _handler(self, method: MethodDescriptor, name: str) -> grpc.RpcMethodHandler[Any, Any]:
         # Descriptors of two flavours, typed apart; the class is the same.
         request = GetMessageClass(cast("Any", method.input_type))
 
         async def unary(message: Message, context: grpc.aio.ServicerContext[Any, Any]) -> object:
-            answer = self._answer(method.name, message, context)
+            answer = self._answer(name, message, context)
             return await answer if isinstance(answer, Awaitable) else answer
 
         async def stream(
             message: Message, context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[object]:
-            async for answer in self._answer(method.name, message, context):
+            async for answer in self._answer(name, message, context):
                 yield answer
 
         make: Any = (
@@ -163,9 +166,16 @@ class FakePlatform:
     ) -> Any:
         key = dict(context.invocation_metadata() or ()).get("authorization")
         self.received.append(Received(method, message, None if key is None else str(key)))
+        if method == "WebhooksGet" and method not in self.scripts:
+            raise errors.WebhookNotFound("nobody is told")
         if method not in self.scripts:
             raise errors.Internal(f"the test has no script for {method}")
         return self.scripts[method](message)
+
+
+def _script_name(service: str, method: str) -> str:
+    """Webhooks have calls of the same names as requests."""
+    return f"Webhooks{method}" if service == "Webhooks" else method
 
 
 @contextmanager

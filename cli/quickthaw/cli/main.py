@@ -20,6 +20,7 @@ from quickthaw.cli.commands import (
     run,
     snapshot,
     up,
+    webhooks,
     workers,
 )
 from quickthaw.cli.errors import (
@@ -49,6 +50,7 @@ for name, group in (
     ("requests", requests.app),
     ("workers", workers.app),
     ("keys", billing.keys_app),
+    ("webhooks", webhooks.app),
     ("snapshot", snapshot.app),
     ("bench", bench.app),
 ):

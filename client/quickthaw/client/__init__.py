@@ -74,6 +74,7 @@ from quickthaw.client.retry import Context, RetryPolicy
 from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, RunFile, default_data_dir, find_endpoint
 from quickthaw.client.traffic import TrafficEntry
+from quickthaw.client.webhooks import SigningKey, Webhook, WebhookAttempt, WebhookState
 
 __all__ = [
     "Account",
@@ -128,6 +129,7 @@ __all__ = [
     "RunFile",
     "RunMany",
     "Scope",
+    "SigningKey",
     "StateChanged",
     "SubmitOptions",
     "Submitted",
@@ -137,6 +139,9 @@ __all__ = [
     "UsageDimension",
     "UsageLine",
     "Visibility",
+    "Webhook",
+    "WebhookAttempt",
+    "WebhookState",
     "Worker",
     "WorkerState",
     "default_data_dir",

@@ -37,6 +37,7 @@ from quickthaw.client.retry import Context
 from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, find_endpoint
 from quickthaw.client.traffic import TrafficEntry
+from quickthaw.client.webhooks import AsyncWebhooks
 
 
 class AsyncClient:
@@ -66,6 +67,7 @@ class AsyncClient:
         self.accounts = AsyncAccounts(self._context, self._driver)
         self.workers = AsyncWorkers(self._context, self._driver)
         self.keys = AsyncKeys(self._context, self._driver)
+        self.webhooks = AsyncWebhooks(self._context, self._driver)
 
     async def close(self) -> None:
         """Ends what is under way. Later calls raise FailedPrecondition."""

@@ -35,6 +35,7 @@ from quickthaw.client.retry import Context
 from quickthaw.client.settings import Endpoint, find_endpoint
 from quickthaw.client.sync_driver import SyncDriver
 from quickthaw.client.traffic import TrafficEntry
+from quickthaw.client.webhooks import Webhooks
 
 
 class Client:
@@ -70,6 +71,7 @@ class Client:
         self.accounts = Accounts(self._context, self._driver)
         self.workers = Workers(self._context, self._driver)
         self.keys = Keys(self._context, self._driver)
+        self.webhooks = Webhooks(self._context, self._driver)
 
     def close(self) -> None:
         """Ends what is under way. Later calls raise FailedPrecondition."""

@@ -7,7 +7,15 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, traffic_pb2, types_pb2
+from quickthaw.v1 import (
+    billing_pb2,
+    catalog_pb2,
+    fleet_pb2,
+    inference_pb2,
+    traffic_pb2,
+    types_pb2,
+    webhooks_pb2,
+)
 
 RequestT_co = TypeVar("RequestT_co", bound=Message, covariant=True)
 ResponseT_co = TypeVar("ResponseT_co", bound=Message, covariant=True)
@@ -156,4 +164,23 @@ LIST_KEYS = Method(
 )
 REVOKE_KEY = Method(
     "/quickthaw.v1.Accounts/RevokeKey", billing_pb2.RevokeKeyRequest, billing_pb2.RevokeKeyResponse
+)
+
+LIST_WEBHOOKS = Method(
+    "/quickthaw.v1.Webhooks/List",
+    webhooks_pb2.ListWebhooksRequest,
+    webhooks_pb2.ListWebhooksResponse,
+)
+GET_WEBHOOK = Method(
+    "/quickthaw.v1.Webhooks/Get", webhooks_pb2.GetWebhookRequest, webhooks_pb2.Webhook
+)
+REDELIVER = Method(
+    "/quickthaw.v1.Webhooks/Redeliver", webhooks_pb2.RedeliverWebhookRequest, webhooks_pb2.Webhook
+)
+# Not repeatable: a second call would make a second key.
+ROTATE_SIGNING_KEY = Method(
+    "/quickthaw.v1.Webhooks/RotateSigningKey",
+    webhooks_pb2.RotateSigningKeyRequest,
+    webhooks_pb2.SigningKey,
+    repeatable=False,
 )

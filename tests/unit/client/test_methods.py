@@ -1,12 +1,24 @@
 """The table of RPCs against the generated service descriptors."""
 
 from quickthaw.client import methods
-from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2
+from quickthaw.v1 import (
+    billing_pb2,
+    catalog_pb2,
+    fleet_pb2,
+    inference_pb2,
+    traffic_pb2,
+    webhooks_pb2,
+)
 
 TABLE = [value for value in vars(methods).values() if isinstance(value, methods.Method)]
-NOT_FOR_CALLERS = {"/quickthaw.v1.Fleet/Attach"}
-UNUSED = {"/quickthaw.v1.Inference/Run"}
-"""`Client.run` is Submit and Watch, which survive a broken connection; Run does not."""
+NOT_FOR_CALLERS = {
+    "/quickthaw.v1.Fleet/Attach",
+    *(f"/quickthaw.v1.Webhooks/{name}" for name in ("Claim", "Report", "ListSigningKeys")),
+    "/quickthaw.v1.Webhooks/GetSecret",
+}
+UNUSED = {"/quickthaw.v1.Inference/Run", "/quickthaw.v1.Accounts/WhoAmI"}
+"""`Client.run` is Submit and Watch, which survive a broken connection; Run does not. Who a key is,
+only a gateway asks."""
 
 
 def described() -> dict[str, tuple[str, str]]:
@@ -15,7 +27,7 @@ def described() -> dict[str, tuple[str, str]]:
             method.input_type.full_name,
             method.output_type.full_name,
         )
-        for file in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2)
+        for file in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2, traffic_pb2, webhooks_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

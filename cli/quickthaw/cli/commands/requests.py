@@ -12,7 +12,7 @@ from quickthaw.cli.session import Session, session_command, session_default
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Decision, Explanation
+    from quickthaw.client import Client, Decision, Explanation, Webhook
 
 app = typer.Typer()
 explain_app = typer.Typer()
@@ -102,12 +102,34 @@ def export(
 
 @session_command(app, "show")
 def show(session: Session, request: RequestArgument) -> None:
-    """One request: its input, state, files and receipt."""
+    """One request: its input, state, files and receipt, and who was told of its end."""
     from quickthaw.cli import render
+    from quickthaw.cli.output import plain
 
     with session.client() as client:
         found = client.get(request)
-    session.out.show(found, lambda console: render.request(console, found))
+        told = _told(client, request)
+    described = plain(found)
+    if told is not None and isinstance(described, dict):
+        described["webhook"] = plain(told)
+
+    def show_all(console: Console) -> None:
+        render.request(console, found)
+        if told is not None:
+            tries = f"{told.attempts} {'try' if told.attempts == 1 else 'tries'}"
+            render.pairs(console, (("webhook", f"{told.state} after {tries}"),))
+
+    session.out.show(described, show_all)
+
+
+def _told(client: Client, request_id: str) -> Webhook | None:
+    """Whom the platform tells of its end; None for nobody."""
+    from quickthaw.wire.errors import WebhookNotFound
+
+    try:
+        return client.webhooks.get(request_id)
+    except WebhookNotFound:
+        return None
 
 
 @session_command(app, "save")
