@@ -250,13 +250,21 @@ class Loader:
         return views(self._residents.buffer(part.digest).data, ready.headers[part.digest])
 
     def promote(
-        self, digest: str, to: Tier = Tier.PINNED, *, verify: bool = True
+        self,
+        digest: str,
+        to: Tier = Tier.PINNED,
+        *,
+        verify: bool = True,
+        on_bytes: Callable[[int], None] = lambda _: None,
     ) -> ComponentReport:
         """Brings one component (by component digest) to `to`, vram or pinned, ahead of a load.
 
+        `on_bytes` is called from reader threads with the bytes of each span; raising in it gives
+        the promotion up.
         Raises `ResourceExhausted` if there is no room: a prefetch never pushes anything out.
         """
-        return self._residents.promote(self.component(digest), to, verify=verify)
+        part = self.component(digest)
+        return self._residents.promote(part, to, verify=verify, on_bytes=on_bytes)
 
     def evict(self, digest: str, tier: Tier) -> int:
         """Frees one component's (by component digest) place in `tier`, vram or pinned.

@@ -115,13 +115,20 @@ class Residents:
         loading.begin()
         return loading
 
-    def promote(self, component: Component, to: Tier, *, verify: bool) -> ComponentReport:
+    def promote(
+        self,
+        component: Component,
+        to: Tier,
+        *,
+        verify: bool,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> ComponentReport:
         """Brings a component up ahead of a load; one that is there already is left alone."""
         if to not in (Tier.VRAM, Tier.PINNED):
             raise InvalidArgument(f"a component cannot be promoted to {to.value}")
         self.hold(component.digest)
         try:
-            (report,) = self._begin((component,), to, verify, lambda _: lambda _: None).finish()
+            (report,) = self._begin((component,), to, verify, lambda _: on_bytes).finish()
             return report
         finally:
             self.release(component.digest)

@@ -30,12 +30,12 @@ from quickthaw.worker.attempts import (
     LeaseExpired,
     MeterExtended,
     Revoked,
-    Tier,
 )
+from quickthaw.worker.hints import Hints
 from quickthaw.worker.lease import Lease
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
-from quickthaw.worker.ports import Clock, Engine
+from quickthaw.worker.ports import Clock
 from quickthaw.worker.residency import ResidencyView, Resident, TierSpeeds
 from quickthaw.worker.shell import Shell, unix_ms
 
@@ -62,6 +62,8 @@ class Identity:
     concurrency: int
     version: str
     labels: dict[str, str] = field(default_factory=dict[str, str])
+    batch_max: int = 1
+    batch_families: tuple[str, ...] = ()
     peer_url: str = ""
     """Where other workers may read from this one; empty for nowhere."""
     peer_token: str = field(default="", repr=False)
@@ -92,7 +94,7 @@ class Agent:
         random: Random,
         patience: Patience,
         speeds: TierSpeeds,
-        unload_engine: Engine | None = None,
+        hints: Hints | None = None,
     ) -> None:
         self._channel = channel
         self._metadata = (("authorization", f"Key {key}"),)
@@ -104,7 +106,7 @@ class Agent:
         self._random = random
         self._patience = patience
         self._speeds = speeds
-        self._unload_engine = unload_engine
+        self._hints = hints
         self._residency = ResidencyView()
         self._sequence = 0
         self._lease = Lease(clock, self._lease_over)
@@ -237,6 +239,8 @@ class Agent:
             labels=identity.labels,
             version=identity.version,
             concurrency=identity.concurrency,
+            batch_max=identity.batch_max,
+            batch_families=identity.batch_families,
             residency=map(convert.resident, self._residency.known),
             attempts=map(convert.status, statuses),
             tier_speeds=map(convert.tier_speed, self._speeds.lines()),
@@ -324,6 +328,8 @@ class Agent:
         match message.WhichOneof("kind"):
             case "assign":
                 assignment = convert.assignment_from(message.assign)
+                if self._hints is not None:
+                    self._hints.assigned(assignment.snapshot_digest)
                 self._shell.post(Assigned(assignment, unix_ms(), self._refusal))
             case "cancel":
                 self._shell.post(CancelRequested(message.cancel.attempt_id, message.cancel.reason))
@@ -336,25 +342,18 @@ class Agent:
                     self._shell.post(MeterExtended(tuple(leases)))
             case "finished_ack":
                 self._shell.post(EndsAcknowledged(tuple(message.finished_ack.attempt_ids)))
-            case "unload":
-                self._unload(message.unload)
+            case "unload" if self._hints is not None:
+                self._hints.unload(message.unload)
+            case "prefetch" if self._hints is not None and self._refusal is None:
+                self._hints.prefetch(message.prefetch)
             case "drain":
                 if message.drain.stop:
                     self.stop_when_idle.set()
                 else:
                     self.stop_when_idle.clear()
-            case "welcome" | None:
+            case "welcome" | "unload" | "prefetch" | None:
                 # A second Welcome or a kind from a newer scheduler: nothing to be done about it.
                 logger.debug("ignored a message of the scheduler")
-
-    def _unload(self, unload: fleet_pb2.Unload) -> None:
-        try:
-            tier: Tier = convert.tier_from(unload.tier)
-        except ValueError:
-            logger.warning("ignored Unload from the unknown tier %d", unload.tier)
-            return
-        if self._unload_engine is not None:
-            self._shell.unload(tuple(unload.digests), tier, self._unload_engine)
 
     def _revoke(self, attempt_ids: tuple[str, ...]) -> None:
         if attempt_ids:

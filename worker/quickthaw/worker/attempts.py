@@ -108,6 +108,8 @@ class LoadSummary:
     bytes_seconds: float = 0.0
     bind_seconds: float = 0.0
     total_seconds: float = 0.0
+    batch_key: str = ""
+    """Attempts of one snapshot with equal keys may run as one batch; empty for never."""
 
     @property
     def start_tier(self) -> Tier:
@@ -180,9 +182,13 @@ class LoadReturned:
 
 @dataclass(frozen=True, slots=True)
 class RunReturned:
+    """`run_id`: whose run this was, empty for its own; `over`: the run's thread has come back."""
+
     attempt_id: str
     result: RunResult | Stopped | Failure
     unix_ms: int = 0
+    run_id: str = ""
+    over: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +263,10 @@ class BeginLoad:
 
 @dataclass(frozen=True, slots=True)
 class BeginRun:
+    """`mates` run with it as one batch; the run is named for the first."""
+
     assignment: Assignment
+    mates: tuple[Assignment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

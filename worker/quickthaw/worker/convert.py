@@ -18,6 +18,7 @@ from quickthaw.worker.attempts import (
     TellRunning,
     Tier,
 )
+from quickthaw.worker.prefetching import Prefetch
 from quickthaw.worker.residency import Resident, TierSpeed
 
 LOG_CHARS_MAX = 1024
@@ -54,12 +55,37 @@ def assignment_from(assign: fleet_pb2.Assign) -> Assignment:
         attempt=assign.attempt,
         evict_digests=tuple(assign.evict_digests),
         deadline_unix_ms=assign.deadline_unix_ms,
-        whereabouts=tuple(
-            (each.digest, tuple(Peer(peer.url, peer.token) for peer in each.peers))
-            for each in assign.whereabouts
-        ),
+        whereabouts=_whereabouts(assign.whereabouts),
         meter_lease_ms=assign.meter_lease_ms,
     )
+
+
+def _whereabouts(
+    messages: Iterable[fleet_pb2.Whereabouts],
+) -> tuple[tuple[str, tuple[Peer, ...]], ...]:
+    return tuple(
+        (each.digest, tuple(Peer(peer.url, peer.token) for peer in each.peers)) for each in messages
+    )
+
+
+def prefetch_from(message: fleet_pb2.Prefetch) -> Prefetch | None:
+    """None for a tier that nothing is brought to ahead of need."""
+    if message.tier not in (types_pb2.TIER_VRAM, types_pb2.TIER_PINNED):
+        return None
+    like = Assignment(
+        attempt_id="",
+        request_id="",
+        model=message.model,
+        family=message.family,
+        snapshot_digest=message.snapshot_digest,
+        snapshot_uri=message.snapshot_uri,
+        input_json="",
+        attempt=0,
+        evict_digests=(),
+        deadline_unix_ms=0,
+        whereabouts=_whereabouts(message.whereabouts),
+    )
+    return Prefetch(like, tuple(message.digests), tier_from(message.tier))
 
 
 def tier_from(tier: types_pb2.Tier.ValueType) -> Tier:

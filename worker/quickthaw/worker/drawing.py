@@ -29,7 +29,7 @@ SEED_BITS = 63
 _SEED_MODULUS = 1 << 64
 _PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
-_encode_lock = threading.RLock()
+encode_lock = threading.RLock()
 """Tokenizers keep truncation and padding as state and are shared between models of one process."""
 
 
@@ -48,7 +48,7 @@ def own_pipeline(pipe: Any, answers: Answers | None = None) -> Any:
     encode = clone.encode_prompt
 
     def encode_alone(*args: Any, **kwargs: Any) -> Any:
-        with _encode_lock:
+        with encode_lock:
             return (answers or Answers()).ask(encode, *args, **kwargs)
 
     clone.encode_prompt = encode_alone
@@ -95,13 +95,10 @@ def draw(
     _raise_if(stop)
     began = time.monotonic()
     clone = own_pipeline(pipe, answers)
-    with _encode_lock:
+    with encode_lock:
         family.check_prompts(clone, request, sink.log)
     seed = request.seed if request.seed is not None else secrets.randbits(SEED_BITS)
-    generators = [
-        torch.Generator("cpu").manual_seed((seed + index) % _SEED_MODULUS)
-        for index in range(request.num_images)
-    ]
+    generators = generators_of(seed, request.num_images)
     steps = _Steps(clone, family, request, linear, sink, stop, began)
     upcasts = bool(getattr(clone.vae.config, "force_upcast", False))
     with (
@@ -112,10 +109,10 @@ def draw(
             generator=generators,
             callback_on_step_end=steps,
             callback_on_step_end_tensor_inputs=["latents"],
-            **_arguments(clone, family, request),
+            **arguments(clone, family, request),
         )
     _raise_if(stop)
-    files = tuple(_encoded(output.images, request.output_format))
+    files = tuple(encoded(output.images, request.output_format))
     flagged = getattr(output, "nsfw_content_detected", None)
     told = {
         "prompt": request.prompt,
@@ -125,18 +122,27 @@ def draw(
     return RunResult(files, json.dumps(told), seed, steps.first_step_seconds)
 
 
+def generators_of(seed: int, images: int) -> list[torch.Generator]:
+    """One for each image; on the CPU whatever the device is."""
+    return [
+        torch.Generator("cpu").manual_seed((seed + index) % _SEED_MODULUS)
+        for index in range(images)
+    ]
+
+
 def encode_ahead(pipe: Any, family: TextToImage, request: ImageInput) -> Answers:
     """Encodes the request's prompt and nothing else, for a `draw` of the same later."""
     answers = Answers()
     answers.asking = True
     clone = own_pipeline(pipe, answers)
     with torch.inference_mode(), contextlib.suppress(Encoded):
-        clone(generator=torch.Generator("cpu"), **_arguments(clone, family, request))
+        clone(generator=torch.Generator("cpu"), **arguments(clone, family, request))
     answers.asking = False
     return answers
 
 
-def _arguments(clone: Any, family: TextToImage, request: ImageInput) -> dict[str, Any]:
+def arguments(clone: Any, family: TextToImage, request: ImageInput) -> dict[str, Any]:
+    """What the pipeline is called with, beside generators and callbacks."""
     return {
         "prompt": request.prompt,
         "width": request.width,
@@ -203,8 +209,11 @@ def _raise_if(stop: StopSignal) -> None:
         raise RunStopped
 
 
-def _encoded(images: Any, output_format: str) -> Iterator[OutputFile]:
-    """`images`: float array of shape (images, height, width, 3) in 0..1."""
+def encoded(images: Any, output_format: str) -> Iterator[OutputFile]:
+    """`images`: float array of shape (images, height, width, 3) in 0..1.
+
+    Raises EngineFailed if one of them is not finite.
+    """
     pictures = np.asarray(images)
     if not np.isfinite(pictures).all():
         raise EngineFailed(

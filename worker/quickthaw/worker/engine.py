@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 from quickthaw.wire.errors import EngineFailed, QuickthawError
 from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult, Tier
+from quickthaw.worker.batch_runs import batch_key_of, run_batch
 from quickthaw.worker.families import adapter
 from quickthaw.worker.faults import end_process, ending_at_faults
-from quickthaw.worker.ports import Clock, RunSink, RunStopped, StopSignal
+from quickthaw.worker.ports import (
+    BatchEnd,
+    BatchMember,
+    Clock,
+    RunSink,
+    RunStopped,
+    StopSignal,
+)
 from quickthaw.worker.residency import Resident, TierSpeeds
 
 if TYPE_CHECKING:
     from quickthaw.worker.models import ModelHost
+    from quickthaw.worker.prefetching import Prefetcher
 
 _T = TypeVar("_T")
 
@@ -43,13 +52,17 @@ class DiffusionEngine:
         speeds: TierSpeeds,
         on_residency: Callable[[list[Resident]], None],
         on_fault: Callable[[BaseException], None] = end_process,
+        batch_max: int = 1,
+        prefetcher: Prefetcher | None = None,
     ) -> None:
         self._build = build
         self._clock = clock
         self._speeds = speeds
         self._on_residency = on_residency
         self._on_fault = on_fault
+        self._batch_max = batch_max
         self._host: ModelHost | None = None
+        self._prefetcher = prefetcher
         self._loads = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._runs = ThreadPoolExecutor(concurrency, thread_name_prefix="runner")
 
@@ -67,6 +80,8 @@ class DiffusionEngine:
                     logger.warning("cannot prepare %s: %s", digest[:12], error.message)
             self._host = host
             host.on_news = lambda: self._tell(loop, host)
+            if self._prefetcher is not None:
+                self._prefetcher.begin(host.promoting, host.on_news)
             self._tell(loop, host)
 
         await self._in_loader(begin)
@@ -77,7 +92,10 @@ class DiffusionEngine:
         def bring_up() -> LoadSummary | NoRoomYet:
             host = self._require()
             try:
-                return host.load(assignment, stop)
+                summary = host.load(assignment, stop)
+                if self._batch_max > 1 and isinstance(summary, LoadSummary):
+                    return replace(summary, batch_key=batch_key_of(host, assignment))
+                return summary
             finally:
                 self._tell(loop, host)
 
@@ -91,6 +109,15 @@ class DiffusionEngine:
     ) -> tuple[RunResult, float]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._runs, self._run, loop, assignment, sink, stop)
+
+    async def run_batch(self, members: Sequence[BatchMember]) -> tuple[list[BatchEnd], float]:
+        """As `run`, for attempts with one snapshot and one `batch_key`: the end of each."""
+
+        def run() -> tuple[list[BatchEnd], float]:
+            ends = run_batch(self._require(), members, self._on_fault)
+            return ends, self._clock()
+
+        return await asyncio.get_running_loop().run_in_executor(self._runs, run)
 
     def release(self, attempt_id: str) -> None:
         if self._host is not None:
@@ -108,6 +135,8 @@ class DiffusionEngine:
 
     async def close(self) -> None:
         """Nothing may be running or loading."""
+        if self._prefetcher is not None:
+            await self._prefetcher.close()
 
         def end() -> None:
             if self._host is not None:

@@ -4,7 +4,9 @@ Times are seconds of one monotonic clock, passed in; metered time is the whole m
 the start of a run and its end. Loads begin one at a time, in order of assignment, and at most
 `concurrency` models wait loaded while others run, so a load overlaps the run before it without
 filling the device with models that cannot run yet. A snapshot runs once at a time, for pipelines
-are not re-entrant; the next attempt waits with its meter closed.
+are not re-entrant; the next attempt waits with its meter closed. Those that wait so, have the same
+snapshot and equal batch keys run as one batch when their turn comes; its time is shared out among
+them to the millisecond, and what a member's place costs after it was stopped is nobody's.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ class _Attempt:
     load_ms: int = 0
     load: LoadSummary | None = None
     run_began: float = 0.0
+    batch_size: int = 1
+    place: int = 0  # in its batch
     metered_ms: int = 0
     cancel_reason: str | None = None
     result: RunResult | None = None
@@ -77,10 +81,22 @@ def _whole_ms(seconds: float) -> int:
     return max(0, int(seconds * 1000))
 
 
-class AttemptMachine:
-    """`concurrency`: runs at once. `attempts_max`: attempts held that have not ended."""
+def _share_ms(attempt: _Attempt, now: float) -> int:
+    """Of its run's time so far; the shares of a batch add up to the whole."""
+    whole_ms = _whole_ms(now - attempt.run_began)
+    return (whole_ms + attempt.place) // attempt.batch_size
 
-    def __init__(self, concurrency: int, attempts_max: int) -> None:
+
+def _batch_key(attempt: _Attempt) -> str:
+    return attempt.load.batch_key if attempt.load is not None else ""
+
+
+class AttemptMachine:
+    """`concurrency`: runs at once. `attempts_max`: attempts held that have not ended. `batch_max`:
+    attempts in one run; 1 runs each alone."""
+
+    def __init__(self, concurrency: int, attempts_max: int, batch_max: int = 1) -> None:
+        self._batch_max = batch_max
         self._concurrency = concurrency
         self._attempts_max = attempts_max
         self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
@@ -113,7 +129,7 @@ class AttemptMachine:
                 continue
             if attempt.phase is Phase.RUNNING:
                 # The final figure never falls below one that was reported.
-                attempt.metered_ms = max(attempt.metered_ms, _whole_ms(now - attempt.run_began))
+                attempt.metered_ms = max(attempt.metered_ms, _share_ms(attempt, now))
             lines.append(
                 Status(
                     attempt_id,
@@ -134,7 +150,9 @@ class AttemptMachine:
                 self._assigned(assignment, refusal, now, commands)
             case LoadReturned(attempt_id, load, unix_ms):
                 self._load_returned(attempt_id, load, now, commands)
-            case RunReturned(attempt_id, run, unix_ms):
+            case RunReturned(attempt_id, run, unix_ms, run_id, over):
+                if over:
+                    self._runs_in_flight.pop(run_id or attempt_id, None)
                 self._run_returned(attempt_id, run, now, commands)
             case StoreReturned(attempt_id, stored):
                 attempt = self._attempts.get(attempt_id)
@@ -233,12 +251,11 @@ class AttemptMachine:
         now: float,
         commands: list[Command],
     ) -> None:
-        self._runs_in_flight.pop(attempt_id, None)
         self._unblock()
         attempt = self._attempts.get(attempt_id)
         if attempt is None or attempt.phase is not Phase.RUNNING:
             return
-        attempt.metered_ms = max(attempt.metered_ms, _whole_ms(now - attempt.run_began))
+        attempt.metered_ms = max(attempt.metered_ms, _share_ms(attempt, now))
         match result:
             case RunResult():
                 attempt.result = result
@@ -343,16 +360,14 @@ class AttemptMachine:
 
     def _advance(self, now: float, unix_ms: int, commands: list[Command]) -> None:
         while (attempt_id := self._next_ready()) is not None:
-            del self._ready[attempt_id]
-            attempt = self._attempts[attempt_id]
-            if self._expire(attempt, unix_ms, commands):
-                continue
-            attempt.phase = Phase.RUNNING
-            attempt.run_began = now
-            self._runs_in_flight[attempt_id] = attempt.assignment.snapshot_digest
-            commands.append(TellRunning(attempt_id, attempt.load or LoadSummary(), attempt.load_ms))
-            commands.append(BeginRun(attempt.assignment))
-        while self._waiting and not self._loads_in_flight and len(self._ready) < self._concurrency:
+            batch = [
+                attempt
+                for attempt in self._batch_with(self._attempts[attempt_id])
+                if not self._expire(attempt, unix_ms, commands)
+            ]
+            if batch:
+                self._begin(batch, now, commands)
+        while self._waiting and not self._loads_in_flight and self._may_load():
             attempt_id = next(iter(self._waiting))
             attempt = self._attempts[attempt_id]
             if self._expire(attempt, unix_ms, commands):
@@ -365,6 +380,44 @@ class AttemptMachine:
             self._loads_in_flight.add(attempt_id)
             commands.append(TellLoading(attempt_id))
             commands.append(BeginLoad(attempt.assignment))
+
+    def _batch_with(self, first: _Attempt) -> list[_Attempt]:
+        """Those that are ready and may run with it, oldest first, itself included."""
+        snapshot, key = first.assignment.snapshot_digest, _batch_key(first)
+        if not key:
+            return [first]
+        ready = (self._attempts[attempt_id] for attempt_id in self._ready)
+        mates = [
+            attempt
+            for attempt in ready
+            if attempt.assignment.snapshot_digest == snapshot and _batch_key(attempt) == key
+        ]
+        return mates[: self._batch_max]
+
+    def _begin(self, batch: list[_Attempt], now: float, commands: list[Command]) -> None:
+        first, *mates = (attempt.assignment for attempt in batch)
+        self._runs_in_flight[first.attempt_id] = first.snapshot_digest
+        for place, attempt in enumerate(batch):
+            attempt_id = attempt.assignment.attempt_id
+            del self._ready[attempt_id]
+            attempt.phase = Phase.RUNNING
+            attempt.run_began = now
+            attempt.batch_size, attempt.place = len(batch), place
+            commands.append(TellRunning(attempt_id, attempt.load or LoadSummary(), attempt.load_ms))
+        commands.append(BeginRun(first, tuple(mates)))
+
+    def _may_load(self) -> bool:
+        """Whether the next load brings no more models to the device than may wait there."""
+        if len(self._ready) < self._concurrency:
+            return True
+        first = self._attempts[next(iter(self._waiting))].assignment.snapshot_digest
+        alike = [
+            attempt_id
+            for attempt_id in self._ready
+            if self._attempts[attempt_id].assignment.snapshot_digest == first
+        ]
+        # Of a model that is ready already, as many as a batch takes.
+        return 0 < len(alike) < self._batch_max and len(alike) == len(self._ready)
 
     def _next_ready(self) -> str | None:
         if len(self._runs_in_flight) >= self._concurrency:

@@ -50,6 +50,12 @@ class WorkerMetrics:
             ["tier"],
             registry=registry,
         )
+        self.prefetches = Counter(
+            prefix + "prefetches_total",
+            "Prefetches asked for, by what became of them.",
+            ["outcome"],
+            registry=registry,
+        )
         self.errors = Counter(
             prefix + "errors_total",
             "Attempts that did not succeed, by reason.",

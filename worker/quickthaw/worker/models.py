@@ -46,6 +46,7 @@ from quickthaw.worker.bringing import (
 from quickthaw.worker.compiling import CompiledRuns
 from quickthaw.worker.inputs import InputReader
 from quickthaw.worker.ports import RunStopped, StopSignal
+from quickthaw.worker.prefetching import Promoting
 from quickthaw.worker.rehearsal import encode
 from quickthaw.worker.residency import LeastRecentlyUsed, Resident, make_room
 from quickthaw.worker.turns import Turns
@@ -109,6 +110,9 @@ class ModelHost:
         self.on_news: Callable[[], None] = lambda: None
         """Called, from any thread, when something came or went outside of a call."""
         self._arrivals = arrivals
+        self.promoting = Promoting(
+            store, loader, arrivals, verify=verify, on_moved=self._come_to_disk
+        )
         if arrivals is not None:
             arrivals.on_disk, arrivals.withdraw = self._come_to_disk, self._withdraw
 
@@ -167,6 +171,7 @@ class ModelHost:
         Raises RunStopped, ModelCannotFit, InvalidArgument, NotFound, SnapshotInvalid,
         SnapshotCorrupt and ResourceExhausted.
         """
+        self.promoting.give_way(assignment.snapshot_digest)
         with self._moves:
             if stop.is_set():
                 raise RunStopped
@@ -368,6 +373,10 @@ class ModelHost:
     def running(self, manifest: Manifest) -> AbstractContextManager[bool]:
         """One run at a time for each component: modules are shared and not re-entrant."""
         return self._turns.of(component_digests(manifest))
+
+    def runs_that_fit(self, manifest: Manifest) -> int:
+        """How many requests the memory that is free now has room to run at once; at least 1."""
+        return max(1, self._device.free_bytes // max(manifest.working_set_bytes, 1))
 
     @contextmanager
     def compiled(self, loaded: LoadedModel) -> Iterator[Usage]:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
-from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult, Tier
+from quickthaw.wire.errors import QuickthawError
+from quickthaw.worker.attempts import (
+    Assignment,
+    LoadSummary,
+    NoRoomYet,
+    RunResult,
+    Stopped,
+    Tier,
+)
 
 Clock = Callable[[], float]
 """Seconds of a monotonic clock."""
@@ -39,6 +48,20 @@ class RunSink(Protocol):
     def log(self, level: str, text: str) -> None: ...
 
 
+BatchEnd: TypeAlias = RunResult | Stopped | QuickthawError
+"""Of one attempt of a batch; the error is what was wrong with it alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMember:
+    """One attempt of a batch. `on_stopped` is called, from any thread, when it obeyed its stop."""
+
+    assignment: Assignment
+    sink: RunSink
+    stop: StopSignal
+    on_stopped: Callable[[], None]
+
+
 class Engine(Protocol):
     """Loads models and runs requests. Methods are called on the event loop and must not block it.
 
@@ -54,6 +77,11 @@ class Engine(Protocol):
         self, assignment: Assignment, sink: RunSink, stop: StopSignal
     ) -> tuple[RunResult, float]:
         """The result and when the run ended on the worker's clock. Raises RunStopped."""
+        ...
+
+    async def run_batch(self, members: Sequence[BatchMember]) -> tuple[list[BatchEnd], float]:
+        """As `run`, for several attempts that `load` gave one snapshot and one `batch_key`: the end
+        of each, in their order. Never called where no load gives a key."""
         ...
 
     def release(self, attempt_id: str) -> None: ...

@@ -22,13 +22,15 @@ from quickthaw.worker.agent import Agent, Identity, Patience
 from quickthaw.worker.artifacts import ArtifactStore, open_store
 from quickthaw.worker.device import DeviceChoice, build_host
 from quickthaw.worker.engine import DiffusionEngine
-from quickthaw.worker.families import NOOP
+from quickthaw.worker.families import BATCHING, NOOP
 from quickthaw.worker.families.noop import NoopEngine
+from quickthaw.worker.hints import Hints
 from quickthaw.worker.machine import AttemptMachine
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
 from quickthaw.worker.peers import PeerServer
 from quickthaw.worker.ports import Engine
+from quickthaw.worker.prefetching import Prefetcher
 from quickthaw.worker.residency import Resident, TierSpeeds
 from quickthaw.worker.settings import WorkerSettings
 from quickthaw.worker.shell import Shell
@@ -72,6 +74,7 @@ class Worker:
         self._peers = _open_peers(settings, self.metrics)
         speeds = TierSpeeds()
         self._noop = NoopEngine(time.monotonic)
+        self._prefetcher = Prefetcher(lambda: self.shell.machine.idle, self.metrics)
         self._torch_families = frozenset(settings.families) - {NOOP}
         self._diffusion = DiffusionEngine(
             lambda: build_host(
@@ -87,10 +90,12 @@ class Worker:
             time.monotonic,
             speeds,
             self._on_residency,
+            prefetcher=self._prefetcher,
+            batch_max=settings.batch_max,
         )
         store = ArtifactStore(open_store(settings.blob_store), settings.blob_store)
         self.shell = Shell(
-            AttemptMachine(settings.concurrency, settings.attempts_max),
+            AttemptMachine(settings.concurrency, settings.attempts_max, settings.batch_max),
             self._engine_for,
             store,
             self._outbox,
@@ -109,6 +114,8 @@ class Worker:
                 vram_bytes=choice.vram_bytes,
                 pinned_bytes=choice.pinned_bytes,
                 concurrency=settings.concurrency,
+                batch_max=settings.batch_max,
+                batch_families=BATCHING if settings.batch_max > 1 else (),
                 version=product_version(),
                 labels=dict(settings.labels),
                 peer_url=self._peers.url if self._peers else "",
@@ -121,7 +128,7 @@ class Worker:
             Random(),
             patience or Patience(),
             speeds,
-            self._diffusion,
+            Hints(self.shell, self._diffusion, self._prefetcher),
         )
         self._signals = 0
         self._terminated = asyncio.Event()

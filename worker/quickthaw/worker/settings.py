@@ -51,6 +51,7 @@ class WorkerSettings:
     vram_bytes: int | None
     pinned_bytes: int | None
     concurrency: int
+    batch_max: int
     attempts_max: int
     events_max: int
     blob_store: str
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--vram-bytes", metavar="SIZE", help="for weights and working memory (the device's)")
     add("--pinned-bytes", metavar="SIZE", help="host memory for the pinned tier")
     add("--concurrency", default="1", metavar="N", help="attempts that run at once (1)")
+    add("--batch-max", default="1", metavar="N", help="like attempts in one run, 1 for alone (1)")
     add("--attempts-max", default="64", metavar="N", help="attempts held, not ended (64)")
     add("--events-max", default="512", metavar="N", help="previews, logs and progress queued (512)")
     add("--blob-store", metavar="URL", help="folder or URL for outputs (DATA-DIR/blobs)")
@@ -163,6 +165,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         vram_bytes=_size("--vram-bytes", given.vram_bytes),
         pinned_bytes=_size("--pinned-bytes", given.pinned_bytes),
         concurrency=_whole("--concurrency", given.concurrency, 1, 1024),
+        batch_max=_whole("--batch-max", given.batch_max, 1, 64),
         attempts_max=_whole("--attempts-max", given.attempts_max, 1, 100_000),
         events_max=_whole("--events-max", given.events_max, 1, 100_000),
         blob_store=given.blob_store or str(data_dir / "blobs"),

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import assert_never
 
 from quickthaw.v1 import fleet_pb2
@@ -43,7 +43,7 @@ from quickthaw.worker.failures import failure_from
 from quickthaw.worker.machine import AttemptMachine
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
-from quickthaw.worker.ports import Clock, Engine, RunStopped
+from quickthaw.worker.ports import BatchMember, Clock, Engine, RunStopped
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,10 @@ class Shell:
                 self._stops[assignment.attempt_id] = asyncio.Event()
                 self._assignments[assignment.attempt_id] = assignment
                 self._spawn(self._load(assignment))
-            case BeginRun(assignment):
+            case BeginRun(assignment, ()):
                 self._spawn(self._run(assignment))
+            case BeginRun(assignment, mates):
+                self._spawn(self._run_batch((assignment, *mates)))
             case BeginStore(assignment, files):
                 self._uploads[assignment.attempt_id] = self._spawn(self._put(assignment, files))
             case StopWork(attempt_id):
@@ -231,6 +233,44 @@ class Shell:
         self._metrics.run_seconds.observe(ended - began)
         self._drop(attempt_id)
         self.post(RunReturned(attempt_id, result, self._wall_clock_ms()), ended)
+
+    async def _run_batch(self, batch: Sequence[Assignment]) -> None:
+        """A member that is stopped ends at once; the run is over with the last one's end."""
+        run_id, loop = batch[0].attempt_id, asyncio.get_running_loop()
+
+        def leaving(attempt_id: str) -> Callable[[], None]:
+            def left() -> None:
+                stopped = RunReturned(attempt_id, Stopped(), 0, run_id, over=False)
+                loop.call_soon_threadsafe(self.post, stopped)
+
+            return left
+
+        members = [
+            BatchMember(
+                each,
+                _Sink(each.attempt_id, loop, self._outbox),
+                self._stops[each.attempt_id],
+                leaving(each.attempt_id),
+            )
+            for each in batch
+        ]
+        results: list[RunResult | Stopped | Failure]
+        began, ended = self._clock(), None
+        try:
+            ends, ended = await self._engine_for(batch[0].family).run_batch(members)
+            results = [
+                failure_from(end, each.attempt_id) if isinstance(end, Exception) else end
+                for each, end in zip(batch, ends, strict=True)
+            ]
+        except Exception as error:
+            results = [failure_from(error, each.attempt_id) for each in batch]
+        ended = self._clock() if ended is None else ended
+        self._metrics.run_seconds.observe(ended - began)
+        now_ms = self._wall_clock_ms()
+        for each, result in zip(batch, results, strict=True):
+            self._drop(each.attempt_id)
+            over = each is batch[-1]
+            self.post(RunReturned(each.attempt_id, result, now_ms, run_id, over=over), ended)
 
     async def _put(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
         result: tuple[StoredArtifact, ...] | Failure

@@ -21,6 +21,9 @@ _MODULES: Mapping[str, str] = {
 
 NAMES: tuple[str, ...] = (NOOP, *_MODULES)
 
+BATCHING: tuple[str, ...] = tuple(_MODULES)
+"""Those whose adapter may draw several requests at once: `TextToImage.batches` of each says so."""
+
 
 def adapter(name: str) -> TextToImage:
     """The adapter of a family that draws. Imports torch. Raises InvalidArgument if unknown."""

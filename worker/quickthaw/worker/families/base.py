@@ -44,6 +44,9 @@ def text_reader(pipe: Any, suffix: str = "") -> TextReader | None:
 class TextToImage:
     """One family. Methods are given a request's own pipeline (`pipe`); nothing is kept."""
 
+    batches: bool = True
+    """Several requests may be drawn at once: the pipeline takes a list of prompts, and pads them to
+    one length whatever they are."""
     encoder_suffixes: Sequence[str] = ("",)
     """Encoders that must see the whole prompt."""
 

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 from quickthaw.wire.errors import FieldViolation, InvalidInput
 from quickthaw.worker.attempts import Assignment, LoadSummary, RunResult, Tier
-from quickthaw.worker.ports import Clock, RunSink, RunStopped, StopSignal
+from quickthaw.worker.ports import (
+    BatchEnd,
+    BatchMember,
+    Clock,
+    RunSink,
+    RunStopped,
+    StopSignal,
+)
 
 RUN_MS_MAX = 3_600_000
 
@@ -42,6 +50,9 @@ class NoopEngine:
             raise RunStopped
         sink.progress(1, 1)
         return RunResult((), assignment.input_json or "{}"), self._clock()
+
+    async def run_batch(self, members: Sequence[BatchMember]) -> tuple[list[BatchEnd], float]:
+        raise AssertionError("loads of this family give no batch key")
 
     def release(self, attempt_id: str) -> None:
         """There is no model to let go of."""
