@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -171,3 +172,18 @@ def test_webhooks_on_the_way_come_before_the_last(
 def test_the_secret_is_one_that_the_client_can_take_apart(told: Any) -> None:
     assert told["secret"].startswith("whsec_")
     assert told["secret"].count("_") == 1
+
+
+def test_files_are_brought_listed_read_and_deleted(environment: dict[str, str]) -> None:
+    told = run_script(environment, "files")
+    name, content_type, size, metadata, checksums = told["file"]
+    assert (name, content_type, size, metadata) == ("x.txt", "text/plain", 10, {"a": 1})
+    assert checksums == {
+        "sha256": hashlib.sha256(b"some bytes").hexdigest(),
+        "md5": hashlib.md5(b"some bytes").hexdigest(),
+    }
+    assert told["read_without_a_key"] == "some bytes"
+    assert told["file_again"]
+    assert told["files"]
+    assert told["deleted"]
+    assert told["files_left"] == 0

@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+import httpx
 import replicate
 from replicate.client import Client
 from replicate.exceptions import ReplicateError
@@ -113,7 +114,7 @@ def files() -> dict[str, Any]:
         io.BytesIO(b"some bytes"), filename="x.txt", content_type="text/plain", metadata={"a": 1}
     )
     told["file"] = [made.name, made.content_type, made.size, made.metadata, made.checksums]
-    told["file_url"] = made.urls["get"]
+    told["read_without_a_key"] = httpx.get(made.urls["get"]).text
     told["file_again"] = replicate.default_client.files.get(made.id).id == made.id
     told["files"] = [each.id for each in replicate.default_client.files.list()] == [made.id]
     told["deleted"] = replicate.default_client.files.delete(made.id)

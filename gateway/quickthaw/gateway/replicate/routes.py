@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from quickthaw.gateway.replicate import account, models, predictions
+from quickthaw.gateway.replicate import account, files, models, predictions
 from quickthaw.gateway.replicate.stream import stream
 
 _V1 = "/replicate/v1"
@@ -22,6 +22,10 @@ ROUTES = [
     Route(f"{_MODEL}/versions", models.list_versions, methods=["GET"]),
     Route(f"{_MODEL}/versions/{{version}}", models.get_version, methods=["GET"]),
     Route(_MODEL, models.get_model, methods=["GET"]),
+    Route(f"{_V1}/files", files.create, methods=["POST"]),
+    Route(f"{_V1}/files", files.list_files, methods=["GET"]),
+    Route(f"{_V1}/files/{{file_id}}", files.get, methods=["GET"]),
+    Route(f"{_V1}/files/{{file_id}}", files.delete, methods=["DELETE"]),
     Route(f"{_V1}/account", account.account, methods=["GET"]),
     Route(f"{_V1}/hardware", account.hardware, methods=["GET"]),
     Route(f"{_V1}/webhooks/default/secret", account.webhook_secret, methods=["GET"]),

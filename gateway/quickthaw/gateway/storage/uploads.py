@@ -182,6 +182,26 @@ class Uploads:
                 async for data in self.blobs.read(piece.key, start, stop):
                     yield data
 
+    async def write_note(self, stored: StoredFile, name: str, data: bytes) -> None:
+        """Beside a file, for as long as it is there."""
+        await self.blobs.write(_folder(stored.file_id) + name, data)
+
+    async def read_note(self, stored: StoredFile, name: str) -> bytes:
+        """Raises ArtifactNotFound."""
+        return await self.blobs.read_small(_folder(stored.file_id) + name, RECORD_BYTES_MAX)
+
+    async def with_note(self, tenant: str, name: str) -> list[StoredFile]:
+        """A tenant's files that have this note, newest first."""
+        found: list[StoredFile] = []
+        async for blob in self.blobs.under(f"uploads/{self._owner(tenant)}/"):
+            _, owner, rest, *last = blob.key.split("/")
+            if last == [name]:
+                try:
+                    found.append(await self.find(owner + rest))
+                except ArtifactNotFound:
+                    continue  # It has expired.
+        return sorted(found, key=lambda stored: stored.created_seconds, reverse=True)
+
     async def delete(self, file_id: str) -> None:
         await self.blobs.delete_all(_folder(file_id))
 
