@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from quickthaw.cli.commands import (
     bench,
     billing,
+    budget,
     clients,
     endpoints,
     models,
@@ -50,6 +51,7 @@ for name, group in (
     ("requests", requests.app),
     ("workers", workers.app),
     ("keys", billing.keys_app),
+    ("budget", budget.app),
     ("webhooks", webhooks.app),
     ("snapshot", snapshot.app),
     ("bench", bench.app),

@@ -152,6 +152,9 @@ def receipt(console: Console, value: Receipt) -> None:
     start = "warm" if value.start_tier is Tier.VRAM else f"cold, from {value.start_tier}"
     rate = money(value.rate_nanodollars_per_second)
     bill = f"{span(value.billed_ms)} × {rate}/s = [bold]{money(value.price_nanodollars)}[/bold]"
+    if value.unit:
+        each = f"{value.micro_units / 1e6:g} × {money(value.unit_price_nanodollars)}/{value.unit}"
+        bill = f"{each} = [bold]{money(value.price_nanodollars)}[/bold]"
     moved = value.load is not None and value.start_tier is not Tier.VRAM
     pairs(
         console,
