@@ -15,9 +15,12 @@ from quickthaw.scheduler.accounts import (
 )
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock
-from quickthaw.scheduler.core.estimates import LearnedEstimates
+from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import AccountRecovered
+from quickthaw.scheduler.core.machine import Machine
+from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings, CrashPolicy, SupplyPolicy
+from quickthaw.scheduler.decision_log import DecisionLog, RecordedMachine, release
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.metrics import STANDARD_CLASS
 from quickthaw.scheduler.settings import Limits, Settings
@@ -34,6 +37,9 @@ from quickthaw.scheduler.store.recovery import (
 from quickthaw.scheduler.store.store import Store
 
 logger = logging.getLogger(__name__)
+
+DECISION_LOG = "decisions"
+"""The folder of the decision log in the data directory."""
 
 
 def core_settings(settings: Settings, tenant_weights: dict[str, float]) -> CoreSettings:
@@ -70,6 +76,17 @@ async def recall_estimates(store: Store, limits: Limits, core: CoreSettings) -> 
     for run in await store.reader.run(lambda connection: recent_runs(connection, newest)):
         estimates.recall(run.model, run.gpu_type, run.work_units, run.seconds)
     return estimates
+
+
+def make_machine(
+    settings: Settings, core: CoreSettings, prices: PriceTable, estimates: Estimates
+) -> tuple[Machine, DecisionLog | None]:
+    """With a log of what it decides, if one is wanted."""
+    if not settings.limits.decision_log_mib:
+        return Machine(core, prices, estimates), None
+    bytes_max = settings.limits.decision_log_mib << 20
+    log = DecisionLog(settings.data_dir / DECISION_LOG, bytes_max, release())
+    return RecordedMachine(core, prices, log, estimates), log
 
 
 async def make_missing_keys(settings: Settings, store: Store, clock: Clock) -> None:

@@ -17,7 +17,7 @@ from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock, SystemClock
 from quickthaw.scheduler.convert.requests import WatchPayload
 from quickthaw.scheduler.core.events import PricesChanged
-from quickthaw.scheduler.core.machine import Machine
+from quickthaw.scheduler.decision_log import DecisionLog
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
@@ -72,6 +72,7 @@ class Scheduler:
     _health: Health
     _store: Store
     _streams: WorkerStreams
+    _decision_log: DecisionLog | None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def stop(self) -> None:
@@ -84,6 +85,8 @@ class Scheduler:
         for task in self._tasks:
             task.cancel()
         self.dispatcher.stop(why)
+        if self._decision_log is not None:
+            self._decision_log.close()
         self._streams.close_all(why)
         await self._server.stop(self._settings.limits.stop_grace_ms / 1000)
         await self._store.close()
@@ -141,7 +144,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     )
     core = bootstrap.core_settings(settings, weights)
     estimates = await bootstrap.recall_estimates(store, limits, core)
-    machine = Machine(core, prices, estimates)
+    machine, decision_log = bootstrap.make_machine(settings, core, prices, estimates)
     explanations = Explanations(
         machine,
         store.journal,
@@ -237,6 +240,8 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         )
         tasks.append(asyncio.create_task(watching))
     tasks.append(asyncio.create_task(explanations.run()))
+    if decision_log is not None:
+        tasks.append(asyncio.create_task(decision_log.run()))
     tasks.append(asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds)))
     return Scheduler(
         grpc_address,
@@ -249,6 +254,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         health,
         store,
         streams,
+        decision_log,
         tasks,
     )
 

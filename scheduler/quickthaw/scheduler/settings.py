@@ -60,6 +60,9 @@ class Limits:
     finished_logs_max: int = _limit(1_000, 1, 1_000_000, "ended requests whose events are kept")
     watchers_per_request_max: int = _limit(64, 1, 10_000, "streams that watch one request")
     decisions_max: int = _limit(10_000, 1, 1_000_000, "placements kept in memory for Explain")
+    decision_log_mib: int = _limit(
+        0, 0, 1_000_000, "disk for a log of events and decisions that can be replayed; 0: no log"
+    )
     explanations_max: int = _limit(
         20_000, 0, 10_000_000, "placements kept in the store for Explain, over restarts"
     )
