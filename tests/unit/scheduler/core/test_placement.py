@@ -308,7 +308,8 @@ def test_a_worker_holds_one_attempt_more_than_it_runs(scenario: Scenario) -> Non
 
 
 def test_a_request_goes_elsewhere_when_its_patience_ends() -> None:
-    scenario = Scenario(CoreSettings(lease_ms=600_000))
+    dear_seconds = PlacementPolicy(second_worth_nanodollars=30_000_000)
+    scenario = Scenario(CoreSettings(dear_seconds, lease_ms=600_000))
     model = a_model("m", gib=16)
     scenario.attach(a_worker("w1"), *resident(model))
     scenario.submit(a_job("req_1", model))
