@@ -57,6 +57,7 @@ async def a_whole_platform(
     *,
     gateways: int = 1,
     allow_private: bool = True,
+    with_tls: bool = False,
     models: tuple[catalog_pb2.Model, ...] = (),
 ) -> AsyncIterator[Whole]:
     clock = MovableClock()
@@ -73,6 +74,7 @@ async def a_whole_platform(
                         metrics=Address("127.0.0.1", 0),
                         key_file=data_dir / "admin.key",
                         link_secret_file=data_dir / "links.secret",
+                        tls_dir=data_dir / "tls" if with_tls else None,
                         webhook_allow_private=allow_private,
                         limits=Limits(drain_seconds=1),
                     )
