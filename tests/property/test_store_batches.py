@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
@@ -43,7 +42,7 @@ def an_attempt(draw: st.DrawFn, job: Job, number: int, *, last: bool) -> list[St
     attempt = rows.an_attempt(job, number)
     steps: list[Step] = [commands.JournalPlacement(attempt)]
     for state in (RequestState.LOADING, RequestState.RUNNING):
-        attempt = dataclasses.replace(attempt, loading_ms=attempt.loading_ms + 7, load_ms=number)
+        attempt = attempt._replace(loading_ms=attempt.loading_ms + 7, load_ms=number)
         steps.append(commands.JournalProgress(attempt, state))
     for metered_ms in draw(st.lists(st.integers(1, 400), max_size=3)):
         metered = ((AttemptId(attempt.attempt_id), metered_ms),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from quickthaw.scheduler.core import commands as out
 from quickthaw.scheduler.core import events as into
@@ -54,7 +54,7 @@ class Journal:
                     row = self.rows[RequestId(attempt_id.rpartition(".")[0])]
                     assert row.open is not None
                     assert row.open.attempt_id == attempt_id
-                    row.open = replace(row.open, metered_ms=metered_ms)
+                    row.open = row.open._replace(metered_ms=metered_ms)
             case out.JournalCancel(request_id=request_id):
                 self.rows[request_id].cancel = True
             case out.JournalEnd():

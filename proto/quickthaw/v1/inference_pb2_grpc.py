@@ -112,7 +112,9 @@ class InferenceServicer:
     def Run(self, request, context):
         """Submit, wait for the end, answer with the terminal request. If the caller goes away the
         request is cancelled, as a function call would be. A failed request is an OK answer whose
-        state is FAILED: the call did its work.
+        state is FAILED: the call did its work. Without an idempotency key or a webhook nobody can ask
+        for what a dying scheduler forgets, so it begins before it is durable; its end is durable
+        before it is told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,9 @@ class InferenceStub:
     Run: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SubmitRequest, _types_pb2.Request]
     """Submit, wait for the end, answer with the terminal request. If the caller goes away the
     request is cancelled, as a function call would be. A failed request is an OK answer whose
-    state is FAILED: the call did its work.
+    state is FAILED: the call did its work. Without an idempotency key or a webhook nobody can ask
+    for what a dying scheduler forgets, so it begins before it is durable; its end is durable
+    before it is told.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetRequest, _types_pb2.Request]
     """The request as it is now."""
@@ -105,7 +107,9 @@ class InferenceAsyncStub(InferenceStub):
     Run: _aio.UnaryUnaryMultiCallable[_inference_pb2.SubmitRequest, _types_pb2.Request]  # type: ignore[assignment]
     """Submit, wait for the end, answer with the terminal request. If the caller goes away the
     request is cancelled, as a function call would be. A failed request is an OK answer whose
-    state is FAILED: the call did its work.
+    state is FAILED: the call did its work. Without an idempotency key or a webhook nobody can ask
+    for what a dying scheduler forgets, so it begins before it is durable; its end is durable
+    before it is told.
     """
     Get: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetRequest, _types_pb2.Request]  # type: ignore[assignment]
     """The request as it is now."""
@@ -171,7 +175,9 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_types_pb2.Request, _abc.Awaitable[_types_pb2.Request]]:
         """Submit, wait for the end, answer with the terminal request. If the caller goes away the
         request is cancelled, as a function call would be. A failed request is an OK answer whose
-        state is FAILED: the call did its work.
+        state is FAILED: the call did its work. Without an idempotency key or a webhook nobody can ask
+        for what a dying scheduler forgets, so it begins before it is durable; its end is durable
+        before it is told.
         """
 
     @_abc_1.abstractmethod

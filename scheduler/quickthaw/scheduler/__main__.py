@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -15,6 +16,9 @@ from quickthaw.scheduler.scheduler import start
 from quickthaw.scheduler.settings import Settings, parse_settings
 from quickthaw.wire.errors import QuickthawError, SettingsInvalid
 from quickthaw.wire.process import configure_logs
+
+GC_ALLOCATIONS = 20_000
+"""Objects made, less those freed, before the youngest are looked through for cycles."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +35,18 @@ async def serve(settings: Settings) -> None:
         f"metrics=http://{scheduler.metrics_address}/metrics",
         flush=True,
     )
+    _collect_rarely()
     await stopping.wait()
     logger.info("stopping")
     await scheduler.stop()
+
+
+def _collect_rarely() -> None:
+    """What a request leaves is freed by its count; looking for cycles among all that lives, as
+    often as Python does by itself, took an eighth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

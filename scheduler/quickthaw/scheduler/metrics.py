@@ -156,6 +156,24 @@ class SchedulerMetrics:
         )
         for kind in ("attach", "watch", "realtime"):
             self.streams.labels(kind)
+        # Looking a label up costs more than the counting, and these are counted for each request.
+        self._of_tier = {
+            tier: (self.placements.labels(label), self.load_seconds.labels(label))
+            for tier in (None, *Tier)
+            if (label := _tier_label(tier))
+        }
+        self._of_end = {
+            state: self.finished.labels(state.value) for state in RequestState if state.terminal
+        }
+        self._of_class: dict[str, tuple[Counter, Counter]] = {}
+
+    def _billed(self, tenant_class: str) -> tuple[Counter, Counter]:
+        if (counters := self._of_class.get(tenant_class)) is None:
+            counters = self._of_class[tenant_class] = (
+                self.billed_seconds.labels(tenant_class),
+                self.billed_dollars.labels(tenant_class),
+            )
+        return counters
 
     def observe(self, read: Callable[[], Snapshot | None]) -> None:
         """Adds what is read at each scrape. `read` is called from the endpoint's thread; None, if
@@ -179,9 +197,9 @@ class SchedulerMetrics:
         """What a write of the core's says about attempts."""
         match command:
             case commands.JournalProgress(attempt=attempt, state=RequestState.RUNNING):
-                tier = _tier_label(attempt.start_tier)
-                self.placements.labels(tier).inc()
-                self.load_seconds.labels(tier).observe(attempt.load_ms / 1000)
+                placements, load_seconds = self._of_tier[attempt.start_tier]
+                placements.inc()
+                load_seconds.observe(attempt.load_ms / 1000)
                 if attempt.start_tier is not Tier.VRAM:
                     self.cold_starts.inc()
             case commands.JournalEnd(ledger=line, settled=settled) if line is not None:
@@ -189,9 +207,9 @@ class SchedulerMetrics:
                     self.budget_alerts.labels(
                         self.tenant_class(alert.account.tenant), alert.kind.value
                     ).inc()
-                label = self.tenant_class(line.tenant)
-                self.billed_seconds.labels(label).inc(line.billed_ms / 1000)
-                self.billed_dollars.labels(label).inc(line.price_nanodollars / _NANODOLLARS)
+                billed_seconds, billed_dollars = self._billed(self.tenant_class(line.tenant))
+                billed_seconds.inc(line.billed_ms / 1000)
+                billed_dollars.inc(line.price_nanodollars / _NANODOLLARS)
                 if line.metered_ms:
                     self.run_seconds.observe(line.metered_ms / 1000)
                 if line.waiver == "worker_lost":
@@ -201,7 +219,7 @@ class SchedulerMetrics:
 
     def ended(self, command: commands.TellEnd) -> None:
         end = command.end
-        self.finished.labels(end.state.value).inc()
+        self._of_end[end.state].inc()
         self.queue_seconds.observe(end.receipt.queue_ms / 1000)
         if end.failure is not None:
             self.failures.labels(end.failure.reason).inc()

@@ -217,9 +217,12 @@ class Worker:
         concurrency = self.spec.concurrency
         self.available_ms = 0
         if len(self.held) >= concurrency:
-            ends = sorted((held.expected_end_ms for held in self.held.values()), reverse=True)
+            ends = sorted([held.expected_end_ms for held in self.held.values()], reverse=True)
             self.available_ms = ends[concurrency - 1]
-        workings = sorted((h.model.working_bytes for h in self.held.values()), reverse=True)
-        self._working_bytes = sum(workings[:concurrency])
-        # One attempt more takes the place of this one, if all places are taken.
-        self._working_bytes_least = workings[concurrency - 1] if len(workings) >= concurrency else 0
+        workings = [held.model.working_bytes for held in self.held.values()]
+        self._working_bytes_least = 0
+        if len(workings) >= concurrency:
+            workings = sorted(workings, reverse=True)[:concurrency]
+            # One attempt more takes the place of this one, for all places are taken.
+            self._working_bytes_least = workings[-1]
+        self._working_bytes = sum(workings)

@@ -201,8 +201,7 @@ class Failure:
     retryable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(NamedTuple):
     """One try of a request on one worker, as it is journalled.
 
     Rate and price version are fixed when the attempt is placed. `metered_ms` is the run time that

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from quickthaw.scheduler.core import money, quarantine
 from quickthaw.scheduler.core.attempts import opened, tell_progress
@@ -111,9 +110,9 @@ def advance(state: State, tracked: Tracked, to: RequestState) -> None:
     for step in path(tracked.life.state, to):
         attempt = opened(tracked)
         if step is RequestState.LOADING:
-            tracked.attempt = replace(attempt, loading_ms=state.now_ms)
+            tracked.attempt = attempt._replace(loading_ms=state.now_ms)
         elif step is RequestState.RUNNING:
-            tracked.attempt = replace(attempt, started_ms=state.now_ms)
+            tracked.attempt = attempt._replace(started_ms=state.now_ms)
             _expect_run_end(state, tracked, attempt)
         tracked.life.to(step, state.now_ms)
         state.out.append(JournalProgress(opened(tracked), step))
@@ -125,7 +124,7 @@ def meter(tracked: Tracked, metered_ms: int) -> bool:
     attempt = opened(tracked)
     if metered_ms <= attempt.metered_ms:
         return False
-    tracked.attempt = replace(attempt, metered_ms=metered_ms)
+    tracked.attempt = attempt._replace(metered_ms=metered_ms)
     return True
 
 
@@ -134,7 +133,7 @@ def _note_load(state: State, tracked: Tracked, load_ms: int, start_tier: Tier | 
     attempt = opened(tracked)
     if attempt.start_tier is not None or start_tier is None:
         return
-    tracked.attempt = replace(attempt, load_ms=load_ms, start_tier=start_tier)
+    tracked.attempt = attempt._replace(load_ms=load_ms, start_tier=start_tier)
     worker = state.fleet.workers[attempt.worker_id]
     held = worker.held[attempt.attempt_id]
     if held.load_tier is start_tier:
