@@ -190,6 +190,8 @@ class Hello(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     PEER_URL_FIELD_NUMBER: _builtins.int
     PEER_TOKEN_FIELD_NUMBER: _builtins.int
+    BATCH_MAX_FIELD_NUMBER: _builtins.int
+    BATCH_FAMILIES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Stable over restarts; unique in the fleet; at most 200 characters."""
     incarnation: _builtins.str
@@ -212,6 +214,10 @@ class Hello(_message.Message):
     """Where other workers may read components that this one has, an http:// URL; empty for nowhere."""
     peer_token: _builtins.str
     """What they must show there. Of this incarnation; told to workers only."""
+    batch_max: _builtins.int
+    """Attempts of one model that it runs as one batch if their inputs differ in no more than texts,
+    seeds and how results are delivered; 0 and 1 run each alone.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """For operators; at most 64."""
@@ -230,6 +236,10 @@ class Hello(_message.Message):
         until it has learned better.
         """
 
+    @_builtins.property
+    def batch_families(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The adapters that can do so."""
+
     def __init__(
         self,
         *,
@@ -247,10 +257,12 @@ class Hello(_message.Message):
         draining: _builtins.bool = ...,
         peer_url: _builtins.str = ...,
         peer_token: _builtins.str = ...,
+        batch_max: _builtins.int = ...,
+        batch_families: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "concurrency", b"concurrency", "draining", b"draining", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "peer_token", b"peer_token", "peer_url", b"peer_url", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch_families", b"batch_families", "batch_max", b"batch_max", "concurrency", b"concurrency", "draining", b"draining", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "peer_token", b"peer_token", "peer_url", b"peer_url", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

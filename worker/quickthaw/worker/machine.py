@@ -12,7 +12,6 @@ them to the millisecond, and what a member's place costs after it was stopped is
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import assert_never
 
 from quickthaw.wire import errors
@@ -49,46 +48,7 @@ from quickthaw.worker.attempts import (
     TellLoading,
     TellRunning,
 )
-
-
-@dataclass(slots=True)
-class _Attempt:
-    assignment: Assignment
-    phase: Phase = Phase.ASSIGNED
-    load_began: float = 0.0
-    load_ms: int = 0
-    load: LoadSummary | None = None
-    run_began: float = 0.0
-    batch_size: int = 1
-    place: int = 0  # in its batch
-    metered_ms: int = 0
-    cancel_reason: str | None = None
-    result: RunResult | None = None
-    blocked: bool = False  # no room until something is released
-    end: TellFinished | None = None
-    paid_ms: int = 0  # run time that is paid for; 0 for no limit
-    unpaid: bool = False  # told to stop, because all of it has run
-
-    @property
-    def paid_until(self) -> float | None:
-        """When its run has used up what is paid for; None if nothing waits for that."""
-        if self.phase is not Phase.RUNNING or not self.paid_ms or self.unpaid:
-            return None
-        return self.run_began + self.paid_ms / 1000
-
-
-def _whole_ms(seconds: float) -> int:
-    return max(0, int(seconds * 1000))
-
-
-def _share_ms(attempt: _Attempt, now: float) -> int:
-    """Of its run's time so far; the shares of a batch add up to the whole."""
-    whole_ms = _whole_ms(now - attempt.run_began)
-    return (whole_ms + attempt.place) // attempt.batch_size
-
-
-def _batch_key(attempt: _Attempt) -> str:
-    return attempt.load.batch_key if attempt.load is not None else ""
+from quickthaw.worker.held import HeldAttempt, whole_ms
 
 
 class AttemptMachine:
@@ -99,7 +59,7 @@ class AttemptMachine:
         self._batch_max = batch_max
         self._concurrency = concurrency
         self._attempts_max = attempts_max
-        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+        self._attempts: OrderedDict[str, HeldAttempt] = OrderedDict()
         # By attempt id, and possibly of attempts that have ended or were revoked meanwhile: a slot
         # is free again only when the thread behind it has come back.
         self._loads_in_flight: set[str] = set()
@@ -129,7 +89,7 @@ class AttemptMachine:
                 continue
             if attempt.phase is Phase.RUNNING:
                 # The final figure never falls below one that was reported.
-                attempt.metered_ms = max(attempt.metered_ms, _share_ms(attempt, now))
+                attempt.metered_ms = max(attempt.metered_ms, attempt.run_ms(now))
             lines.append(
                 Status(
                     attempt_id,
@@ -199,7 +159,7 @@ class AttemptMachine:
     ) -> None:
         if assignment.attempt_id in self._attempts:
             return  # said again after a reconnect
-        attempt = _Attempt(assignment, load_began=now, paid_ms=assignment.meter_lease_ms)
+        attempt = HeldAttempt(assignment, load_began=now, paid_ms=assignment.meter_lease_ms)
         self._attempts[assignment.attempt_id] = attempt
         self._active += 1
         self._waiting[assignment.attempt_id] = None
@@ -228,7 +188,7 @@ class AttemptMachine:
         match result:
             case LoadSummary():
                 attempt.load = result
-                attempt.load_ms = _whole_ms(now - attempt.load_began)
+                attempt.load_ms = whole_ms(now - attempt.load_began)
                 attempt.phase = Phase.READY
                 self._ready[attempt_id] = None
             case NoRoomYet():
@@ -239,7 +199,7 @@ class AttemptMachine:
                 self._waiting[attempt_id] = None
                 self._waiting.move_to_end(attempt_id, last=False)
             case Failure():
-                attempt.load_ms = _whole_ms(now - attempt.load_began)
+                attempt.load_ms = whole_ms(now - attempt.load_began)
                 self._end(attempt, Outcome.FAILED, commands, failure=result)
             case _:
                 assert_never(result)
@@ -255,7 +215,7 @@ class AttemptMachine:
         attempt = self._attempts.get(attempt_id)
         if attempt is None or attempt.phase is not Phase.RUNNING:
             return
-        attempt.metered_ms = max(attempt.metered_ms, _share_ms(attempt, now))
+        attempt.metered_ms = max(attempt.metered_ms, attempt.run_ms(now))
         match result:
             case RunResult():
                 attempt.result = result
@@ -288,7 +248,7 @@ class AttemptMachine:
                 attempt.unpaid = True
                 commands.append(StopWork(attempt.assignment.attempt_id))
 
-    def _cancel(self, attempt: _Attempt, reason: str, commands: list[Command]) -> None:
+    def _cancel(self, attempt: HeldAttempt, reason: str, commands: list[Command]) -> None:
         match attempt.phase:
             case Phase.RUNNING:
                 attempt.cancel_reason = reason
@@ -312,7 +272,7 @@ class AttemptMachine:
         self._waiting.pop(attempt_id, None)
         self._ready.pop(attempt_id, None)
 
-    def _let_go(self, attempt: _Attempt, commands: list[Command]) -> None:
+    def _let_go(self, attempt: HeldAttempt, commands: list[Command]) -> None:
         attempt_id = attempt.assignment.attempt_id
         if attempt.phase in (Phase.LOADING, Phase.RUNNING, Phase.STORING):
             commands.append(StopWork(attempt_id))
@@ -322,7 +282,7 @@ class AttemptMachine:
 
     def _end(
         self,
-        attempt: _Attempt,
+        attempt: HeldAttempt,
         outcome: Outcome,
         commands: list[Command],
         *,
@@ -381,20 +341,20 @@ class AttemptMachine:
             commands.append(TellLoading(attempt_id))
             commands.append(BeginLoad(attempt.assignment))
 
-    def _batch_with(self, first: _Attempt) -> list[_Attempt]:
+    def _batch_with(self, first: HeldAttempt) -> list[HeldAttempt]:
         """Those that are ready and may run with it, oldest first, itself included."""
-        snapshot, key = first.assignment.snapshot_digest, _batch_key(first)
+        snapshot, key = first.assignment.snapshot_digest, first.batch_key
         if not key:
             return [first]
         ready = (self._attempts[attempt_id] for attempt_id in self._ready)
         mates = [
             attempt
             for attempt in ready
-            if attempt.assignment.snapshot_digest == snapshot and _batch_key(attempt) == key
+            if attempt.assignment.snapshot_digest == snapshot and attempt.batch_key == key
         ]
         return mates[: self._batch_max]
 
-    def _begin(self, batch: list[_Attempt], now: float, commands: list[Command]) -> None:
+    def _begin(self, batch: list[HeldAttempt], now: float, commands: list[Command]) -> None:
         first, *mates = (attempt.assignment for attempt in batch)
         self._runs_in_flight[first.attempt_id] = first.snapshot_digest
         for place, attempt in enumerate(batch):
@@ -411,13 +371,9 @@ class AttemptMachine:
         if len(self._ready) < self._concurrency:
             return True
         first = self._attempts[next(iter(self._waiting))].assignment.snapshot_digest
-        alike = [
-            attempt_id
-            for attempt_id in self._ready
-            if self._attempts[attempt_id].assignment.snapshot_digest == first
-        ]
+        ready = {self._attempts[each].assignment.snapshot_digest for each in self._ready}
         # Of a model that is ready already, as many as a batch takes.
-        return 0 < len(alike) < self._batch_max and len(alike) == len(self._ready)
+        return ready == {first} and len(self._ready) < self._batch_max
 
     def _next_ready(self) -> str | None:
         if len(self._runs_in_flight) >= self._concurrency:
@@ -428,7 +384,7 @@ class AttemptMachine:
                 return attempt_id
         return None
 
-    def _expire(self, attempt: _Attempt, unix_ms: int, commands: list[Command]) -> bool:
+    def _expire(self, attempt: HeldAttempt, unix_ms: int, commands: list[Command]) -> bool:
         """Ends an attempt whose deadline has passed before it began; True if it did."""
         deadline_unix_ms = attempt.assignment.deadline_unix_ms
         if not unix_ms or not deadline_unix_ms or unix_ms < deadline_unix_ms:
