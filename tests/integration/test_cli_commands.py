@@ -61,28 +61,43 @@ def test_requests_are_listed_shown_watched_and_cancelled(
     assert cancelled == {"request_id": answers.REQUEST_ID, "state": "cancelled"}
 
 
-def test_explain_shows_terms_and_refusals(quickthaw: Quickthaw, platform: FakePlatform) -> None:
+def test_explain_shows_who_won_by_what_and_why_the_others_did_not(
+    quickthaw: Quickthaw, platform: FakePlatform
+) -> None:
     decision = fleet_pb2.Decision(
         attempt=1,
         chosen_worker_id="a",
         candidates=[
-            fleet_pb2.Candidate(worker_id="b", score_seconds=2.5),
+            fleet_pb2.Candidate(worker_id="b", score_seconds=2.5, drain_seconds=2.5),
             fleet_pb2.Candidate(
-                worker_id="a", score_seconds=1.25, start_tier=types_pb2.TIER_PINNED
+                worker_id="a",
+                score_seconds=1.25,
+                load_seconds=0.5,
+                run_seconds=0.75,
+                start_tier=types_pb2.TIER_PINNED,
+                evict_digests=["d"],
             ),
         ],
-        refusals=[fleet_pb2.Refusal(worker_id="c", reason="vram", detail="12 GiB short")],
+        refusals=[
+            fleet_pb2.Refusal(worker_id="c", reason="vram", detail="12 GiB short"),
+            *(fleet_pb2.Refusal(worker_id=f"busy{n}", reason="depth") for n in range(6)),
+        ],
         tie_break="worker id",
     )
     platform.scripts["Explain"] = lambda m: fleet_pb2.ExplainResponse(
         request_id=m.request_id, decisions=[decision]
     )
+    platform.scripts["Get"] = lambda _: answers.a_request()
     out = quickthaw("explain", "r").out
-    assert out.index("1.250") < out.index("2.500")
-    for fact in ("pinned", "12 GiB short", "vram", "tie broken by worker id"):
+    assert "attempt 1  → a: loads 500 ms from pinned, runs 750 ms, evicts 1 component" in out
+    assert out.index("1.25 s") < out.index("2.50 s"), "the best comes first"
+    row = next(line for line in out.splitlines() if line.strip().startswith("→"))
+    assert "▓" in row, "the load is drawn"
+    for fact in ("✗ vram  c  12 GiB short", "tie broken by worker id"):
         assert fact in out
-    told = quickthaw("explain", "r", "--json").json
-    assert told["decisions"][0]["candidates"][1]["start_tier"] == "pinned"
+    assert "✗ depth ×6  busy0, busy1, busy2, busy3 and 2 more" in out
+    as_json = quickthaw("explain", "r", "--json").json
+    assert as_json["decisions"][0]["candidates"][1]["start_tier"] == "pinned"
 
 
 def test_a_quote_shows_both_estimates(quickthaw: Quickthaw, platform: FakePlatform) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from quickthaw.cli.commands.replay import replay
 from quickthaw.cli.commands.simulate import simulate
 from quickthaw.cli.errors import UsageFault
 from quickthaw.cli.output import Output, stderr
@@ -26,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("simulate")(simulate)
+app.command("replay")(replay)
 FolderOption = Annotated[
     Path | None,
     typer.Option(

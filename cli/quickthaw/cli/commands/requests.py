@@ -12,7 +12,7 @@ from quickthaw.cli.session import Session, session_command, session_default
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Client, Decision, Explanation, Webhook
+    from quickthaw.client import Client, Webhook
 
 app = typer.Typer()
 explain_app = typer.Typer()
@@ -191,52 +191,17 @@ def watch(
 def explain(session: Session, request: RequestArgument) -> None:
     """Why a request ran where it did: every candidate's terms, every refusal's reason.
 
-    Seconds, summed; the smallest score wins. `price` is what the run costs there, in the seconds
-    that it is worth to the caller; `evict` what reloading the evicted models will cost.
+    Seconds, summed; the smallest score wins. For a request that waits: why no worker can take it
+    now. Kept for the newest requests, over restarts.
+
+    ```
+    quickthaw explain REQUEST
+    quickthaw explain REQUEST --json | jq '.decisions[0].refusals'
+    ```
     """
+    from quickthaw.cli.explaining import explanation
+
     with session.client() as client:
         found = client.explain(request)
-    session.out.show(found, lambda console: _render(console, found))
-
-
-def _render(console: Console, found: Explanation) -> None:
-    if not found.decisions:
-        console.print("no worker has been looked for yet")
-    for decision in found.decisions:
-        _render_decision(console, decision)
-
-
-def _render_decision(console: Console, decision: Decision) -> None:
-    from quickthaw.cli.render import clock, seconds, table
-
-    at = clock(decision.decided_unix_ms)
-    if decision.chosen_worker_id:
-        outcome = f"[bold]{decision.chosen_worker_id}[/bold]"
-    else:
-        outcome = "no worker could take it"
-    console.print(f"attempt {decision.attempt}, {at}: {outcome}")
-    if decision.candidates:
-        rows = [
-            (
-                "→" if each.worker_id == decision.chosen_worker_id else "",
-                each.worker_id,
-                f"{each.score_seconds:.3f}",
-                seconds(each.drain_seconds),
-                f"{seconds(each.load_seconds)} ({each.start_tier})",
-                seconds(each.run_seconds),
-                f"{each.load_term_seconds:.3f}",
-                f"{each.price_term_seconds:.3f}",
-                f"{each.eviction_term_seconds:.3f}",
-                len(each.evict_digests) or "",
-            )
-            for each in sorted(decision.candidates, key=lambda each: each.score_seconds)
-        ]
-        headings = ("", "worker", "score", "wait", "load", "run", "+load", "+price", "+evict")
-        console.print(
-            table((*headings, "evicts"), rows, "score wait load run +load +price +evict evicts")
-        )
-    if decision.refusals:
-        refused = [(each.worker_id, each.reason, each.detail) for each in decision.refusals]
-        console.print(table(("refused", "reason", "detail"), refused))
-    if decision.tie_break:
-        console.print(f"[dim]tie broken by {decision.tie_break}[/dim]")
+        asked = None if session.out.as_json else client.get(request)
+    session.out.show(found, lambda console: explanation(console, found, asked))
