@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.v1 import fleet_pb2
 from support.fake_scheduler import FakeScheduler
+from support.platform import until
 from support.studio import DISK, PINNED, VRAM, Packed, Studio
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -46,16 +44,10 @@ def prefetch(studio: Studio, model: str, tier: int) -> set[str]:
     return set(parts.values())
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
 async def test_a_model_that_was_prefetched_to_vram_starts_from_there(studio: Studio) -> None:
     await bring_in(studio, "sd")
     parts = prefetch(studio, "sd", VRAM)
-    await until(lambda: parts <= studio.resident(VRAM))
+    await until(lambda: parts <= studio.resident(VRAM), "the prefetch")
     end = await studio.draw("sd")
     assert {part.source for part in end.load.components} == {VRAM}
 
@@ -65,7 +57,7 @@ async def test_a_model_that_was_prefetched_to_pinned_memory_starts_from_there(
 ) -> None:
     await bring_in(studio, "sd")
     parts = prefetch(studio, "sd", PINNED)
-    await until(lambda: parts <= studio.resident(PINNED))
+    await until(lambda: parts <= studio.resident(PINNED), "the prefetch")
     end = await studio.draw("sd")
     assert {part.source for part in end.load.components} == {PINNED}
 
@@ -73,16 +65,18 @@ async def test_a_model_that_was_prefetched_to_pinned_memory_starts_from_there(
 async def test_what_comes_of_a_prefetch_can_be_unloaded_again(studio: Studio) -> None:
     await bring_in(studio, "sd")
     parts = prefetch(studio, "sd", VRAM)
-    await until(lambda: parts <= studio.resident(VRAM))
+    await until(lambda: parts <= studio.resident(VRAM), "the prefetch")
     studio.session.send(unload=fleet_pb2.Unload(digests=parts, tier=VRAM))  # type: ignore[arg-type]  # an enum's number
-    await until(lambda: not parts & studio.resident(VRAM))
+    await until(lambda: not parts & studio.resident(VRAM), "the prefetch")
     assert parts <= studio.resident(PINNED)
 
 
 async def test_a_snapshot_that_is_not_here_is_not_copied_for_a_hint(studio: Studio) -> None:
     await studio.worker.ready.wait()
     prefetch(studio, "sd-other", VRAM)
-    await until(lambda: studio.worker.metric("prefetches_total", outcome="given_up") == 1)
+    await until(
+        lambda: studio.worker.metric("prefetches_total", outcome="given_up") == 1, "the prefetch"
+    )
     assert not studio.resident(DISK) & set(studio.packed.components("sd-other").values())
 
 

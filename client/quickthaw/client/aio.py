@@ -21,7 +21,7 @@ from quickthaw.client.billing import (
 )
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.events import Event
-from quickthaw.client.fleet import Explanation, Worker
+from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
 from quickthaw.client.operators import Period
 from quickthaw.client.realtime import RealtimeSession
@@ -248,6 +248,10 @@ class AsyncWorkers:
     async def list(self) -> tuple[Worker, ...]:
         """As `Client.workers.list`, with its errors."""
         return await self._driver.drive(operators.list_workers(self._context))
+
+    async def status(self) -> FleetStatus:
+        """As `Client.workers.status`, with its errors."""
+        return await self._driver.drive(operators.fleet_status(self._context))
 
     async def drain(self, worker_id: str, *, stop: bool = False) -> Worker:
         """As `Client.workers.drain`, with its errors."""

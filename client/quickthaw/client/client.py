@@ -20,7 +20,7 @@ from quickthaw.client.billing import (
 )
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
 from quickthaw.client.events import Event
-from quickthaw.client.fleet import Explanation, Worker
+from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
 from quickthaw.client.operators import Period
 from quickthaw.client.requests import (
@@ -266,6 +266,10 @@ class Workers:
     def list(self) -> tuple[Worker, ...]:
         """Every worker that is attached, or within its lease."""
         return self._driver.drive(operators.list_workers(self._context))
+
+    def status(self) -> FleetStatus:
+        """The same, with how many workers are needed."""
+        return self._driver.drive(operators.fleet_status(self._context))
 
     def drain(self, worker_id: str, *, stop: bool = False) -> Worker:
         """No new requests; what runs ends; with `stop` the process exits then.

@@ -66,6 +66,14 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """Every worker, and how many the traffic of late and the endpoints' settings need."""
+
+    workers: tuple[Worker, ...]
+    workers_wanted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A worker that could take the request: the terms of its score. The smallest sum wins."""
 

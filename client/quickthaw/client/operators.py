@@ -32,7 +32,7 @@ from quickthaw.client.convert_operators import (
     usage_from_wire,
     worker_from_wire,
 )
-from quickthaw.client.fleet import Explanation, Worker
+from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import PAGE_SIZE
 from quickthaw.client.retry import Context, call_with_retry
 from quickthaw.client.steps import Item, Iteration, Operation
@@ -113,6 +113,13 @@ def list_workers(context: Context) -> Operation[tuple[Worker, ...]]:
     message = fleet_pb2.ListWorkersRequest()
     answer = yield from call_with_retry(context, methods.LIST_WORKERS, message)
     return tuple(worker_from_wire(worker) for worker in answer.workers)
+
+
+def fleet_status(context: Context) -> Operation[FleetStatus]:
+    message = fleet_pb2.ListWorkersRequest()
+    answer = yield from call_with_retry(context, methods.LIST_WORKERS, message)
+    workers = tuple(worker_from_wire(worker) for worker in answer.workers)
+    return FleetStatus(workers, answer.workers_wanted)
 
 
 def drain(context: Context, worker_id: str, stop: bool) -> Operation[Worker]:

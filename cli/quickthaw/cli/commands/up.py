@@ -41,6 +41,24 @@ def up(
         int | None,
         typer.Option(help="How many. Default: one per GPU, else one.", show_default=False),
     ] = None,
+    workers_min: Annotated[
+        int | None,
+        typer.Option(
+            "--workers-min", help="With --workers-max: how many stay.", show_default=False
+        ),
+    ] = None,
+    workers_max: Annotated[
+        int | None,
+        typer.Option(
+            "--workers-max",
+            help="As many as the traffic needs, up to this; instead of --workers. With "
+            "--workers-min 0 (the default then) none runs while there is nothing to do.",
+            show_default=False,
+        ),
+    ] = None,
+    scale_down_delay: Annotated[
+        float, typer.Option(help="Seconds for which fewer must do before some are let go.")
+    ] = 60.0,
     device: Annotated[str, typer.Option(help="What they run on: auto, cpu or cuda.")] = "auto",
     fleet: Annotated[
         str, typer.Option(help="Who starts them: local (child processes) or ray.")
@@ -122,6 +140,9 @@ def up(
         grpc=parse_address("--grpc", grpc),
         metrics=parse_address("--metrics", metrics),
         workers=workers,
+        workers_min=workers_min,
+        workers_max=workers_max,
+        scale_down_delay_seconds=scale_down_delay,
         device=device,
         fleet=fleet,
         store=store or os.environ.get("QUICKTHAW_STORE"),

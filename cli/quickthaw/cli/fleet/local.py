@@ -79,6 +79,10 @@ class LocalFleet:
         await self._stop(self._running[worker_id])
         self._drop_slab(worker_id)
 
+    async def forget(self, worker_id: str) -> None:
+        if worker_id not in self._running:
+            self._drop_slab(worker_id)
+
     async def watch(self) -> AsyncIterator[InstanceChange]:
         while True:
             yield await self._changes.get()

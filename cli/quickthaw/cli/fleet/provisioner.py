@@ -124,6 +124,10 @@ class Provisioner(Protocol):
         """
         ...
 
+    async def forget(self, worker_id: str) -> None:
+        """A worker that has exited is not started again: gives back what was kept for it."""
+        ...
+
     def watch(self) -> AsyncIterator[InstanceChange]:
         """What happens to every worker: at most one Ready, exactly one Exited. Never ends."""
         ...

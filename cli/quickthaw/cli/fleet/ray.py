@@ -126,6 +126,9 @@ class RayFleet:
             raise WorkerNotFound(f"no worker {worker_id} runs here")
         await self._stop(self._running[worker_id])
 
+    async def forget(self, worker_id: str) -> None:
+        """Nothing: what a worker had went with its actor."""
+
     async def watch(self) -> AsyncIterator[InstanceChange]:
         while True:
             yield await self._changes.get()

@@ -15,6 +15,7 @@ from quickthaw.cli.up.datadir import check_free, write_json, write_targets
 from quickthaw.cli.up.fleet_keeper import FleetKeeper
 from quickthaw.cli.up.keeper import Keeper
 from quickthaw.cli.up.process import Command
+from quickthaw.cli.up.scaling import Scaler
 from quickthaw.cli.up.settings import UpSettings
 from quickthaw.client import AsyncClient, WorkerState
 from quickthaw.client.settings import RUN_FILE, read_key_file
@@ -78,13 +79,18 @@ class Platform:
             offers = await self._fleet.offers()
             gpus = sum(offer.count for offer in offers if offer.device == "cuda")
             specs = workers.specs(settings, gpus, self._grpc, prepare)
-            fleet = FleetKeeper(self._fleet, specs, settings, self._report, self._note_worker)
+            first = (settings.workers_min or 0) if settings.elastic else len(specs)
+            fleet = FleetKeeper(
+                self._fleet, specs, settings, self._report, self._note_worker, first
+            )
             self._keep(fleet.keep())
             await self._gateway.start()
             self._keep(self._gateway.keep())
             async with asyncio.timeout(settings.start_timeout_seconds):
                 await fleet.all_ready.wait()
-                await self._attached(client, {spec.worker_id for spec in specs})
+                await self._attached(client, set(fleet.wanted))
+        if settings.elastic:
+            self._keep(self._scale(fleet, len(specs)))
         self._ready = True
         self._write_files()
         self._announce(
@@ -95,6 +101,11 @@ class Platform:
                 "key-file": str(self._admin_key_file),
             }
         )
+
+    async def _scale(self, fleet: FleetKeeper, most: int) -> None:
+        client = AsyncClient(self._grpc, read_key_file(self._admin_key_file))
+        async with client:
+            await Scaler(client, fleet, self._settings.workers_min or 0, most).run()
 
     async def _attached(self, client: AsyncClient, wanted: set[str]) -> None:
         while True:

@@ -24,6 +24,11 @@ class UpSettings:
     metrics: Address
     workers: int | None = None
     """None for one per GPU, or one where there is none."""
+    workers_min: int | None = None
+    workers_max: int | None = None
+    """Bounds within which the scheduler's wish decides; None for `workers`, which is fixed."""
+    scale_down_delay_seconds: float = 60.0
+    """How long fewer workers must do before some are let go."""
     device: str = "auto"
     fleet: str = "local"
     store: str | None = None
@@ -49,10 +54,33 @@ class UpSettings:
             raise SettingsInvalid(
                 f"--workers {self.workers}: give a number from 1 to {WORKERS_MAX}"
             )
+        self._check_bounds()
         if self.prices is not None and not self.prices.is_file():
             raise SettingsInvalid(f"--prices {self.prices}: no such file")
         if self.data_dir.exists() and not self.data_dir.is_dir():
             raise SettingsInvalid(f"--data-dir {self.data_dir} is not a folder")
+
+    def _check_bounds(self) -> None:
+        least, most = self.workers_min, self.workers_max
+        if least is None and most is None:
+            return
+        if self.workers is not None:
+            raise SettingsInvalid(
+                "--workers is a fixed number; give either that or --workers-min and --workers-max"
+            )
+        if most is None or not 1 <= most <= WORKERS_MAX:
+            raise SettingsInvalid(f"--workers-max: give a number from 1 to {WORKERS_MAX}")
+        if least is not None and not 0 <= least <= most:
+            raise SettingsInvalid(
+                f"--workers-min {least}: give a number from 0 to --workers-max, which is {most}"
+            )
+        if self.scale_down_delay_seconds < 0:
+            raise SettingsInvalid("--scale-down-delay must not be negative")
+
+    @property
+    def elastic(self) -> bool:
+        """Whether workers come and go with the traffic."""
+        return self.workers_max is not None
 
     @property
     def blobs(self) -> str:

@@ -15,9 +15,10 @@ def devices(settings: UpSettings, gpus: int) -> tuple[str, ...]:
     """One entry per worker: `cpu` or `cuda:N`. Raises SettingsInvalid for what cannot work."""
     if settings.device == "cuda" and not gpus:
         raise SettingsInvalid("--device cuda: no GPU is visible here; use --device cpu or auto")
+    wanted = settings.workers_max or settings.workers
     if settings.device == "cpu" or not gpus:
-        return ("cpu",) * (settings.workers or 1)
-    count = settings.workers or gpus
+        return ("cpu",) * (wanted or 1)
+    count = wanted or gpus
     if count > gpus and settings.vram_bytes is None:
         raise SettingsInvalid(
             f"--workers {count}: {gpus} GPU(s) are visible and a worker takes a whole one; "
