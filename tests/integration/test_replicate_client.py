@@ -187,3 +187,26 @@ def test_files_are_brought_listed_read_and_deleted(environment: dict[str, str]) 
     assert told["files"]
     assert told["deleted"]
     assert told["files_left"] == 0
+
+
+def test_a_webhook_outlives_the_death_of_scheduler_and_gateway(
+    platform: Platform, environment: dict[str, str], receiver: Receiver
+) -> None:
+    """By fal's queue: the request ends while nobody is there who could deliver."""
+    with httpx.Client(
+        base_url=platform.ready["http"],
+        headers={"authorization": f"Key {environment['REPLICATE_API_TOKEN']}"},
+        timeout=60,
+    ) as http:
+        answer = http.post(
+            f"/queue/{NAME}",
+            params={"fal_webhook": f"{receiver.url}/survivor"},
+            json={"prompt": "a red circle", "num_inference_steps": 20},
+        )
+    assert answer.status_code == 200
+    platform.kill("gateway")
+    platform.kill("scheduler")
+    while (received := receiver.take()).path != "/survivor":
+        pass  # From the tests before.
+    assert received.json["request_id"] == answer.json()["request_id"]
+    assert received.json["status"] == "OK"
