@@ -13,6 +13,7 @@ from quickthaw.worker.device import choose_device
 from quickthaw.worker.process import Worker
 from quickthaw.worker.settings import parse
 from support.fake_scheduler import KEY, FakeScheduler
+from support.schedulers import Running
 
 IMPATIENT = Patience(
     welcome_seconds=5.0, backoff_base_seconds=0.01, backoff_cap_seconds=0.05, goodbye_seconds=2.0
@@ -33,7 +34,7 @@ class RunningWorker:
 
 @asynccontextmanager
 async def a_worker(
-    scheduler: FakeScheduler, data_dir: Path, *flags: str, key: str = KEY
+    scheduler: FakeScheduler | Running, data_dir: Path, *flags: str, key: str = KEY
 ) -> AsyncIterator[RunningWorker]:
     """Runs the worker until the block ends, then makes it leave; `flags` as on the command line."""
     arguments = ["--scheduler", scheduler.address, "--data-dir", str(data_dir)]
