@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.replicate.document import PROBLEM, replicate_paths
 from quickthaw.gateway.respond import json_response
 
 _ERRORS: Final = {
@@ -50,9 +51,15 @@ def gateway_document(public_url: str) -> JsonObject:
                     "description": "`Key <key>` or `Bearer <key>`",
                 }
             },
-            "schemas": {"Arguments": {"type": "object"}, "Error": _ERROR},
+            "schemas": {"Arguments": {"type": "object"}, "Error": _ERROR, "Problem": PROBLEM},
         },
-        "paths": {**_run_paths(), **_queue_paths(), **_open_paths()},
+        "paths": {
+            **_run_paths(),
+            **_queue_paths(),
+            **_open_paths(),
+            **_webhook_paths(),
+            **replicate_paths(),
+        },
     }
 
 
@@ -88,7 +95,7 @@ _HEADERS: Sequence[Json] = [
     {
         "name": "X-Fal-Request-Timeout",
         "in": "header",
-        "description": "Seconds until a worker must have begun. On run and stream.",
+        "description": "Seconds until a worker must have begun.",
         "schema": {"type": "string"},
     },
     {
@@ -101,6 +108,26 @@ _HEADERS: Sequence[Json] = [
         "in": "header",
         "description": "A worker to prefer.",
         "schema": {"type": "string", "maxLength": 200},
+    },
+    {
+        "name": "X-Fal-No-Retry",
+        "in": "header",
+        "description": "The loss of its worker ends the request.",
+        "schema": {"type": "string", "enum": ["1", "true", "yes"]},
+    },
+]
+_SUBMIT_QUERY: Sequence[Json] = [
+    {
+        "name": "fal_webhook",
+        "in": "query",
+        "description": "A URL that is told of the end.",
+        "schema": {"type": "string", "maxLength": 2000},
+    },
+    {
+        "name": "fal_max_queue_length",
+        "in": "query",
+        "description": "Refuse (429) if more requests of the model wait.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 1000000},
     },
 ]
 _BODY: JsonObject = {
@@ -164,7 +191,7 @@ def _queue_paths() -> JsonObject:
     submit = _operation(
         "Queue a request.",
         {"200": "Its id and its URLs."},
-        parameters=[*_OWNER_NAME, *_HEADERS],
+        parameters=[*_OWNER_NAME, *_HEADERS, *_SUBMIT_QUERY],
         body=True,
     )
     status = _operation(
@@ -239,6 +266,15 @@ def _open_paths() -> JsonObject:
         "/health/ready": {"get": ready},
         "/api/openapi/queue/openapi.json": {"get": schema},
     }
+
+
+def _webhook_paths() -> JsonObject:
+    keys = _operation(
+        "The public keys that fal-style webhooks are signed with.",
+        {"200": "A JSON Web Key Set.", "503": "This gateway signs none."},
+        open_to_all=True,
+    )
+    return {"/.well-known/jwks.json": {"get": keys}, "/rest/.well-known/jwks.json": {"get": keys}}
 
 
 async def document(request: Request) -> Response:
