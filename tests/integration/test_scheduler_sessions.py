@@ -103,6 +103,57 @@ async def test_closing_a_session_cancels_what_it_asked_for(running: Running) -> 
         assert finished.state == types_pb2.REQUEST_STATE_CANCELLED
 
 
+async def test_a_session_goes_before_those_that_wait_while_it_holds_its_worker(
+    running: Running,
+) -> None:
+    async with FakeWorker(running.address, running.worker_key) as worker:
+        call = running.admin.inference.Realtime()
+        await call.write(ask("one"))
+        worker.finish(await worker.next_assign())
+        await until_finished(call)
+        others = [await running.admin.submit() for _ in range(6)]
+        assigned = [await worker.next_assign()]
+        await call.write(ask("two"))
+        started = await call.read()
+        assert isinstance(started, inference_pb2.RealtimeResponse)
+        order = []
+        while assigned:
+            assign = assigned.pop(0)
+            order.append(assign.request_id)
+            worker.finish(assign)
+            if len(order) < len(others) + 1:
+                assigned.append(await worker.next_assign())
+        assert started.event.request_id in order[1:3], order
+        assert set(order) == {*others, started.event.request_id}
+        await call.done_writing()
+
+
+async def test_an_input_is_durable_with_its_end(running: Running) -> None:
+    async with FakeWorker(running.address, running.worker_key) as worker:
+        call = running.admin.inference.Realtime()
+        await call.write(ask("one"))
+        assign = await worker.next_assign()
+        # It runs already, and whoever asks for it finds it.
+        request = inference_pb2.GetRequest(request_id=assign.request_id)
+        assert (await running.admin.inference.Get(request)).request_id == assign.request_id
+        worker.finish(assign)
+        ended = (await until_finished(call)).event.finished
+        assert (await running.admin.inference.Get(request)).receipt == ended.receipt
+        await call.done_writing()
+
+
+async def test_an_end_comes_alone_where_nobody_reads_the_rest(running: Running) -> None:
+    async with FakeWorker(running.address, running.worker_key, automatic=True):
+        call = running.admin.inference.Realtime()
+        message = ask("one")
+        message.end_only = True
+        await call.write(message)
+        first = await call.read()
+        assert isinstance(first, inference_pb2.RealtimeResponse)
+        assert first.event.HasField("finished")
+        await call.done_writing()
+
+
 async def test_an_input_is_cancelled_by_its_tag(running: Running) -> None:
     call = running.admin.inference.Realtime()
     await call.write(ask("one"))

@@ -21,6 +21,7 @@ from quickthaw.scheduler.decision_log import DecisionLog
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
+from quickthaw.scheduler.holds import Holds
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
@@ -186,6 +187,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
             submissions,
             requests,
             Artifacts(blobs),
+            Holds(clock),
             realtime_in_flight_max=limits.realtime_in_flight_max,
             run_many_in_flight_max=limits.run_many_in_flight_max,
         ),

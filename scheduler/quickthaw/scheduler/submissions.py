@@ -91,6 +91,7 @@ class Submissions:
             attempts_max=submission.attempts_max,
             key_id=submission.key_id,
             outputs=output_units(completed),
+            ahead=submission.ahead,
         )
         view = RequestView(
             request_id=job.request_id,

@@ -46,6 +46,7 @@ class Submission:
     accept_invalid_input: bool = False
     webhook: Target | None = None
     key_id: str = ""
+    ahead: bool = False
 
 
 def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:

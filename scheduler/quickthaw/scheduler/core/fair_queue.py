@@ -124,6 +124,8 @@ class FairQueue:
         self._forget_beyond = 64
         self._order = SortedTags()
         self._waiting: dict[RequestId, Waiting] = {}
+        # Those that go before all others: few, see `Job.ahead`.
+        self._ahead: dict[RequestId, Waiting] = {}
         # Who has parked requests at a gate.
         self._parked: dict[str, dict[TenantId, _Tenant]] = {}
         # What waits for a model, by the model's largest component: what tells it from others.
@@ -158,6 +160,15 @@ class FairQueue:
         known = self._tenants.get(tenant)
         return known is not None and known.held
 
+    def ahead(self) -> list[Waiting]:
+        """Those that go before the order, oldest first; their tenants are charged like all others.
+        What waits at a gate, or for its tenant, is not among them."""
+        return [
+            waiting
+            for waiting in self._ahead.values()
+            if not waiting.gate and not self._tenants[waiting.job.tenant].held
+        ]
+
     def parked_at(self, gate: str) -> bool:
         return gate in self._parked
 
@@ -173,6 +184,8 @@ class FairQueue:
         cost = max(cost_nanodollars, CHARGE_LEAST_NANODOLLARS)
         waiting = self._waiting[job.request_id] = Waiting(job, rank, cost, run_ms)
         self.run_ms += run_ms
+        if job.ahead:
+            self._ahead[job.request_id] = waiting
         tenant = self._tenant(job.tenant)
         self._with_work += not tenant.waiting
         tenant.waiting += 1
@@ -182,6 +195,7 @@ class FairQueue:
     def remove(self, request_id: RequestId) -> None:
         """It ended while it waited; its tenant is charged nothing."""
         waiting = self._waiting.pop(request_id)
+        self._ahead.pop(request_id, None)
         self.run_ms = self.run_ms - waiting.run_ms if self._waiting else 0.0
         tenant = self._tenants[waiting.job.tenant]
         tenant.waiting -= 1
@@ -299,6 +313,8 @@ class FairQueue:
 
     def position(self, request_id: RequestId, exact_max: int) -> int:
         """How many go before it: exact up to `exact_max`, beyond that an estimate."""
+        if request_id in self._ahead:
+            return 0
         waiting = self._waiting[request_id]
         tenant = self._tenants[waiting.job.tenant]
         if waiting.gate:

@@ -190,6 +190,8 @@ class Job:
     """Workers that may be lost under it; 0 for the scheduler's own bound."""
     key_id: str = ""
     outputs: OutputUnits = NO_OUTPUTS
+    ahead: bool = False
+    """The next input of a realtime session that holds a worker: it goes before those that wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 The pass follows the fair order but does not stop at a request that no worker can take:
 
+- A realtime session's next input goes first while the session holds its worker (`Job.ahead`): one
+  for each worker at most, so others wait for one run more, and its tenant is charged for it.
 - A request that its tenant's or its endpoint's limit holds back (`limits`) is not even looked at.
 - A request for which no worker is found is passed over. After `bypass_max` later ones were placed,
   or after `wait_limit_ms`, it reserves a worker, which then takes nothing else, so that it runs as
@@ -73,10 +75,14 @@ class _Pass:
     def run(self) -> None:
         state = self._state
         settings = state.settings
+        for waiting in state.queue.ahead():
+            if state.fleet.open_count and waiting.job.request_id in state.queue:
+                self._visit(waiting)
         for waiting in state.queue.in_order(settings.look_ahead_visits):
             if not state.fleet.open_count or self._misses >= settings.look_ahead:
                 break
-            if waiting.job.request_id in state.queue:  # not placed out of turn meanwhile
+            # Not placed out of turn meanwhile, and not visited above.
+            if waiting.job.request_id in state.queue and not waiting.job.ahead:
                 self._visit(waiting)
         for waiting in self._skipped:
             if self._overtaken(waiting) and waiting.job.request_id in state.queue:

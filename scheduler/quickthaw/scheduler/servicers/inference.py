@@ -12,6 +12,7 @@ from quickthaw.scheduler.artifacts import Artifacts, artifact_of
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.pages import page_size
 from quickthaw.scheduler.convert.words import checked_text
+from quickthaw.scheduler.holds import Holds
 from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.servicers.realtime import RealtimeSession
@@ -29,6 +30,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         submissions: Submissions,
         requests: Requests,
         artifacts: Artifacts,
+        holds: Holds,
         *,
         realtime_in_flight_max: int,
         run_many_in_flight_max: int,
@@ -36,6 +38,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         self._submissions = submissions
         self._requests = requests
         self._artifacts = artifacts
+        self._holds = holds
         self._realtime_in_flight_max = realtime_in_flight_max
         self._run_many_in_flight_max = run_many_in_flight_max
 
@@ -125,6 +128,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             self._submissions,
             self._requests,
             self._artifacts,
+            self._holds,
             self._realtime_in_flight_max,
         )
         async for response in session.serve(request_iterator):

@@ -11,6 +11,7 @@ from quickthaw.scheduler import auth
 from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import checked_text, invalid
+from quickthaw.scheduler.holds import Holds
 from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.submissions import Accepted, Submissions
@@ -29,7 +30,8 @@ OUTBOUND_MAX = 256
 
 
 class RealtimeSession:
-    """Lives as long as its stream. The worker that ran the last request is hinted for the next."""
+    """Lives as long as its stream. The worker that ran the last request is hinted for the next, and
+    held for it: see `holds`."""
 
     def __init__(
         self,
@@ -37,12 +39,14 @@ class RealtimeSession:
         submissions: Submissions,
         requests: Requests,
         artifacts: Artifacts,
+        holds: Holds,
         in_flight_max: int,
     ) -> None:
         self._tenant = tenant
         self._submissions = submissions
         self._requests = requests
         self._artifacts = artifacts
+        self._holds = holds
         self._in_flight_max = in_flight_max
         self._running: dict[str, asyncio.Task[None]] = {}
         self._views: dict[str, RequestView] = {}
@@ -61,6 +65,7 @@ class RealtimeSession:
                 yield response
             await reading
         finally:
+            self._holds.give_up(self)
             reading.cancel()
             for task in self._running.values():
                 task.cancel()
@@ -105,6 +110,9 @@ class RealtimeSession:
         submission = convert.submission(message.submit, auth.caller().key_id)
         if not submission.worker_hint:
             submission = dataclasses.replace(submission, worker_hint=self._worker_hint)
+        # Of several inputs in flight one goes ahead: the worker is held for a run, not for a burst.
+        if not self._running and self._holds.has(submission.worker_hint, self):
+            submission = dataclasses.replace(submission, ahead=True)
         begun = None
         if not submission.idempotency_key:
             begun = self._submissions.begin_ahead(self._tenant, submission)
@@ -151,7 +159,9 @@ class RealtimeSession:
     ) -> None:
         answer = inference_pb2.RealtimeResponse(tag=message.tag, event=event)
         if event.HasField("finished"):
-            self._worker_hint = event.finished.receipt.worker_id or self._worker_hint
+            if worker_id := event.finished.receipt.worker_id:
+                self._worker_hint = worker_id
+                self._holds.take(worker_id, self)
             bytes_max = min(message.contents_bytes_max, CONTENTS_BYTES_MAX)
             answer.contents.extend(await self._contents(event.finished, bytes_max))
         await self._outbound.put(answer)

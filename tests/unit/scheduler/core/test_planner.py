@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from quickthaw.scheduler.core.commands import Command, JournalEnd, SendAssign
@@ -46,6 +48,28 @@ def test_priority_goes_first_inside_a_tenant(scenario: Scenario) -> None:
         scenario.submit(a_job(f"req_{number}", priority=priority, submitted_ms=number))
     running = of_kind(scenario.attach(a_worker()), SendAssign)
     assert drain(scenario, running) == ["req_2", "req_1", "req_0"]
+
+
+def test_the_next_input_of_a_session_that_holds_a_worker_goes_before_all_that_wait(
+    scenario: Scenario,
+) -> None:
+    for number in range(3):
+        scenario.submit(a_job(f"req_{number}", priority=Priority.HIGH, submitted_ms=number))
+    scenario.submit(replace(a_job("req_held", tenant="other", submitted_ms=9), ahead=True))
+    running = of_kind(scenario.attach(a_worker()), SendAssign)
+    assert drain(scenario, running)[0] == "req_held"
+
+
+def test_going_ahead_is_charged_like_any_other_run(scenario: Scenario) -> None:
+    for number in range(3):
+        scenario.submit(replace(a_job(f"ahead_{number}", tenant="session"), ahead=True))
+    for number in range(3):
+        scenario.submit(a_job(f"session_{number}", tenant="session"))
+        scenario.submit(a_job(f"other_{number}", tenant="other"))
+    running = of_kind(scenario.attach(a_worker()), SendAssign)
+    order = drain(scenario, running)
+    assert set(order[:3]) == {"ahead_0", "ahead_1", "ahead_2"}
+    assert set(order[3:6]) == {"other_0", "other_1", "other_2"}
 
 
 def test_a_low_priority_that_waited_long_enough_goes_before_a_fresh_high_one(
