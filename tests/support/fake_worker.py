@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 import grpc
 import grpc.aio
@@ -120,7 +120,7 @@ class FakeWorker:
         self.open.clear()
         await self.attach()
 
-    async def __aenter__(self) -> FakeWorker:
+    async def __aenter__(self) -> Self:
         await self.attach()
         return self
 
