@@ -38,6 +38,8 @@ _REQUEST_ERRORS: Mapping[type[errors.QuickthawError], tuple[int, str]] = {
     # Trying again would take the next worker down as well.
     errors.AttemptsExhausted: (500, "runner_server_error"),
     errors.PoisonRequest: (500, "runner_server_error"),
+    # Until somebody looks at it; no repetition helps.
+    errors.ModelQuarantined: (500, "runner_server_error"),
     errors.Internal: (500, "internal_error"),
 }
 
