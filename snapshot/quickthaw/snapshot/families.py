@@ -43,6 +43,8 @@ class Family:
     negative_prompt: bool
     defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     output: Output = Output.IMAGE
+    from_picture: bool = False
+    """Whether a request may begin with a picture."""
 
     def input_schema(
         self, size: SizeRule, defaults: Mapping[str, JsonValue] | None = None
@@ -68,7 +70,9 @@ class Family:
     def _properties(self, size: SizeRule) -> Properties:
         match self.output:
             case Output.IMAGE:
-                return image_properties(size, negative_prompt=self.negative_prompt)
+                return image_properties(
+                    size, negative_prompt=self.negative_prompt, from_picture=self.from_picture
+                )
             case Output.VIDEO:
                 return video_properties(size)
             case Output.AUDIO:
@@ -89,6 +93,7 @@ SD = Family(
     },
     denoiser="unet",
     patch=1,
+    from_picture=True,
     negative_prompt=True,
 )
 
@@ -104,6 +109,7 @@ SDXL = Family(
     },
     denoiser="unet",
     patch=1,
+    from_picture=True,
     negative_prompt=True,
     defaults={"guidance_scale": 5.0},
 )
@@ -121,6 +127,7 @@ FLUX = Family(
     },
     denoiser="transformer",
     patch=2,
+    from_picture=True,
     negative_prompt=False,
     defaults={"guidance_scale": 3.5},
 )

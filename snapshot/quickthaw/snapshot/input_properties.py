@@ -15,6 +15,8 @@ SEED_MAX = (1 << 64) - 1
 STEPS_MAX = 500
 PROMPT_CHARS_MAX = 4096
 URL_CHARS_MAX = 8192
+PICTURE_CHARS_MAX = 1 << 20
+"""Small pictures may be inside the input, which is bounded as a whole."""
 FRAMES_MAX = 128
 SECONDS_MAX = 512
 
@@ -45,11 +47,14 @@ class SizeRule:
     maximum: int
 
 
-def image_properties(size: SizeRule, *, negative_prompt: bool) -> Properties:
-    """Of pictures from a text."""
+def image_properties(
+    size: SizeRule, *, negative_prompt: bool, from_picture: bool = False
+) -> Properties:
+    """Of pictures from a text; `from_picture`: that may begin with a picture."""
     return {
         "prompt": _prompt("What the picture shows."),
         **(_negative_prompt("picture") if negative_prompt else {}),
+        **(_picture_properties() if from_picture else {}),
         "image_size": _image_size(size),
         "num_images": _integer("Pictures to draw; each takes the next seed.", 1, IMAGES_MAX, 1),
         "num_inference_steps": _steps(30),
@@ -60,6 +65,20 @@ def image_properties(size: SizeRule, *, negative_prompt: bool) -> Properties:
             "Send a small preview every so many steps; 0 sends none.", 0, STEPS_MAX, 0
         ),
     }
+
+
+def _picture_properties() -> Properties:
+    return {
+        "image_url": _picture("A picture to begin with: an HTTP or data URL."),
+        "mask_url": _picture(
+            "Which part of that picture is drawn anew: white is, black stays as it is."
+        ),
+        "strength": _number("How much of the picture is drawn anew: 1 is all of it.", 0.01, 1, 0.8),
+    }
+
+
+def _picture(description: str) -> dict[str, JsonValue]:
+    return {"type": "string", "description": description, "maxLength": PICTURE_CHARS_MAX}
 
 
 def video_properties(size: SizeRule) -> Properties:

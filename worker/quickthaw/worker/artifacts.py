@@ -65,6 +65,18 @@ class ArtifactStore:
             raise failed[0]
         return tuple(result for result in done if isinstance(result, StoredArtifact))
 
+    def read_input(self, key: str) -> bytes:
+        """A picture that a request brought; blocks. Raises FileNotFoundError, StoreUnavailable."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            raise
+        except obstore.exceptions.BaseError as error:
+            raise StoreUnavailable(
+                f"the blob store {self._name} did not give an input: {str(error)[:200]}",
+                metadata={"store": self._name},
+            ) from error
+
     async def _put(self, request_id: str, file: OutputFile) -> StoredArtifact:
         key = f"{ARTIFACT_PREFIX}/{request_id}/{file.name}"
         try:

@@ -30,7 +30,9 @@ def batch_key_of(host: ModelHost, assignment: Assignment) -> str:
     if loaded.manifest.adapters or not adapter(loaded.manifest.family).batches:
         return ""
     try:
-        return batch_key(reader.read(assignment.input_json))
+        request = reader.read(assignment.input_json)
+        # Another pipeline draws over a picture, one at a time.
+        return "" if request.image_url or request.mask_url else batch_key(request)
     except QuickthawError:
         return ""  # it fails alone, and says why
 

@@ -1,9 +1,10 @@
-"""Runs one text-to-image request on a loaded pipeline, in the calling thread."""
+"""Runs one request for pictures on a loaded pipeline, in the calling thread."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import json
 import secrets
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from quickthaw.wire.errors import EngineFailed
+from quickthaw.wire.errors import EngineFailed, InvalidInput
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
 from quickthaw.worker.ahead import Answers, Encoded
 from quickthaw.worker.attempts import OutputFile, RunResult
 from quickthaw.worker.families.base import TextToImage
 from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.pictures import Pictures
 from quickthaw.worker.ports import RunSink, RunStopped, StopSignal
 from quickthaw.worker.previews import CONTENT_TYPE, LinearMap, PreviewPainter, StepRecorder
 
@@ -86,15 +88,17 @@ def draw(
     sink: RunSink,
     stop: StopSignal,
     answers: Answers | None = None,
+    pictures: Pictures | None = None,
 ) -> RunResult:
-    """Raises RunStopped, InvalidInput, EngineFailed and whatever the pipeline raises.
+    """`pictures`: what to begin with. Raises RunStopped, InvalidInput, EngineFailed and whatever
+    the pipeline raises.
 
     Image i of a request is drawn from its own generator with seed + i, on the CPU whatever the
     device is, so it can be drawn again alone and elsewhere.
     """
     _raise_if(stop)
     began = time.monotonic()
-    clone = own_pipeline(pipe, answers)
+    clone = own_pipeline(pipe if pictures is None else _over(pipe, family, pictures), answers)
     with encode_lock:
         family.check_prompts(clone, request, sink.log)
     seed = request.seed if request.seed is not None else secrets.randbits(SEED_BITS)
@@ -109,7 +113,7 @@ def draw(
             generator=generators,
             callback_on_step_end=steps,
             callback_on_step_end_tensor_inputs=["latents"],
-            **arguments(clone, family, request),
+            **_with_pictures(clone, arguments(clone, family, request), pictures, request.strength),
         )
     _raise_if(stop)
     files = tuple(encoded(output.images, request.output_format))
@@ -141,8 +145,33 @@ def encode_ahead(pipe: Any, family: TextToImage, request: ImageInput) -> Answers
     return answers
 
 
+def _over(pipe: Any, family: TextToImage, pictures: Pictures) -> Any:
+    """The same components in the pipeline that begins with a picture. Raises InvalidInput."""
+    import diffusers
+
+    name = family.image_to_image if pictures.mask is None else family.inpainting
+    if not name:
+        raise InvalidInput("this model's family draws from text only: leave out image_url")
+    kind = getattr(diffusers, name)
+    wanted = inspect.signature(kind.__init__).parameters
+    return kind(**{part: each for part, each in pipe.components.items() if part in wanted})
+
+
+def _with_pictures(
+    clone: Any, given: dict[str, Any], pictures: Pictures | None, strength: float
+) -> dict[str, Any]:
+    if pictures is None:
+        return given
+    given |= {"image": pictures.image, "strength": strength}
+    if pictures.mask is not None:
+        given["mask_image"] = pictures.mask
+    # Not all of these pipelines take a size: the picture has it.
+    known = inspect.signature(type(clone).__call__).parameters
+    return {name: value for name, value in given.items() if name in known}
+
+
 def arguments(clone: Any, family: TextToImage, request: ImageInput) -> dict[str, Any]:
-    """What the pipeline is called with, beside generators and callbacks."""
+    """What the pipeline is called with, beside generators, callbacks and pictures."""
     return {
         "prompt": request.prompt,
         "width": request.width,

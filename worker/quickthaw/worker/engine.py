@@ -15,6 +15,7 @@ from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunRes
 from quickthaw.worker.batch_runs import batch_key_of, run_batch
 from quickthaw.worker.families import adapter
 from quickthaw.worker.faults import end_process, ending_at_faults
+from quickthaw.worker.pictures import ReadBlob, open_pictures, refuse_blobs
 from quickthaw.worker.ports import (
     BatchEnd,
     BatchMember,
@@ -41,7 +42,7 @@ class DiffusionEngine:
     slab, and whatever is loaded waits for it. `on_residency` is called on the event loop with
     everything that is resident, after each change and before the load that made it returns.
     `on_fault` is called, in the thread where it shows, when the device is lost to this process; it
-    need not return.
+    need not return. `read_blob` reads pictures that requests begin with.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class DiffusionEngine:
         on_fault: Callable[[BaseException], None] = end_process,
         batch_max: int = 1,
         prefetcher: Prefetcher | None = None,
+        read_blob: ReadBlob = refuse_blobs,
     ) -> None:
         self._build = build
         self._clock = clock
@@ -61,6 +63,7 @@ class DiffusionEngine:
         self._on_residency = on_residency
         self._on_fault = on_fault
         self._batch_max = batch_max
+        self._read_blob = read_blob
         self._host: ModelHost | None = None
         self._prefetcher = prefetcher
         self._loads = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -179,6 +182,8 @@ class DiffusionEngine:
         try:
             loaded, reader = host.model_of(assignment)
             request = reader.read(assignment.input_json)
+            size = (request.width, request.height)
+            pictures = open_pictures(request.image_url, request.mask_url, size, self._read_blob)
             drawn = partial(
                 draw,
                 loaded.pipeline,
@@ -188,6 +193,7 @@ class DiffusionEngine:
                 sink,
                 stop,
                 host.answers_of(assignment.attempt_id),
+                pictures,
             )
             with (
                 host.running(loaded.manifest),

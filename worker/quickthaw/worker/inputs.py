@@ -16,7 +16,7 @@ VIOLATIONS_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """A text-to-image request, complete: defaults are the model's."""
+    """A request for pictures, complete: defaults are the model's."""
 
     prompt: str
     negative_prompt: str
@@ -29,6 +29,11 @@ class ImageInput:
     output_format: str
     preview_every: int
     lora_scale: float = 1.0
+    image_url: str = ""
+    """Of the picture to begin with; empty for none."""
+    mask_url: str = ""
+    strength: float = 1.0
+    """How much of that picture is drawn anew: 1 for all of it."""
 
 
 class InputReader:
@@ -96,6 +101,9 @@ def _image_input(values: Mapping[str, Any]) -> ImageInput:
         output_format=values.get("output_format", "png"),
         preview_every=values.get("preview_every", 0),
         lora_scale=float(values.get("lora_scale", 1.0)),
+        image_url=values.get("image_url") or "",
+        mask_url=values.get("mask_url") or "",
+        strength=float(values.get("strength", 1.0)),
     )
 
 

@@ -76,6 +76,7 @@ class Worker:
         self._noop = NoopEngine(time.monotonic)
         self._prefetcher = Prefetcher(lambda: self.shell.machine.idle, self.metrics)
         self._torch_families = frozenset(settings.families) - {NOOP}
+        store = ArtifactStore(open_store(settings.blob_store), settings.blob_store)
         self._diffusion = DiffusionEngine(
             lambda: build_host(
                 settings,
@@ -92,8 +93,8 @@ class Worker:
             self._on_residency,
             prefetcher=self._prefetcher,
             batch_max=settings.batch_max,
+            read_blob=store.read_input,
         )
-        store = ArtifactStore(open_store(settings.blob_store), settings.blob_store)
         self.shell = Shell(
             AttemptMachine(settings.concurrency, settings.attempts_max, settings.batch_max),
             self._engine_for,

@@ -21,6 +21,8 @@ def encode(loaded: LoadedModel, reader: InputReader, assignment: Assignment) -> 
     """
     try:
         request = reader.read(assignment.input_json)
+        if request.image_url:
+            return None  # Another pipeline asks, with a picture that is not there yet.
         return encode_ahead(loaded.pipeline, adapter(loaded.manifest.family), request)
     except Exception as error:
         logger.info("nothing encoded ahead for %s: %s", assignment.attempt_id, error)

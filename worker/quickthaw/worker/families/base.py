@@ -47,6 +47,10 @@ class TextToImage:
     batches: bool = True
     """Several requests may be drawn at once: the pipeline takes a list of prompts, and pads them to
     one length whatever they are."""
+    image_to_image: str = ""
+    """Names of diffusers' pipeline classes over the same components, for requests that begin with a
+    picture; empty: the family takes none."""
+    inpainting: str = ""
     encoder_suffixes: Sequence[str] = ("",)
     """Encoders that must see the whole prompt."""
 

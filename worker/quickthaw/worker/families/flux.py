@@ -15,6 +15,8 @@ _TOKENS_MAX_DISTILLED = 256
 
 
 class Flux(TextToImage):
+    image_to_image = "FluxImg2ImgPipeline"
+    inpainting = "FluxInpaintPipeline"
     encoder_suffixes = ("_2",)
 
     def check_prompts(self, pipe: Any, request: ImageInput, log: Log) -> None:

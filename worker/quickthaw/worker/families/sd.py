@@ -2,4 +2,10 @@
 
 from quickthaw.worker.families.base import TextToImage
 
-FAMILY = TextToImage()
+
+class StableDiffusion(TextToImage):
+    image_to_image = "StableDiffusionImg2ImgPipeline"
+    inpainting = "StableDiffusionInpaintPipeline"
+
+
+FAMILY = StableDiffusion()

@@ -4,6 +4,8 @@ from quickthaw.worker.families.base import TextToImage
 
 
 class Sdxl(TextToImage):
+    image_to_image = "StableDiffusionXLImg2ImgPipeline"
+    inpainting = "StableDiffusionXLInpaintPipeline"
     encoder_suffixes = ("", "_2")
 
 

@@ -1,0 +1,109 @@
+"""Pictures that a request brings: small ones inside it, others in the blob store.
+
+Nothing is fetched from the network here: gateways do that, where what a stranger names is judged,
+and leave the picture in the store under an unguessable name (`blob:inputs/<name>`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image, ImageOps
+
+from quickthaw.wire.errors import FieldViolation, InvalidInput
+
+ReadBlob = Callable[[str], bytes]
+"""A blob by its key; blocks. Raises FileNotFoundError."""
+
+PIXELS_MAX: Final = 64 * 1024 * 1024
+FILE_BYTES_MAX: Final = 64 * 1024 * 1024
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_STORED: Final = re.compile(r"blob:(inputs/[A-Za-z0-9_-]{43})")
+_INLINE: Final = re.compile(r"data:[a-z0-9.+/-]{0,100}(?:;[a-z0-9=-]{1,40})?;base64,")
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    image: Image.Image
+    """RGB, of the size that is drawn."""
+    mask: Image.Image | None
+    """Grey, of the same size: white is drawn anew, black is kept."""
+
+
+def refuse_blobs(key: str) -> bytes:
+    raise FileNotFoundError(key)
+
+
+def open_pictures(
+    image_url: str, mask_url: str, size: tuple[int, int], read_blob: ReadBlob
+) -> Pictures | None:
+    """None for a request without a picture. Raises InvalidInput, naming the field."""
+    if not image_url:
+        if mask_url:
+            raise _wrong("mask_url", "needs an image_url: it says which part of that is drawn anew")
+        return None
+    image = _scaled(_open("image_url", image_url, read_blob), size)
+    mask = None
+    if mask_url:
+        mask = _scaled(_flat(_open("mask_url", mask_url, read_blob)), size).convert("L")
+    return Pictures(_flat(image).convert("RGB"), mask)
+
+
+def _open(field: str, url: str, read_blob: ReadBlob) -> Image.Image:
+    data = _bytes(field, url, read_blob)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.width * picture.height > PIXELS_MAX:
+                raise _wrong(field, f"is a picture of over {PIXELS_MAX} pixels")
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise _wrong(field, f"is no picture that can be read: {str(error)[:200]}") from error
+
+
+def _bytes(field: str, url: str, read_blob: ReadBlob) -> bytes:
+    if (stored := _STORED.fullmatch(url)) is not None:
+        try:
+            return read_blob(stored[1])
+        except FileNotFoundError as error:
+            raise _wrong(field, "is not kept any more; send the picture again") from error
+    if (head := _INLINE.match(url[:200])) is not None:
+        try:
+            return base64.b64decode(url[head.end() :], validate=True)
+        except binascii.Error as error:
+            raise _wrong(field, f"is a data: URI that is no base64: {error}") from error
+    raise _wrong(
+        field,
+        "is a URL, which workers do not fetch: send the request through a gateway, or the picture "
+        "as data:image/png;base64,...",
+    )
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """What is transparent becomes white."""
+    if not picture.has_transparency_data:
+        return picture
+    ground = Image.new("RGBA", picture.size, "white")
+    ground.alpha_composite(picture.convert("RGBA"))
+    return ground.convert("RGB")
+
+
+def _scaled(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if picture.size == size:
+        return picture
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    return picture.convert(mode).resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrong(field: str, description: str) -> InvalidInput:
+    place = f"input.{field}"
+    return InvalidInput(f"{place} {description}", violations=(FieldViolation(place, description),))
