@@ -15,6 +15,7 @@ from quickthaw.scheduler.core.commands import (
     JournalEnd,
     JournalMetered,
     JournalPlacement,
+    JournalReservation,
     SendAssign,
     SendCancel,
     SendHeartbeatAck,
@@ -89,7 +90,10 @@ class Rows:
                 for attempt_id, metered_ms in metered:
                     for request_id, attempt in self.attempts.items():
                         if attempt.attempt_id == attempt_id:
-                            self.attempts[request_id] = replace(attempt, metered_ms=metered_ms)
+                            self.attempts[request_id] = attempt._replace(metered_ms=metered_ms)
+            case JournalReservation(ledger=line, settled=settled):
+                self.ledger.setdefault(line.attempt_id, line)
+                self.accounts.update((account.id, account) for account in settled.accounts)
             case JournalAccount(account=account):
                 self.accounts[account.id] = account
             case JournalEnd(job=job, ledger=ledger, settled=settled, then=then):

@@ -101,6 +101,11 @@ class Budgets:
         """Whether anything bounds what this request's payers may spend."""
         return bool(self._limited) and not self._limited.isdisjoint(payers(job))
 
+    def solvent(self, account_id: AccountId) -> bool:
+        """It has anything left to spend."""
+        left = self.account(account_id).left_nanodollars(self.month)
+        return left is None or left > 0
+
     def refusal(self, job: Job, nanodollars: int) -> QuickthawError | None:
         """Why a new request that may cost so much is not admitted: BudgetExhausted, or
         PermissionDenied for a locked account."""

@@ -50,9 +50,10 @@ def on_month(state: State) -> None:
 
 def ceiling_nanodollars(state: State, job: Job) -> int:
     """What the request is expected to cost at most: at the 95th percentile of its run time, on the
-    dearest kind of worker that could take it. Loads cost nothing, so they add nothing."""
+    dearest kind of worker that could take it. Loads cost nothing, so they add nothing; what runs on
+    reserved workers is paid for, but nobody reserves them for an owner without money."""
     if state.endpoint(job.model.id).dedicated:
-        return 0
+        return 1
     wanted = job.model.weight_bytes + job.model.working_bytes
     kinds = {kind.gpu_type: kind.vram_bytes >= wanted for kind in state.fleet.classes()}
     fitting = [gpu_type for gpu_type, fits in kinds.items() if fits]

@@ -38,7 +38,7 @@ def settle(state: State) -> None:
         worker = state.fleet.workers.get(worker_id)
         settings = state.endpoint(reservation.model)
         have = kept.get(reservation.model, 0)
-        if worker is None or have >= _wanted(settings) or not _suits(worker, settings):
+        if worker is None or have >= _wanted(state, settings) or not _suits(worker, settings):
             _close(state, worker_id, state.now_ms)
             continue
         kept[reservation.model] = have + 1
@@ -47,7 +47,7 @@ def settle(state: State) -> None:
             _open(state, worker, reservation.model, settings)
     for model in sorted(state.fleet.dedicated):
         settings = state.endpoint(model)
-        for _ in range(_wanted(settings) - kept.get(model, 0)):
+        for _ in range(_wanted(state, settings) - kept.get(model, 0)):
             worker = _next_worker(state, model, settings)
             if worker is None:
                 break
@@ -71,8 +71,12 @@ def on_gone(state: State, worker: Worker) -> None:
         _close(state, worker.worker_id, worker.last_heard_ms)
 
 
-def _wanted(settings: EndpointSettings) -> int:
-    return settings.reserved_workers if settings.dedicated else 0
+def _wanted(state: State, settings: EndpointSettings) -> int:
+    """None once the owner's money has ended: what ran on then is one span at most."""
+    owner = AccountId(TenantId(settings.owner_tenant))
+    if not settings.dedicated or not state.budgets.solvent(owner):
+        return 0
+    return settings.reserved_workers
 
 
 def _suits(worker: Worker, settings: EndpointSettings) -> bool:

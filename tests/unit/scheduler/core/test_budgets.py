@@ -18,8 +18,15 @@ from quickthaw.scheduler.core.accounts import (
     changed,
     with_alerts,
 )
+from quickthaw.scheduler.core.events import EndpointChanged
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import Job, Outcome, OutputUnits
+from quickthaw.scheduler.core.model import (
+    EndpointSettings,
+    Job,
+    Outcome,
+    OutputUnits,
+    Visibility,
+)
 from quickthaw.scheduler.core.pricing import (
     ModelPrice,
     PriceTable,
@@ -27,7 +34,7 @@ from quickthaw.scheduler.core.pricing import (
     affordable_ms,
     price_nanodollars,
 )
-from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.core.settings import CoreSettings, SupplyPolicy
 from quickthaw.wire.errors import BudgetExhausted, PermissionDenied
 from support.core_builders import a_job, a_model, a_worker
 from support.money_world import MoneyWorld, tenant_account
@@ -273,6 +280,33 @@ def test_what_is_sold_by_its_outputs_costs_what_was_delivered_and_has_no_lease()
         1_001,
     )
     assert (line.price_nanodollars, line.billed_ms) == (1_050, 0)
+
+
+def test_a_reserved_worker_is_paid_for_by_its_owner_until_the_money_ends() -> None:
+    planned = replace(SETTINGS, supply=SupplyPolicy(interval_ms=5_000))
+    world = MoneyWorld(planned, PriceTable("1", RATE, {}, {}, {"h100": RATE // 2}), seed=1)
+    world.attach(a_worker("w0"))
+    world.change(ACME, SetBudget(300 * RATE, Span.TOTAL, ()))
+    model = a_model()
+    settings = EndpointSettings(Visibility.DEDICATED, "acme", reserved_workers=1)
+    world.feed(EndpointChanged(model.id, settings))
+    assert world.submit(a_job(model=model))
+    [attempt_id] = world.running
+    assert world.running[attempt_id].paid_ms == 0
+    world.begin(attempt_id)
+    world.wait(50_000)
+    world.finish(attempt_id, Outcome.SUCCEEDED, OutputUnits(1))
+    assert world.rows.ledger[attempt_id].waiver == "reserved"
+    for _ in range(2_000):
+        world.heartbeat(a_worker("w0").worker_id)
+        world.wait(1_000)
+        worker = world.machine.worker(a_worker("w0").worker_id)
+        if worker is not None and worker.dedicated_to is None:
+            break
+    spent = world.machine.account(ACME).account.spent_nanodollars
+    span = RATE // 2 * (SETTINGS.reservation_span_ms + 5_000) // 1000
+    assert 300 * RATE <= spent <= 300 * RATE + span
+    assert not world.submit(a_job(model=model))
 
 
 @pytest.mark.parametrize("rate", [1, 3, 999, 1_000, 1_097_000, 10**12])
