@@ -8,9 +8,10 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from quickthaw.v1 import billing_pb2, catalog_pb2, inference_pb2
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, types_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.status import error_from_rpc
+from support.fake_worker import FakeWorker
 from support.schedulers import Caller, Running, a_model, a_scheduler, submission
 
 MODEL = "test/tiny"
@@ -133,3 +134,66 @@ async def test_an_endpoint_outlives_a_restart_and_a_new_version_but_not_its_mode
         await catalog.Remove(catalog_pb2.RemoveRequest(id=MODEL))
         await register(running)
         assert (await catalog.GetEndpoint(asked)).visibility == catalog_pb2.VISIBILITY_SHARED
+
+
+# ---- what fails everywhere -----------------------------------------------------------------------
+
+
+async def test_a_version_that_loads_nowhere_is_quarantined_until_it_is_released(
+    tmp_path: Path,
+) -> None:
+    asked = catalog_pb2.GetEndpointRequest(model=MODEL)
+    async with a_scheduler(tmp_path / "data") as running:
+        async with FakeWorker(running.address, running.worker_key) as worker:
+            for _ in range(3):
+                request_id = await running.admin.submit()
+                assign = await worker.next_assign()
+                worker.loading(assign.attempt_id)
+                corrupt = types_pb2.Failure(reason="SNAPSHOT_CORRUPT", message="block 3 differs")
+                worker.finish(assign, "failed", metered_ms=0, failure=corrupt)
+                await running.admin.until_ended(request_id)
+            refused = await refusal(running.admin.inference.Submit(submission(MODEL)))
+        assert isinstance(refused, errors.ModelQuarantined)
+        assert "block 3 differs" in refused.message
+    async with a_scheduler(tmp_path / "data") as running:
+        catalog = running.admin.catalog
+        shown = (await catalog.GetEndpoint(asked)).quarantine
+        assert "load failed 3 times" in shown.reason
+        await refusal(running.admin.inference.Submit(submission(MODEL)))
+        released = await catalog.ReleaseQuarantine(
+            catalog_pb2.ReleaseQuarantineRequest(model=MODEL)
+        )
+        assert not released.HasField("quarantine")
+        assert await running.admin.submit()
+    async with a_scheduler(tmp_path / "data") as running:
+        assert not (await running.admin.catalog.GetEndpoint(asked)).HasField("quarantine")
+
+
+async def test_a_reserved_worker_is_shown_refuses_others_and_is_billed_to_its_owner(
+    running: Running,
+) -> None:
+    await register(running)
+    await running.admin.catalog.Register(catalog_pb2.RegisterRequest(model=a_model("test/other")))
+    dedicated = setting(
+        visibility=catalog_pb2.VISIBILITY_DEDICATED, owner_tenant="acme", reserved_workers=1
+    )
+    owner = await a_caller(running, "acme")
+    async with FakeWorker(running.address, running.worker_key) as worker:
+        changed = await running.admin.catalog.SetEndpoint(dedicated)
+        assert list(changed.reserved_worker_ids) == [worker.worker_id]
+        listed = await running.admin.fleet.ListWorkers(fleet_pb2.ListWorkersRequest())
+        assert listed.workers[0].dedicated_to == MODEL
+        assert listed.workers_wanted >= 1
+        await running.admin.submit("test/other")
+        request_id = await owner.submit(MODEL)
+        assign = await worker.next_assign()
+        assert assign.request_id == request_id
+        worker.finish(assign, metered_ms=250)
+        ended = await owner.until_ended(request_id)
+        assert (ended.receipt.price_nanodollars, ended.receipt.waiver) == (0, "reserved")
+        await running.admin.catalog.SetEndpoint(setting())  # shared again: the span ends
+    answer = await owner.billing.ListLedger(billing_pb2.ListLedgerRequest())
+    spans = [line for line in answer.lines if not line.request_id]
+    assert len(spans) == 1
+    assert spans[0].billed_ms > 0
+    assert spans[0].price_nanodollars > 0

@@ -81,8 +81,8 @@ class IdleTimes:
                 return Window(0, fallback_ms, learned=False)
             head, tail = self._percentile(HEAD), self._percentile(TAIL)
             self._window = Window(
-                math.floor(head * BIN_MS * (1 - MARGIN)),
-                math.ceil((tail + 1) * BIN_MS * (1 + MARGIN)),
+                round(head * BIN_MS * (1 - MARGIN)),
+                round((tail + 1) * BIN_MS * (1 + MARGIN)),
                 learned=True,
             )
         return self._window

@@ -47,18 +47,25 @@ def note_arrival(state: State, job: Job) -> None:
 
 def next_ms(state: State) -> int | None:
     """When it is due; None while there is nothing to plan for."""
-    if not state.settings.supply.interval_ms or not state.fleet.workers:
-        return None
-    return state.supply.due_ms
+    return state.supply.due_ms if _interval_ms(state) and state.fleet.workers else None
 
 
 def run_if_due(state: State) -> None:
-    interval_ms = state.settings.supply.interval_ms
+    interval_ms = _interval_ms(state)
     if interval_ms and state.now_ms >= state.supply.due_ms:
         state.supply.due_ms = state.now_ms + interval_ms
         if state.fleet.workers:
             settle(state)
-            _Round(state).run()
+            if state.settings.supply.interval_ms:
+                _Round(state).run()
+
+
+def _interval_ms(state: State) -> int:
+    """What is reserved is billed also where nothing is planned."""
+    settings = state.settings
+    return settings.supply.interval_ms or (
+        settings.reservation_span_ms if state.fleet.dedicated else 0
+    )
 
 
 def workers_wanted(state: State, now_ms: int) -> int:
@@ -134,7 +141,8 @@ class _Round:
                 yield spec, state.demands.of(model_id)
         demands = state.demands.models()
         for demand in _some(demands, state.supply.models_seen, self._policy.models_max):
-            if demand.model.id not in state.specs:
+            settings = state.endpoint(demand.model.id)
+            if not (settings.min_replicas or settings.buffer):
                 yield demand.model, demand
         state.supply.models_seen = _next(
             state.supply.models_seen, self._policy.models_max, len(demands)
@@ -153,7 +161,8 @@ class _Round:
             settings, demand, self._policy, self._ready(model), state.now_ms, prewarm=prewarm
         )
         have = replicas(state, model)
-        self._surplus[model.id] = self._too_many(model.id, have > wanted)
+        # Whether the last copy stays is a question of its pauses.
+        self._surplus[model.id] = self._too_many(model.id, have > max(wanted, 1))
         if have >= wanted:
             state.supply.short_since.pop(model.id, None)
             return

@@ -103,7 +103,7 @@ def test_a_suspect_is_tried_alone_and_takes_nothing_else_along() -> None:
     third = only(scenario.submit(a_job("req_third", model, worker_hint="w3")), SendAssign)
     assert third.worker_id != "w3"
     refusals = scenario.machine.explain(RequestId("req_third"))[-1].refusals
-    assert {r.worker_id: r.reason for r in refusals}["w3"] == "reserved"
+    assert {r.worker_id: r.reason for r in refusals}[WorkerId("w3")] == "reserved"
 
 
 def test_a_suspect_that_ends_well_leaves_its_worker_to_others() -> None:
@@ -209,9 +209,10 @@ def test_what_waits_for_a_quarantined_version_is_failed_with_it() -> None:
         )
     )
     ended = {end.job.request_id: end.end for end in of_kind(commands, TellEnd)}
-    assert ended["req_3"].state is RequestState.FAILED
-    assert ended["req_3"].failure is not None
-    assert ended["req_3"].failure.reason == "MODEL_QUARANTINED"
+    assert ended[RequestId("req_3")].state is RequestState.FAILED
+    failure = ended[RequestId("req_3")].failure
+    assert failure is not None
+    assert failure.reason == "MODEL_QUARANTINED"
 
 
 def test_a_quarantine_outlives_the_scheduler_and_ends_by_release_or_another_version() -> None:
@@ -237,6 +238,7 @@ def test_a_worker_that_dies_again_and_again_pauses_longer_each_time() -> None:
     scenario = Scenario(CRASHES)
     worker_id = WorkerId("w1")
     pauses: list[int] = []
+    worker = None
     for number in range(5):
         dies(scenario, "w1", f"boot-{number}")
         worker = scenario.machine.worker(worker_id)
@@ -244,6 +246,7 @@ def test_a_worker_that_dies_again_and_again_pauses_longer_each_time() -> None:
         until_ms = worker.backing_off_until_ms
         pauses.append(until_ms - scenario.now_ms if until_ms else 0)
     assert pauses == [0, 0, 1_000, 2_000, 4_000]
+    assert worker is not None
     assert worker.state is WorkerState.BACKING_OFF
     assert worker.deaths == 4
 
