@@ -243,6 +243,15 @@ def frames(draw: st.DrawFn) -> bytes:
     return head + bytes(4) + data
 
 
+def test_a_goodbye_without_a_code_is_answered_with_a_normal_one(gateway: Rig) -> None:
+    with contextlib.closing(upgraded(gateway)) as connection:
+        connection.sendall(b"\x89\x80" + bytes(4) + b"\x88\x80" + bytes(4))
+        data = b""
+        while part := connection.recv(64):
+            data += part
+        assert data == b"\x8a\x00\x88\x02\x03\xe8"
+
+
 @given(st.lists(frames(), max_size=6))
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -16,15 +16,24 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.frames import Frame
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.server import ServerProtocol
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 FRAGMENTS_MAX = 16 * 1024
 """Of one message: empty fragments cost the sender next to nothing and would add up here."""
-
 logger = logging.getLogger(__name__)
 # At level `info` uvicorn writes each connection's path with its query.
 logger.setLevel(logging.WARNING)
+
+
+class _Connection(ServerProtocol):
+    def send_frame(self, frame: Frame) -> None:
+        """A goodbye without a code is answered with 1000 and not with the like: fal's JavaScript
+        client closes that way, and takes an answer without a code for an error."""
+        if frame.opcode is Opcode.CLOSE and not frame.data:
+            frame = Frame(Opcode.CLOSE, Close(CloseCode.NORMAL_CLOSURE, "").serialize())
+        super().send_frame(frame)
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -40,6 +49,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state)
         self.logger = logger
+        self.conn = _Connection(max_size=config.ws_max_size, logger=logger)
         # The library's own debugging text has the request line, and with it the token.
         self.conn.debug = False
 
