@@ -18,6 +18,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
         for name in (
             "placement",
             "scheduler",
+            "heartbeats",
             "fork_to_ready",
             "fixed_cost",
             "adapters",

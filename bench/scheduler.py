@@ -4,7 +4,7 @@
 
 Ours is the whole path of a request, each step in its own process: the caller's gRPC (a `Run` for a
 lone caller, one `RunMany` stream for many in a process, and for comparison a `Run` each), the
-journal (SQLite, full sync) before the acknowledgement, placement, a worker's stream, the worker's
+journal (SQLite, full sync), placement, a worker's stream, the worker's
 `noop` family, the ledger line and the terminal state in one commit, the answer. Ray Serve's is a
 deployment handle called from the driver: no journal, no bill. All stay up for the whole run and
 are measured in turn, so that a drift of the machine meets all. `fdatasync` of the same disk is
@@ -21,12 +21,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc.aio
+from bench.cpu import spent_between, thread_seconds
 from bench.support import record
 
 from quickthaw.cli.up.process import Command, Process
@@ -58,6 +59,8 @@ class System:
 
     single: NoOp
     among_many: NoOp
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Its processes, whose cost is counted; the caller's own is this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Sample:
     latency_ms_p50: float
     """Of single calls, one after the other: what the platform adds to a model's run."""
     latency_ms_p99: float
+    cpu_us: Mapping[str, float]
+    """Processor time of a request under load by part, the children of each included."""
 
 
 def fdatasync_ms(folder: Path) -> list[float]:
@@ -87,14 +92,14 @@ def fdatasync_ms(folder: Path) -> list[float]:
 async def part(
     folder: Path, name: str, arguments: tuple[str, ...]
 ) -> AsyncIterator[dict[str, str]]:
-    """One process of the platform, ended with the block; the values of its ready line."""
+    """One process of the platform, ended with the block; its id and its ready line's values."""
     process = await Process.start(
         Command(
             name, (f"quickthaw.{name}", *arguments), f"quickthaw-{name}", folder / f"{name}.log", {}
         )
     )
     try:
-        yield await process.ready()
+        yield {**await process.ready(), "pid": str(process.pid)}
     finally:
         await process.stop(grace_seconds=10)
 
@@ -132,14 +137,19 @@ async def quickthaw_noop(folder: Path, callers: int) -> AsyncIterator[System]:
                 assert request.state == types_pb2.REQUEST_STATE_SUCCEEDED, request
                 assert request.receipt.request_id == request.request_id, request
 
-            async with worker, client.run_many() as runs:
+            async with worker as started, client.run_many() as runs:
+                parts = {
+                    "caller": os.getpid(),
+                    "scheduler": int(listening["pid"]),
+                    "worker": int(started["pid"]),
+                }
 
                 async def among_many() -> None:
                     request = await runs.run(NOOP.id)
                     assert request.receipt is not None
                     assert request.receipt.request_id == request.request_id, request
 
-                yield System(single, among_many)
+                yield System(single, among_many, parts)
 
 
 @asynccontextmanager
@@ -197,8 +207,26 @@ async def latencies_ms(call: NoOp) -> list[float]:
 
 async def sample(system: System, callers: int, seconds: float) -> Sample:
     single = await latencies_ms(system.single)
+    before = cpu_seconds(system)
     per_second = await rate(system.among_many, callers, seconds)
-    return Sample(per_second, statistics.median(single), statistics.quantiles(single, n=100)[98])
+    requests = per_second * seconds
+    return Sample(
+        per_second,
+        statistics.median(single),
+        statistics.quantiles(single, n=100)[98],
+        {
+            name: 1e6 * spent_between(before[name], after)[0] / requests
+            for name, after in cpu_seconds(system).items()
+        },
+    )
+
+
+def cpu_seconds(system: System) -> Mapping[str, Mapping[str, float]]:
+    """By part and thread."""
+    return {
+        name: thread_seconds(process_id, with_children=process_id != os.getpid())
+        for name, process_id in system.parts.items()
+    }
 
 
 async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -206,7 +234,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
     async with quickthaw_noop(folder, arguments.callers) as ours:
         systems = {
             "quickthaw": ours,
-            "quickthaw, a call each": System(ours.single, ours.single),
+            "quickthaw, a call each": System(ours.single, ours.single, ours.parts),
         }
         if arguments.without_ray:
             await alternate(systems, arguments, samples)
@@ -240,7 +268,8 @@ async def alternate(
             print(
                 f"round {number + 1}/{arguments.rounds} {name:22} "
                 f"{each.requests_per_second:8.0f} requests/s, single call "
-                f"{each.latency_ms_p50:.2f} ms (p99 {each.latency_ms_p99:.2f})",
+                f"{each.latency_ms_p50:.2f} ms (p99 {each.latency_ms_p99:.2f})"
+                + "".join(f", {part} {us:.0f} us" for part, us in each.cpu_us.items()),
                 file=sys.stderr,
             )
 
@@ -254,6 +283,9 @@ def summary(samples: list[Sample]) -> dict[str, object]:
         "requests_per_second": spread([each.requests_per_second for each in samples]),
         "latency_ms_p50": spread([each.latency_ms_p50 for each in samples]),
         "latency_ms_p99": spread([each.latency_ms_p99 for each in samples]),
+        "cpu_us_per_request": {
+            part: spread([each.cpu_us[part] for each in samples]) for part in samples[0].cpu_us
+        },
     }
 
 
