@@ -3,9 +3,9 @@
     python -m bench.heartbeats [--workers 1000] [--seconds 20] [--running 0]
 
 A scheduler process; in this process, `--workers` streams to it, one for each worker, over real
-sockets and the wire's own messages. Each says Hello, then a heartbeat each time the scheduler's
-Welcome asks for one, with `--running` attempts that do not end (submitted first, so that each
-heartbeat brings a run time that has to be written). Measured is the scheduler's processor time as
+sockets and the wire's own messages. Each says Hello, then heartbeats as often as a worker does,
+with `--running` attempts that do not end (submitted first, so that each heartbeat brings a run time
+that has to be written). Measured is the scheduler's processor time as
 a share of one core, and how long acknowledgements take.
 """
 
@@ -32,6 +32,7 @@ from quickthaw.v1 import fleet_pb2, inference_pb2, types_pb2
 from quickthaw.v1.fleet_pb2_grpc import FleetStub
 from quickthaw.v1.inference_pb2_grpc import InferenceStub
 from quickthaw.wire.limits import CHANNEL_OPTIONS, FRAME_MESSAGES_MAX
+from quickthaw.worker.lease import idle_turns
 
 if TYPE_CHECKING:
     from quickthaw.v1.fleet_pb2_grpc import FleetAsyncStub  # declared for type checkers only
@@ -76,7 +77,10 @@ async def worker(
     await call.write(fleet_pb2.WorkerFrame(messages=[fleet_pb2.WorkerMessage(hello=hello)]))
     frames = aiter(call)
     first = await anext(frames)
-    interval_seconds = first.messages[0].welcome.heartbeat_interval_ms / 1000
+    welcome = first.messages[0].welcome
+    interval_seconds = welcome.heartbeat_interval_ms / 1000
+    if not concurrency:
+        interval_seconds *= idle_turns(welcome.lease_ms, welcome.heartbeat_interval_ms)
     running: dict[str, str] = {}
     sent: dict[int, float] = {}
     reading = asyncio.create_task(_read(frames, running, sent, beats))
@@ -200,14 +204,14 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
                 beats.expected = wanted
                 await submit(listening["grpc"], admin, wanted)
                 await beats.all_assigned.wait()
-            await asyncio.sleep(2.0)  # every worker's first heartbeat
+            await asyncio.sleep(4.0)  # every worker's first heartbeat
             beats.acknowledged = 0
             beats.ack_ms.clear()
             before, began = thread_seconds(process_id), time.perf_counter()
             await asyncio.sleep(arguments.seconds)
             all_seconds, most_seconds = spent_between(before, thread_seconds(process_id))
             seconds = time.perf_counter() - began
-    assert beats.acknowledged > 0.8 * arguments.workers * arguments.seconds, beats.acknowledged
+    assert beats.acknowledged > 0.2 * arguments.workers * arguments.seconds, beats.acknowledged
     return {
         "heartbeats_per_second": beats.acknowledged / seconds,
         "core_share": all_seconds / seconds,

@@ -394,7 +394,9 @@ Global___AttemptStatus: _TypeAlias = AttemptStatus  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """Sent every `heartbeat_interval_ms`. A worker that is silent for `lease_ms` has lost its attempts."""
+    """Sent every `heartbeat_interval_ms` while the worker has attempts, and at least three times a lease
+    (or each interval, if that is longer). A worker that is silent for `lease_ms` has lost its attempts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

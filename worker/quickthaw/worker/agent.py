@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from quickthaw.worker.attempts import (
     Revoked,
 )
 from quickthaw.worker.hints import Hints
-from quickthaw.worker.lease import Lease
+from quickthaw.worker.lease import Lease, idle_turns
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
 from quickthaw.worker.ports import Clock
@@ -217,7 +218,7 @@ class Agent:
             self._welcome(welcome, sent_at, ended)
             for message in first.messages[1:]:
                 self._receive(message)
-            await self._exchange(call, frames, welcome.heartbeat_interval_ms / 1000)
+            await self._exchange(call, frames, welcome)
         finally:
             self._call = None
             call.cancel()
@@ -268,13 +269,13 @@ class Agent:
         self,
         call: _Call,
         frames: AsyncIterator[fleet_pb2.SchedulerFrame],
-        heartbeat_seconds: float,
+        welcome: fleet_pb2.Welcome,
     ) -> None:
         """Until the stream ends, raising what it ended with."""
         tasks = [
             asyncio.create_task(self._read(call, frames)),
             asyncio.create_task(self._write(call)),
-            asyncio.create_task(self._beat(heartbeat_seconds)),
+            asyncio.create_task(self._beat(welcome)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -293,7 +294,7 @@ class Agent:
         if failed:
             raise failed[0]
 
-    async def _read(self, call: _Call, frames: AsyncIterator[fleet_pb2.SchedulerFrame]) -> None:
+    async def _read(self, call: _Call, frames: _Frames) -> None:
         async for frame in frames:
             for message in frame.messages:
                 self._receive(message)
@@ -311,15 +312,16 @@ class Agent:
                 # The scheduler hangs up when it has read that; until then the stream must live.
                 await asyncio.Event().wait()
 
-    async def _beat(self, interval_seconds: float) -> None:
-        while True:
-            await asyncio.sleep(interval_seconds)
-            self._beat_once()
+    async def _beat(self, welcome: fleet_pb2.Welcome) -> None:
+        turns = idle_turns(welcome.lease_ms, welcome.heartbeat_interval_ms)
+        for turn in itertools.count(1):
+            await asyncio.sleep(welcome.heartbeat_interval_ms / 1000)
+            if turn % turns == 0 or self._shell.machine.statuses(self._clock()):
+                self._beat_once()
 
     def _beat_once(self) -> None:
         self._sequence += 1
-        lines = self._shell.machine.statuses(self._clock())
-        draining = self._refusal is not None
+        lines, draining = self._shell.machine.statuses(self._clock()), self._refusal is not None
         self._outbox.put(convert.heartbeat(self._sequence, lines, draining=draining))
 
     # ---- what the scheduler says ---------------------------------------------------------------
@@ -382,6 +384,7 @@ class Agent:
 
 
 _Call = grpc.aio.StreamStreamCall[fleet_pb2.WorkerFrame, fleet_pb2.SchedulerFrame]
+_Frames = AsyncIterator[fleet_pb2.SchedulerFrame]
 
 
 async def _raise_status(call: _Call) -> None:
