@@ -110,8 +110,8 @@ class Cluster:
             for attempt_id, work in worker.work.items()
             if work.end is None
         ]
-        # After a restart a worker may go on with an attempt whose placement was never written, until
-        # it hears that the lease of that name is another's.
+        # After a restart a worker may go on with an attempt whose placement was never written,
+        # until it hears that the lease of that name is another's.
         assert len(working) == len(set(working)) or self._epoch, "an attempt on two workers"
 
     def _check_limits(self, job: Job) -> None:
@@ -215,6 +215,7 @@ class Cluster:
             model=random.choice(self.models),
             submitted_ms=self.now_ms,
             priority=random.choice(list(Priority)),
+            batch_key=random.choice(("", "alike")),
             deadline_ms=self.now_ms + random.randrange(5_000, 60_000)
             if random.random() < 0.2
             else 0,
@@ -429,6 +430,8 @@ class Cluster:
                 self.random.choice(["h100", "l4"]),
                 self.random.randrange(100, 180),
                 concurrency=self.random.choice((1, 1, 2)),
+                batch_max=self.random.choice((1, 3)),
+                batch_families=frozenset({"sd"}),
             ),
             latency_ms=self.random.choice((1, 20, 300)),
         )

@@ -194,7 +194,8 @@ class Scenario:
         open_on: Counter[AttemptId] = Counter()
         for worker in self.machine.workers():
             assert worker.committed_bytes <= worker.spec.vram_bytes, worker.worker_id
-            assert len(worker.held) <= worker.depth, worker.worker_id
+            assert worker.places <= worker.depth, worker.worker_id
+            assert len(worker.held) <= worker.depth * worker.spec.batch_max, worker.worker_id
             open_on.update(worker.held.keys())
             for attempt_id in worker.held:
                 assert self.machine.owner(worker.worker_id, attempt_id) is not None

@@ -23,7 +23,7 @@ from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.store.webhooks import webhook_row
 from quickthaw.scheduler.views import RequestView
 from quickthaw.scheduler.webhooks import Webhooks
-from quickthaw.scheduler.work_units import output_units, work_units
+from quickthaw.scheduler.work_units import batch_key, output_units, work_units
 from quickthaw.wire import errors
 
 PURGE_INTERVAL_SECONDS = 600.0
@@ -90,6 +90,7 @@ class Submissions:
             start_deadline_ms=submission.start_deadline_ms,
             attempts_max=submission.attempts_max,
             key_id=submission.key_id,
+            batch_key=batch_key(completed),
             outputs=output_units(completed),
             ahead=submission.ahead,
         )

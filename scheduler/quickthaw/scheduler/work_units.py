@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from quickthaw.scheduler.core.model import OutputUnits
+
+_OF_ONE = frozenset(
+    {"prompt", "negative_prompt", "seed", "output_format", "preview_every", "sync_mode"}
+)
 
 # The image sizes that public clients name instead of giving pixels.
 _NAMED_SIZES = {
@@ -24,6 +29,16 @@ def work_units(completed: Mapping[str, Any]) -> float:
     steps = _number(completed, "num_inference_steps") or _number(completed, "steps") or 1.0
     images = _number(completed, "num_images") or _number(completed, "num_outputs") or 1.0
     return steps * images * (_megapixels(completed) or 1.0)
+
+
+def batch_key(completed: Mapping[str, Any]) -> str:
+    """What an input with its defaults must have in common with others to be drawn along with them:
+    everything but texts, seed and how its results are delivered. Empty for what has no prompt, or
+    begins with a picture."""
+    if "prompt" not in completed or completed.get("image_url") or completed.get("mask_url"):
+        return ""
+    common = {name: value for name, value in completed.items() if name not in _OF_ONE}
+    return json.dumps(common, sort_keys=True, separators=(",", ":"))
 
 
 def output_units(completed: Mapping[str, Any]) -> OutputUnits:

@@ -199,6 +199,7 @@ def test_a_seed_that_was_not_given_is_told_to_each() -> None:
 
 
 def test_what_a_batch_must_have_in_common_is_its_key() -> None:
+    assert batch_key(replace(REQUEST, image_url="https://example.com/a.png")) == ""
     same = replace(REQUEST, prompt="x", negative_prompt="y", seed=7, output_format="webp")
     assert batch_key(same) == batch_key(REQUEST)
     for change in (

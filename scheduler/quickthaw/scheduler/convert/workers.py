@@ -34,6 +34,7 @@ ID_CHARS_MAX = 200
 GPU_TYPE_CHARS_MAX = 64
 LABELS_MAX = 64
 CONCURRENCY_MAX = 1_000
+BATCH_MAX = 64
 DIGEST_CHARS = 64
 ATTEMPT_ID_CHARS_MAX = 80
 
@@ -63,6 +64,10 @@ def hello(message: fleet_pb2.Hello) -> Iterator[events.Event]:
         raise invalid("hello.vram_bytes", "must not be negative")
     if len(message.labels) > LABELS_MAX:
         raise invalid("hello.labels", f"must be at most {LABELS_MAX}")
+    if not 0 <= message.batch_max <= BATCH_MAX:
+        raise invalid("hello.batch_max", f"must be 0 to {BATCH_MAX}")
+    if len(message.batch_families) > LABELS_MAX:
+        raise invalid("hello.batch_families", f"must be at most {LABELS_MAX}")
     spec = WorkerSpec(
         worker_id=worker_id,
         incarnation=checked_text(
@@ -79,6 +84,8 @@ def hello(message: fleet_pb2.Hello) -> Iterator[events.Event]:
         tier_speeds=_tier_speeds(message.tier_speeds),
         peer_url=_peer_url(message.peer_url),
         peer_token=checked_text("hello.peer_token", message.peer_token, chars_max=256),
+        batch_max=max(1, message.batch_max),
+        batch_families=frozenset(message.batch_families),
     )
     yield events.WorkerHello(spec, _residencies(message.residency), _reports(message.attempts))
     if message.draining:

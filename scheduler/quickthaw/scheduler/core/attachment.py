@@ -87,7 +87,7 @@ def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | Non
         fresh.evicts = held.evicts & worker.resident[Tier.VRAM].keys()
         fresh.expected_end_ms = held.expected_end_ms
         fresh.expected_ms, fresh.running = held.expected_ms, held.running
-        fresh.ended_ms = held.ended_ms
+        fresh.ended_ms, fresh.run = held.ended_ms, held.run
     lease = state.ledger.get(report.attempt_id)
     if lease is not None:
         if (lease.worker_id, lease.incarnation) != (worker.worker_id, worker.spec.incarnation):
@@ -118,7 +118,8 @@ def _assign_again(state: State, worker: Worker, lease: Lease, held: Held | None)
         missing = sum(size for digest, size in model.sizes.items() if digest not in planned)
         need_bytes = worker.planned_bytes + missing + working - worker.spec.vram_bytes
         victims = choose_victims(worker.evictable(), model.sizes, need_bytes)
-        again = Held(model, victims or (), held.expected_end_ms if held else state.now_ms)
+        end_ms = held.expected_end_ms if held else state.now_ms
+        again = Held(model, victims or (), end_ms)
         granted = state.ledger.grant(
             worker, lease.attempt_id, lease.request_id, again, state.now_ms
         )

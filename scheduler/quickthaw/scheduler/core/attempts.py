@@ -14,6 +14,7 @@ from quickthaw.scheduler.core.commands import (
 from quickthaw.scheduler.core.fleet import Held, Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
+    AttemptId,
     AttemptRecord,
     Candidate,
     Job,
@@ -40,8 +41,15 @@ def enqueue(state: State, tracked: Tracked, detail: str) -> None:
     )
 
 
-def place(state: State, tracked: Tracked, chosen: Candidate, placement: str) -> bool:
-    """Reserves, leases and assigns; False, with nothing changed, if the ledger refuses."""
+def place(
+    state: State,
+    tracked: Tracked,
+    chosen: Candidate,
+    placement: str,
+    run: AttemptId | None = None,
+) -> bool:
+    """Reserves, leases and assigns; False, with nothing changed, if the ledger refuses. `run` is
+    the first attempt of the batch that it is to be part of."""
     job, worker = tracked.job, state.fleet.workers[chosen.worker_id]
     number = tracked.attempts + 1
     attempt_id = attempt_id_of(job.request_id, number)
@@ -54,6 +62,7 @@ def place(state: State, tracked: Tracked, chosen: Candidate, placement: str) -> 
         expected_load_seconds=chosen.load_seconds,
         load_tier=chosen.start_tier,
     )
+    held.run = run
     evicts = state.ledger.grant(worker, attempt_id, job.request_id, held, state.now_ms)
     if evicts is None:
         return False

@@ -48,6 +48,7 @@ class Held:
         "expected_ms",
         "load_tier",
         "model",
+        "run",
         "running",
     )
 
@@ -62,6 +63,8 @@ class Held:
         load_tier: Tier = Tier.VRAM,
     ) -> None:
         self.model = model
+        self.run: AttemptId | None = None
+        """The first attempt of the batch that it is part of; None if it is to run alone."""
         self.evicts = set(evicts)
         self.expected_end_ms = expected_end_ms
         self.expected_ms = expected_ms
@@ -94,6 +97,7 @@ class Worker:
         "incoming",
         "kind",
         "last_heard_ms",
+        "places",
         "planned",
         "planned_bytes",
         "prefetching_until_ms",
@@ -138,6 +142,8 @@ class Worker:
         self.prefetching_until_ms = 0
         """A prefetch of any kind is under way until then, or until it is reported."""
         self.credits = GreedyDual()
+        self.places = 0
+        """Runs that it holds: attempts, less those that run along with others."""
         self.planned: dict[Digest, int] = {}
         self.planned_bytes = 0
         self.available_ms = 0
@@ -212,8 +218,43 @@ class Worker:
         self._evictable = None
         self.replan_runs()
 
+    def batches(self, model: ModelSpec, batch_key: str) -> bool:
+        """It runs such attempts several at once."""
+        spec = self.spec
+        return bool(batch_key) and spec.batch_max > 1 and model.family in spec.batch_families
+
+    def takes(self, held: Held) -> bool:
+        """It has a place for the attempt, or the run has that the attempt is to be part of."""
+        if not held.run:
+            return self.places < self.depth
+        alike = sum(other.run == held.run for other in self.held.values())
+        return 0 < alike < self.spec.batch_max
+
+    def working_bytes_with(self, held: Held) -> int:
+        """As `working_bytes`, with one attempt more, wherever it runs."""
+        if not held.run:
+            return self.working_bytes(held.model.working_bytes)
+        runs = self._runs((*self.held.values(), held))
+        workings = sorted((_working_bytes(run) for run in runs), reverse=True)
+        return sum(workings[: self.spec.concurrency])
+
+    def _runs(self, attempts: Iterable[Held]) -> list[list[Held]]:
+        """What is to run as one: each attempt alone, or those that were placed as one."""
+        alone: list[list[Held]] = []
+        together: dict[AttemptId, list[Held]] = {}
+        for held in attempts:
+            if held.run:
+                together.setdefault(held.run, []).append(held)
+            else:
+                alone.append([held])
+        return alone + list(together.values())
+
     def replan_runs(self) -> None:
         """When the next run could begin, and what those that run at once need."""
+        if self.spec.batch_max > 1:
+            self._replan_batches()
+            return
+        self.places = len(self.held)
         concurrency = self.spec.concurrency
         self.available_ms = 0
         if len(self.held) >= concurrency:
@@ -226,3 +267,18 @@ class Worker:
             # One attempt more takes the place of this one, for all places are taken.
             self._working_bytes_least = workings[-1]
         self._working_bytes = sum(workings)
+
+    def _replan_batches(self) -> None:
+        """As `replan_runs`, where several attempts may be one run."""
+        runs, concurrency = self._runs(self.held.values()), self.spec.concurrency
+        self.places = len(runs)
+        ends = sorted((max(held.expected_end_ms for held in run) for run in runs), reverse=True)
+        self.available_ms = ends[concurrency - 1] if len(ends) >= concurrency else 0
+        workings = sorted((_working_bytes(run) for run in runs), reverse=True)[:concurrency]
+        self._working_bytes_least = workings[-1] if len(workings) == concurrency else 0
+        self._working_bytes = sum(workings)
+
+
+def _working_bytes(run: Iterable[Held]) -> int:
+    """Of a batch: every member's pictures are in memory at once."""
+    return sum(held.model.working_bytes for held in run)

@@ -149,8 +149,8 @@ class Fleet:
         ready = worker.state is WorkerState.READY
         if ready != worker.ready:
             self._index(worker, ready)
-        worker.accepts = ready and len(worker.held) < worker.depth
-        bucket = len(worker.held) if worker.accepts else -1
+        worker.accepts = ready and worker.places < worker.depth
+        bucket = worker.places if worker.accepts else -1
         if bucket == self._bucket.get(worker.worker_id, -1):
             return
         self._leave_bucket(worker)
@@ -230,11 +230,13 @@ class Fleet:
         if worker.credits.rank(standings):
             worker.forget_order()
 
-    def run(self, worker: Worker, attempt_id: AttemptId, expected_end_ms: int) -> None:
+    def run(self, worker: Worker, attempt_id: AttemptId, expected_end_ms: int, now_ms: int) -> None:
         """The attempt runs now, which tells its end better than what was expected before."""
         held = worker.held[attempt_id]
         held.running = True
         held.expected_end_ms = expected_end_ms
+        if held.run:
+            _expect_batch(worker, held, now_ms)
         worker.replan_runs()
 
     # ---- keeping the index -------------------------------------------------------------------
@@ -292,3 +294,11 @@ class Fleet:
         if bucket is not None:
             del self._open[worker.kind][bucket][worker.worker_id]
             self.open_count -= 1
+
+
+def _expect_batch(worker: Worker, held: Held, now_ms: int) -> None:
+    """An attempt's run time is its share: a batch takes as long as all of them."""
+    alike = [each for each in worker.held.values() if each.running and each.run == held.run]
+    end_ms = now_ms + len(alike) * (held.expected_end_ms - now_ms)
+    for each in alike:
+        each.expected_end_ms = end_ms

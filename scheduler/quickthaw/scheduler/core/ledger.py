@@ -45,12 +45,12 @@ class Ledger:
 
     def can_hold(self, worker: Worker, held: Held) -> bool:
         """The attempt fits beside the others when what it evicts has gone."""
-        if len(worker.held) >= worker.depth or not held.evicts.isdisjoint(held.model.sizes):
+        if not worker.takes(held) or not held.evicts.isdisjoint(held.model.sizes):
             return False
         sizes = held.model.sizes
         missing = sum(size for digest, size in sizes.items() if digest not in worker.planned)
         freed = sum(size for digest, size in worker.evictable() if digest in held.evicts)
-        working = worker.working_bytes(held.model.working_bytes)
+        working = worker.working_bytes_with(held)
         return worker.planned_bytes + missing - freed + working <= worker.spec.vram_bytes
 
     def grant(

@@ -189,6 +189,8 @@ class Job:
     attempts_max: int = 0
     """Workers that may be lost under it; 0 for the scheduler's own bound."""
     key_id: str = ""
+    batch_key: str = ""
+    """Jobs for one model with equal keys may run as one batch; empty for none."""
     outputs: OutputUnits = NO_OUTPUTS
     ahead: bool = False
     """The next input of a realtime session that holds a worker: it goes before those that wait."""
@@ -264,6 +266,9 @@ class WorkerSpec:
     """Where other workers may read its components; empty for nowhere."""
     peer_token: str = field(default="", repr=False)
     """What they must show there; for workers only, and in no log."""
+    batch_max: int = 1
+    """Attempts that it runs as one batch, of models of these families."""
+    batch_families: frozenset[str] = frozenset()
 
 
 class Residency(NamedTuple):

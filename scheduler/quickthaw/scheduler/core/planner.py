@@ -29,10 +29,13 @@ from itertools import islice
 from quickthaw.scheduler.core import attempts, money
 from quickthaw.scheduler.core.endings import end_in_queue
 from quickthaw.scheduler.core.fair_queue import Tried, Waiting
+from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
+    AttemptId,
     Candidate,
     Decision,
+    Job,
     ModelSpec,
     WorkerId,
 )
@@ -215,6 +218,52 @@ class _Pass:
             if earlier.rank != waiting.rank:
                 earlier.bypassed += 1
         self._decide(waiting, found.chosen.worker_id, found, found.tie_break)
+        if job.batch_key:
+            self._fill(waiting, found)
+
+    def _fill(self, first: Waiting, found: Placement) -> None:
+        """Others that are alike run along with it, as one batch, where the worker does that and
+        their tenants are not too far ahead in the fair order."""
+        state, job = self._state, first.job
+        worker = state.fleet.workers[found.chosen.worker_id]
+        if not worker.batches(job.model, job.batch_key):
+            return
+        rate = worker.kind.rate_nanodollars_per_second
+        lead_max = attempts.fair_nanodollars(state.settings.collation_lead_ms, rate)
+        wanting = state.queue.wanting(next(iter(job.model.sizes)))
+        run = attempts.opened(state.requests[job.request_id]).attempt_id
+        worker.held[run].run = run
+        room = worker.spec.batch_max - 1
+        for mate in list(islice(wanting, RIVALS_LOOKED_AT_MAX)):
+            if not room:
+                return
+            if self._is_mate(mate, job) and state.queue.lead(mate) <= lead_max:
+                room -= self._place_mate(mate, worker, run)
+
+    def _is_mate(self, mate: Waiting, job: Job) -> bool:
+        """It may run in one batch with the job, now. One that was lost before runs by itself."""
+        other = mate.job
+        return (
+            other.batch_key == job.batch_key
+            and other.model.snapshot_digest == job.model.snapshot_digest
+            and not self._state.requests[other.request_id].lost_on
+            and self._state.limits.may_start(other) is None
+        )
+
+    def _place_mate(self, mate: Waiting, worker: Worker, run: AttemptId) -> bool:
+        state = self._state
+        tracked = state.requests[mate.job.request_id]
+        query = Query(mate.job, patient=False, hypothetical=True)
+        found = place_on(
+            query, [worker], state.fleet, state.estimates, state.settings.placement, state.now_ms
+        )
+        if isinstance(found, Unplaced) or not found.warm:
+            return False
+        why = f"{describe(found)}; in one run with {run}"
+        if not attempts.place(state, tracked, found.chosen, why, run):
+            return False
+        self._decide(mate, worker.worker_id, found, found.tie_break)
+        return True
 
     def _still(self, tried: Tried, query: Query) -> bool:
         """Whether nothing that changed since the last try could take the request, so that it need

@@ -153,4 +153,4 @@ def _expect_run_end(state: State, tracked: Tracked, attempt: AttemptRecord) -> N
     run = state.estimates.run_seconds(job.model.id, attempt.gpu_type, job.work_units)
     worker = state.fleet.workers[attempt.worker_id]
     expected_end_ms = state.now_ms + math.ceil(run.p50 * 1000)
-    state.fleet.run(worker, attempt.attempt_id, expected_end_ms)
+    state.fleet.run(worker, attempt.attempt_id, expected_end_ms, state.now_ms)

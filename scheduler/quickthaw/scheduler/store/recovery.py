@@ -37,7 +37,7 @@ from quickthaw.scheduler.endpoints import endpoint_from_row
 from quickthaw.scheduler.store import schema
 from quickthaw.scheduler.store.queries import view_from_row
 from quickthaw.scheduler.views import RequestView
-from quickthaw.scheduler.work_units import output_units
+from quickthaw.scheduler.work_units import batch_key, output_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,7 @@ def _spec(connection: Connection, version: str) -> ModelSpec:
 
 
 def _job(row: RowMapping, spec: ModelSpec) -> Job:
+    given = json.loads(row["input_json"])
     return Job(
         request_id=RequestId(row["request_id"]),
         tenant=TenantId(row["tenant"]),
@@ -211,7 +212,8 @@ def _job(row: RowMapping, spec: ModelSpec) -> Job:
         start_deadline_ms=row["start_deadline_unix_ms"],
         attempts_max=row["attempts_max"],
         key_id=row["key_id"],
-        outputs=output_units(json.loads(row["input_json"])),
+        batch_key=batch_key(given),
+        outputs=output_units(given),
     )
 
 
