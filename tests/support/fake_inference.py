@@ -98,6 +98,20 @@ class _Unplayed(
     async def Remove(self, request: object, context: Context) -> catalog_pb2.RemoveResponse:
         raise _unplayed()
 
+    async def GetEndpoint(self, request: object, context: Context) -> catalog_pb2.Endpoint:
+        raise _unplayed()
+
+    async def SetEndpoint(self, request: object, context: Context) -> catalog_pb2.Endpoint:
+        raise _unplayed()
+
+    async def ListEndpoints(
+        self, request: object, context: Context
+    ) -> catalog_pb2.ListEndpointsResponse:
+        raise _unplayed()
+
+    async def ReleaseQuarantine(self, request: object, context: Context) -> catalog_pb2.Endpoint:
+        raise _unplayed()
+
     async def CreateKey(self, request: object, context: Context) -> billing_pb2.CreateKeyResponse:
         raise _unplayed()
 
