@@ -56,6 +56,7 @@ async def a_gateway(
     with_metrics: bool = False,
     with_tls: bool = False,
     with_blobs: bool = True,
+    input_allow_private: bool = False,
     own_certificate: tuple[Path, Path] | None = None,
 ) -> AsyncIterator[Rig]:
     platform = FakePlatform()
@@ -73,6 +74,7 @@ async def a_gateway(
                     key_file=key_file if with_key else None,
                     link_secret_file=folder / "links.secret",
                     default_model=MODEL_ID,
+                    input_allow_private=input_allow_private,
                     blob_store=str(folder / "blobs") if with_blobs else None,
                     tls_dir=folder / "tls" if with_tls else None,
                     tls_certificate=own_certificate[0] if own_certificate else None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from quickthaw.gateway.fanout import Fanout
+from quickthaw.gateway.inputs import Inputs
 from quickthaw.gateway.links import Links
 from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.gateway.outbound import Outbound
@@ -26,6 +27,7 @@ class Gateway:
     platform: Platform
     links: Links
     sealer: Sealer
+    inputs: Inputs
     metrics: GatewayMetrics
     public_url: str
     """Without a trailing slash."""

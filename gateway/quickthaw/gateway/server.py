@@ -22,6 +22,7 @@ from quickthaw.gateway.context import FAREWELL_SECONDS, Gateway
 from quickthaw.gateway.door import Authority, Port
 from quickthaw.gateway.door.authority import own_context
 from quickthaw.gateway.http11 import protocol_with
+from quickthaw.gateway.inputs import Inputs
 from quickthaw.gateway.links import Links, load_key, load_secret
 from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.gateway.outbound import Outbound
@@ -89,11 +90,24 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
         public_url = settings.public_url or f"http://{address}"
         authority = Authority(settings.tls_dir) if settings.tls_dir is not None else None
         uploads = _uploads(settings, secret)
+        platform = Platform(settings.scheduler, settings.limits)
+        links = Links(secret, public_url)
+        outbound = Outbound(allow_private=settings.input_allow_private)
         gateway = Gateway(
             limits=settings.limits,
-            platform=Platform(settings.scheduler, settings.limits),
-            links=Links(secret, public_url),
+            platform=platform,
+            links=links,
             sealer=Sealer(secret),
+            inputs=Inputs(
+                settings.limits,
+                platform,
+                links,
+                own_credential,
+                uploads,
+                outbound,
+                public_url,
+                secret,
+            ),
             metrics=metrics,
             public_url=public_url,
             own_credential=own_credential,
@@ -103,6 +117,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(gateway.close)
+            stack.push_async_callback(outbound.close)
             metrics_url = _serve_metrics(settings, registry, stack)
             lag = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds))
             stack.callback(lag.cancel)

@@ -59,6 +59,17 @@ class Limits:
     """After which an upload in parts that was not completed is given up and deleted."""
     upload_token_seconds: float = 3600.0
     """How long a token for uploads, and a URL to upload to, are good."""
+    input_file_bytes_max: int = 32 * 1024 * 1024
+    """Of a file that an argument names."""
+    input_seconds: float = 30.0
+    """For fetching one, redirects included."""
+    input_pixels_max: int = 40 * 1024 * 1024
+    input_side_max: int = 14_142
+    input_side_min: int = 8
+    inputs_decoded_max: int = 2
+    """Pictures that are decoded at once, some bytes of memory a pixel each; others wait."""
+    input_kept_seconds: float = 7 * 24 * 3600.0
+    """How long a worker can still find one, if its request waits."""
     sweep_seconds: float = 60.0
     """Between two looks for files that have expired."""
     drain_seconds: int = 30
@@ -100,6 +111,8 @@ class GatewaySettings:
     """The operator's own certificate with its chain, and its key; both or neither."""
     default_model: str = ""
     """For OpenAI calls that name none; empty: there is none."""
+    input_allow_private: bool = False
+    """Whether URLs in arguments may lead to private and local addresses."""
     webhook_allow_private: bool = False
     """Deliver webhooks to private and local addresses too."""
     log_level: str = "info"
@@ -134,6 +147,8 @@ def parse_settings(
         tls_certificate=parsed.tls_certificate,
         tls_key=parsed.tls_key,
         default_model=parsed.default_model,
+        input_allow_private=parsed.input_allow_private
+        or environment.get("QUICKTHAW_INPUT_ALLOW_PRIVATE") == "1",
         webhook_allow_private=parsed.webhook_allow_private
         or environment.get("QUICKTHAW_WEBHOOK_ALLOW_PRIVATE") == "1",
         log_level=parsed.log_level,
@@ -172,6 +187,11 @@ def _parser() -> argparse.ArgumentParser:
         "--blob-store",
         metavar="URL",
         help="a folder or an object-store URL for uploaded files, the one that workers write to",
+    )
+    parser.add_argument(
+        "--input-allow-private",
+        action="store_true",
+        help="fetch input files from private and local addresses too",
     )
     parser.add_argument(
         "--tls-dir",

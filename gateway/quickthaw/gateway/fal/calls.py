@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import read_arguments
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.arguments import translate_arguments, with_previews
+from quickthaw.gateway.fal.arguments import schema_properties, translate_arguments, with_previews
 from quickthaw.gateway.fal.call_options import CallOptions, read_options
 from quickthaw.gateway.fal.errors import error_answer, start_timeout_answer
 from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
@@ -21,11 +22,22 @@ from quickthaw.gateway.follow import Events, follow, next_event
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty, render
 from quickthaw.gateway.platform import Credential
 from quickthaw.v1 import inference_pb2, types_pb2
-from quickthaw.wire.errors import DeadlineExpired, InvalidInput, MessageTooLarge, QuickthawError
+from quickthaw.wire.errors import (
+    DeadlineExpired,
+    InvalidInput,
+    MessageTooLarge,
+    ModelNotFound,
+    QuickthawError,
+)
 from quickthaw.wire.limits import INPUT_BYTES_MAX
 
 logger = logging.getLogger(__name__)
 
+_WITH_PICTURES: Mapping[str, tuple[str, ...]] = {
+    "image-to-image": ("image_url",),
+    "inpainting": ("image_url", "mask_url"),
+}
+"""Ends of ids, and what calls by them must have."""
 _WAITING = (types_pb2.REQUEST_STATE_UNSPECIFIED, types_pb2.REQUEST_STATE_QUEUED)
 
 
@@ -97,13 +109,45 @@ async def make_call(
     previews: bool = False,
 ) -> Call:
     """Raises HttpError for a size with no meaning, the platform's errors for model and key."""
-    model = await gateway.platform.model(options.credential, endpoint.full)
-    schema = object_or_empty(model.input_schema_json)
+    endpoint, schema, wanted = await _served(gateway, options.credential, endpoint)
     translated = translate_arguments(arguments, schema)
-    input_: dict[str, Json] = translated.input
+    if missing := [name for name in wanted if not translated.input.get(name)]:
+        raise HttpError(
+            422,
+            [
+                {"loc": ["body", name], "msg": "Field required", "type": "missing"}
+                for name in missing
+            ],
+        )
+    input_: dict[str, Json] = await gateway.inputs.bring(
+        options.credential, translated.input, schema_properties(schema)
+    )
     if previews:
         input_ = with_previews(input_, schema, gateway.limits.previews_per_stream)
     return Call(gateway, endpoint, options, schema, input_, translated.sync_mode)
+
+
+async def _served(
+    gateway: Gateway, credential: Credential, endpoint: EndpointId
+) -> tuple[EndpointId, JsonObject, tuple[str, ...]]:
+    """The model's own id, its input schema, and what a call by this id has to give.
+
+    fal has ids of their own for drawing over a picture, and here one model does both.
+    """
+    try:
+        model = await gateway.platform.model(credential, endpoint.full)
+        return endpoint, object_or_empty(model.input_schema_json), ()
+    except ModelNotFound:
+        wanted = _WITH_PICTURES.get(endpoint.path[-1] if endpoint.path else "")
+        if wanted is None:
+            raise
+        base = replace(endpoint, path=endpoint.path[:-1])
+        schema = object_or_empty(
+            (await gateway.platform.model(credential, base.full)).input_schema_json
+        )
+        if not set(wanted) <= schema_properties(schema).keys():
+            raise
+        return base, schema, wanted
 
 
 class AttendedRequest:

@@ -1,0 +1,247 @@
+"""Files that a request's arguments name: fetched, looked at, and left where workers can read them.
+
+Arguments called `..._url` of a model whose schema has them may be `http(s)://` URLs, links to files
+of this gateway, and `data:` URIs. What comes is bounded before and while it is read, must be a
+picture of a known format and a bearable size, and goes to the blob store under a name that only its
+bytes and its sender lead to. Workers fetch nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import io
+import re
+import warnings
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.links import Links
+from quickthaw.gateway.outbound import Outbound, OutboundError, OutboundLimits, OutboundTooLarge
+from quickthaw.gateway.platform import Credential, Platform
+from quickthaw.gateway.ranges import ByteRange
+from quickthaw.gateway.settings import Limits
+from quickthaw.gateway.storage import Uploads
+from quickthaw.wire.errors import ArtifactNotFound
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+KIND: Final = "input"
+INLINE_BYTES_MAX: Final = 512 * 1024
+"""Of pictures inside an input, where there is no blob store."""
+_REDIRECTS_MAX: Final = 5
+_DATA: Final = re.compile(r"data:[A-Za-z0-9.+/-]{0,100}(?:;[A-Za-z0-9=.-]{1,40})*;base64,")
+_OWN_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)*fal\.media")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass(slots=True)
+class Inputs:
+    limits: Limits
+    platform: Platform
+    links: Links
+    own_credential: Credential
+    uploads: Uploads | None
+    outbound: Outbound
+    public_url: str
+    secret: bytes
+    _decoding: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Decoding takes a thread and some bytes for every pixel.
+        self._decoding = asyncio.Semaphore(self.limits.inputs_decoded_max)
+        if self.uploads is not None:
+            self.uploads.expiry.judge(KIND, self._judge)
+
+    async def bring(
+        self, credential: Credential, given: Mapping[str, Json], properties: Mapping[str, Json]
+    ) -> JsonObject:
+        """The arguments with each file replaced by where a worker finds it.
+
+        Raises HttpError 422 in fal's words for a file that cannot be had or used.
+        """
+        brought = dict(given)
+        first_size: tuple[int, int] | None = None
+        for name, value in given.items():
+            if name.endswith("_url") and name in properties and isinstance(value, str) and value:
+                data = await self._data(credential, name, value)
+                size = await self._look_at(name, data)
+                first_size = first_size or size
+                brought[name] = await self._leave(credential, name, data)
+        if first_size is not None and "image_size" in properties:
+            brought.setdefault("image_size", _fitting(first_size, properties["image_size"]))
+        return brought
+
+    # ---- where it comes from -------------------------------------------------------------------
+
+    async def _data(self, credential: Credential, name: str, url: str) -> bytes:
+        bytes_max = self.limits.input_file_bytes_max
+        if (head := _DATA.match(url[:300])) is not None:
+            if (len(url) - head.end()) * 3 // 4 > bytes_max + 2:
+                raise _too_large(name, bytes_max)
+            try:
+                data = base64.b64decode(url[head.end() :], validate=True)
+            except binascii.Error as error:
+                raise _unreadable(name, f"it is a data: URI that is no base64: {error}") from error
+            if len(data) > bytes_max:
+                raise _too_large(name, bytes_max)
+            return data
+        if (path := self._own_path(url)) is not None:
+            return await self._own(credential, name, path)
+        limits = OutboundLimits(bytes_max, self.limits.input_seconds, _REDIRECTS_MAX)
+        try:
+            answer = await self.outbound.request("GET", url, limits)
+        except OutboundTooLarge as error:
+            raise _too_large(name, bytes_max) from error
+        except OutboundError as error:
+            raise _not_had(name, str(error)) from error
+        if answer.status != 200:
+            raise _not_had(name, f"the answer was {answer.status}")
+        return answer.body
+
+    def _own_path(self, url: str) -> str | None:
+        """What is behind `/files/` of a link to a file of ours; None for any other URL."""
+        if url.startswith(f"{self.public_url}/files/"):
+            return urlsplit(url.removeprefix(f"{self.public_url}/files/")).path
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(url)
+            if _OWN_HOST.fullmatch(parts.hostname or "") and parts.path.startswith("/files/"):
+                return parts.path.removeprefix("/files/")
+        return None
+
+    async def _own(self, credential: Credential, name: str, path: str) -> bytes:
+        first, _, rest = path.partition("/")
+        try:
+            if "/" in rest:
+                uri = self.links.uri(first, unquote(rest))
+                parts = self.platform.read_artifact(self.own_credential, uri)
+                return await self._whole(name, (part.data async for part in parts))
+            if self.uploads is None:
+                raise ArtifactNotFound("there is no such file")
+            stored = await self.uploads.find(first)
+            if stored.lifecycle.default != "allow" or stored.lifecycle.rules:
+                tenant = await self.platform.tenant(credential)
+                if tenant != stored.tenant and stored.lifecycle.decision(tenant) != "allow":
+                    raise ArtifactNotFound("there is no such file")
+            span = ByteRange(0, stored.size_bytes)
+            return await self._whole(name, self.uploads.read(stored, span))
+        except ArtifactNotFound as error:
+            raise _not_had(name, "there is no such file here (any more)") from error
+
+    async def _whole(self, name: str, pieces: AsyncIterable[bytes]) -> bytes:
+        data = bytearray()
+        async for piece in pieces:
+            data += piece
+            if len(data) > self.limits.input_file_bytes_max:
+                raise _too_large(name, self.limits.input_file_bytes_max)
+        return bytes(data)
+
+    # ---- what it is ----------------------------------------------------------------------------
+
+    async def _look_at(self, name: str, data: bytes) -> tuple[int, int]:
+        """Width and height, after the whole file was decoded once."""
+        async with self._decoding:
+            return await asyncio.to_thread(self._decode, name, data)
+
+    def _decode(self, name: str, data: bytes) -> tuple[int, int]:
+        limits = self.limits
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = picture.size
+            if min(width, height) < limits.input_side_min:
+                side = limits.input_side_min
+                bounds: JsonObject = {"min_height": side, "min_width": side}
+                text = f"The picture is {width} x {height}: give at least {side} x {side} pixels"
+                raise _wrong(name, text, "image_too_small", bounds)
+            side = limits.input_side_max
+            if max(width, height) > side or width * height > limits.input_pixels_max:
+                bounds = {"max_height": side, "max_width": side}
+                text = (
+                    f"The picture is {width} x {height}: give at most {side} a side and "
+                    f"{limits.input_pixels_max} pixels"
+                )
+                raise _wrong(name, text, "image_too_large", bounds)
+            picture.load()
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise _unreadable(name, str(error)[:200]) from error
+        return width, height
+
+    # ---- where it goes -------------------------------------------------------------------------
+
+    async def _leave(self, credential: Credential, name: str, data: bytes) -> str:
+        if self.uploads is None:
+            if len(data) > INLINE_BYTES_MAX:
+                raise _too_large(name, INLINE_BYTES_MAX)
+            return "data:application/octet-stream;base64," + base64.b64encode(data).decode()
+        message = hashlib.sha256(data).digest() + credential.encode()
+        digest = hmac.digest(self.secret, b"quickthaw input 1\n" + message, "sha256")
+        key = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        now = self.uploads.now()
+        await self.uploads.expiry.mark(KIND, key, now + self.limits.input_kept_seconds)
+        # Written anew each time, so that its age is that of its last use.
+        await self.uploads.blobs.write(f"inputs/{key}", data)
+        return f"blob:inputs/{key}"
+
+    async def _judge(self, key: str, now: float) -> float | None:
+        if self.uploads is None or not _NAME.fullmatch(key):
+            return None
+        async for blob in self.uploads.blobs.under(f"inputs/{key}"):
+            if blob.modified_seconds + self.limits.input_kept_seconds <= now:
+                await self.uploads.blobs.delete([blob.key])
+        return None
+
+
+def _fitting(size: tuple[int, int], rule: Json) -> JsonObject:
+    """The size nearest to the picture's that the model can draw."""
+    return {
+        side: _nearest(pixels, _side_rule(rule, side))
+        for side, pixels in zip(("width", "height"), size, strict=True)
+    }
+
+
+def _side_rule(rule: Json, side: str) -> Mapping[str, Json]:
+    sides = rule.get("properties") if isinstance(rule, Mapping) else None
+    found = sides.get(side) if isinstance(sides, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _nearest(pixels: int, rule: Mapping[str, Json]) -> int:
+    step = _whole_number(rule.get("multipleOf"), 1)
+    least = _whole_number(rule.get("minimum"), step)
+    most = _whole_number(rule.get("maximum"), 1 << 20)
+    return min(max(round(pixels / step) * step, -(-least // step) * step), most // step * step)
+
+
+def _whole_number(value: Json, default: int) -> int:
+    return value if isinstance(value, int) and value > 0 else default
+
+
+def _not_had(name: str, why: str) -> HttpError:
+    return _wrong(name, f"The file could not be downloaded: {why}", "file_download_error")
+
+
+def _unreadable(name: str, why: str) -> HttpError:
+    return _wrong(name, f"The file is no picture that can be read: {why}", "image_load_error")
+
+
+def _too_large(name: str, bytes_max: int) -> HttpError:
+    text = f"The file is over {bytes_max} bytes"
+    return _wrong(name, text, "file_too_large", {"max_size": bytes_max})
+
+
+def _wrong(name: str, text: str, kind: str, context: JsonObject | None = None) -> HttpError:
+    item: dict[str, object] = {"loc": ["body", name], "msg": text, "type": kind}
+    if context is not None:
+        item["ctx"] = context
+    return HttpError(422, [item])
