@@ -27,6 +27,7 @@ from quickthaw.scheduler.core.pricing import BUDGET_EXHAUSTED, WORKER_LOST
 from quickthaw.scheduler.core.state import State, Tracked
 
 DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
+MOVED = "moved"
 
 
 def lose(
@@ -52,7 +53,7 @@ def lose(
         end(state, tracked, RequestState.FAILED, _poison(tracked), lost=True)
     elif (known := quarantine.of(state, tracked.job.model)) is not None:
         end(state, tracked, RequestState.FAILED, quarantine.failure(known), lost=True)
-    elif tracked.attempts >= (tracked.job.attempts_max or state.settings.max_attempts):
+    elif _tries(tracked) >= (tracked.job.attempts_max or state.settings.max_attempts):
         message = f"all {tracked.attempts} attempts were lost, the last because {detail}"
         failure = Failure("ATTEMPTS_EXHAUSTED", message, retryable=True)
         end(state, tracked, RequestState.FAILED, failure, lost=True)
@@ -65,6 +66,24 @@ def lose(
         enqueue(state, tracked, told)
     if quarantined:
         end_quarantined(state, tracked.job.model)
+
+
+def _tries(tracked: Tracked) -> int:
+    return tracked.attempts - tracked.moves
+
+
+def take_back(state: State, tracked: Tracked) -> None:
+    """The worker gave the open attempt back as it was asked to: again, in the request's old place.
+    It is no try that counts, and what ran of it meanwhile is free."""
+    attempt = opened(tracked)
+    tracked.moving = False
+    tracked.moves += 1
+    ledger, settled = _close(state, tracked, Outcome.FAILED, MOVED)
+    money.wait_again(state, tracked)
+    told = f"attempt {attempt.number} was taken back from {attempt.worker_id}, which was still busy"
+    state.out.append(JournalEnd(tracked.job, attempt, ledger, Requeued(told), settled))
+    tracked.life.to(RequestState.QUEUED, state.now_ms, told)
+    enqueue(state, tracked, told)
 
 
 def _poison(tracked: Tracked) -> Failure:
@@ -171,6 +190,7 @@ def _close(
     billed = money.close(state, tracked, outcome, waived_for, outputs)
     state.ledger.release(attempt.attempt_id, state.now_ms)
     state.limits.ended(job)
+    state.overstays.drop(job.request_id)
     if (worker := state.fleet.workers.get(attempt.worker_id)) is not None and worker.stop:
         tell_drain(state, worker)
     rate = attempt.rate_nanodollars_per_second

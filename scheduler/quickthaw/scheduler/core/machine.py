@@ -18,6 +18,7 @@ from quickthaw.scheduler.core import (
     money,
     quarantine,
     quoting,
+    replan,
     reports,
     requests,
     supply,
@@ -59,7 +60,6 @@ from quickthaw.scheduler.core.model import (
     Decision,
     Job,
     ModelSpec,
-    Quarantine,
     Quote,
     Refusal,
     RequestId,
@@ -70,6 +70,7 @@ from quickthaw.scheduler.core.planner import plan
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.quantiles import Calibration
 from quickthaw.scheduler.core.query import Placement, Query
+from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.core.state import State
 from quickthaw.wire.errors import QuickthawError
@@ -188,6 +189,7 @@ class Machine:
                 crashes.expire(state)
                 supply.run_if_due(state)
                 state.impatience.due(state.now_ms)
+                replan.reconsider(state)
                 plan(state)
             case _:
                 assert_never(event)
@@ -201,6 +203,7 @@ class Machine:
         times = (
             state.deadlines.next_ms(),
             state.impatience.next_ms(),
+            state.overstays.next_ms(),
             state.last_starts.next_ms(),
             state.ledger.next_expiry_ms(),
             crashes.next_ms(state),

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 
-from quickthaw.scheduler.core import money, quarantine
+from quickthaw.scheduler.core import money, quarantine, replan
 from quickthaw.scheduler.core.attempts import opened, tell_progress
 from quickthaw.scheduler.core.commands import (
     JournalProgress,
 )
-from quickthaw.scheduler.core.endings import DEADLINE_EXPIRED, end, end_quarantined, lose
+from quickthaw.scheduler.core.endings import (
+    DEADLINE_EXPIRED,
+    end,
+    end_quarantined,
+    lose,
+    take_back,
+)
 from quickthaw.scheduler.core.events import AttemptFinished, AttemptLoading, AttemptRunning
 from quickthaw.scheduler.core.lifecycle import RequestState, path
 from quickthaw.scheduler.core.model import (
@@ -69,6 +75,8 @@ def on_finished(state: State, event: AttemptFinished) -> bool:
             unpaid = stopping.reason == BUDGET_EXHAUSTED
             ending = RequestState.FAILED if unpaid else RequestState.CANCELLED
             end(state, tracked, ending, stopping, payload=event.payload)
+        case Outcome.CANCELLED if tracked.moving:
+            take_back(state, tracked)
         case Outcome.CANCELLED:
             lose(state, tracked, "its worker stopped it unasked", exclude=False)
     return True
@@ -152,5 +160,6 @@ def _expect_run_end(state: State, tracked: Tracked, attempt: AttemptRecord) -> N
     job = tracked.job
     run = state.estimates.run_seconds(job.model.id, attempt.gpu_type, job.work_units)
     worker = state.fleet.workers[attempt.worker_id]
+    replan.expect_end(state, job.request_id, run.p50)
     expected_end_ms = state.now_ms + math.ceil(run.p50 * 1000)
     state.fleet.run(worker, attempt.attempt_id, expected_end_ms, state.now_ms)

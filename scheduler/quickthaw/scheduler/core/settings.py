@@ -114,6 +114,12 @@ class CoreSettings:
     wait_limit_ms: int = 60_000
     """How long after its turn a request may be passed over or give way; then it reserves a worker,
     however few went before it."""
+    overstay_share: float = 0.5
+    """A run overstays when it has taken so much longer, of what was expected of it ..."""
+    overstay_least_ms: int = 1_000
+    """... and at least this much. Then what waits behind it may move to another worker."""
+    moves_max: int = 2
+    """How often a request may be moved so."""
     queue_position_exact_max: int = 64
     """Positions up to this one are exact; farther back they are estimated."""
     decisions_max: int = 1_000

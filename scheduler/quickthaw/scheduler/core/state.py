@@ -24,13 +24,12 @@ from quickthaw.scheduler.core.model import (
     Job,
     ModelId,
     ModelSpec,
-    Quarantine,
     RequestId,
-    Reservation,
     WorkerId,
     WorkerMark,
 )
 from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.sanctions import Quarantine, Reservation
 from quickthaw.scheduler.core.settings import CoreSettings
 
 
@@ -45,6 +44,8 @@ class Tracked:
         "killed_on",
         "life",
         "lost_on",
+        "moves",
+        "moving",
         "rank",
         "stopping",
     )
@@ -62,6 +63,10 @@ class Tracked:
         self.lost_on: frozenset[WorkerId] = frozenset()
         self.killed_on: tuple[WorkerId, ...] = ()
         """Workers whose process ended while it loaded or ran there; one as often as it died."""
+        self.moving = False
+        """Its worker has been asked to give the open attempt back, so that another takes it."""
+        self.moves = 0
+        """How often that was done."""
         self.stopping: Failure | None = None
         """Why it shall end, while a worker has been asked to stop it."""
 
@@ -181,6 +186,8 @@ class State:
     requests: dict[RequestId, Tracked]
     deadlines: Timers
     impatience: Timers
+    overstays: Timers
+    """When runs should have ended."""
     last_starts: Timers
     """When a request that waits would have to run at the latest to meet its deadline."""
     reservations: dict[RequestId, WorkerId]
@@ -228,6 +235,7 @@ class State:
             requests={},
             deadlines=Timers(),
             impatience=Timers(),
+            overstays=Timers(),
             last_starts=Timers(),
             reservations={},
             decisions=Decisions(settings.decisions_max),

@@ -65,9 +65,9 @@ class Outcome:
         """It ended without a result."""
         self._refused += 1
 
-    def stopped(self, kind: GpuKind, run_seconds: float) -> None:
-        """What ran in vain is paid for too."""
-        self._nanodollars += run_seconds * kind.rate_nanodollars_per_second
+    def stopped(self, kind: GpuKind, run_seconds: float, load_seconds: float) -> None:
+        """What was loaded and run in vain is paid for too."""
+        self._nanodollars += (run_seconds + load_seconds) * kind.rate_nanodollars_per_second
         self._run_seconds += run_seconds
 
     def finished(

@@ -109,7 +109,7 @@ class Simulation:
         ran = worker.running is not None and worker.running.key == order.key
         if (attempt := worker.stop(order.key)) is not None:
             run_seconds = now - attempt.began if ran else 0.0
-            self._outcome.stopped(worker.kind, run_seconds)
+            self._outcome.stopped(worker.kind, run_seconds, attempt.load_seconds)
             self._policy.stopped(worker, attempt, run_seconds, now)
             self._go_on(worker, now)
 

@@ -138,6 +138,12 @@ def heavy_tailed(random: Random, traffic: Traffic) -> Iterator[Arrival]:
         yield draw.arrival(now, units=min(random.lognormvariate(mu, sigma), 3_000.0))
 
 
+def surprising(random: Random, traffic: Traffic) -> Iterator[Arrival]:
+    """As heavy-tailed, but nothing in the request tells how long it will run."""
+    for arrival in heavy_tailed(random, traffic):
+        yield arrival._replace(work_units=traffic.mean_units)
+
+
 Trace = Callable[[Random, Traffic], Iterator[Arrival]]
 
 TRACES: Mapping[str, Trace] = {
@@ -145,4 +151,5 @@ TRACES: Mapping[str, Trace] = {
     "diurnal": diurnal,
     "flash": flash,
     "heavy": heavy_tailed,
+    "surprising": surprising,
 }
