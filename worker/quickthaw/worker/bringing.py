@@ -6,9 +6,15 @@ import logging
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from quickthaw.snapshot import LoadReport, SnapshotStore
+from quickthaw.snapshot import LoadReport, Manifest, SnapshotStore
 from quickthaw.snapshot import Tier as StoreTier
-from quickthaw.wire.errors import FailedPrecondition, NotFound, ResourceExhausted, SnapshotCorrupt
+from quickthaw.wire.errors import (
+    FailedPrecondition,
+    ModelCannotFit,
+    NotFound,
+    ResourceExhausted,
+    SnapshotCorrupt,
+)
 from quickthaw.worker.attempts import ComponentLoad, LoadSummary, Tier
 
 logger = logging.getLogger(__name__)
@@ -60,6 +66,13 @@ def withdrawn(component: str, model: str) -> SnapshotCorrupt:
         f"component {component[:12]} of {model} was withdrawn: its content is not what its SHA-256 "
         "says; pack and push the snapshot again",
         metadata={"digest": component},
+    )
+
+
+def cannot_fit(model: str, manifest: Manifest, total_bytes: int) -> ModelCannotFit:
+    return ModelCannotFit(
+        f"{model} has {manifest.weight_bytes} bytes of weights and this worker {total_bytes} bytes "
+        "of device memory; run it on a larger one"
     )
 
 

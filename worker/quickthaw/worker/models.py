@@ -29,7 +29,6 @@ from quickthaw.snapshot.plan import plan
 from quickthaw.wire.errors import (
     FailedPrecondition,
     InvalidArgument,
-    ModelCannotFit,
     ResourceExhausted,
 )
 from quickthaw.worker.ahead import Answers
@@ -37,6 +36,7 @@ from quickthaw.worker.arrivals import Arrivals
 from quickthaw.worker.attempts import Assignment, ComponentLoad, LoadSummary, NoRoomYet, Tier
 from quickthaw.worker.bringing import (
     TIER_OF,
+    cannot_fit,
     import_snapshot,
     is_folder_here,
     out_of_memory,
@@ -184,7 +184,7 @@ class ModelHost:
                 if not self._make_room(manifest):
                     if self._in_use():
                         return NoRoomYet()
-                    raise self._cannot_fit(assignment, manifest)
+                    raise cannot_fit(assignment.model, manifest, self._device.total_bytes)
                 summary = self._bring_up(assignment)
             with self._lock:
                 self._order.touch(component_digests(manifest))
@@ -291,12 +291,6 @@ class ModelHost:
             for digest in spare.evict:
                 self._evict(digest, StoreTier.PINNED)
         return True
-
-    def _cannot_fit(self, assignment: Assignment, manifest: Manifest) -> ModelCannotFit:
-        return ModelCannotFit(
-            f"{assignment.model} has {manifest.weight_bytes} bytes of weights and this worker "
-            f"{self._device.total_bytes} bytes of device memory; run it on a larger one"
-        )
 
     def _evict(self, digest: str, tier: StoreTier) -> bool:
         """False if it is in use or not there."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from quickthaw.scheduler.convert.words import checked_text, invalid
-from quickthaw.scheduler.core.model import EndpointSettings, Quarantine, Visibility
+from quickthaw.scheduler.core.model import (
+    EndpointSettings,
+    Visibility,
+)
+from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.v1 import catalog_pb2
 
 LABELS_MAX = 64

@@ -32,13 +32,13 @@ from quickthaw.scheduler.core.model import (
     Job,
     LedgerLine,
     ModelSpec,
-    Quarantine,
     Receipt,
     RequestId,
     Tier,
     WorkerId,
     WorkerMark,
 )
+from quickthaw.scheduler.core.sanctions import Quarantine
 
 
 class Journal:

@@ -23,7 +23,6 @@ from quickthaw.scheduler.core.model import (
     ModelSpec,
     Outcome,
     OutputUnits,
-    Quarantine,
     RequestId,
     Residency,
     Tier,
@@ -32,6 +31,7 @@ from quickthaw.scheduler.core.model import (
     WorkerSpec,
 )
 from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.sanctions import Quarantine
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,16 +142,6 @@ class EndpointSettings:
 DEFAULT_ENDPOINT = EndpointSettings()
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantine:
-    """A version of a model that takes no requests, until it is released or another one comes."""
-
-    model: ModelId
-    snapshot_digest: str
-    reason: str
-    since_ms: int
-
-
 class OutputUnits(NamedTuple):
     """How much output a request asks for, or got; what models that are sold by output charge."""
 
@@ -315,21 +305,6 @@ class LedgerLine:
     unit: str = ""
     micro_units: int = 0
     unit_price_nanodollars: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """A worker that serves one dedicated endpoint alone: its open span.
-
-    Owner, rate and price version are fixed when it opens.
-    """
-
-    model: ModelId
-    owner: TenantId
-    gpu_type: str
-    rate_nanodollars_per_second: int
-    price_version: str
-    from_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quickthaw.scheduler.core.commands import JournalQuarantine
-from quickthaw.scheduler.core.model import Failure, ModelId, ModelSpec, Quarantine, WorkerId
+from quickthaw.scheduler.core.model import (
+    Failure,
+    ModelId,
+    ModelSpec,
+    WorkerId,
+)
+from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.scheduler.core.state import State, Suspect
 
 QUARANTINED = "MODEL_QUARANTINED"

@@ -22,11 +22,11 @@ from quickthaw.scheduler.core.model import (
     ModelId,
     Outcome,
     RequestId,
-    Reservation,
     TenantId,
     WorkerId,
 )
 from quickthaw.scheduler.core.pricing import price_nanodollars
+from quickthaw.scheduler.core.sanctions import Reservation
 from quickthaw.scheduler.core.state import State
 
 

@@ -25,7 +25,6 @@ from quickthaw.scheduler.core.model import (
     ModelId,
     ModelSpec,
     Priority,
-    Quarantine,
     RequestId,
     TenantId,
     Tier,
@@ -33,6 +32,7 @@ from quickthaw.scheduler.core.model import (
     WorkerMark,
 )
 from quickthaw.scheduler.core.pricing import WORKER_LOST
+from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.scheduler.endpoints import endpoint_from_row
 from quickthaw.scheduler.store import schema
 from quickthaw.scheduler.store.queries import view_from_row

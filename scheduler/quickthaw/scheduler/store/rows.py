@@ -13,9 +13,9 @@ from quickthaw.scheduler.core.model import (
     AttemptRecord,
     Job,
     LedgerLine,
-    Quarantine,
     WorkerMark,
 )
+from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.scheduler.store.account_rows import account_change_rows, settled_rows
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 from quickthaw.scheduler.views import RequestView

@@ -23,13 +23,13 @@ from quickthaw.scheduler.core.model import (
     EndpointSettings,
     ModelSpec,
     Outcome,
-    Quarantine,
     Residency,
     Tier,
     Visibility,
     WorkerId,
     WorkerSpec,
 )
+from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.scheduler.core.settings import CoreSettings, PlacementPolicy, SupplyPolicy
 from support.core_builders import (
     GIB,
