@@ -20,7 +20,7 @@ URL = "https://example.org/hook?x=1"
 DUE = webhooks_pb2.WEBHOOK_STATE_DUE
 DELIVERED = webhooks_pb2.WEBHOOK_STATE_DELIVERED
 WAITING = webhooks_pb2.WEBHOOK_STATE_WAITING
-CLAIM = webhooks_pb2.ClaimWebhooksRequest(count_max=4, wait_ms=20_000, lease_ms=60_000)
+CLAIM = webhooks_pb2.ClaimWebhooksRequest(count_max=1, wait_ms=20_000, lease_ms=60_000)
 LOOK = webhooks_pb2.ClaimWebhooksRequest(count_max=4, wait_ms=0, lease_ms=60_000)
 
 
