@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from quickthaw.snapshot import SnapshotStore
 from quickthaw.wire.errors import InvalidInput
 from quickthaw.worker.attempts import RunResult
 from quickthaw.worker.batching import End, Member, batch_key, draw_batch
@@ -22,6 +22,7 @@ from quickthaw.worker.drawing import draw
 from quickthaw.worker.families import BATCHING, adapter
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.ports import RunStopped
+from support.snapshots import a_loader
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 
 pytestmark = [
@@ -31,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),
 ]
 
-SHAPES = Path(__file__).parents[3] / "models" / "shapes" / "pipeline"
+SHAPES = Path(__file__).parents[3] / "models" / "shapes" / "snapshot"
 LEVELS_MAX = 1
 """Of 255. Kernels of another batch size add up in another order: on a CPU the tiny pipelines here
 have one value in three thousand that rounds the other way, and `quickthaw/shapes` has none."""
@@ -128,10 +129,13 @@ def test_a_picture_is_the_same_beside_others_but_for_the_rounding_of_sums(
             assert (difference > 0).mean() <= 0.001
 
 
-@pytest.fixture(scope="module")
-def shapes() -> Any:
-    pipe = StableDiffusionPipeline.from_pretrained(SHAPES, safety_checker=None)
-    return pipe.to(torch.float32)
+@pytest.fixture
+def shapes(tmp_path: Path) -> Iterator[Any]:
+    shutil.copytree(SHAPES, tmp_path / "shapes")
+    store = SnapshotStore(tmp_path / "shapes")
+    (digest,) = (each.name for each in (SHAPES / "snapshots").iterdir())
+    with a_loader(store) as loader, loader.load(digest) as model:
+        yield model.pipeline
 
 
 def test_the_shapes_model_draws_the_same_pictures_bit_for_bit(shapes: Any) -> None:
