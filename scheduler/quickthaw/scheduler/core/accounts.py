@@ -7,13 +7,18 @@ held for requests that have not ended is in `budgets`.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple, TypeAlias, assert_never
 
 from quickthaw.scheduler.core.model import TenantId
+
+
+DAY_MS = 86_400_000
+DAYS_OF_400_YEARS = 146_097
+DAYS_BEFORE_1970 = 719_468
+"""Since the first of March of the year 0."""
 
 
 class AccountId(NamedTuple):
@@ -232,18 +237,26 @@ def _used_of(account: Account, kind: AlertKind, month: str) -> tuple[int, int]:
 
 
 class Calendar:
-    """The month of a time, in UTC: `2026-11`. Asked in order, it computes once a month."""
+    """The month of a time, in UTC: `2026-11`. It computes once a day."""
 
     def __init__(self) -> None:
+        self._day = -1
         self._month = ""
-        self._from_ms = self._until_ms = 0
 
     def month(self, now_ms: int) -> str:
-        if not self._from_ms <= now_ms < self._until_ms:
-            now = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
-            start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-            end = (start + datetime.timedelta(days=32)).replace(day=1)
-            self._from_ms = int(start.timestamp()) * 1000
-            self._until_ms = int(end.timestamp()) * 1000
-            self._month = f"{start:%Y-%m}"
+        day = now_ms // DAY_MS
+        if day != self._day:
+            self._day, self._month = day, _month_of(day)
         return self._month
+
+
+def _month_of(day: int) -> str:
+    """Of a day since 1970. The core may know no clock, and the standard calendar comes with one, so
+    it is counted here: in years that begin with March, the leap day comes last and the months'
+    lengths repeat every five (31, 30, 31, 30, 31)."""
+    era, of_era = divmod(day + DAYS_BEFORE_1970, DAYS_OF_400_YEARS)
+    years = (of_era - of_era // 1_460 + of_era // 36_524 - of_era // 146_096) // 365
+    of_year = of_era - (365 * years + years // 4 - years // 100)
+    after_march = (5 * of_year + 2) // 153
+    year = 400 * era + years + (after_march >= 10)
+    return f"{year:04d}-{(after_march + 2) % 12 + 1:02d}"

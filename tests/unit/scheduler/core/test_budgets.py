@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quickthaw.scheduler.core.accounts import (
     Account,
@@ -328,6 +331,12 @@ def test_a_month_begins_at_midnight_utc_of_its_first_day() -> None:
     assert calendar.month(1_796_083_200_000) == "2026-12"
     assert calendar.month(1_798_761_600_000) == "2027-01"
     assert calendar.month(1_796_083_199_999) == "2026-11", "also when asked out of order"
+
+
+@given(st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(2400, 12, 31)))
+def test_the_month_is_the_calendars(moment: datetime.datetime) -> None:
+    unix_ms = int(moment.replace(tzinfo=datetime.UTC).timestamp() * 1000)
+    assert Calendar().month(unix_ms) == f"{moment:%Y-%m}"
 
 
 def test_a_monthly_budget_begins_anew_with_the_month_and_a_total_one_never() -> None:
