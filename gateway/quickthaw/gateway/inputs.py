@@ -38,6 +38,7 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 KIND: Final = "input"
 INLINE_BYTES_MAX: Final = 512 * 1024
 """Of pictures inside an input, where there is no blob store."""
+_LARGE: Final = "image_too_large"
 _REDIRECTS_MAX: Final = 5
 _DATA: Final = re.compile(r"data:[A-Za-z0-9.+/-]{0,100}(?:;[A-Za-z0-9=.-]{1,40})*;base64,")
 _OWN_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)*fal\.media")
@@ -171,9 +172,15 @@ class Inputs:
                     f"The picture is {width} x {height}: give at most {side} a side and "
                     f"{limits.input_pixels_max} pixels"
                 )
-                raise _wrong(name, text, "image_too_large", bounds)
+                raise _wrong(name, text, _LARGE, bounds)
             picture.load()
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
+            side = limits.input_side_max
+            bounds = {"max_height": side, "max_width": side}
+            raise _wrong(
+                name, f"The picture has more than {limits.input_pixels_max} pixels", _LARGE, bounds
+            ) from error
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise _unreadable(name, str(error)[:200]) from error
         return width, height
 
