@@ -1,12 +1,13 @@
 """Many listeners to one request's events: what each costs, and how late events reach them.
 
-    python -m bench.listeners [--listeners 2000] [--slow 50] [--events 50] [--per-second 5]
+    python -m bench.listeners [--listeners 2000] [--slow 50] [--events 100] [--per-second 2]
 
 One gateway process; in front of it a scheduler that this benchmark plays, with one request whose
 log lines are the events. Each listener is an SSE status stream on a connection of its own, half of
 them WebSockets if asked for (`--websockets`). The slow ones stop reading after the first event. A
 line tells when it was written, so a listener knows how late it is; everything runs on one machine,
-so lateness includes this process's own reading. Memory is the gateway's, as the kernel has it.
+so lateness includes this process's own reading. Memory is the gateway's, as the kernel has it. All
+slow listeners must have been cut off in the end.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import socket
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeAlias
@@ -39,7 +41,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
 MODEL = "bench/listened"
 REQUEST_ID = "listened"
-LINE_CHARS = 400
+LINE_CHARS = 3000
 SLOW_RECEIVE_BYTES = 4096
 CONNECTING_AT_ONCE = 100
 _WRITTEN = re.compile(rb"written (\d+\.\d+)")
@@ -178,6 +180,13 @@ async def listen(place: tuple[str, int], *, slow: bool, websocket: bool) -> List
     return listener
 
 
+def stalled_readers(metrics_url: str) -> int:
+    with urllib.request.urlopen(metrics_url) as answer:
+        found = re.search(rb"^quickthaw_gateway_stalled_readers_total (\S+)", answer.read(), re.M)
+    assert found is not None
+    return int(float(found[1]))
+
+
 def resident_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -196,7 +205,8 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
     server.add_generic_rpc_handlers(handlers(played))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    flags = ("--scheduler", f"127.0.0.1:{port}", "--http", "127.0.0.1:0")
+    anywhere = "127.0.0.1:0"
+    flags = ("--scheduler", f"127.0.0.1:{port}", "--http", anywhere, "--metrics", anywhere)
     gateway = await Process.start(
         Command(
             "gateway",
@@ -207,10 +217,14 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
         )
     )
     try:
-        address = (await gateway.ready())["http"]
+        ready = await gateway.ready()
+        address = ready["http"]
         parts = urlsplit(address if "://" in address else f"//{address}")
         place = (parts.hostname or "127.0.0.1", parts.port or 0)
-        return await listened(arguments, played, place, gateway.pid)
+        results = await listened(arguments, played, place, gateway.pid)
+        cut = await asyncio.to_thread(stalled_readers, ready["metrics"])
+        assert cut == arguments.slow, f"{cut} of {arguments.slow} slow readers were cut off"
+        return {**results, "slow_listeners_cut_off": cut}
     finally:
         await gateway.stop(grace_seconds=10)
         await server.stop(None)
@@ -274,8 +288,8 @@ def main() -> None:
     )
     parser.add_argument("--listeners", type=int, default=2000, help="all of them (2000)")
     parser.add_argument("--slow", type=int, default=50, help="that stop reading (50)")
-    parser.add_argument("--events", type=int, default=50, help="lines that are logged (50)")
-    parser.add_argument("--per-second", type=float, default=1.0, help="of them (1)")
+    parser.add_argument("--events", type=int, default=100, help="lines that are logged (100)")
+    parser.add_argument("--per-second", type=float, default=2.0, help="of them (2)")
     parser.add_argument("--websockets", action="store_true", help="half of the listeners")
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

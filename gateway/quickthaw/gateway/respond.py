@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.responses import Response
@@ -109,29 +110,52 @@ class EventStream(Response):
 
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        following: asyncio.Task[JsonObject | None] | None = None
+        pings = _Pings(send, self._gateway.limits.ping_seconds)
         try:
-            while True:
-                following = asyncio.create_task(_next(self._events))
-                while not (
-                    await asyncio.wait({following}, timeout=self._gateway.limits.ping_seconds)
-                )[0]:
-                    await send(_chunk(b": ping\n\n"))
-                event = following.result()
-                if event is None:
-                    break
-                await send(_chunk(self.encode(event)))
+            async for event in self._events:
+                pings.postpone()
+                name = f"event: {event['type']}\n" if self._named else ""
+                await send(_chunk(f"{name}data: {render(event)}\n\n".encode()))
         finally:
+            pings.stop()
             # The source's own `finally` is to run now and not at some collection of garbage.
-            if following is not None and not following.done():
-                following.cancel()
-                await asyncio.wait({following})
             await self._events.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _next(events: AsyncGenerator[JsonObject, None]) -> JsonObject | None:
-    return await anext(events, None)
+class _Pings:
+    """Sends a comment after each `seconds` of silence. One timer for a whole stream: a task and a
+    timeout for each event would cost as much as the event."""
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._silent_since = self._loop.time()
+        self._sending: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def postpone(self) -> None:
+        self._silent_since = self._loop.time()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now - self._silent_since >= self._seconds:
+            self._silent_since = now
+            # A reader that has not taken the last one yet needs no other.
+            if self._sending is None or self._sending.done():
+                self._sending = self._loop.create_task(self._ping())
+        self._timer = self._loop.call_at(self._silent_since + self._seconds, self._look)
+
+    async def _ping(self) -> None:
+        # A reader that is gone is noticed by the stream itself.
+        with contextlib.suppress(OSError):
+            await self._send(_chunk(b": ping\n\n"))
 
 
 def _chunk(data: bytes) -> dict[str, object]:
