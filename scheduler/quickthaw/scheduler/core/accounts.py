@@ -14,7 +14,6 @@ from typing import NamedTuple, TypeAlias, assert_never
 
 from quickthaw.scheduler.core.model import TenantId
 
-
 DAY_MS = 86_400_000
 DAYS_OF_400_YEARS = 146_097
 DAYS_BEFORE_1970 = 719_468
