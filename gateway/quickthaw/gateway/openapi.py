@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from quickthaw.gateway.context import gateway_of
+from quickthaw.gateway.fal.document import fal_paths
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.replicate.document import PROBLEM, replicate_paths
 from quickthaw.gateway.respond import json_response
@@ -59,6 +60,7 @@ def gateway_document(public_url: str) -> JsonObject:
             **_open_paths(),
             **_webhook_paths(),
             **replicate_paths(),
+            **fal_paths(),
         },
     }
 

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 
 from quickthaw.gateway import fal, files, health, replicate, webhooks
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.openapi import gateway_document
 
+EVERY_ROUTE: Sequence[BaseRoute] = [
+    *(*health.ROUTES, *files.ROUTES, *fal.ROUTES, *webhooks.ROUTES, *replicate.ROUTES)
+]
+# OpenAPI 3.1 has no words for WebSockets and for the method QUERY.
 ROUTES = [
-    *(*health.ROUTES, *files.ROUTES, *fal.ROUTES, *webhooks.ROUTES),
-    # OpenAPI 3.1 has no word for QUERY.
-    *(route for route in replicate.ROUTES if "QUERY" not in (route.methods or ())),
+    route
+    for route in EVERY_ROUTE
+    if isinstance(route, Route) and "QUERY" not in (route.methods or ())
 ]
 
 
@@ -19,7 +24,7 @@ def route_of(method: str, path: str) -> Route | None:
     scope = {
         "type": "http",
         "method": method.upper(),
-        "path": path.replace("{", "").replace("}", ""),
+        "path": path.replace("{number}", "1").replace("{", "").replace("}", ""),
     }
     matches = (route for route in ROUTES if route.matches(scope)[0] is Match.FULL)
     return next(matches, None)
@@ -43,7 +48,9 @@ def test_what_needs_no_key_says_so() -> None:
         "/.well-known/jwks.json",
         "/rest/.well-known/jwks.json",
         "/v1/files/stream-{seal}",
-        "/files/{signature}/{request_id}/{name}",
+        *("/files/{file_id}", "/files/{file_id}/{name}", "/files/{signature}/{request_id}/{name}"),
+        *("/cdn/files/{file_id}", "/cdn/files/{file_id}/{name}"),
+        "/cdn/files/{signature}/{request_id}/{name}",
         "/health",
         "/health/live",
         "/health/ready",

@@ -5,11 +5,10 @@ Searching models is left out: its method, QUERY, is none that OpenAPI 3.1 knows.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Final
 
-from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.described import Operation, described_paths
+from quickthaw.gateway.json_text import JsonObject
 
 _BASE: Final = "/replicate/v1"
 _PROBLEMS: Final = {
@@ -26,7 +25,6 @@ _PROBLEMS: Final = {
     "501": "This gateway keeps no files.",
     "503": "No worker or scheduler can take it now.",
 }
-_PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
 PROBLEM: Final[JsonObject] = {
     "type": "object",
@@ -41,50 +39,41 @@ PROBLEM: Final[JsonObject] = {
 """The schema `Problem`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    method: str
-    path: str
-    summary: str
-    status: str = "200"
-    body: str = ""
-    """Its media type; empty for none."""
-
-
 _OPERATIONS: Final = (
-    _Operation("post", "/predictions", "Make a prediction by version.", "201", "application/json"),
-    _Operation("get", "/predictions", "Your predictions, newest first."),
-    _Operation("get", "/predictions/{prediction}", "One prediction."),
-    _Operation("post", "/predictions/{prediction}/cancel", "Cancel a prediction."),
-    _Operation("get", "/models", "All models."),
-    _Operation("get", "/models/{owner}/{name}", "One model."),
-    _Operation(
+    Operation(
+        "post", f"{_BASE}/predictions", "Make a prediction by version.", "201", "application/json"
+    ),
+    Operation("get", f"{_BASE}/predictions", "Your predictions, newest first."),
+    Operation("get", f"{_BASE}/predictions/{{prediction}}", "One prediction."),
+    Operation("post", f"{_BASE}/predictions/{{prediction}}/cancel", "Cancel a prediction."),
+    Operation("get", f"{_BASE}/models", "All models."),
+    Operation("get", f"{_BASE}/models/{{owner}}/{{name}}", "One model."),
+    Operation(
         "post",
-        "/models/{owner}/{name}/predictions",
+        f"{_BASE}/models/{{owner}}/{{name}}/predictions",
         "Make a prediction by model.",
         "201",
         "application/json",
     ),
-    _Operation("get", "/models/{owner}/{name}/versions", "The versions of a model."),
-    _Operation("get", "/models/{owner}/{name}/versions/{version}", "One version."),
-    _Operation("post", "/files", "Bring a file for an input.", "201", "multipart/form-data"),
-    _Operation("get", "/files", "The files that you brought."),
-    _Operation("get", "/files/{file_id}", "One of them."),
-    _Operation("delete", "/files/{file_id}", "Delete it.", "204"),
-    _Operation("get", "/account", "Who the key belongs to."),
-    _Operation("get", "/hardware", "The kinds of GPU that have a price."),
-    _Operation("get", "/webhooks/default/secret", "What your webhooks are signed with."),
+    Operation("get", f"{_BASE}/models/{{owner}}/{{name}}/versions", "The versions of a model."),
+    Operation("get", f"{_BASE}/models/{{owner}}/{{name}}/versions/{{version}}", "One version."),
+    Operation("post", f"{_BASE}/files", "Bring a file for an input.", "201", "multipart/form-data"),
+    Operation("get", f"{_BASE}/files", "The files that you brought."),
+    Operation("get", f"{_BASE}/files/{{file_id}}", "One of them."),
+    Operation("delete", f"{_BASE}/files/{{file_id}}", "Delete it.", "204", answer=""),
+    Operation("get", f"{_BASE}/account", "Who the key belongs to."),
+    Operation("get", f"{_BASE}/hardware", "The kinds of GPU that have a price."),
+    Operation("get", f"{_BASE}/webhooks/default/secret", "What your webhooks are signed with."),
 )
 
 
 def replicate_paths() -> JsonObject:
-    paths: dict[str, dict[str, Json]] = {}
-    for each in _OPERATIONS:
-        paths.setdefault(_BASE + each.path, {})[each.method] = _described(each)
     stream: JsonObject = {
         "summary": "A prediction as it happens; the URL is in the prediction.",
         "security": [],
-        "parameters": [_parameter("seal")],
+        "parameters": [
+            {"name": "seal", "in": "path", "required": True, "schema": {"type": "string"}}
+        ],
         "responses": {
             "200": {
                 "description": "Server-sent events: `output`, `logs`, `error` and `done`.",
@@ -94,29 +83,8 @@ def replicate_paths() -> JsonObject:
             "503": {"description": "The scheduler does not answer.", "content": _ERROR},
         },
     }
+    paths = described_paths(_OPERATIONS, _PROBLEMS, "Problem", "application/problem+json")
     return {**paths, "/v1/files/stream-{seal}": {"get": stream}}
-
-
-def _described(operation: _Operation) -> JsonObject:
-    success: JsonObject = {"description": operation.summary}
-    if operation.status != "204":
-        success["content"] = {"application/json": {}}
-    responses: JsonObject = {operation.status: success}
-    for status, text in _PROBLEMS.items():
-        content: JsonObject = {
-            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-        }
-        responses[status] = {"description": text, "content": content}
-    described: JsonObject = {"summary": operation.summary, "responses": responses}
-    if names := _PARAMETER.findall(operation.path):
-        described["parameters"] = [_parameter(name) for name in names]
-    if operation.body:
-        described["requestBody"] = {"content": {operation.body: {"schema": {"type": "object"}}}}
-    return described
-
-
-def _parameter(name: str) -> JsonObject:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 _ERROR: Final[JsonObject] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

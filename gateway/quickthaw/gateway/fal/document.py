@@ -1,0 +1,80 @@
+"""fal's tokens, uploads, downloads and proxy for the gateway's OpenAPI document.
+
+WebSockets are left out: OpenAPI has no words for them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quickthaw.gateway.described import Operation, described_paths
+from quickthaw.gateway.json_text import JsonObject
+
+_ERRORS: Final = {
+    "400": "Something is wrong with the call.",
+    "401": "No key or token, or an unknown one.",
+    "403": "The key or the upload URL does not allow it.",
+    "404": "No such file or upload.",
+    "405": "Another method is served at this path.",
+    "408": "The body took too long to arrive.",
+    "412": "The proxy's target is none of fal's hosts.",
+    "413": "The file is too large, or the tenant has too many bytes.",
+    "416": "The range begins behind the end.",
+    "422": "A field is missing or wrong.",
+    "429": "Too much at once; `Retry-After` says when to try again.",
+    "500": "The platform failed.",
+    "501": "This gateway keeps no files.",
+    "503": "A part of the platform does not answer.",
+}
+_JSON: Final = "application/json"
+_FILE: Final = "/files/{file_id}/{name}"
+_PARTS: Final = ("/files", _FILE, f"/cdn{_FILE}")
+
+_OPERATIONS: Final = (
+    Operation("post", "/rest/tokens", "A short-lived token for browsers.", body=_JSON),
+    Operation("post", "/rest/storage/auth/token", "A token for uploads.", body=_JSON),
+    Operation("post", "/rest/storage/upload/initiate", "A URL to PUT a file to.", body=_JSON),
+    Operation(
+        "post", "/rest/storage/upload/initiate-multipart", "A URL to PUT parts to.", body=_JSON
+    ),
+    Operation("post", "/cdn/files/upload", "Bring a whole file.", body="*/*"),
+    Operation("post", "/cdn/files/upload/multipart", "Begin a file in parts."),
+    Operation(
+        "put", "/files/upload/{ticket}", "The bytes of a file.", body="*/*", open_to_all=True
+    ),
+    *(
+        operation
+        for below in _PARTS
+        for operation in (
+            Operation(
+                "put",
+                f"{below}/multipart/{{ticket}}/{{number}}",
+                "The bytes of one part.",
+                body="*/*",
+                open_to_all=True,
+            ),
+            Operation(
+                "post",
+                f"{below}/multipart/{{ticket}}/complete",
+                "The parts, which make the file.",
+                body=_JSON,
+                open_to_all=True,
+            ),
+        )
+    ),
+    *(
+        Operation("get", path, "A stored file, whole or a range.", answer="*/*", open_to_all=True)
+        for path in (
+            *("/files/{file_id}", _FILE, "/cdn/files/{file_id}", f"/cdn{_FILE}"),
+            "/cdn/files/{signature}/{request_id}/{name}",
+        )
+    ),
+    *(
+        Operation(method, "/api/fal/proxy", "The call that `x-fal-target-url` names.", answer="*/*")
+        for method in ("get", "post", "put")
+    ),
+)
+
+
+def fal_paths() -> JsonObject:
+    return dict(described_paths(_OPERATIONS, _ERRORS, "Error", _JSON))
