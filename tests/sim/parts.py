@@ -39,7 +39,7 @@ class Journal:
         self.rows: dict[RequestId, Row] = {}
         self.ledger: dict[AttemptId, LedgerLine] = {}
 
-    def apply(self, command: out.Journal) -> None:
+    def apply(self, command: out.Journal | out.JournalSoon) -> None:
         match command:
             case out.JournalPlacement(attempt=attempt):
                 row = self.rows[attempt.request_id]

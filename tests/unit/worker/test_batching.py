@@ -70,7 +70,9 @@ class Listener:
     def progress(self, step: int, steps: int) -> None:
         self.steps.append((step, steps))
 
-    def preview(self, step: int, image_index: int, *_: object) -> None:
+    def preview(
+        self, step: int, image_index: int, content_type: str, data: bytes, size: tuple[int, int]
+    ) -> None:
         self.previews.append((step, image_index))
 
     def log(self, level: str, text: str) -> None: ...
