@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from quickthaw.scheduler.core.commands import SendAssign, SendWelcome
+from quickthaw.scheduler.core.commands import SendAssign, SendPrefetch, SendUnload, SendWelcome
 from quickthaw.scheduler.core.events import (
     AttemptFinished,
     AttemptLoading,
@@ -20,6 +20,7 @@ from quickthaw.scheduler.core.events import (
     CancelRequested,
     CordonRequested,
     DrainRequested,
+    EndpointChanged,
     Event,
     RequestJournalled,
     ResidencyChanged,
@@ -34,6 +35,8 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
     Digest,
+    EndpointSettings,
+    ModelSpec,
     Outcome,
     Priority,
     RequestId,
@@ -41,7 +44,7 @@ from quickthaw.scheduler.core.model import (
     Tier,
     WorkerId,
 )
-from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.core.settings import CoreSettings, SupplyPolicy
 from support.core_builders import Scenario, a_component, a_job, a_model, a_worker, of_kind
 
 SHARED = a_component("text", gib=2)
@@ -59,15 +62,18 @@ class Truth:
     def __init__(self) -> None:
         self.incarnation = 0
         self.vram: dict[Digest, int] = {}
+        self.coming: dict[Digest, int] = {}  # by a prefetch
+        self.unloading: list[Digest] = []
         self.assigned: dict[AttemptId, SendAssign] = {}
         self.running: set[AttemptId] = set()
 
 
 class CoreMachine(RuleBasedStateMachine):
-    @initialize(max_attempts=st.integers(1, 3))
-    def begin(self, max_attempts: int) -> None:
+    @initialize(max_attempts=st.integers(1, 3), supply_ms=st.sampled_from([0, 500]))
+    def begin(self, max_attempts: int, supply_ms: int) -> None:
+        supply = SupplyPolicy(interval_ms=supply_ms, keep_alive_ms=1_000, prefetch_ms_max=4_000)
         self.scenario = Scenario(
-            CoreSettings(max_attempts=max_attempts, lease_ms=5_000, bypass_max=3)
+            CoreSettings(max_attempts=max_attempts, lease_ms=5_000, bypass_max=3, supply=supply)
         )
         self.truth = {worker_id: Truth() for worker_id in WORKERS}
         self.requests: list[RequestId] = []
@@ -83,6 +89,12 @@ class CoreMachine(RuleBasedStateMachine):
             assert worker is not None
             in_use = {digest for held in worker.held.values() for digest in held.model.sizes}
             assert in_use.isdisjoint(assign.evict_digests), "what an open attempt uses must go"
+        for prefetch in of_kind(commands, SendPrefetch):
+            truth, sizes = self.truth[prefetch.worker_id], prefetch.model.sizes
+            assert not truth.assigned, "a worker that has something to do is to prefetch"
+            truth.coming = {digest: sizes[digest] for digest in prefetch.digests}
+        for unload in of_kind(commands, SendUnload):
+            self.truth[unload.worker_id].unloading += unload.digests
         for welcome in of_kind(commands, SendWelcome):
             for attempt_id in welcome.revoked_attempt_ids:
                 self.truth[welcome.worker_id].assigned.pop(attempt_id, None)
@@ -153,6 +165,35 @@ class CoreMachine(RuleBasedStateMachine):
     def heartbeat(self, worker_id: WorkerId) -> None:
         self.feed(WorkerHeartbeat(worker_id, 1, self._reports(self.truth[worker_id])))
 
+    @rule(model=st.sampled_from(MODELS), copies=st.integers(0, 2), keep_ms=st.sampled_from([0, 1]))
+    def serve(self, model: ModelSpec, copies: int, keep_ms: int) -> None:
+        wanted = EndpointSettings(min_replicas=copies, keep_alive_ms=keep_ms)
+        self.feed(EndpointChanged(model.id, wanted, model))
+
+    @rule(worker_id=st.sampled_from(WORKERS), pinned=st.booleans())
+    def prefetched(self, worker_id: WorkerId, pinned: bool) -> None:
+        """One component has come, perhaps while an Assign is on its way to the worker."""
+        truth = self.truth[worker_id]
+        if not truth.coming:
+            return
+        digest, size = truth.coming.popitem()
+        vram_bytes = a_worker(worker_id, free_gib=SIZES_GIB[worker_id]).vram_bytes
+        if digest in truth.vram or sum(truth.vram.values()) + size > vram_bytes:
+            return
+        truth.vram[digest] = size
+        tiers = (Tier.VRAM, Tier.PINNED) if pinned else (Tier.VRAM,)
+        self.feed(
+            ResidencyChanged(worker_id, tuple(Residency(digest, tier, size) for tier in tiers))
+        )
+
+    @rule(worker_id=st.sampled_from(WORKERS))
+    def unloaded(self, worker_id: WorkerId) -> None:
+        truth = self.truth[worker_id]
+        gone = [digest for digest in truth.unloading if digest in truth.vram]
+        truth.unloading.clear()
+        removed = tuple(Residency(d, Tier.VRAM, truth.vram.pop(d)) for d in gone)
+        self.feed(ResidencyChanged(worker_id, (), removed))
+
     @rule(
         event=st.sampled_from([CordonRequested, UncordonRequested, DrainRequested]),
         worker_id=st.sampled_from(WORKERS),
@@ -177,6 +218,9 @@ class CoreMachine(RuleBasedStateMachine):
             return
         truth, assign = picked
         worker_id = assign.worker_id
+        if not truth.running:
+            self.unloaded(worker_id)
+        truth.coming.clear()  # it was given up when the Assign came
         self.feed(AttemptLoading(worker_id, assign.attempt_id))
         gone = [d for d in assign.evict_digests if d in truth.vram]
         removed = tuple(Residency(d, Tier.VRAM, truth.vram.pop(d)) for d in gone)

@@ -207,6 +207,19 @@ def test_a_request_for_something_else_evicts_what_is_on_its_way(scenario: Scenar
     scenario.run(assign, load_ms=10, tier=Tier.DISK)
 
 
+def test_what_is_on_its_way_is_evicted_also_where_there_is_room_for_both(
+    scenario: Scenario,
+) -> None:
+    # Else its late arrival would be in nobody's plan, and the next request placed into its room.
+    scenario.attach(a_worker("w1", free_gib=12))
+    serve(scenario, min_replicas=1)
+    prefetch = only(scenario.wait(5 * SECOND), SendPrefetch)
+    first = only(scenario.submit(a_job("req_1", a_model("one", gib=2))), SendAssign)
+    assert first.evict_digests == prefetch.digests
+    only(scenario.submit(a_job("req_2", a_model("two", gib=7))), SendAssign)
+    came(scenario, prefetch)
+
+
 def test_a_request_for_what_is_on_its_way_takes_it_over(scenario: Scenario) -> None:
     scenario.attach(a_worker("w1"))
     scenario.attach(a_worker("w2"))
