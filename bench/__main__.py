@@ -19,6 +19,8 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "placement",
             "scheduler",
             "heartbeats",
+            "realtime",
+            "listeners",
             "fork_to_ready",
             "fixed_cost",
             "adapters",
