@@ -16,7 +16,7 @@ from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import Limits
-from quickthaw.gateway.storage import Uploads
+from quickthaw.gateway.storage import Retention, Uploads
 
 FAREWELL_SECONDS = 5.0
 
@@ -36,6 +36,7 @@ class Gateway:
     ca_pem: bytes = b""
     """The local certificate authority's certificate, for clients to trust; empty without one."""
     default_model: str = ""
+    retention: Retention | None = None
     uploads: Uploads | None = None
     """None: there is no blob store, so nobody can bring files."""
     webhook_outbound: Outbound | None = None
@@ -57,6 +58,11 @@ class Gateway:
         """For who found a file there."""
         assert self.uploads is not None
         return self.uploads
+
+    async def keep_for(self, request_id: str, seconds: float | None) -> None:
+        """What the request makes: None for always. Raises the errors of the blob store."""
+        if self.retention is not None and seconds is not None:
+            await self.retention.keep_for(request_id, seconds)
 
     def start(self, work: Coroutine[object, object, None]) -> None:
         """Runs what must happen although the request that wanted it is over, such as a cancel.

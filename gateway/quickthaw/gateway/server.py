@@ -29,7 +29,7 @@ from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import GatewaySettings, Limits
-from quickthaw.gateway.storage import Expiry, Uploads, open_blobs, sweeping
+from quickthaw.gateway.storage import Expiry, Retention, Uploads, open_blobs, sweeping
 from quickthaw.gateway.webhooks import Deliverer, delivering
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
 from quickthaw.wire.errors import SettingsInvalid
@@ -113,6 +113,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             own_credential=own_credential,
             ca_pem=authority.ca_pem if authority is not None else b"",
             default_model=settings.default_model,
+            retention=Retention(uploads.blobs, uploads.expiry) if uploads is not None else None,
             uploads=uploads,
         )
         async with contextlib.AsyncExitStack() as stack:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.storage.lifecycle import read_lifecycle
 from quickthaw.v1 import types_pb2
 from quickthaw.wire.errors import InvalidArgument, Unauthenticated
 from quickthaw.wire.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 KEY_CHARS_MAX = 512
+DELIVERY_SECONDS = 300.0
+"""How long a caller that wants nothing kept has for fetching what was made."""
 HINT_CHARS_MAX = 200
 _YES = frozenset({"1", "true", "yes"})
 START_TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
@@ -28,6 +31,8 @@ class CallOptions:
     idempotency_key: str
     no_retry: bool = False
     """The loss of its worker ends the request."""
+    keep_seconds: float | None = None
+    """How long what is made is kept; None: as long as the blob store exists."""
 
 
 def read_options(headers: Mapping[str, str]) -> CallOptions:
@@ -40,6 +45,7 @@ def read_options(headers: Mapping[str, str]) -> CallOptions:
         worker_hint=_printable(headers.get("x-fal-runner-hint", "")[:HINT_CHARS_MAX]),
         idempotency_key=_idempotency_key(headers.get("idempotency-key", "")),
         no_retry=headers.get("x-fal-no-retry", "").strip().lower() in _YES,
+        keep_seconds=_keep_seconds(headers),
     )
 
 
@@ -59,6 +65,15 @@ def read_credential(headers: Mapping[str, str]) -> Credential:
     if len(key) > KEY_CHARS_MAX or not (key.isascii() and key.isprintable()) or " " in key:
         raise Unauthenticated("that is no key: keys look like qt_<id>_<secret>")
     return Credential(f"Key {key}")
+
+
+def _keep_seconds(headers: Mapping[str, str]) -> float | None:
+    """By the caller's lifecycle, or by its wish that nothing stays once it is delivered."""
+    wish = headers.get("x-fal-object-lifecycle-preference")
+    seconds = None if wish is None else read_lifecycle(wish, None).seconds
+    if headers.get("x-fal-store-io", "").strip() == "0":
+        seconds = min(seconds or DELIVERY_SECONDS, DELIVERY_SECONDS)
+    return seconds
 
 
 def _start_timeout(text: str | None) -> float | None:

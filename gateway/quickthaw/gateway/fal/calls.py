@@ -95,8 +95,7 @@ async def read_call(request: Request, *, previews: bool = False, as_they_are: bo
     except HttpError as error:
         if error.answer.status != 422 or not as_they_are:
             raise
-    model = await gateway.platform.model(options.credential, endpoint.full)
-    schema = object_or_empty(model.input_schema_json)
+    endpoint, schema, _ = await _served(gateway, options.credential, endpoint)
     return Call(gateway, endpoint, options, schema, arguments, sync_mode=False)
 
 
@@ -172,6 +171,7 @@ class AttendedRequest:
             raise
         except QuickthawError as error:
             raise call.explain(error) from error
+        await gateway.keep_for(accepted.request_id, call.options.keep_seconds)
         return cls(call, accepted.request_id)
 
     async def events(self) -> Events:

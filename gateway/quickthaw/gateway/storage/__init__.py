@@ -3,6 +3,7 @@ expire."""
 
 from quickthaw.gateway.storage.blobs import Blobs, open_blobs
 from quickthaw.gateway.storage.expiry import Expiry, sweeping
+from quickthaw.gateway.storage.retention import Retention
 from quickthaw.gateway.storage.uploads import (
     QuotaExceeded,
     StoredFile,
@@ -15,6 +16,7 @@ __all__ = [
     "Blobs",
     "Expiry",
     "QuotaExceeded",
+    "Retention",
     "StoredFile",
     "Ticket",
     "UploadRefused",

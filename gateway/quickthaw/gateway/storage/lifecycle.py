@@ -34,7 +34,7 @@ class Lifecycle:
         return next((decision for name, decision in self.rules if name == tenant), self.default)
 
 
-def read_lifecycle(header: str | None, default_seconds: float) -> Lifecycle:
+def read_lifecycle(header: str | None, default_seconds: float | None) -> Lifecycle:
     """Absent or null: kept for `default_seconds`. Raises HttpError 400."""
     if header is None or header.strip() in ("", "null"):
         return Lifecycle(default_seconds)
