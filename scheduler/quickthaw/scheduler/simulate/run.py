@@ -72,8 +72,7 @@ class Simulation:
             due = self._due[0].at if self._due else math.inf
             timer = self._policy.next_tick()
             ticks = math.inf if timer is None else max(timer, now)
-            if arrives <= due and arrives <= ticks:
-                assert following is not None
+            if following is not None and arrives <= due and arrives <= ticks:
                 now = arrives
                 self._arrive(*following)
                 following = next(coming, None)

@@ -13,8 +13,9 @@ from multiprocessing import get_context
 from random import Random
 from typing import Any
 
+from quickthaw.scheduler.core.model import ModelSpec
 from quickthaw.scheduler.core.settings import CoreSettings, PlacementPolicy
-from quickthaw.scheduler.simulate.kinds import GpuKind
+from quickthaw.scheduler.simulate.kinds import GIB, GpuKind
 from quickthaw.scheduler.simulate.ours import LEASE_MS, Ours
 from quickthaw.scheduler.simulate.outcome import Figures
 from quickthaw.scheduler.simulate.policies import BASELINES
@@ -79,7 +80,20 @@ def simulate(scene: Scene, policy: str, changes: Mapping[str, float] | None = No
 
 
 def run(task: Task) -> Figures:
-    return simulate(task.spec.scene(), task.policy, task.changes)
+    """Raises SettingsInvalid if some model fits on none of the workers: it would wait for ever."""
+    scene = task.spec.scene()
+    room_bytes = max(kind.vram_bytes for kind in scene.kinds)
+    largest = max(scene.models, key=_room_bytes)
+    if _room_bytes(largest) > room_bytes:
+        raise SettingsInvalid(
+            f"{largest.id} needs {_room_bytes(largest) / GIB:.1f} GiB and the largest GPU of this "
+            f"fleet has {room_bytes / GIB:.1f}; add a larger one with --gpu"
+        )
+    return simulate(scene, task.policy, task.changes)
+
+
+def _room_bytes(model: ModelSpec) -> int:
+    return model.weight_bytes + model.working_bytes
 
 
 def run_all(tasks: Sequence[Task], processes: int) -> Iterator[tuple[Task, Figures]]:
@@ -145,7 +159,7 @@ def size_fleet(question: Question) -> Sized:
     by one or two; a fleet that refuses requests does not keep the promise."""
     kind, promise = question.kind, question.promise
     scene = question.spec.with_fleet(kind, 1).scene()
-    if max(m.weight_bytes + m.working_bytes for m in scene.models) > kind.vram_bytes:
+    if max(map(_room_bytes, scene.models)) > kind.vram_bytes:
         return Sized(kind, None, None)
 
     def tried(count: int) -> Figures:
