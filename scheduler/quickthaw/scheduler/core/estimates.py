@@ -150,8 +150,9 @@ class LearnedEstimates:
     def run_seconds(self, model: ModelId, gpu_type: str, work_units: float) -> Estimate:
         if (known := self._unit_seconds.find((model, gpu_type))) is not None:
             return known.scaled(work_units)
-        pace = self._paces.pace(gpu_type)
-        return self._model_seconds.get(model).scaled(work_units * pace)._replace(samples=0)
+        guessed = self._model_seconds.get(model)
+        factor = work_units * self._paces.pace(gpu_type)
+        return Estimate(guessed.p50 * factor, guessed.p95 * factor)
 
     def loaded(self, worker_id: WorkerId, tier: Tier, expected: float, actual: float) -> None:
         if expected <= 0.0:

@@ -16,7 +16,7 @@ waits for it (`Unplaced.waits_for`) rather than load a copy elsewhere; the machi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 
 from quickthaw.scheduler.core.estimates import Estimates
@@ -65,21 +65,23 @@ def place_on(
     return scorer.choose()
 
 
-def _nominees(job: Job, fleet: Fleet, policy: PlacementPolicy) -> Iterator[WorkerId]:
+def _nominees(job: Job, fleet: Fleet, policy: PlacementPolicy) -> list[WorkerId]:
     """May name a worker more than once."""
+    named: list[WorkerId] = []
     if job.worker_hint and WorkerId(job.worker_hint) in fleet.workers:
-        yield WorkerId(job.worker_hint)
+        named.append(WorkerId(job.worker_hint))
     sizes = iter(job.model.sizes)
     largest = next(sizes, None)
     if largest is not None:
         limit = policy.resident_candidates
-        yield from islice(fleet.holders(largest, Tier.VRAM), limit)
-        yield from islice(fleet.holders(largest, Tier.PINNED), limit // 2)
+        named += islice(fleet.holders(largest, Tier.VRAM), limit)
+        named += islice(fleet.holders(largest, Tier.PINNED), limit // 2)
         if (second := next(sizes, None)) is not None:
-            yield from islice(fleet.holders(second, Tier.VRAM), policy.idle_candidates)
-        yield from islice(fleet.holders(largest, Tier.DISK), policy.idle_candidates)
+            named += islice(fleet.holders(second, Tier.VRAM), policy.idle_candidates)
+        named += islice(fleet.holders(largest, Tier.DISK), policy.idle_candidates)
     pool = fleet.pool_of(job.model.id)
     for kind in fleet.classes():
         if kind.dedicated_to != pool:
             continue
-        yield from islice(fleet.least_loaded(kind), policy.idle_candidates)
+        named += islice(fleet.least_loaded(kind), policy.idle_candidates)
+    return named

@@ -42,6 +42,8 @@ class _Kind(NamedTuple):
     """What one second on it is worth, in seconds of the caller's."""
     least_seconds: float
     """The score of a worker that has everything and no queue."""
+    refusal: tuple[str, str] | None
+    """Why none of them is in question: the reason's word and the numbers."""
 
 
 _Prospect: TypeAlias = tuple[float, int, int, WorkerId, tuple[Worker, _Kind, float, float, Tier]]
@@ -177,8 +179,8 @@ class Scorer:
 
     def _cannot_win(self, worker: Worker, kind: _Kind) -> bool:
         """Whether it loses to the best so far even if it needs no eviction and has what it lacks
-        pinned: a few look-ups in place of an assessment. Full workers that have the model are
-        looked at in any case: the request might wait for one."""
+        pinned: a few look-ups in place of an assessment. A full worker that has the model is
+        worth waiting for only if it beats the best, too."""
         least_seconds = kind.least_seconds
         if worker.available_ms > self._now_ms:
             least_seconds += (worker.available_ms - self._now_ms) / 1000
@@ -188,28 +190,34 @@ class Scorer:
             line = self._estimates.load_line(worker.worker_id, Tier.PINNED)
             load_seconds = line.latency_seconds + self._largest_bytes * line.seconds_per_byte
             least_seconds += load_seconds * (1.0 + self._policy.load_weight + kind.second_costs)
-        return worker.accepts and least_seconds > self._best_seconds
+        return least_seconds > self._best_seconds
 
     def _limits(self, worker: Worker, kind: _Kind) -> tuple[str, str] | None:
         """Why it is out of the question whatever it holds: the reason's word and the numbers."""
         job = self._job
         if not worker.ready:
             return worker.state.value, ""
-        if kind.of.dedicated_to != self._pool:
-            if (owner := kind.of.dedicated_to) is not None:
-                return "dedicated", f"to {owner}"
-            return "dedicated", "the endpoint runs on workers that are reserved for it"
+        if kind.refusal is not None:
+            return kind.refusal
         if self._query.alone and worker.held:
             return "alone", "the request ended a worker's process and is tried on an empty one"
         if worker.worker_id in self._exclude:
             return "excluded", "the request was lost there"
         if worker.reserved_for is not None and worker.reserved_for != job.request_id:
             return "reserved", f"for {worker.reserved_for}, which was passed over too often"
-        if self._wanted_bytes > kind.of.vram_bytes:
-            room = kind.of.vram_bytes
+        return None
+
+    def _class_refusal(self, of: WorkerClass, run: Estimate) -> tuple[str, str] | None:
+        """Why none of a class is in question."""
+        if of.dedicated_to != self._pool:
+            if of.dedicated_to is not None:
+                return "dedicated", f"to {of.dedicated_to}"
+            return "dedicated", "the endpoint runs on workers that are reserved for it"
+        if self._wanted_bytes > of.vram_bytes:
+            room = of.vram_bytes
             return "vram", f"needs {self._wanted_bytes} bytes of {room}, even when empty"
-        if cap := job.price_cap_nanodollars:
-            price = round(kind.run.p95 * kind.of.rate_nanodollars_per_second)
+        if cap := self._job.price_cap_nanodollars:
+            price = round(run.p95 * of.rate_nanodollars_per_second)
             if price > cap:
                 return "price_cap", f"{dollars(price)} at p95 is over the cap of {dollars(cap)}"
         return None
@@ -229,6 +237,8 @@ class Scorer:
             drain_seconds += self._query.queued_on.get(worker.worker_id, 0) * run_p50
         load_costs = 1.0 + self._policy.load_weight + kind.second_costs
         least_seconds = kind.least_seconds + drain_seconds + load_costs * load_seconds
+        if least_seconds > self._best_seconds:
+            return None
         if job.deadline_ms:
             # An unlearned run time is a guess, and no ground for refusing somebody.
             surely = drain_seconds + load_seconds + (run_p50 if kind.run.samples else 0.0)
@@ -242,7 +252,8 @@ class Scorer:
             (worker, kind, drain_seconds, load_seconds, tier),
         )
         if full:
-            self._waiting.append(self._scored(prospect))
+            if self._explains or not self._waiting or least_seconds <= self._waiting[-1][0]:
+                self._waiting.append(self._scored(prospect))
             return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
         if self._need_bytes(worker, missing_bytes) > 0:
             self._prospects.append(prospect)
@@ -306,15 +317,19 @@ class Scorer:
             else:
                 remote_bytes += size_bytes
         seconds, farthest = 0.0, Tier.VRAM
-        for tier, size_bytes in (
-            (Tier.PINNED, pinned_bytes),
-            (Tier.DISK, disk_bytes),
-            (Tier.REMOTE, remote_bytes),
-        ):
-            if size_bytes:
-                line = self._estimates.load_line(worker.worker_id, tier)
-                seconds += line.latency_seconds + size_bytes * line.seconds_per_byte
-                farthest = tier
+        # Written out three times: it is asked for a dozen workers of each decision.
+        load_line, worker_id = self._estimates.load_line, worker.worker_id
+        if pinned_bytes:
+            latency_seconds, seconds_per_byte = load_line(worker_id, Tier.PINNED)
+            seconds, farthest = latency_seconds + pinned_bytes * seconds_per_byte, Tier.PINNED
+        if disk_bytes:
+            latency_seconds, seconds_per_byte = load_line(worker_id, Tier.DISK)
+            seconds += latency_seconds + disk_bytes * seconds_per_byte
+            farthest = Tier.DISK
+        if remote_bytes:
+            latency_seconds, seconds_per_byte = load_line(worker_id, Tier.REMOTE)
+            seconds += latency_seconds + remote_bytes * seconds_per_byte
+            farthest = Tier.REMOTE
         return pinned_bytes + disk_bytes + remote_bytes, seconds, farthest
 
     def _on(self, worker_class: WorkerClass) -> _Kind:
@@ -322,7 +337,8 @@ class Scorer:
         run = self._estimates.run_seconds(job.model.id, worker_class.gpu_type, job.work_units)
         second_costs = self._lambda * worker_class.rate_nanodollars_per_second
         least_seconds = run.p50 * (1.0 + second_costs)
-        kind = _Kind(worker_class, run, run.p50, second_costs, least_seconds)
+        refusal = self._class_refusal(worker_class, run)
+        kind = _Kind(worker_class, run, run.p50, second_costs, least_seconds, refusal)
         self._kinds[worker_class] = kind
         return kind
 
