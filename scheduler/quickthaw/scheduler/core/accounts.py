@@ -8,7 +8,7 @@ held for requests that have not ended is in `budgets`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeAlias, assert_never
 
@@ -68,8 +68,7 @@ class Grant:
     granted_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """`budget_nanodollars` and `credit_nanodollars` are None for no such bound; the credit is what
     is left, and may be below 0 by what ran on past it. `credit_full_nanodollars` is what it was
     right after the last grant. The alerted percentages are those that were told already."""
@@ -112,18 +111,16 @@ class Account:
 
     def charged(self, price_nanodollars: int, month: str) -> Account:
         """After paying in this month."""
-        credit = self.credit_nanodollars
-        turned = month != self.month
-        return replace(
-            self,
+        credit, month_spent = self.credit_nanodollars, self.month_spent_nanodollars
+        told = self.budget_alerted_percent
+        if month != self.month:
+            month_spent, told = 0, 0 if self.span is Span.MONTH else told
+        return self._replace(
             credit_nanodollars=None if credit is None else credit - price_nanodollars,
             spent_nanodollars=self.spent_nanodollars + price_nanodollars,
             month=month,
-            month_spent_nanodollars=price_nanodollars
-            + (0 if turned else self.month_spent_nanodollars),
-            budget_alerted_percent=(
-                0 if turned and self.span is Span.MONTH else self.budget_alerted_percent
-            ),
+            month_spent_nanodollars=month_spent + price_nanodollars,
+            budget_alerted_percent=told,
         )
 
 
@@ -159,25 +156,23 @@ def changed(account: Account, change: AccountChange, month: str) -> Account:
     """Thresholds that lie below what is used by now count as told."""
     match change:
         case SetBudget():
-            new = replace(
-                account,
+            new = account._replace(
                 budget_nanodollars=change.budget_nanodollars,
                 span=change.span,
                 alert_percents=change.alert_percents,
             )
         case SetLock():
-            return replace(
-                account, locked=change.locked, lock_reason=change.reason if change.locked else ""
+            return account._replace(
+                locked=change.locked, lock_reason=change.reason if change.locked else ""
             )
         case GrantCredit():
             credit = (account.credit_nanodollars or 0) + change.grant.amount_nanodollars
-            new = replace(
-                account, credit_nanodollars=credit, credit_full_nanodollars=max(0, credit)
+            new = account._replace(
+                credit_nanodollars=credit, credit_full_nanodollars=max(0, credit)
             )
         case _:
             assert_never(change)
-    return replace(
-        new,
+    return new._replace(
         budget_alerted_percent=max(_reached(new, AlertKind.BUDGET, month), default=0),
         credit_alerted_percent=max(_reached(new, AlertKind.CREDIT, month), default=0),
     )
@@ -202,8 +197,7 @@ def with_alerts(account: Account, month: str, now_ms: int) -> tuple[Account, tup
     if not alerts:
         return account, ()
     return (
-        replace(
-            account,
+        account._replace(
             budget_alerted_percent=max(
                 [account.budget_alerted_percent, *_percents(alerts, AlertKind.BUDGET)]
             ),

@@ -23,6 +23,7 @@ from quickthaw.scheduler.store import schema
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 
 _NO_BUDGET = -1
+_SPANS = {span: span.value for span in Span}
 
 
 def account_change_rows(account: Account, change: AccountChange) -> list[Row]:
@@ -45,28 +46,29 @@ def settled_rows(settled: Settled) -> list[Row]:
 
 
 def _account_row(account: Account) -> Row:
+    # Written for every bill: no detour over names.
+    tenant, key_id = account.id
     budget, credit = account.budget_nanodollars, account.credit_nanodollars
-    return Row(
-        Statement.UPSERT_ACCOUNT,
-        {
-            "account": str(account.id),
-            "tenant": account.id.tenant,
-            "key_id": account.id.key_id,
-            "budget_nanodollars": _NO_BUDGET if budget is None else budget,
-            "budget_span": account.span.value,
-            "alert_percents": " ".join(map(str, account.alert_percents)),
-            "locked": int(account.locked),
-            "lock_reason": account.lock_reason,
-            "prepaid": int(credit is not None),
-            "credit_nanodollars": credit or 0,
-            "credit_full_nanodollars": account.credit_full_nanodollars,
-            "spent_nanodollars": account.spent_nanodollars,
-            "month": account.month,
-            "month_spent_nanodollars": account.month_spent_nanodollars,
-            "budget_alerted_percent": account.budget_alerted_percent,
-            "credit_alerted_percent": account.credit_alerted_percent,
-        },
-    )
+    percents = account.alert_percents
+    values: dict[str, Value] = {
+        "account": f"{tenant}/{key_id}" if key_id else tenant,
+        "tenant": tenant,
+        "key_id": key_id,
+        "budget_nanodollars": _NO_BUDGET if budget is None else budget,
+        "budget_span": _SPANS[account.span],
+        "alert_percents": " ".join(map(str, percents)) if percents else "",
+        "locked": int(account.locked),
+        "lock_reason": account.lock_reason,
+        "prepaid": int(credit is not None),
+        "credit_nanodollars": credit or 0,
+        "credit_full_nanodollars": account.credit_full_nanodollars,
+        "spent_nanodollars": account.spent_nanodollars,
+        "month": account.month,
+        "month_spent_nanodollars": account.month_spent_nanodollars,
+        "budget_alerted_percent": account.budget_alerted_percent,
+        "credit_alerted_percent": account.credit_alerted_percent,
+    }
+    return Row(Statement.UPSERT_ACCOUNT, values)
 
 
 def _alert_row(alert: Alert) -> Row:
