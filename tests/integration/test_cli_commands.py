@@ -33,10 +33,18 @@ def test_workers_are_listed_and_drained(quickthaw: Quickthaw, platform: FakePlat
         resident_models=["quickthaw/shapes"],
     )
     platform.scripts |= {
-        "ListWorkers": lambda _: fleet_pb2.ListWorkersResponse(workers=[worker]),
+        "ListWorkers": lambda _: fleet_pb2.ListWorkersResponse(
+            workers=[worker],
+            estimate_checks=[
+                fleet_pb2.EstimateCheck(kind="run", tested=200, within_p50=101, within_p95=188),
+                fleet_pb2.EstimateCheck(kind="load"),
+            ],
+        ),
         "Drain": lambda _: fleet_pb2.DrainResponse(worker=worker),
     }
     out = quickthaw("workers").out
+    assert "estimates of 200 runs: 50% took no longer than the p50, 94% no longer" in out
+    assert "loads" not in out, "nothing is said of what was not tested"
     assert "gpu-box-0" in out
     assert "24.00 GiB" in out
     assert quickthaw("workers", "--json").json[0]["state"] == "ready"

@@ -66,11 +66,23 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class EstimateCheck:
+    """How often the scheduler's learned estimates were right: `kind` is `load` or `run`, `tested`
+    how many there were, the others how many of these took no longer than the quantile."""
+
+    kind: str
+    tested: int
+    within_p50: int
+    within_p95: int
+
+
+@dataclass(frozen=True, slots=True)
 class FleetStatus:
     """Every worker, and how many the traffic of late and the endpoints' settings need."""
 
     workers: tuple[Worker, ...]
     workers_wanted: int
+    estimate_checks: tuple[EstimateCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

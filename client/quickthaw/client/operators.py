@@ -32,7 +32,7 @@ from quickthaw.client.convert_operators import (
     usage_from_wire,
     worker_from_wire,
 )
-from quickthaw.client.fleet import Explanation, FleetStatus, Worker
+from quickthaw.client.fleet import EstimateCheck, Explanation, FleetStatus, Worker
 from quickthaw.client.inference import PAGE_SIZE
 from quickthaw.client.retry import Context, call_with_retry
 from quickthaw.client.steps import Item, Iteration, Operation
@@ -119,7 +119,11 @@ def fleet_status(context: Context) -> Operation[FleetStatus]:
     message = fleet_pb2.ListWorkersRequest()
     answer = yield from call_with_retry(context, methods.LIST_WORKERS, message)
     workers = tuple(worker_from_wire(worker) for worker in answer.workers)
-    return FleetStatus(workers, answer.workers_wanted)
+    checks = tuple(
+        EstimateCheck(each.kind, each.tested, each.within_p50, each.within_p95)
+        for each in answer.estimate_checks
+    )
+    return FleetStatus(workers, answer.workers_wanted, checks)
 
 
 def drain(context: Context, worker_id: str, stop: bool) -> Operation[Worker]:

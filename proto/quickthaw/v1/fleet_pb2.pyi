@@ -1231,6 +1231,7 @@ class ListWorkersResponse(_message.Message):
 
     WORKERS_FIELD_NUMBER: _builtins.int
     WORKERS_WANTED_FIELD_NUMBER: _builtins.int
+    ESTIMATE_CHECKS_FIELD_NUMBER: _builtins.int
     workers_wanted: _builtins.int
     """Workers that the traffic of late and the endpoints' settings need, so that whoever starts
     workers can start and stop some; 0 if none is needed.
@@ -1239,19 +1240,58 @@ class ListWorkersResponse(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """Sorted by id."""
 
+    @_builtins.property
+    def estimate_checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___EstimateCheck]:
+        """Of loads and of runs, since the scheduler started."""
+
     def __init__(
         self,
         *,
         workers: _abc.Iterable[Global___Worker] | None = ...,
         workers_wanted: _builtins.int = ...,
+        estimate_checks: _abc.Iterable[Global___EstimateCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["workers", b"workers", "workers_wanted", b"workers_wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate_checks", b"estimate_checks", "workers", b"workers", "workers_wanted", b"workers_wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListWorkersResponse: _TypeAlias = ListWorkersResponse  # noqa: Y015
+
+@_typing.final
+class EstimateCheck(_message.Message):
+    """How often learned estimates were right. A p95 is when 95 of 100 stay below it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TESTED_FIELD_NUMBER: _builtins.int
+    WITHIN_P50_FIELD_NUMBER: _builtins.int
+    WITHIN_P95_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`load` or `run`."""
+    tested: _builtins.int
+    """For which there was an estimate."""
+    within_p50: _builtins.int
+    """Of these, those that took no longer than the p50."""
+    within_p95: _builtins.int
+    """And no longer than the p95."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        tested: _builtins.int = ...,
+        within_p50: _builtins.int = ...,
+        within_p95: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "tested", b"tested", "within_p50", b"within_p50", "within_p95", b"within_p95"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateCheck: _TypeAlias = EstimateCheck  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):

@@ -11,7 +11,7 @@ from quickthaw.cli.session import Session, session_command, session_default
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Worker
+    from quickthaw.client import EstimateCheck, Worker
 
 app = typer.Typer()
 WorkerArgument = Annotated[str, typer.Argument(metavar="WORKER", help="A worker's id.")]
@@ -27,7 +27,8 @@ def workers(session: Session) -> None:
 def list_workers(session: Session) -> None:
     """Every worker with its state, memory, models in VRAM and running requests."""
     with session.client() as client:
-        found = client.workers.list()
+        status = client.workers.status()
+    found = status.workers
 
     def render(console: Console) -> None:
         from quickthaw.cli.render import listing, money, size, table
@@ -47,8 +48,19 @@ def list_workers(session: Session) -> None:
         ]
         headings = ("worker", "gpu", "state", "vram", "pinned", "busy", "rate", "models in vram")
         listing(console, table(headings, rows, "vram pinned busy rate"), "no worker is attached")
+        for check in status.estimate_checks:
+            if check.tested:
+                console.print(_checked(check))
 
     session.out.show(found, render)
+
+
+def _checked(check: EstimateCheck) -> str:
+    within_p50, within_p95 = check.within_p50 / check.tested, check.within_p95 / check.tested
+    return (
+        f"estimates of {check.tested} {check.kind}s: {within_p50:.0%} took no longer than the p50, "
+        f"{within_p95:.0%} no longer than the p95"
+    )
 
 
 def _state(worker: Worker) -> str:

@@ -118,6 +118,15 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         return fleet_pb2.ListWorkersResponse(
             workers=[self._message(each.worker_id) for each in workers],
             workers_wanted=self._dispatcher.machine.workers_wanted(self._dispatcher.clock.now_ms()),
+            estimate_checks=[
+                fleet_pb2.EstimateCheck(
+                    kind=kind,
+                    tested=each.observations,
+                    within_p50=each.under_p50,
+                    within_p95=each.under_p95,
+                )
+                for kind, each in self._dispatcher.machine.calibration().items()
+            ],
         )
 
     async def Drain(
