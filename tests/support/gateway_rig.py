@@ -56,6 +56,7 @@ async def a_gateway(
     with_metrics: bool = False,
     with_tls: bool = False,
     with_blobs: bool = True,
+    blob_store: str | None = None,
     input_allow_private: bool = False,
     own_certificate: tuple[Path, Path] | None = None,
 ) -> AsyncIterator[Rig]:
@@ -75,7 +76,7 @@ async def a_gateway(
                     link_secret_file=folder / "links.secret",
                     default_model=MODEL_ID,
                     input_allow_private=input_allow_private,
-                    blob_store=str(folder / "blobs") if with_blobs else None,
+                    blob_store=(blob_store or str(folder / "blobs")) if with_blobs else None,
                     tls_dir=folder / "tls" if with_tls else None,
                     tls_certificate=own_certificate[0] if own_certificate else None,
                     tls_key=own_certificate[1] if own_certificate else None,

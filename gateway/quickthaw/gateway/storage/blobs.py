@@ -67,7 +67,7 @@ class Blobs:
         """Whole or not at all; if `data` raises, that comes out here and nothing stays behind."""
         local = isinstance(self._store, LocalStore)
         attributes = {"Content-Type": content_type} if content_type and not local else None
-        with _our_errors(key):
+        with _our_errors(key, writing=True):
             await obstore.put_async(
                 self._store,
                 key,
@@ -80,7 +80,7 @@ class Blobs:
     async def create(self, key: str, data: bytes) -> bool:
         """Writes a small blob unless there is one with this key; whether it did."""
         try:
-            with _our_errors(key):
+            with _our_errors(key, writing=True):
                 await obstore.put_async(self._store, key, data, mode="create")
         except _Exists:
             return False
@@ -131,12 +131,17 @@ class _Exists(Exception):
 
 
 @contextlib.contextmanager
-def _our_errors(key: str) -> Iterator[None]:
+def _our_errors(key: str, *, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except AlreadyExistsError as error:
         raise _Exists from error
     except FileNotFoundError as error:
+        if writing:
+            raise Unavailable(
+                "the blob store takes no files: its bucket or folder is gone",
+                retry_delay_seconds=2.0,
+            ) from error
         raise ArtifactNotFound("there is no such file (any more)") from error
     except BaseError as error:
         text = str(error).partition("\n")[0]  # the rest is the library's own debugging text

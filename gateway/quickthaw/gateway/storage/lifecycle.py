@@ -31,7 +31,8 @@ class Lifecycle:
         return cls(value["seconds"], value["default"], rules)
 
     def decision(self, tenant: str) -> Decision:
-        return next((decision for name, decision in self.rules if name == tenant), self.default)
+        rules: dict[str, Decision] = dict(reversed(self.rules))
+        return rules.get(tenant, self.default)
 
 
 def read_lifecycle(header: str | None, default_seconds: float | None) -> Lifecycle:
