@@ -104,7 +104,7 @@ class EventStream(Response):
             self._on_end()
 
     def encode(self, event: JsonObject) -> bytes:
-        """One event as it goes over the wire."""
+        """One event as it goes over the wire; other dialects override it."""
         name = f"event: {event['type']}\n" if self._named else ""
         return f"{name}data: {render(event)}\n\n".encode()
 
@@ -114,8 +114,7 @@ class EventStream(Response):
         try:
             async for event in self._events:
                 pings.postpone()
-                name = f"event: {event['type']}\n" if self._named else ""
-                await send(_chunk(f"{name}data: {render(event)}\n\n".encode()))
+                await send(_chunk(self.encode(event)))
         finally:
             pings.stop()
             # The source's own `finally` is to run now and not at some collection of garbage.
