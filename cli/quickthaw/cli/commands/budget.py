@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 NANODOLLARS = 10**9
+AMOUNT_MAX = 10**9 * NANODOLLARS
 
 AccountArgument = Annotated[
     str, typer.Argument(metavar="ACCOUNT", help="TENANT, or TENANT/KEY_ID for one of its keys.")
@@ -47,11 +48,12 @@ def parse_dollars(text: str, what: str) -> int:
     sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
     try:
         amount = Decimal(digits.removeprefix("$").replace("_", "")) * NANODOLLARS
-        if not amount.is_finite() or amount < 0 or amount != int(amount):
+        if not 0 <= amount <= AMOUNT_MAX or amount != int(amount):
             raise InvalidOperation
     except InvalidOperation as error:
         raise UsageFault(
-            f"{what} {text!r} is no amount of dollars", "write it as 25 or 0.50; to the billionth"
+            f"{what} {text!r} is no amount of dollars",
+            "write it as 25 or 0.50, to the billionth and up to a billion",
         ) from error
     return sign * int(amount)
 

@@ -79,6 +79,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    new_tenant_credit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DOLLARS",
+            help="What a new tenant may spend until it is granted more. Default: no bound.",
+            show_default=False,
+        ),
+    ] = None,
     prices: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A price table in TOML.", show_default=False),
@@ -131,6 +139,7 @@ def up(
     quickthaw up --http 127.0.0.1:0 --grpc 127.0.0.1:0 --metrics 127.0.0.1:0
     ```
     """
+    from quickthaw.cli.commands.budget import parse_dollars
     from quickthaw.cli.up.settings import UpSettings, parse_address
     from quickthaw.client import default_data_dir
 
@@ -148,6 +157,9 @@ def up(
         store=store or os.environ.get("QUICKTHAW_STORE"),
         blob_store=blob_store,
         prices=prices.absolute() if prices is not None else None,
+        new_tenant_credit_nanodollars=(
+            parse_dollars(new_tenant_credit, "--new-tenant-credit") if new_tenant_credit else 0
+        ),
         vram_bytes=vram_bytes,
         pinned_bytes=pinned_bytes,
         compiled=compiled,

@@ -21,6 +21,8 @@ def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
         arguments += ["--scale-down-delay-ms", str(delay_ms)]
     if settings.prices is not None:
         arguments += ["--prices", str(settings.prices)]
+    if credit := settings.new_tenant_credit_nanodollars:
+        arguments += ["--new-tenant-credit-nanodollars", str(credit)]
     return Command(
         name="scheduler",
         arguments=tuple(arguments),

@@ -34,6 +34,8 @@ class UpSettings:
     store: str | None = None
     blob_store: str | None = None
     prices: Path | None = None
+    new_tenant_credit_nanodollars: int = 0
+    """What a new tenant may spend until it is granted more; 0 for no bound."""
     vram_bytes: str | None = None
     pinned_bytes: str | None = None
     log_level: str = "info"
