@@ -184,12 +184,15 @@ class Fleet:
             if tier is Tier.VRAM:
                 worker.incoming.pop(digest, None)
                 self._touch(worker, digest, size_bytes)
+            if not worker.incoming:
+                worker.prefetching_until_ms = 0
         self._replan(worker)
 
     def hold(self, worker: Worker, attempt_id: AttemptId, held: Held) -> None:
         """An attempt is the worker's from now on."""
         worker.held[attempt_id] = held
         worker.incoming.clear()
+        worker.prefetching_until_ms = 0
         worker.unloading -= held.model.sizes.keys()
         for digest, size_bytes in held.model.sizes.items():
             self._touch(worker, digest, size_bytes)

@@ -130,6 +130,17 @@ def test_a_copy_that_never_comes_is_asked_for_again_in_the_end(scenario: Scenari
     assert len(of_kind(rounds(scenario, 70 * SECOND), SendPrefetch)) == 2
 
 
+def test_a_worker_that_has_done_one_prefetch_can_have_the_next(scenario: Scenario) -> None:
+    other = a_model("other")
+    scenario.attach(a_worker("w1"))
+    serve(scenario, min_replicas=1)
+    serve(scenario, other, min_replicas=1)
+    first = only(scenario.wait(5 * SECOND), SendPrefetch)
+    came(scenario, first)
+    second = only(scenario.wait(5 * SECOND), SendPrefetch)
+    assert {first.model.id, second.model.id} == {M.id, other.id}
+
+
 def test_a_need_counts_only_when_it_has_lasted_for_the_scale_up_delay(scenario: Scenario) -> None:
     scenario.attach(a_worker("w1"))
     serve(scenario, min_replicas=1, scale_up_delay_ms=20 * SECOND)
