@@ -217,7 +217,7 @@ async def test_a_hundred_streams_of_one_request_all_end(tmp_path: Path) -> None:
         async with httpx.AsyncClient(headers=rig.http.headers, limits=pool, timeout=30) as many:
             readers = [asyncio.create_task(many.get(url)) for _ in range(100)]
             request = await rig.platform.submitted()
-            await asyncio.wait_for(request.watched_by(100), 20)
+            await asyncio.wait_for(request.watched_by(1), 20)  # one for all of them
             await request.succeed()
             answers = await asyncio.gather(*readers)
         assert all('"COMPLETED"' in answer.text for answer in answers)

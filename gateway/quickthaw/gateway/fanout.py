@@ -17,7 +17,7 @@ from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import inference_pb2
 
-DROPPED_KINDS: Final = ("preview", "log", "progress")
+DROPPED_KINDS: Final[tuple[str, ...]] = ("preview", "log", "progress")
 
 
 class ReaderTooSlow(Exception):
@@ -91,7 +91,7 @@ class _Log:
         self._bytes = 0
         self._last = 0
         # The last number dropped of each kind.
-        self._dropped = dict.fromkeys(DROPPED_KINDS, 0)
+        self._dropped: dict[str, int] = dict.fromkeys(DROPPED_KINDS, 0)
         self._error: Exception | None = None
         self._changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read(events))
@@ -126,7 +126,7 @@ class _Log:
     def _drop_one(self) -> bool:
         """The oldest that may go. The last one stays: nobody has seen it yet."""
         for index, (number, event) in enumerate(self._entries[:-1]):
-            kind = event.WhichOneof("kind")
+            kind = _kind(event)
             if kind in self._dropped:
                 self._dropped[kind] = number
                 self._bytes -= event.ByteSize()
@@ -149,7 +149,7 @@ class _Log:
                 if lost > max(place, joined_at):
                     raise ReaderTooSlow
                 place, event = found
-                if event.WhichOneof("kind") not in without:
+                if _kind(event) not in without:
                     yield event
             if self.ended:
                 if self._error is not None:
@@ -162,6 +162,11 @@ class _Log:
         """The next one. Not a list of them: a slow reader would keep what the log has dropped."""
         index = bisect_right(self._entries, place, key=_number)
         return self._entries[index] if index < len(self._entries) else None
+
+
+def _kind(event: inference_pb2.Event) -> str:
+    """Empty for a kind that this version does not know."""
+    return event.WhichOneof("kind") or ""
 
 
 def _number(entry: tuple[int, inference_pb2.Event]) -> int:
