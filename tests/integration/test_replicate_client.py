@@ -16,6 +16,8 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from quickthaw.cli.pointing import Place, variables
 from support import replicate_script
+from support.node import needs_node
+from support.node import run_script as run_node
 from support.platform import Platform, running_platform
 from support.receiver import Receiver, a_receiver
 
@@ -187,6 +189,39 @@ def test_files_are_brought_listed_read_and_deleted(environment: dict[str, str]) 
     assert told["files"]
     assert told["deleted"]
     assert told["files_left"] == 0
+
+
+@needs_node
+async def test_the_javascript_client_works_as_published(
+    platform: Platform, environment: dict[str, str]
+) -> None:
+    base = platform.ready["http"].rstrip("/")
+    told: dict[str, Any] = await run_node(
+        "replicate.mjs", base, environment["REPLICATE_API_TOKEN"], NAME
+    )
+    for call in ("run", "polled", "by_version"):
+        assert told[call] > 100, call
+    assert told["progress"] == "succeeded"
+    assert told["model"] == ["quickthaw", "shapes", 64]
+    assert len(told["versions"]) == 1
+    assert told["version"]
+    assert "shapes" in told["models"]
+    assert told["search"] == ["shapes"]
+    assert told["waited"] == [26, "succeeded", None]
+    assert told["same"]
+    assert told["hook"] == ["succeeded", True]
+    assert told["cancelled"]
+    assert told["cancelled_as"] == "canceled"
+    assert told["listed"] >= 6
+    end, has_logs, streamed = told["stream"]
+    assert (end, has_logs) == ("done", True)
+    assert streamed > 100, "an output of a stream is a file as well"
+    assert told["file"] == [10, "text/plain", {"a": 1}, "some bytes"]
+    assert told["file_again"]
+    assert told["files"] == 1
+    assert told["account"] == "user"
+    assert "cpu" in told["hardware"]
+    assert (told["mistake_input"], told["mistake_model"]) == (422, 404)
 
 
 def test_a_webhook_outlives_the_death_of_scheduler_and_gateway(
