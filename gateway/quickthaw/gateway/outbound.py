@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import certifi
@@ -165,7 +165,8 @@ class _JudgingBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, judge: Judge, resolve: Resolver) -> None:
         self._judge = judge
         self._resolve = resolve
-        self._inner = httpcore.AnyIOBackend()
+        # Without anyio the name stands for a class that only complains; starlette brings it.
+        self._inner = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
 
     async def connect_tcp(
         self,
