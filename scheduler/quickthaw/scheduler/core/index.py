@@ -20,6 +20,7 @@ from quickthaw.scheduler.core.model import (
     WorkerSpec,
     WorkerState,
 )
+from quickthaw.scheduler.core.pricing import PriceTable
 
 _Ring = OrderedDict[WorkerId, None]
 
@@ -32,6 +33,8 @@ class Fleet:
         """Longest silent first."""
         self.open_count = 0
         """Workers that accept."""
+        self.prices: PriceTable | None = None
+        """What callers pay, where that is not the workers' rates."""
         self.version = 0
         """Grows with whatever could let a worker take what it could not take before."""
         self._changed: OrderedDict[WorkerId, int] = OrderedDict()  # the newest last

@@ -34,7 +34,6 @@ from quickthaw.scheduler.core.pricing import (
     bill,
     micro_units,
     price_nanodollars,
-    units_price_nanodollars,
 )
 from quickthaw.scheduler.core.state import State, Tracked
 from quickthaw.wire.errors import QuickthawError
@@ -63,12 +62,8 @@ def ceiling_nanodollars(state: State, job: Job) -> int:
 
 
 def _expected_nanodollars(state: State, job: Job, gpu_type: str) -> int:
-    tariff = state.prices.tariff(job.model.id, gpu_type)
-    if tariff.unit is not None:
-        asked = micro_units(tariff.unit, job.outputs)
-        return units_price_nanodollars(asked, tariff.unit_price_nanodollars)
     run = state.estimates.run_seconds(job.model.id, gpu_type, job.work_units)
-    return round(run.p95 * tariff.rate_nanodollars_per_second)
+    return round(state.prices.expected_nanodollars(job.model.id, gpu_type, job.outputs, run.p95))
 
 
 def refusal(state: State, job: Job, now_ms: int) -> QuickthawError | None:
@@ -259,6 +254,6 @@ def on_account_changed(state: State, event: AccountChanged) -> None:
 
 def on_prices_changed(state: State, event: PricesChanged) -> None:
     """For what is placed from now on; open attempts keep the terms of their placement."""
-    state.prices = event.prices
+    state.prices = state.fleet.prices = event.prices
     for worker in state.fleet.workers.values():
         state.fleet.reprice(worker, event.prices.rate(worker.spec.gpu_type))

@@ -80,6 +80,16 @@ class PriceTable:
         own = price.rates.get(gpu_type, price.rate_nanodollars_per_second)
         return Tariff(self.rate(gpu_type) if own is None else own)
 
+    def expected_nanodollars(
+        self, model: ModelId, gpu_type: str, outputs: OutputUnits, run_seconds: float
+    ) -> float:
+        """What such a run costs if it takes so long, or delivers what was asked for."""
+        tariff = self.tariff(model, gpu_type)
+        if tariff.unit is None:
+            return run_seconds * tariff.rate_nanodollars_per_second
+        asked = micro_units(tariff.unit, outputs)
+        return units_price_nanodollars(asked, tariff.unit_price_nanodollars)
+
     def dedicated_rate(self, gpu_type: str) -> int:
         """Of a reserved worker; the shared rate where no other is set."""
         return self.dedicated_rates.get(gpu_type, self.rate(gpu_type))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from quickthaw.scheduler.core import money, quarantine
 from quickthaw.scheduler.core.model import Estimate, Job, Quote, Tier, WorkerId
 from quickthaw.scheduler.core.placement import place
-from quickthaw.scheduler.core.pricing import dollars
+from quickthaw.scheduler.core.pricing import RESERVED, dollars
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.state import State
 from quickthaw.wire.errors import (
@@ -83,7 +83,14 @@ def quote(state: State, job: Job, now_ms: int) -> Quote:
     run = state.estimates.run_seconds(job.model.id, worker.spec.gpu_type, job.work_units)
     spread = run.p95 / run.p50 if run.p50 > 0.0 else 1.0
     start_p50 = chosen.drain_seconds + _backlog_seconds(state)
-    rate = worker.kind.rate_nanodollars_per_second
+    gpu_type, outputs = worker.spec.gpu_type, job.outputs
+    p50, p95 = (
+        state.prices.expected_nanodollars(job.model.id, gpu_type, outputs, seconds)
+        for seconds in (run.p50, run.p95)
+    )
+    tariff, unit = money.tariff(state, job, worker)
+    if unit == RESERVED:
+        p50 = p95 = 0.0
     load_p95 = 0.0
     by_tier: dict[Tier, int] = {}
     for digest, size_bytes in job.model.sizes.items():
@@ -98,8 +105,8 @@ def quote(state: State, job: Job, now_ms: int) -> Quote:
         start_seconds=Estimate(start_p50, start_p50 * spread),
         load_seconds=Estimate(chosen.load_seconds, load_p95),
         run_seconds=run,
-        price_nanodollars=Estimate(run.p50 * rate, run.p95 * rate, run.samples),
-        rate_nanodollars_per_second=rate,
+        price_nanodollars=Estimate(p50, p95, run.samples),
+        rate_nanodollars_per_second=0 if unit else tariff.rate_nanodollars_per_second,
         price_version=state.prices.version,
     )
 
@@ -133,8 +140,12 @@ def _impossible(state: State, job: Job, now_ms: int) -> QuickthawError | None:
     if (cap := job.price_cap_nanodollars) and fitting:
         lowest = min(
             round(
-                state.estimates.run_seconds(model.id, kind.gpu_type, job.work_units).p95
-                * kind.rate_nanodollars_per_second
+                state.prices.expected_nanodollars(
+                    model.id,
+                    kind.gpu_type,
+                    job.outputs,
+                    state.estimates.run_seconds(model.id, kind.gpu_type, job.work_units).p95,
+                )
             )
             for kind in fitting
         )

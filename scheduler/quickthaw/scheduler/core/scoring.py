@@ -114,6 +114,15 @@ class Scorer:
         self._prospects: list[_Prospect] = []
         self.open: list[_Scored] = []
 
+    def _price_nanodollars(self, kind: WorkerClass, run_seconds: float) -> int:
+        """What the caller pays there; the price term of the score goes by what the GPU is worth."""
+        prices, job = self._fleet.prices, self._job
+        if prices is None:
+            return round(run_seconds * kind.rate_nanodollars_per_second)
+        return round(
+            prices.expected_nanodollars(job.model.id, kind.gpu_type, job.outputs, run_seconds)
+        )
+
     def look_at(self, worker: Worker) -> None:
         """Assesses a worker or notes why not; once for each worker."""
         worker_id = worker.worker_id
@@ -217,7 +226,7 @@ class Scorer:
             room = of.vram_bytes
             return "vram", f"needs {self._wanted_bytes} bytes of {room}, even when empty"
         if cap := self._job.price_cap_nanodollars:
-            price = round(run.p95 * of.rate_nanodollars_per_second)
+            price = self._price_nanodollars(of, run.p95)
             if price > cap:
                 return "price_cap", f"{dollars(price)} at p95 is over the cap of {dollars(cap)}"
         return None

@@ -214,6 +214,7 @@ class State:
     @classmethod
     def empty(cls, settings: CoreSettings, prices: PriceTable, estimates: Estimates) -> State:
         fleet = Fleet(estimates, settings.placement.queue_ahead)
+        fleet.prices = prices
         queue = FairQueue(settings.tenant_weights, settings.priority_head_start_ms)
         endpoints: dict[ModelId, EndpointSettings] = {}
         budgets = Budgets()

@@ -379,3 +379,21 @@ def test_credit_has_thresholds_of_what_was_there_after_the_last_grant() -> None:
     assert [(alert.kind, alert.used_nanodollars) for alert in alerts] == [(AlertKind.CREDIT, 40)]
     account = changed(account, GrantCredit(Grant("h", 90, "", 0)), "m")
     assert with_alerts(account.charged(10, "m"), "m", 2)[1] == ()
+
+
+def test_a_quote_and_a_price_cap_go_by_the_models_own_price() -> None:
+    own = {"test/m": ModelPrice(rate_nanodollars_per_second=50 * RATE)}
+    sold = {"test/m": ModelPrice(unit=Unit.IMAGE, unit_price_nanodollars=7)}
+    job = replace(a_job(), outputs=OutputUnits(images=3))
+    plain, dear, by_image = (
+        a_world(prices=PriceTable("1", RATE, models=models)).machine.quote(job, 1_780_000_000_000)
+        for models in ({}, own, sold)
+    )
+    assert dear.price_nanodollars.p95 == 50 * plain.price_nanodollars.p95
+    assert dear.rate_nanodollars_per_second == 50 * RATE
+    assert by_image.price_nanodollars[:2] == (21, 21)
+    world = a_world(prices=PriceTable("1", RATE, models=own))
+    assert not world.submit(
+        replace(job, price_cap_nanodollars=round(plain.price_nanodollars.p95) + 1)
+    )
+    assert "price cap" in world.refused[0].message
