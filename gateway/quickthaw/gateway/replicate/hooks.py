@@ -93,6 +93,8 @@ async def _follow(teller: _Teller, wanted: Sequence[str]) -> None:
             await _tell(teller, events, wanted)
     except (QuickthawError, TimeoutError) as error:
         logger.info("the webhooks of %s on its way ended: %s", teller.request_id, error)
+    except Exception:
+        logger.exception("the webhooks of %s on its way", teller.request_id)
     finally:
         gateway.followed -= 1
         await events.aclose()

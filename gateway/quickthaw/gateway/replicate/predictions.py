@@ -120,15 +120,12 @@ async def _create(
 
 async def _submit(call: Call, wanted: Wanted) -> str:
     submission = call.submission()
-    if wanted.webhook and "completed" in wanted.events:
-        submission.webhook.CopyFrom(
-            webhook_target(
-                call.gateway,
-                wanted.webhook,
-                webhooks_pb2.WEBHOOK_DIALECT_REPLICATE,
-                wanted.events,
-            )
+    if wanted.webhook:
+        target = webhook_target(
+            call.gateway, wanted.webhook, webhooks_pb2.WEBHOOK_DIALECT_REPLICATE, wanted.events
         )
+        if "completed" in wanted.events:
+            submission.webhook.CopyFrom(target)
     try:
         accepted = await call.gateway.platform.submit(call.credential, submission)
     except InvalidArgument as error:

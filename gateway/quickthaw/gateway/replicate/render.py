@@ -101,6 +101,8 @@ async def output_of(
         return None
     if not request.artifacts:
         return object_or_empty(request.output_json) or None
+    total_bytes = sum(each.size_bytes for each in request.artifacts)
+    inline = inline and total_bytes <= gateway.limits.inline_bytes_max
     files: list[Json] = [
         await _file(gateway, credential, each, inline=inline) for each in request.artifacts
     ]
