@@ -3,9 +3,11 @@
 The fleet is warm: every worker holds some models in VRAM and more in pinned memory and on disk, as
 a Zipf-popular history leaves them; about two thirds of the places are taken. Decisions alone are
 timed first (`place`, nothing changes), then whole requests through the machine: journalled, placed,
-run, finished.
+run, finished. Then decisions again with ten times the workers, and with ten times the models: their
+cost should not grow with either.
 
     python -m bench.placement [--workers 1000] [--models 10000] [--decisions 20000] [--seed 1]
+        [--without-growth]
 """
 
 from __future__ import annotations
@@ -195,12 +197,29 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=10_000)
     parser.add_argument("--decisions", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--without-growth", action="store_true", help="measure one size alone")
     options = parser.parse_args()
-    random = Random(options.seed)
-    popularity = Popularity(random, some_models(random, options.models))
-    hellos = some_workers(random, options.workers, popularity)
-    load = options.workers * 4 // 3
-    asked = popularity.draw(options.decisions + load)
+    results = at_size(options.seed, options.workers, options.models, options.decisions)
+    if not options.without_growth:
+        fewer = max(1_000, options.decisions // 4)
+        for name, workers, models in (
+            ("ten_times_the_workers", 10 * options.workers, options.models),
+            ("ten_times_the_models", options.workers, 10 * options.models),
+        ):
+            grown = at_size(options.seed, workers, models, fewer, whole=False)
+            results[name] = grown["decision"]
+    record("placement", vars(options), results)
+
+
+def at_size(
+    seed: int, workers: int, models: int, decisions: int, *, whole: bool = True
+) -> dict[str, object]:
+    """What a decision costs in a fleet of this size; with `whole`, what a request costs, too."""
+    random = Random(seed)
+    popularity = Popularity(random, some_models(random, models))
+    hellos = some_workers(random, workers, popularity)
+    load = workers * 4 // 3
+    asked = popularity.draw(decisions + load)
     jobs = [a_job(number, model, 0) for number, model in enumerate(asked)]
     fleet, estimates, taken = busy_fleet(hellos, jobs[:load])
     gc.collect()
@@ -208,9 +227,10 @@ def main() -> None:
     results: dict[str, object] = {
         "places_taken": taken,
         "decision": time_decisions(fleet, estimates, jobs[load:]),
-        "whole_request": time_requests(hellos, jobs[load:], options.workers),
     }
-    record("placement", vars(options), results)
+    if whole:
+        results["whole_request"] = time_requests(hellos, jobs[load:], workers)
+    return results
 
 
 if __name__ == "__main__":
