@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -22,6 +21,7 @@ from quickthaw.scheduler.core import commands, events
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import RequestId, Tier
+from quickthaw.scheduler.effects import Effects
 from quickthaw.scheduler.events_log import EventsLog
 from quickthaw.scheduler.live import LiveRequest, LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
@@ -42,16 +42,6 @@ class Outbox(Protocol):
     def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None: ...
 
     def close(self, worker_id: str, detail: str) -> None: ...
-
-
-class _Issued:
-    """A write of the core's on its way, and what to do when it and all before it are durable."""
-
-    __slots__ = ("actions", "settled")
-
-    def __init__(self) -> None:
-        self.actions: list[Callable[[], None]] = []
-        self.settled = False
 
 
 class Dispatcher:
@@ -84,8 +74,8 @@ class Dispatcher:
         self._queue_max = queue_max
         self._being_journalled = 0
         self._stopped = False
-        self._issued: deque[_Issued] = deque()
-        self._behind = WriteBehind(self._issue, write_behind_seconds)
+        self._effects = Effects(journal)
+        self._behind = WriteBehind(self._effects.issue, write_behind_seconds)
 
     # ---- in ------------------------------------------------------------------------------
 
@@ -214,15 +204,12 @@ class Dispatcher:
 
     async def wait_for_room(self) -> None:
         """Holds a worker's stream back while the journal cannot keep up."""
-        while self._journal.behind and self._issued:
-            await self.durable()
+        while self._journal.behind and self._effects.waiting:
+            await self._effects.durable()
 
     async def durable(self) -> None:
         """Returns when everything decided so far is durable, or as durable as it will be."""
-        if self._issued:
-            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._issued[-1].actions.append(lambda: _reach(reached))
-            await reached
+        await self._effects.durable()
 
     def wait_for_end(self, request: LiveRequest) -> asyncio.Future[RequestView]:
         waiter: asyncio.Future[RequestView] = asyncio.get_running_loop().create_future()
@@ -254,31 +241,9 @@ class Dispatcher:
             elif not self._waits_for_meter(command):
                 after.append(self._deferred(command))
         if rows:
-            self._issue(rows, after)
+            self._effects.issue(rows, after)
         elif after:
-            self._later(after)
-
-    def _issue(self, rows: Sequence[Row], after: Sequence[Callable[[], None]]) -> None:
-        issued = _Issued()
-        issued.actions.extend(after)
-        self._issued.append(issued)
-        self._journal.write(rows, partial(self._settle, issued), kept=True)
-
-    def _later(self, actions: Sequence[Callable[[], None]]) -> None:
-        if self._issued:
-            self._issued[-1].actions.extend(actions)
-        else:
-            for action in actions:
-                action()
-
-    def _settle(self, issued: _Issued, error: errors.QuickthawError | None) -> None:
-        issued.settled = True
-        if error is not None:
-            # The journal has logged why; it gives up only what no store would take.
-            logger.error("%d effects follow a write that failed", len(issued.actions))
-        while self._issued and self._issued[0].settled:
-            for action in self._issued.popleft().actions:
-                action()
+            self._effects.later(after)
 
     def _rows(
         self,
@@ -394,8 +359,3 @@ class Dispatcher:
         for tell in request.waiters:
             tell(view)
         self._metrics.ended(command)
-
-
-def _reach(reached: asyncio.Future[None]) -> None:
-    if not reached.done():
-        reached.set_result(None)

@@ -1,0 +1,75 @@
+"""What waits for the core's writes: it happens in order, when they are durable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from quickthaw.scheduler.store.journal import Journal
+from quickthaw.scheduler.store.statements import Row
+from quickthaw.wire import errors
+
+logger = logging.getLogger(__name__)
+
+Actions = Sequence[Callable[[], None]]
+
+
+class _Issued:
+    """A write on its way, and what to do when it and all before it are durable."""
+
+    __slots__ = ("actions", "settled")
+
+    def __init__(self, actions: Actions) -> None:
+        self.actions = list(actions)
+        self.settled = False
+
+
+class Effects:
+    """Belongs to the event loop."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._issued: deque[_Issued] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any write is still on its way."""
+        return bool(self._issued)
+
+    def issue(self, rows: Sequence[Row], then: Actions) -> None:
+        """Writes the rows, and acts when they and all that was issued before are durable."""
+        issued = _Issued(then)
+        self._issued.append(issued)
+        self._journal.write(rows, partial(self._settle, issued), kept=True)
+
+    def later(self, actions: Actions) -> None:
+        """Acts when everything that was issued is durable: at once, if it is."""
+        if self._issued:
+            self._issued[-1].actions.extend(actions)
+        else:
+            for action in actions:
+                action()
+
+    async def durable(self) -> None:
+        """Returns when everything that was issued is durable, or as durable as it will be."""
+        if self._issued:
+            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._issued[-1].actions.append(partial(_reach, reached))
+            await reached
+
+    def _settle(self, issued: _Issued, error: errors.QuickthawError | None) -> None:
+        issued.settled = True
+        if error is not None:
+            # The journal has logged why; it gives up only what no store would take.
+            logger.error("%d effects follow a write that failed", len(issued.actions))
+        while self._issued and self._issued[0].settled:
+            for action in self._issued.popleft().actions:
+                action()
+
+
+def _reach(reached: asyncio.Future[None]) -> None:
+    if not reached.done():
+        reached.set_result(None)
