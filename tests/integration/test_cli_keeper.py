@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quickthaw.cli.errors import PartFailed
-from quickthaw.cli.fleet import WorkerSpec
+from quickthaw.cli.fleet import Ready, WorkerSpec
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.up.fleet_keeper import FleetKeeper
 from quickthaw.cli.up.keeper import Keeper
@@ -23,7 +24,7 @@ from quickthaw.wire.restarts import RestartPolicy
 TESTS = Path(__file__).parents[1]
 MODULE = "support.pretend_worker"
 HOST = "support.pretend_host"
-PATIENCE_SECONDS = 100.0
+PATIENCE_SECONDS = 60.0
 ANY = Address("127.0.0.1", 0)
 
 
@@ -111,11 +112,10 @@ async def test_a_first_start_that_fails_is_not_repeated(tmp_path: Path) -> None:
     assert "the device is on fire" in (tmp_path / "logs" / "scheduler.log").read_text()
 
 
-async def test_one_worker_that_cannot_start_ends_the_fleets_keeping(tmp_path: Path) -> None:
-    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+def worker_specs(tmp_path: Path, *names: str) -> list[WorkerSpec]:
     key_file = tmp_path / "key"
     key_file.write_text("qt_key")
-    specs = [
+    return [
         WorkerSpec(
             worker_id=name,
             scheduler="127.0.0.1:1",
@@ -126,8 +126,13 @@ async def test_one_worker_that_cannot_start_ends_the_fleets_keeping(tmp_path: Pa
             device="cpu",
             drain_seconds=1,
         )
-        for name in ("w-good", "w-broken")
+        for name in names
     ]
+
+
+async def test_one_worker_that_cannot_start_ends_the_fleets_keeping(tmp_path: Path) -> None:
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    specs = worker_specs(tmp_path, "w-good", "w-broken")
     keeper = FleetKeeper(fleet, specs, settings(tmp_path), lambda _: None, lambda _: None)
     async with asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(PartFailed, match="w-broken ended with status 3") as caught:
@@ -135,3 +140,64 @@ async def test_one_worker_that_cannot_start_ends_the_fleets_keeping(tmp_path: Pa
         await fleet.close()
     assert caught.value.last_lines == ("slab 0", "the device is on fire")
     assert not keeper.all_ready.is_set()
+
+
+class Watched:
+    """What a keeper says, to be waited for."""
+
+    def __init__(self) -> None:
+        self.pids: asyncio.Queue[int] = asyncio.Queue()
+        self._said: asyncio.Queue[str] = asyncio.Queue()
+
+    def ready(self, change: Ready) -> None:
+        self.pids.put_nowait(change.pid)
+
+    def report(self, text: str) -> None:
+        self._said.put_nowait(text)
+
+    async def until_said(self, part: str) -> None:
+        while part not in await self._said.get():
+            pass
+
+
+async def test_a_worker_that_keeps_dying_is_tried_ever_more_rarely_and_harms_no_other(
+    tmp_path: Path,
+) -> None:
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    watched, (spec,) = Watched(), worker_specs(tmp_path, "w-0")
+    options = replace(settings(tmp_path), crash_pause_seconds=0.05)
+    keeper = FleetKeeper(fleet, [spec], options, watched.report, watched.ready)
+    keeping = asyncio.create_task(keeper.keep())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        pid = await watched.pids.get()
+        spec.key_file.write_text("broken")
+        os.kill(pid, signal.SIGKILL)
+        await watched.until_said("failed to start 3 times in a row; giving up: worker w-0 is tried")
+        await watched.until_said("the device is on fire")
+        assert not keeping.done()
+        spec.key_file.write_text("qt_key")
+        assert await watched.pids.get() != pid
+        keeping.cancel()
+        await fleet.close()
+
+
+async def test_a_fleet_grows_and_what_is_let_go_is_not_started_again(tmp_path: Path) -> None:
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    watched, specs = Watched(), worker_specs(tmp_path, "w-0", "w-1")
+    keeper = FleetKeeper(fleet, specs, settings(tmp_path), watched.report, watched.ready, first=0)
+    keeping = asyncio.create_task(keeper.keep())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await keeper.all_ready.wait()
+        assert keeper.wanted == ()
+        keeper.grow(1)
+        pid = await watched.pids.get()
+        assert keeper.wanted == ("w-0",)
+        keeper.let_go("w-0")
+        os.kill(pid, signal.SIGTERM)
+        await watched.until_said("as it was told to")
+        keeper.grow(2)
+        assert await watched.pids.get() != pid
+        await watched.pids.get()
+        assert keeper.wanted == ("w-0", "w-1")
+        keeping.cancel()
+        await fleet.close()

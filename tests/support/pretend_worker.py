@@ -1,7 +1,8 @@
 """A process that keeps a worker's promises to whoever starts it, and nothing else.
 
 Run as `python -m support.pretend_worker`, with a worker's arguments. What its id says decides how
-it behaves: `...-broken` ends before it is ready, `...-stubborn` ignores SIGTERM.
+it behaves: `...-broken` ends before it is ready, as does any whose key is `broken`, and
+`...-stubborn` ignores SIGTERM.
 """
 
 import argparse
@@ -18,7 +19,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--key-file", type=Path, required=True)
     arguments, _ = parser.parse_known_args(given)
     name = arguments.worker_id
-    if name.endswith("-broken"):
+    if name.endswith("-broken") or arguments.key_file.read_text().strip() == "broken":
         print("the device is on fire", file=sys.stderr)
         return 3
     signals = {signal.SIGTERM} if not name.endswith("-stubborn") else {signal.SIGUSR1}

@@ -12,9 +12,6 @@ from quickthaw.cli.up.settings import UpSettings
 from quickthaw.wire.errors import QuickthawError
 from quickthaw.wire.process import describe_status
 
-CRASH_PAUSE_SECONDS = 30.0
-CRASH_PAUSE_SECONDS_MAX = 300.0
-
 
 class FleetKeeper:
     """Starts workers of `specs` and starts again what dies, while it is wanted.
@@ -41,7 +38,7 @@ class FleetKeeper:
         self._ready: set[str] = set()
         self._ever_ready: set[str] = set()
         self._restarts = {each: Restarts(each, settings.restart) for each in self._specs}
-        self._crash_pause = dict.fromkeys(self._specs, CRASH_PAUSE_SECONDS)
+        self._crash_pause = dict.fromkeys(self._specs, settings.crash_pause_seconds)
         self._tasks: asyncio.TaskGroup | None = None
         self.all_ready = asyncio.Event()
         """Set once every worker that was wanted from the beginning has been ready."""
@@ -128,11 +125,11 @@ class FleetKeeper:
             pause = self._restarts[name].pause_seconds(now, was_ready, change.last_lines)
         except PartFailed as loop:
             pause = self._crash_pause[name]
-            self._crash_pause[name] = min(2 * pause, CRASH_PAUSE_SECONDS_MAX)
+            self._crash_pause[name] = min(2 * pause, self._settings.crash_pause_seconds_max)
             last = f"; its last words: {change.last_lines[-1]}" if change.last_lines else ""
             self._report(f"{loop}: worker {name} is tried again in {pause:.0f} s{last}")
             return pause
         if was_ready:
-            self._crash_pause[name] = CRASH_PAUSE_SECONDS
+            self._crash_pause[name] = self._settings.crash_pause_seconds
         self._report(f"worker {name} {said}; starting it again")
         return pause

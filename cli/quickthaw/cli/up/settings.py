@@ -45,6 +45,10 @@ class UpSettings:
     """For what runs at SIGTERM; the processes get a little longer before they are killed."""
     compiled: str = "off"
     restart: RestartPolicy = field(default_factory=RestartPolicy)
+    crash_pause_seconds: float = 30.0
+    """Before a worker that died too often is tried again; doubles up to `crash_pause_seconds_max`
+    with each time that it does not help."""
+    crash_pause_seconds_max: float = 300.0
 
     def __post_init__(self) -> None:
         """Raises SettingsInvalid, naming the option."""
