@@ -188,16 +188,16 @@ async def test_a_fleet_grows_and_what_is_let_go_is_not_started_again(tmp_path: P
     keeping = asyncio.create_task(keeper.keep())
     async with asyncio.timeout(PATIENCE_SECONDS):
         await keeper.all_ready.wait()
-        assert keeper.wanted == ()
+        assert list(keeper.wanted) == []
         keeper.grow(1)
         pid = await watched.pids.get()
-        assert keeper.wanted == ("w-0",)
+        assert list(keeper.wanted) == ["w-0"]
         keeper.let_go("w-0")
         os.kill(pid, signal.SIGTERM)
         await watched.until_said("as it was told to")
         keeper.grow(2)
         assert await watched.pids.get() != pid
         await watched.pids.get()
-        assert keeper.wanted == ("w-0", "w-1")
+        assert list(keeper.wanted) == ["w-0", "w-1"]
         keeping.cancel()
         await fleet.close()

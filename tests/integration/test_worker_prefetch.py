@@ -66,7 +66,7 @@ async def test_what_comes_of_a_prefetch_can_be_unloaded_again(studio: Studio) ->
     await bring_in(studio, "sd")
     parts = prefetch(studio, "sd", VRAM)
     await until(lambda: parts <= studio.resident(VRAM), "the prefetch")
-    studio.session.send(unload=fleet_pb2.Unload(digests=parts, tier=VRAM))  # type: ignore[arg-type]  # an enum's number
+    studio.session.send(unload=fleet_pb2.Unload(digests=parts, tier=VRAM))
     await until(lambda: not parts & studio.resident(VRAM), "the prefetch")
     assert parts <= studio.resident(PINNED)
 
