@@ -4,8 +4,9 @@
 
 Ours is the whole path of a request, each step in its own process: the caller's gRPC (a `Run` for a
 lone caller, one `RunMany` stream for many in a process, and for comparison a `Run` each), the
-journal (SQLite, full sync), placement, a worker's stream, the worker's
-`noop` family, the ledger line and the terminal state in one commit, the answer. Ray Serve's is a
+admission, placement, a worker's stream, the worker's `noop` family, and one commit (SQLite, full
+sync) before the answer, with the request, its attempt, the ledger line and the terminal state: of a
+Run without an idempotency key nobody is told anything before its end. Ray Serve's is a
 deployment handle called from the driver: no journal, no bill. All stay up for the whole run and
 are measured in turn, so that a drift of the machine meets all. `fdatasync` of the same disk is
 printed beside the rates, because it bounds ours.

@@ -165,3 +165,23 @@ async def _told_of_run_times() -> list[str]:
 
 def test_a_run_time_is_acknowledged_after_it_was_written() -> None:
     assert asyncio.run(_told_of_run_times()) == ["METER_ATTEMPT", "acknowledged"]
+
+
+async def _rows_of_a_request_begun_ahead() -> tuple[list[str], list[str], list[str]]:
+    written: list[Row] = []
+    behind = WriteBehind(lambda noted, _then: written.extend(noted), 60.0)
+    ended, open_still = rows.a_job(1), rows.a_job(2)
+    for job in (ended, open_still):
+        behind.note_request(job.request_id, rows.submit(job))
+    behind.note(commands.JournalPlacement(rows.an_attempt(open_still)))
+    with_its_end = [row.statement.name for row in behind.take_request(ended.request_id)]
+    again = [row.statement.name for row in behind.take_request(ended.request_id)]
+    behind.flush()
+    return with_its_end, again, [row.statement.name for row in written]
+
+
+def test_a_request_begun_ahead_is_written_once_with_its_end_or_before_its_attempt() -> None:
+    with_its_end, again, flushed = asyncio.run(_rows_of_a_request_begun_ahead())
+    assert with_its_end == ["INSERT_REQUEST"]
+    assert again == []
+    assert flushed == ["INSERT_REQUEST", "OPEN_ATTEMPT", "UPDATE_REQUEST"]
