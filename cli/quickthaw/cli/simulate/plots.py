@@ -78,7 +78,13 @@ def _panel(
         axis.barh(place, value, color=_colour(policy), alpha=0.65, height=0.7)
         if title.startswith("cold"):
             axis.barh(place, figures.remote_share * 100, color=_colour(policy), height=0.7)
-        axis.text(value, place, f" {value:,.3g}", va="center", fontsize=8)
+        axis.text(
+            value,
+            place,
+            f" {value:,.0f}" if value >= 100 else f" {value:.3g}",
+            va="center",
+            fontsize=8,
+        )
     axis.margins(x=0.22)
     _dress(axis, title)
 
