@@ -12,7 +12,7 @@ from starlette.responses import Response
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import read_arguments, until_gone
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.arguments import translate_arguments, with_previews
+from quickthaw.gateway.fal.arguments import schema_properties, translate_arguments, with_previews
 from quickthaw.gateway.fal.call_options import CallOptions, read_credential
 from quickthaw.gateway.fal.calls import AttendedRequest, Call
 from quickthaw.gateway.fal.errors import error_answer, failure_answer
@@ -20,6 +20,7 @@ from quickthaw.gateway.fal.ids import parse_endpoint_id
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.openai.arguments import Wanted, read_wanted
+from quickthaw.gateway.openai.edit_form import edits_pictures, read_edit
 from quickthaw.gateway.openai.errors import error_body, invalid
 from quickthaw.gateway.respond import EventStream, json_response
 from quickthaw.v1 import inference_pb2, types_pb2
@@ -37,24 +38,38 @@ _NO_USAGE: JsonObject = {
 
 async def generations(request: Request) -> Response:
     gateway = gateway_of(request)
-    body = await read_arguments(request, gateway.limits)
+    return await _drawn(request, gateway, await read_arguments(request, gateway.limits))
+
+
+async def edits(request: Request) -> Response:
+    """A picture drawn over, where a mask says so or everywhere."""
+    gateway = gateway_of(request)
+    body = await read_edit(request, gateway.limits)
+    return await _drawn(request, gateway, body, kind="image_edit")
+
+
+async def variations(request: Request) -> Response:
+    raise invalid(
+        "variations are not made here; edit the picture with a prompt instead",
+        None,
+        code="operation_not_supported",
+    )
+
+
+async def _drawn(
+    request: Request, gateway: Gateway, body: JsonObject, kind: str = "image_generation"
+) -> Response:
+    """`kind`: how the events of a stream are named."""
     wanted = read_wanted(body, gateway.default_model)
     call = await _call(request, gateway, wanted)
     attended = await until_gone(request.receive, AttendedRequest.submit(call))
     exchange_of(request).request_id = attended.request_id
     headers = {"x-request-id": attended.request_id}
     if wanted.stream:
-        events = _events(call, attended, wanted)
+        events = _events(call, attended, wanted, kind)
         return EventStream(gateway, events, headers, on_end=attended.abandon, named=True)
     finished = await until_gone(request.receive, _end(attended))
     return json_response(await _answer(call, wanted, finished), headers=headers)
-
-
-async def edits(request: Request) -> Response:
-    """No family of this platform draws over a picture yet; said before the upload is read."""
-    raise invalid(
-        "no model of this platform edits pictures", "model", code="operation_not_supported"
-    )
 
 
 async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
@@ -62,8 +77,12 @@ async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
     endpoint = parse_endpoint_id(wanted.model)
     model = await gateway.platform.model(credential, endpoint.full)
     schema = object_or_empty(model.input_schema_json)
+    properties = schema_properties(schema)
+    masked = "mask_url" in wanted.arguments
+    if "image_url" in wanted.arguments and not edits_pictures(properties, masked=masked):
+        raise invalid(f"{endpoint} draws from text only", "model", code="operation_not_supported")
     translated = translate_arguments(wanted.arguments, schema)
-    input_ = translated.input
+    input_ = await gateway.inputs.bring(credential, translated.input, properties)
     if wanted.stream and wanted.partial_images:
         input_ = with_previews(input_, schema, wanted.partial_images)
     options = CallOptions(
@@ -134,7 +153,7 @@ def _facts(wanted: Wanted, finished: types_pb2.Request | None) -> JsonObject:
 
 
 async def _events(
-    call: Call, attended: AttendedRequest, wanted: Wanted
+    call: Call, attended: AttendedRequest, wanted: Wanted, kind: str
 ) -> AsyncGenerator[JsonObject, None]:
     """At most so many previews of the first picture, then each picture whole."""
     sent = 0
@@ -144,12 +163,12 @@ async def _events(
             match event.WhichOneof("kind"):
                 case "preview" if sent < wanted.partial_images:
                     if event.preview.image_index == 0:
-                        yield _partial(wanted, event.preview, sent)
+                        yield _partial(wanted, event.preview, sent, kind)
                         sent += 1
                 case "finished":
                     finished = _succeeded(event.finished)
                     for artifact in finished.artifacts:
-                        yield await _completed(call, wanted, finished, artifact)
+                        yield await _completed(call, wanted, finished, artifact, kind)
                 case _:
                     pass
     except HttpError as error:
@@ -160,10 +179,10 @@ async def _events(
         await events.aclose()
 
 
-def _partial(wanted: Wanted, preview: inference_pb2.Preview, index: int) -> JsonObject:
+def _partial(wanted: Wanted, preview: inference_pb2.Preview, index: int, kind: str) -> JsonObject:
     picture: Json = base64.b64encode(preview.data).decode()
     return {
-        "type": "image_generation.partial_image",
+        "type": f"{kind}.partial_image",
         "b64_json": picture,
         "partial_image_index": index,
         "created_at": int(time.time()),
@@ -173,10 +192,14 @@ def _partial(wanted: Wanted, preview: inference_pb2.Preview, index: int) -> Json
 
 
 async def _completed(
-    call: Call, wanted: Wanted, finished: types_pb2.Request, artifact: types_pb2.Artifact
+    call: Call,
+    wanted: Wanted,
+    finished: types_pb2.Request,
+    artifact: types_pb2.Artifact,
+    kind: str,
 ) -> JsonObject:
     return {
-        "type": "image_generation.completed",
+        "type": f"{kind}.completed",
         "b64_json": await _base64(call, artifact),
         "created_at": int(time.time()),
         **_facts(wanted, finished),

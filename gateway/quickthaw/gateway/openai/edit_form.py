@@ -1,0 +1,79 @@
+"""The form of an edit: pictures, perhaps a mask, and everything else as text."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Mapping
+
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.types import Message
+
+from quickthaw.gateway.bodies import read_body
+from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.openai.errors import invalid
+from quickthaw.gateway.settings import Limits
+
+FIELDS_MAX = 64
+FILES_MAX = 17
+_IMAGES = ("image", "image[]")
+
+
+async def read_edit(request: Request, limits: Limits) -> JsonObject:
+    """The fields as a JSON body would have them, with `image_url` and perhaps `mask_url` in them.
+
+    Raises HttpError 400, naming the parameter.
+    """
+    body = await read_body(request, limits)
+
+    async def once() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        form = await Request(request.scope, once).form(
+            max_files=FILES_MAX, max_fields=FIELDS_MAX, max_part_size=limits.body_bytes_max
+        )
+    except MultiPartException as error:
+        raise invalid(f"the body is no multipart form: {error.message}", None) from error
+    try:
+        texts: dict[str, Json] = {
+            name: value for name, value in form.items() if isinstance(value, str)
+        }
+        images = [each for name in _IMAGES for each in form.getlist(name)]
+        if len(images) != 1 or not isinstance(images[0], UploadFile):
+            raise invalid("send one picture to edit, as a file", "image")
+        texts["image_url"] = _data_uri(await images[0].read())
+        mask = form.get("mask")
+        if isinstance(mask, UploadFile):
+            texts["mask_url"] = await asyncio.to_thread(_painted, await mask.read(), limits)
+    finally:
+        await form.close()
+    return {name: value for name, value in texts.items() if name not in _IMAGES}
+
+
+def edits_pictures(properties: Mapping[str, Json], *, masked: bool) -> bool:
+    return {"image_url", *(("mask_url",) if masked else ())} <= properties.keys()
+
+
+def _painted(data: bytes, limits: Limits) -> str:
+    """White where the mask is transparent, which is what is to be drawn anew; black elsewhere."""
+    try:
+        mask = Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))
+        if mask.width * mask.height > limits.input_pixels_max:
+            raise invalid(f"the mask has over {limits.input_pixels_max} pixels", "mask")
+        if not mask.has_transparency_data:
+            raise invalid("the mask has no transparency, which says what to draw anew", "mask")
+        alpha = mask.convert("RGBA").getchannel("A")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise invalid(f"the mask is no picture that can be read: {error}", "mask") from error
+    painted = io.BytesIO()
+    alpha.point([255 - value for value in range(256)]).save(painted, "PNG")
+    return _data_uri(painted.getvalue())
+
+
+def _data_uri(data: bytes) -> str:
+    return "data:application/octet-stream;base64," + base64.b64encode(data).decode()
