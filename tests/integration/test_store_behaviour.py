@@ -91,7 +91,7 @@ async def test_an_accepted_request_is_recovered_with_all_that_placement_needs(st
 
 async def test_an_open_attempt_is_recovered_with_its_last_metered_time(store: Store) -> None:
     job, attempt = rows.a_job(), rows.an_attempt(rows.a_job())
-    running = dataclasses.replace(attempt, loading_ms=1_200, started_ms=1_300, load_ms=90)
+    running = attempt._replace(loading_ms=1_200, started_ms=1_300, load_ms=90)
     await store.journal.offer(rows.submit(job))
     store.journal.keep(rows.place(attempt))
     store.journal.keep(command_rows(commands.JournalProgress(running, RequestState.RUNNING)))
@@ -99,7 +99,7 @@ async def test_an_open_attempt_is_recovered_with_its_last_metered_time(store: St
     await store.journal.keep(command_rows(commands.JournalMetered(metered)))
     await store.journal.keep(command_rows(commands.JournalCancel(job.request_id)))
     [event] = (await recovered(store)).values()
-    assert event.open_attempt == dataclasses.replace(running, metered_ms=240)
+    assert event.open_attempt == running._replace(metered_ms=240)
     assert event.open_state is RequestState.RUNNING
     assert event.cancel_requested
 

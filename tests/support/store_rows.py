@@ -11,8 +11,8 @@ from quickthaw.scheduler.core.model import (
     Job,
     LedgerLine,
     Outcome,
-    Receipt,
     OutputUnits,
+    Receipt,
     RequestId,
     TenantId,
     WorkerId,
@@ -45,6 +45,7 @@ def a_job(number: int = 1, *, tenant: str = "default", submitted_ms: int = 1_000
         price_cap_nanodollars=7,
         key_id="somekey",
         outputs=OutputUnits(images=1),
+        batch_key="{}",
     )
 
 
