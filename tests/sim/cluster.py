@@ -21,13 +21,10 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import (
     AttemptId,
-    Component,
     Digest,
     EndpointSettings,
     Failure,
     Job,
-    ModelId,
-    ModelSpec,
     Outcome,
     Priority,
     RequestId,
@@ -35,11 +32,18 @@ from quickthaw.scheduler.core.model import (
     TenantId,
     Tier,
     WorkerId,
-    WorkerSpec,
 )
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings
-from sim.parts import Journal, Row, SimWorker, Work
+from sim.parts import (
+    Journal,
+    Row,
+    SimWorker,
+    Work,
+    a_sim_worker,
+    check_limits,
+    sim_models,
+)
 
 SETTINGS = CoreSettings(lease_ms=5_000, heartbeat_interval_ms=1_000, max_attempts=3)
 TENANTS = "abc"
@@ -58,10 +62,11 @@ class Cluster:
         self._epoch = 0
         self.limits = {tenant: self.random.choice((0, 0, 1, 2)) for tenant in TENANTS}
         self.settings = replace(SETTINGS, tenant_concurrency=self.limits)
-        self.models = self._models()
+        self.models = sim_models(self.random)
         self.endpoints = {m.id: self.random.choice((0, 0, 0, 1, 2)) for m in self.models}
         self.machine = self._start_scheduler()
-        self.workers = {w.spec.worker_id: w for w in map(self._worker, range(workers))}
+        made = [a_sim_worker(self.random, number) for number in range(workers)]
+        self.workers = {worker.spec.worker_id: worker for worker in made}
         self.trouble_until_ms = self.now_ms + 60_000
         self._requests = requests
         self.told: dict[RequestId, int] = {}
@@ -80,7 +85,7 @@ class Cluster:
         limit_ms = self.now_ms + 3_600_000
         while not self._quiet():
             at_ms, _, act = heapq.heappop(self._agenda)
-            assert at_ms < limit_ms, f"not done: {self._unfinished()}"
+            assert at_ms < limit_ms, "not done after an hour"
             self.now_ms = max(self.now_ms, at_ms)
             act()
             self._check()
@@ -88,9 +93,6 @@ class Cluster:
     def _quiet(self) -> bool:
         rows = self.journal.rows
         return len(rows) == self._requests and all(row.state.terminal for row in rows.values())
-
-    def _unfinished(self) -> list[Row]:
-        return [row for row in self.journal.rows.values() if not row.state.terminal]
 
     def _later(self, delay_ms: int, act: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (self.now_ms + delay_ms, next(self._order), act))
@@ -113,18 +115,6 @@ class Cluster:
         # After a restart a worker may go on with an attempt whose placement was never written,
         # until it hears that the lease of that name is another's.
         assert len(working) == len(set(working)) or self._epoch, "an attempt on two workers"
-
-    def _check_limits(self, job: Job) -> None:
-        """What an earlier scheduler had placed is a fact; this one places nothing beyond limits."""
-        views = [self.machine.request(request_id) for request_id in self.machine.requests()]
-        held = [view.job for view in views if view is not None and view.state.held]
-        of_tenant = sum(each.tenant == job.tenant for each in held)
-        for_model = sum(each.model.id == job.model.id for each in held)
-        for count, limit in (
-            (of_tenant, self.limits[job.tenant]),
-            (for_model, self.endpoints[job.model.id]),
-        ):
-            assert not limit or count <= limit or self._epoch, f"{count} open, limit {limit}"
 
     # ---- the scheduler -----------------------------------------------------------------------
 
@@ -157,7 +147,8 @@ class Cluster:
             case out.SendFinishedAck(worker_id=worker_id, attempt_id=attempt_id):
                 self._to_worker(worker_id, lambda w: self._forget(w, attempt_id))
             case out.SendAssign():
-                self._check_limits(command.job)
+                if not self._epoch:  # what an earlier scheduler had placed is a fact
+                    check_limits(self.machine, command.job, self.limits, self.endpoints)
                 self._to_worker(command.worker_id, lambda w: self._assigned(w, command))
             case out.SendCancel(worker_id=worker_id, attempt_id=attempt_id):
                 self._to_worker(worker_id, lambda w: self._stop(w, attempt_id, by_order=True))
@@ -405,33 +396,3 @@ class Cluster:
         if self.random.random() < 0.2:
             self._to_scheduler(worker, work.end)
         self._next(worker)
-
-    # ---- the setting -------------------------------------------------------------------------
-
-    def _models(self) -> list[ModelSpec]:
-        shared = Component(Digest("text"), 10)
-        return [
-            ModelSpec(
-                ModelId(f"sim/{name}"),
-                "sd",
-                name,
-                "",
-                (shared, Component(Digest(name), self.random.randrange(20, 60))),
-                self.random.randrange(1, 15),
-            )
-            for name in "klmnop"
-        ]
-
-    def _worker(self, number: int) -> SimWorker:
-        return SimWorker(
-            WorkerSpec(
-                WorkerId(f"w{number}"),
-                "i",
-                self.random.choice(["h100", "l4"]),
-                self.random.randrange(100, 180),
-                concurrency=self.random.choice((1, 1, 2)),
-                batch_max=self.random.choice((1, 3)),
-                batch_families=frozenset({"sd"}),
-            ),
-            latency_ms=self.random.choice((1, 20, 300)),
-        )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 
 from quickthaw.scheduler.core import commands as out
 from quickthaw.scheduler.core import events as into
 from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import (
     AttemptId,
     AttemptRecord,
+    Component,
     Digest,
     Job,
     LedgerLine,
+    ModelId,
+    ModelSpec,
     RequestId,
     WorkerId,
     WorkerSpec,
@@ -109,3 +115,45 @@ class SimWorker:
     acked_ms: int = 0
     beats: int = 0
     ran_ms: dict[AttemptId, int] = field(default_factory=dict)
+
+
+def sim_models(random: Random) -> list[ModelSpec]:
+    """Six that share a text encoder."""
+    shared = Component(Digest("text"), 10)
+    return [
+        ModelSpec(
+            ModelId(f"sim/{name}"),
+            "sd",
+            name,
+            "",
+            (shared, Component(Digest(name), random.randrange(20, 60))),
+            random.randrange(1, 15),
+        )
+        for name in "klmnop"
+    ]
+
+
+def a_sim_worker(random: Random, number: int) -> SimWorker:
+    spec = WorkerSpec(
+        WorkerId(f"w{number}"),
+        "i",
+        random.choice(["h100", "l4"]),
+        random.randrange(100, 180),
+        concurrency=random.choice((1, 1, 2)),
+        batch_max=random.choice((1, 3)),
+        batch_families=frozenset({"sd"}),
+    )
+    return SimWorker(spec, latency_ms=random.choice((1, 20, 300)))
+
+
+def check_limits(
+    machine: Machine, job: Job, tenants: Mapping[str, int], endpoints: Mapping[ModelId, int]
+) -> None:
+    """The job has just been placed: neither its tenant nor its endpoint has more open than it may;
+    0 is no limit."""
+    views = [machine.request(request_id) for request_id in machine.requests()]
+    held = [view.job for view in views if view is not None and view.state.held]
+    of_tenant = sum(each.tenant == job.tenant for each in held)
+    for_model = sum(each.model.id == job.model.id for each in held)
+    for count, limit in ((of_tenant, tenants[job.tenant]), (for_model, endpoints[job.model.id])):
+        assert not limit or count <= limit, f"{count} open, limit {limit}"
