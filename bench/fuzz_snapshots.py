@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 from bench.support import record
@@ -53,7 +53,8 @@ def main() -> int:
     for finding in result.findings:
         print(finding, file=sys.stderr)
     if given.only is None:
-        found = asdict(result)
+        # `asdict` would make the counters' items keys.
+        found = {each.name: getattr(result, each.name) for each in fields(result)}
         found["mutations"] = dict(sorted(result.mutations.items()))
         for key in ("outcomes", "stages"):
             found[key] = dict(found[key].most_common())

@@ -12,7 +12,9 @@ from quickthaw.snapshot.hashes import BLOCK_HASH_HEX_CHARS
 MANIFEST_VERSION = 2
 """The newest version; a manifest without any of its keys is written as version 1."""
 MANIFEST_FORMAT = "quickthaw-snapshot"
-MANIFEST_BYTES_MAX = 64 * 1024 * 1024
+MANIFEST_BYTES_MAX = 8 * 1024 * 1024
+"""Read whole, and ten times as large in memory. The block hashes of a hundred gigabytes of weights
+take a tenth of it."""
 COMPONENTS_MAX = 32
 BLOB_BYTES_MAX = 64 * 1024 * 1024
 DELTA_LAYERS_MAX = 4

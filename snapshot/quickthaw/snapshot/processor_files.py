@@ -26,7 +26,7 @@ STEPS_DEPTH_MAX = 6
 """Native parsers try one variant after the other, so their time doubles with each level."""
 LENGTH_MAX = 65_536
 UNLIMITED_MIN = 10**20
-"""From here on a length means none; in between, memory is set aside for that many tokens."""
+"""From here on one of `_LENGTHS` means none; below, memory is set aside for so many tokens."""
 PICTURE_SIDE_MAX = 8192
 TEXT_CHARS_MAX = 65_536
 
@@ -44,6 +44,8 @@ take forever over another one, which cannot be seen by looking at it."""
 _FILE_SETTINGS = frozenset(
     {"vocab_file", "merges_file", "tokenizer_file", "spm_file", "sp_model", "vocab", "merges"}
 )
+
+_LENGTHS = frozenset({"model_max_length", "max_length"})
 
 
 def check_processor_file(name: str, content: bytes, where: str) -> None:
@@ -77,7 +79,9 @@ def _check_settings(document: Mapping[str, JsonValue], where: str) -> None:
                 if len(value) > ADDED_TOKENS_MAX:
                     invalid(Problem.MANIFEST, place, f"has more than {ADDED_TOKENS_MAX} items")
                 _check_numbers(value, TOKEN_ID_MAX, place)
-            case int() | float() if LENGTH_MAX < value < UNLIMITED_MIN:
+            case int() | float() if value > LENGTH_MAX and not (
+                key in _LENGTHS and value >= UNLIMITED_MIN
+            ):
                 invalid(Problem.MANIFEST, place, f"is over {LENGTH_MAX}")
             case _:
                 pass
@@ -115,6 +119,9 @@ def _check_model(model: JsonValue, where: str) -> None:
         invalid(Problem.MANIFEST, f"{where}.merges", f"has over {VOCABULARY_MAX} items")
     match vocabulary:
         case dict():
+            for piece, number in vocabulary.items():
+                if type(number) is not int:
+                    invalid(Problem.MANIFEST, f"{where}.vocab", f"{piece[:40]!r} has no id")
             _check_vocabulary(vocabulary, f"{where}.vocab")
         case list() if len(vocabulary) <= VOCABULARY_MAX:
             for item in vocabulary:

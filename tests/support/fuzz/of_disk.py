@@ -20,8 +20,8 @@ def damage(random_: random.Random, draft: Draft, canary: str) -> str:
 
     def change(root: Path, files: Files) -> None:
         path = root / random_.choice(files.all)
-        if path.stat().st_size > _READABLE_BYTES:
-            return  # made sparse before
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _READABLE_BYTES:
+            return  # another mutation was here first: a link, a pipe, a hole
         content = bytearray(path.read_bytes())
         place = random_.randrange(len(content)) if content else 0
         size = random_.choice((1, 8, 300, 5000))

@@ -72,6 +72,7 @@ class Trials:
     def run(self, files: Files, contents: dict[str, bytes], random_: random.Random) -> Outcome:
         """`contents`: what was signed, by path; the only bytes that may ever be accepted."""
         outcome = Outcome()
+        self._watch.take()  # making the mutant may have written through a link of its own
         for name, operation in self._operations(files, contents, random_):
             self._one(name, operation, outcome)
         return outcome
