@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from quickthaw.gateway.cors import Cors
 from quickthaw.gateway.fanout import Fanout
 from quickthaw.gateway.inputs import Inputs
 from quickthaw.gateway.links import Links
@@ -36,6 +37,7 @@ class Gateway:
     ca_pem: bytes = b""
     """The local certificate authority's certificate, for clients to trust; empty without one."""
     default_model: str = ""
+    cors: Cors = field(default_factory=Cors)
     retention: Retention | None = None
     uploads: Uploads | None = None
     """None: there is no blob store, so nobody can bring files."""

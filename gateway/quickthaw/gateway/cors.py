@@ -1,8 +1,13 @@
-"""Browsers of any origin may call: what is protected is protected by keys, never by cookies."""
+"""Which browsers' pages may call: any, or those of the origins that the operator names.
+
+Credentials are never allowed: what is protected is protected by keys and tokens that a page sends
+itself, never by cookies that a browser adds to anybody's requests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from starlette.responses import Response
 
@@ -14,15 +19,33 @@ _HEADERS_WITHOUT_A_LIST = (
 )
 _MAX_AGE_SECONDS = 600
 
-ANSWER_HEADERS: tuple[tuple[bytes, bytes], ...] = (
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", EXPOSED.encode()),
-)
-"""On every answer."""
+_ALLOW = b"access-control-allow-origin"
+_EXPOSE = (b"access-control-expose-headers", EXPOSED.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """`origins`: as browsers send them, `https://app.example.com`; none for any."""
+
+    origins: frozenset[str] = frozenset()
+
+    def admits(self, origin: str | None) -> bool:
+        """Whether a page of this origin may open a WebSocket; None is no browser's request."""
+        return not self.origins or origin is None or origin in self.origins
+
+    def answer_headers(self, origin: str | None) -> Sequence[tuple[bytes, bytes]]:
+        """For every answer."""
+        if not self.origins:
+            return ((_ALLOW, b"*"), _EXPOSE)
+        vary = (b"vary", b"origin")
+        if origin is None or origin not in self.origins:
+            return (vary,)
+        return ((_ALLOW, origin.encode("latin-1")), _EXPOSE, vary)
 
 
 def preflight(headers: Mapping[str, str]) -> Response:
-    """The answer to any OPTIONS: whatever headers the caller wants to send are fine."""
+    """The answer to any OPTIONS: whatever headers the caller wants to send are fine, where its
+    origin is."""
     wanted = headers.get("access-control-request-headers") or _HEADERS_WITHOUT_A_LIST
     return Response(
         status_code=204,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -24,7 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from quickthaw.gateway.answers import ClientGone, ErrorAnswer, HttpError
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.cors import ANSWER_HEADERS, preflight
+from quickthaw.gateway.cors import preflight
 from quickthaw.gateway.fal.errors import CLIENT_CLOSED_REQUEST, error_answer
 from quickthaw.gateway.respond import REQUEST_ID_HEADER, error_response
 from quickthaw.gateway.surfaces import route_path, surface_of
@@ -91,11 +91,12 @@ class Front:
             "app": self,  # Makes the router raise its 404 and 405, which become answers here.
             "state": {"gateway": self._gateway, "exchange": exchange},
         }
+        cors = self._gateway.cors.answer_headers(headers.get("origin"))
         is_websocket = scope["type"] == "websocket"
         self._open_websockets += is_websocket
         with self._gateway.metrics.open_requests.labels(exchange.surface).track_inprogress():
             try:
-                await self._answer(inner, headers, receive, _observed(send, exchange))
+                await self._answer(inner, headers, receive, _observed(send, exchange, cors))
             finally:
                 self._open_websockets -= is_websocket
                 self._record(exchange)
@@ -105,6 +106,9 @@ class Front:
         try:
             if scope["type"] == "websocket":
                 self._check_room()
+                self._check_origin(headers)
+            else:
+                _check_framing(headers)
             if exchange.method == "OPTIONS":
                 await preflight(headers)(scope, receive, send)
             else:
@@ -133,6 +137,11 @@ class Front:
             raise Unavailable(
                 f"{limit} WebSockets are open here; try again later", retry_delay_seconds=5.0
             )
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Browsers ask no leave for a WebSocket, so that nothing else keeps a page from one."""
+        if not self._gateway.cors.admits(headers.get("origin")):
+            raise HttpError(403, "pages of this origin may not call here", "auth_error")
 
     def _said(self, exchange: Exchange, answer: ErrorAnswer) -> Response:
         return self._dialects.get(exchange.surface, error_response)(answer)
@@ -195,12 +204,32 @@ def _exchange(scope: Scope, path: str) -> Exchange:
     )
 
 
-def _observed(send: Send, exchange: Exchange) -> Send:
+def _check_framing(headers: Headers) -> None:
+    """Raises HttpError for a body that two readers could see the end of in two places, and for one
+    that is small here and large when unpacked."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise HttpError(
+            400,
+            "send Content-Length or Transfer-Encoding and not both",
+            "bad_request",
+            {"connection": "close"},
+        )
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise HttpError(
+            415,
+            "bodies are taken as they are: send it without Content-Encoding",
+            "bad_request",
+            {"connection": "close"},
+        )
+
+
+def _observed(send: Send, exchange: Exchange, cors: Sequence[tuple[bytes, bytes]]) -> Send:
     async def observe(message: Message) -> None:
         if message["type"] in _BEGINNINGS:
             exchange.status = message.get("status", SWITCHING_PROTOCOLS)
             exchange.first_byte_seconds = time.perf_counter() - exchange.started
-            headers = [*message.get("headers", []), *ANSWER_HEADERS]
+            headers = [*message.get("headers", []), *cors]
             if not any(name == REQUEST_ID_HEADER.encode() for name, _ in headers):
                 headers.append((REQUEST_ID_HEADER.encode(), exchange.request_id.encode()))
             message = {**message, "headers": headers}

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from quickthaw.gateway.app import WEBHOOK_BODIES, build_app
 from quickthaw.gateway.context import FAREWELL_SECONDS, Gateway
+from quickthaw.gateway.cors import Cors
 from quickthaw.gateway.door import Authority, Port
 from quickthaw.gateway.door.authority import own_context
 from quickthaw.gateway.http11 import protocol_with
@@ -113,6 +114,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             own_credential=own_credential,
             ca_pem=authority.ca_pem if authority is not None else b"",
             default_model=settings.default_model,
+            cors=Cors(settings.cors_origins),
             retention=Retention(uploads.blobs, uploads.expiry) if uploads is not None else None,
             uploads=uploads,
         )

@@ -115,6 +115,8 @@ class GatewaySettings:
     """Whether URLs in arguments may lead to private and local addresses."""
     webhook_allow_private: bool = False
     """Deliver webhooks to private and local addresses too."""
+    cors_origins: frozenset[str] = frozenset()
+    """Whose pages may call from a browser, `https://app.example.com`; empty: everybody's."""
     log_level: str = "info"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -151,6 +153,7 @@ def parse_settings(
         or environment.get("QUICKTHAW_INPUT_ALLOW_PRIVATE") == "1",
         webhook_allow_private=parsed.webhook_allow_private
         or environment.get("QUICKTHAW_WEBHOOK_ALLOW_PRIVATE") == "1",
+        cors_origins=frozenset(map(_origin, parsed.cors_origin)),
         log_level=parsed.log_level,
         log_json=parsed.log_json,
         limits=Limits(**limits),
@@ -164,6 +167,16 @@ def _public_url(text: str) -> str:
             f"--public-url {text!r} is no base URL: write http(s)://HOST[:PORT][/PATH]"
         )
     return text.rstrip("/")
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or text != f"{parts.scheme}://{parts.netloc}".lower():
+        raise SettingsInvalid(
+            f"--cors-origin {text!r} is no origin: write https://HOST[:PORT] in lower case, "
+            "without a path"
+        )
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,6 +228,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="deliver webhooks to private and local addresses too; also "
         "QUICKTHAW_WEBHOOK_ALLOW_PRIVATE=1",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let only pages of this origin call from a browser; may be repeated; any if absent",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]

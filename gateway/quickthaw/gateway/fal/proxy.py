@@ -18,6 +18,7 @@ from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.surfaces import route_path, surface_of
 
+PATH: Final = "/api/fal/proxy"
 METHODS: Final = ["GET", "POST", "PUT"]
 TARGET_HEADER: Final = "x-fal-target-url"
 _DOMAINS: Final = ("fal.run", "fal.ai", "fal.media", "falrun.com")
@@ -28,6 +29,10 @@ class Proxy:
         """Raises HttpError 400 without a target, 412 for one that is not fal's."""
         host, path, query = _target(Headers(scope=scope).get(TARGET_HEADER))
         routed = route_path(host, path)
+        if routed == PATH:
+            raise HttpError(
+                412, f"{TARGET_HEADER} names the proxy itself: name what to call", "bad_request"
+            )
         exchange = exchange_of(Request(scope))
         exchange.surface = surface_of(routed)
         router = scope["router"]
@@ -63,4 +68,4 @@ def _target(url: str | None) -> tuple[str, str, str]:
     return host, unquote(parts.path) or "/", parts.query
 
 
-ROUTES = [Route("/api/fal/proxy", Proxy(), methods=METHODS)]
+ROUTES = [Route(PATH, Proxy(), methods=METHODS)]

@@ -16,6 +16,7 @@ from quickthaw.scheduler.core import events
 from quickthaw.scheduler.core.model import RequestId, WorkerId
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.explanations import Explanations
+from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.worker_streams import WorkerStream, WorkerStreams
@@ -23,6 +24,10 @@ from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc
 from quickthaw.wire import errors, limits
 
 Context = grpc.aio.ServicerContext[object, object]
+
+
+_ABOUT_OTHERS = frozenset({"dedicated", "reserved"})
+"""Reasons whose details name an endpoint or a request."""
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServicer):
@@ -161,6 +166,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.ExplainResponse:
         view = await self._requests.find(auth.caller().tenant, request.request_id)
         decisions = await self._explanations.find(view.request_id)
+        if not auth.caller().may(Scope.ADMIN):
+            decisions = [_without_others(each) for each in decisions]
         return fleet_pb2.ExplainResponse(request_id=view.request_id, decisions=decisions)
 
     def _known(self, worker_id: str) -> WorkerId:
@@ -183,3 +190,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             if request is not None and request.attempt is not None:
                 reports.append((request.attempt, request.state))
         return worker_message(worker, reports, self._catalog.models().values())
+
+
+def _without_others(decision: fleet_pb2.Decision) -> fleet_pb2.Decision:
+    """What a tenant may know: which contents would have had to go and for whom a worker is kept is
+    about other tenants' endpoints and requests."""
+    shown = fleet_pb2.Decision()
+    shown.CopyFrom(decision)
+    for candidate in shown.candidates:
+        del candidate.evict_digests[:]
+    for refusal in shown.refusals:
+        if refusal.reason in _ABOUT_OTHERS:
+            refusal.detail = ""
+    return shown
