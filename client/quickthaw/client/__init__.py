@@ -24,8 +24,10 @@ from quickthaw.client.catalog import (
     Component,
     Model,
     ModelEndpoint,
+    ModelVersion,
     Quarantine,
     Registered,
+    UnusedSnapshot,
     Visibility,
 )
 from quickthaw.client.client import Client
@@ -109,6 +111,7 @@ __all__ = [
     "Model",
     "ModelEndpoint",
     "ModelPrice",
+    "ModelVersion",
     "NewKey",
     "OtherEvent",
     "Period",
@@ -139,6 +142,7 @@ __all__ = [
     "Submitted",
     "Tier",
     "TrafficEntry",
+    "UnusedSnapshot",
     "Usage",
     "UsageDimension",
     "UsageLine",

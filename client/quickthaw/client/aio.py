@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from quickthaw.client import artifacts, inference, operators, traffic
+from quickthaw.client import artifacts, inference, operators, traffic, versions
 from quickthaw.client.accounts import AsyncAccounts
 from quickthaw.client.async_driver import AsyncDriver
 from quickthaw.client.billing import (
@@ -19,7 +19,13 @@ from quickthaw.client.billing import (
     Usage,
     UsageDimension,
 )
-from quickthaw.client.catalog import Model, ModelEndpoint, Registered
+from quickthaw.client.catalog import (
+    Model,
+    ModelEndpoint,
+    ModelVersion,
+    Registered,
+    UnusedSnapshot,
+)
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
@@ -201,9 +207,21 @@ class AsyncModels:
         """As `Client.models.get`, with its errors."""
         return await self._driver.drive(operators.get_model(self._context, model))
 
-    async def register(self, model: Model) -> Registered:
+    async def register(self, model: Model, endpoint: ModelEndpoint | None = None) -> Registered:
         """As `Client.models.register`, with its errors."""
-        return await self._driver.drive(operators.register_model(self._context, model))
+        return await self._driver.drive(operators.register_model(self._context, model, endpoint))
+
+    def versions(self, model: str) -> AsyncGenerator[ModelVersion, None]:
+        """As `Client.models.versions`, with its errors."""
+        return self._driver.iterate(versions.list_versions(self._context, model))
+
+    async def rollback(self, model: str, number: int) -> Registered:
+        """As `Client.models.rollback`, with its errors."""
+        return await self._driver.drive(versions.rollback(self._context, model, number))
+
+    async def unused_snapshots(self) -> tuple[UnusedSnapshot, ...]:
+        """As `Client.models.unused_snapshots`, with its errors."""
+        return await self._driver.drive(versions.unused_snapshots(self._context))
 
     async def remove(self, model: str) -> None:
         """As `Client.models.remove`, with its errors."""

@@ -56,6 +56,27 @@ class Registered:
     changed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """What a model is, or was."""
+
+    number: int
+    """1 for the first."""
+    model: Model
+    """With the time at which this version was first registered."""
+    current: bool
+    """Whether new requests get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedSnapshot:
+    """A snapshot that neither a version of a model nor an open request needs."""
+
+    digest: str
+    uri: str
+    """Where it was registered from."""
+
+
 class Visibility(StrEnum):
     """Who may call an endpoint, and what it runs on."""
 

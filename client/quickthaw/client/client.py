@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from quickthaw.client import artifacts, inference, operators, traffic
+from quickthaw.client import artifacts, inference, operators, traffic, versions
 from quickthaw.client.accounts import Accounts
 from quickthaw.client.billing import (
     Key,
@@ -18,7 +18,13 @@ from quickthaw.client.billing import (
     Usage,
     UsageDimension,
 )
-from quickthaw.client.catalog import Model, ModelEndpoint, Registered
+from quickthaw.client.catalog import (
+    Model,
+    ModelEndpoint,
+    ModelVersion,
+    Registered,
+    UnusedSnapshot,
+)
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
@@ -216,13 +222,26 @@ class Models:
         """By id or alias. Raises ModelNotFound."""
         return self._driver.drive(operators.get_model(self._context, model))
 
-    def register(self, model: Model) -> Registered:
+    def register(self, model: Model, endpoint: ModelEndpoint | None = None) -> Registered:
         """Adds a model, or replaces it by a new snapshot. Needs the scope `admin`.
 
-        Raises InvalidArgument (id, digest or schema) and AlreadyExists (the id or an alias belongs
-        to another model).
+        With `endpoint` it is served so from its first moment; a private one without an owner is
+        the caller's. Raises InvalidArgument (id, digest, schema or setting) and AlreadyExists (the
+        id or an alias belongs to another model).
         """
-        return self._driver.drive(operators.register_model(self._context, model))
+        return self._driver.drive(operators.register_model(self._context, model, endpoint))
+
+    def versions(self, model: str) -> Generator[ModelVersion, None, None]:
+        """What the model has been, the newest first. Raises ModelNotFound."""
+        return self._driver.iterate(versions.list_versions(self._context, model))
+
+    def rollback(self, model: str, number: int) -> Registered:
+        """Makes it that version again. Needs `admin`. Raises ModelNotFound, NotFound."""
+        return self._driver.drive(versions.rollback(self._context, model, number))
+
+    def unused_snapshots(self) -> tuple[UnusedSnapshot, ...]:
+        """What was registered once and is needed no more. Needs `admin`."""
+        return self._driver.drive(versions.unused_snapshots(self._context))
 
     def remove(self, model: str) -> None:
         """Takes a model out; accepted requests still run. Raises ModelNotFound."""

@@ -83,6 +83,20 @@ REMOVE = Method(
     repeatable=False,
 )
 
+LIST_VERSIONS = Method(
+    "/quickthaw.v1.Catalog/ListVersions",
+    catalog_pb2.ListVersionsRequest,
+    catalog_pb2.ListVersionsResponse,
+)
+ROLLBACK = Method(
+    "/quickthaw.v1.Catalog/Rollback", catalog_pb2.RollbackRequest, catalog_pb2.RegisterResponse
+)
+LIST_UNUSED_SNAPSHOTS = Method(
+    "/quickthaw.v1.Catalog/ListUnusedSnapshots",
+    catalog_pb2.ListUnusedSnapshotsRequest,
+    catalog_pb2.ListUnusedSnapshotsResponse,
+)
+
 GET_ENDPOINT = Method(
     "/quickthaw.v1.Catalog/GetEndpoint", catalog_pb2.GetEndpointRequest, catalog_pb2.Endpoint
 )

@@ -68,8 +68,13 @@ def list_models(context: Context) -> Iteration[Model, None]:
         message.page.token = answer.next_page_token
 
 
-def register_model(context: Context, model: Model) -> Operation[Registered]:
-    message = catalog_pb2.RegisterRequest(model=model_to_wire(model))
+def register_model(
+    context: Context, model: Model, endpoint: ModelEndpoint | None = None
+) -> Operation[Registered]:
+    message = catalog_pb2.RegisterRequest(
+        model=model_to_wire(model),
+        endpoint=None if endpoint is None else endpoint_to_wire(endpoint),
+    )
     return registered_from_wire((yield from call_with_retry(context, methods.REGISTER, message)))
 
 

@@ -77,6 +77,21 @@ class CatalogStub:
                 request_serializer=quickthaw_dot_v1_dot_catalog__pb2.ReleaseQuarantineRequest.SerializeToString,
                 response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
                 _registered_method=True)
+        self.ListVersions = channel.unary_unary(
+                '/quickthaw.v1.Catalog/ListVersions',
+                request_serializer=quickthaw_dot_v1_dot_catalog__pb2.ListVersionsRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ListVersionsResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/quickthaw.v1.Catalog/Rollback',
+                request_serializer=quickthaw_dot_v1_dot_catalog__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.RegisterResponse.FromString,
+                _registered_method=True)
+        self.ListUnusedSnapshots = channel.unary_unary(
+                '/quickthaw.v1.Catalog/ListUnusedSnapshots',
+                request_serializer=quickthaw_dot_v1_dot_catalog__pb2.ListUnusedSnapshotsRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ListUnusedSnapshotsResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServicer:
@@ -146,6 +161,31 @@ class CatalogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVersions(self, request, context):
+        """Everything that a model has been since it was added, the newest version first.
+        NOT_FOUND: no such model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Makes a model what it was: one of its versions takes new requests again, at once and durably.
+        Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
+        such version of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnusedSnapshots(self, request, context):
+        """Snapshots that were registered once and that nothing needs any more: no version of a model in
+        the catalog, and no request that has not ended. Their files may be deleted. Needs `admin`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -188,6 +228,21 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.ReleaseQuarantine,
                     request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ReleaseQuarantineRequest.FromString,
                     response_serializer=quickthaw_dot_v1_dot_catalog__pb2.Endpoint.SerializeToString,
+            ),
+            'ListVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVersions,
+                    request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ListVersionsRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_catalog__pb2.ListVersionsResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.RollbackRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_catalog__pb2.RegisterResponse.SerializeToString,
+            ),
+            'ListUnusedSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnusedSnapshots,
+                    request_deserializer=quickthaw_dot_v1_dot_catalog__pb2.ListUnusedSnapshotsRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_catalog__pb2.ListUnusedSnapshotsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -409,6 +464,87 @@ class Catalog:
             '/quickthaw.v1.Catalog/ReleaseQuarantine',
             quickthaw_dot_v1_dot_catalog__pb2.ReleaseQuarantineRequest.SerializeToString,
             quickthaw_dot_v1_dot_catalog__pb2.Endpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Catalog/ListVersions',
+            quickthaw_dot_v1_dot_catalog__pb2.ListVersionsRequest.SerializeToString,
+            quickthaw_dot_v1_dot_catalog__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Catalog/Rollback',
+            quickthaw_dot_v1_dot_catalog__pb2.RollbackRequest.SerializeToString,
+            quickthaw_dot_v1_dot_catalog__pb2.RegisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnusedSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Catalog/ListUnusedSnapshots',
+            quickthaw_dot_v1_dot_catalog__pb2.ListUnusedSnapshotsRequest.SerializeToString,
+            quickthaw_dot_v1_dot_catalog__pb2.ListUnusedSnapshotsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,19 @@ class CatalogStub:
     """Lets a quarantined model run again. A new version of the model does the same. Nothing happens
     to one that is not quarantined.
     """
+    ListVersions: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListVersionsRequest, _catalog_pb2.ListVersionsResponse]
+    """Everything that a model has been since it was added, the newest version first.
+    NOT_FOUND: no such model.
+    """
+    Rollback: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RollbackRequest, _catalog_pb2.RegisterResponse]
+    """Makes a model what it was: one of its versions takes new requests again, at once and durably.
+    Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
+    such version of it.
+    """
+    ListUnusedSnapshots: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListUnusedSnapshotsRequest, _catalog_pb2.ListUnusedSnapshotsResponse]
+    """Snapshots that were registered once and that nothing needs any more: no version of a model in
+    the catalog, and no request that has not ended. Their files may be deleted. Needs `admin`.
+    """
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
@@ -94,6 +107,19 @@ class CatalogAsyncStub(CatalogStub):
     ReleaseQuarantine: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ReleaseQuarantineRequest, _catalog_pb2.Endpoint]  # type: ignore[assignment]
     """Lets a quarantined model run again. A new version of the model does the same. Nothing happens
     to one that is not quarantined.
+    """
+    ListVersions: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListVersionsRequest, _catalog_pb2.ListVersionsResponse]  # type: ignore[assignment]
+    """Everything that a model has been since it was added, the newest version first.
+    NOT_FOUND: no such model.
+    """
+    Rollback: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RollbackRequest, _catalog_pb2.RegisterResponse]  # type: ignore[assignment]
+    """Makes a model what it was: one of its versions takes new requests again, at once and durably.
+    Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
+    such version of it.
+    """
+    ListUnusedSnapshots: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListUnusedSnapshotsRequest, _catalog_pb2.ListUnusedSnapshotsResponse]  # type: ignore[assignment]
+    """Snapshots that were registered once and that nothing needs any more: no version of a model in
+    the catalog, and no request that has not ended. Their files may be deleted. Needs `admin`.
     """
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
@@ -173,6 +199,37 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.Endpoint, _abc.Awaitable[_catalog_pb2.Endpoint]]:
         """Lets a quarantined model run again. A new version of the model does the same. Nothing happens
         to one that is not quarantined.
+        """
+
+    @_abc_1.abstractmethod
+    def ListVersions(
+        self,
+        request: _catalog_pb2.ListVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ListVersionsResponse, _abc.Awaitable[_catalog_pb2.ListVersionsResponse]]:
+        """Everything that a model has been since it was added, the newest version first.
+        NOT_FOUND: no such model.
+        """
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _catalog_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RegisterResponse, _abc.Awaitable[_catalog_pb2.RegisterResponse]]:
+        """Makes a model what it was: one of its versions takes new requests again, at once and durably.
+        Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
+        such version of it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnusedSnapshots(
+        self,
+        request: _catalog_pb2.ListUnusedSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ListUnusedSnapshotsResponse, _abc.Awaitable[_catalog_pb2.ListUnusedSnapshotsResponse]]:
+        """Snapshots that were registered once and that nothing needs any more: no version of a model in
+        the catalog, and no request that has not ended. Their files may be deleted. Needs `admin`.
         """
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

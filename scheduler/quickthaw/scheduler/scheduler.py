@@ -194,7 +194,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         server,
     )
     catalog_pb2_grpc.add_CatalogServicer_to_server(
-        CatalogServicer(catalog, store.journal, clock, dispatcher), server
+        CatalogServicer(catalog, store, clock, dispatcher), server
     )
     fleet_pb2_grpc.add_FleetServicer_to_server(
         FleetServicer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import grpc.aio
 
@@ -11,16 +12,23 @@ from quickthaw.scheduler.catalog import Catalog, CatalogModel, check_model
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.convert.endpoints import endpoint_message, endpoint_settings
 from quickthaw.scheduler.convert.models import catalog_model, model_message
-from quickthaw.scheduler.convert.pages import page_size
+from quickthaw.scheduler.convert.pages import page_size, version_token
 from quickthaw.scheduler.convert.words import checked_text
 from quickthaw.scheduler.core import events
-from quickthaw.scheduler.core.model import DEFAULT_ENDPOINT, EndpointSettings, ModelId
+from quickthaw.scheduler.core.model import DEFAULT_ENDPOINT, EndpointSettings, ModelId, Visibility
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.endpoints import SETTING_NAMES, check_endpoint, endpoint_rows, merged
 from quickthaw.scheduler.keys import Scope
-from quickthaw.scheduler.store.journal import Journal
+from quickthaw.scheduler.store.releases import (
+    next_number,
+    release,
+    releases,
+    unused_snapshots,
+)
 from quickthaw.scheduler.store.statements import Row, Statement
+from quickthaw.scheduler.store.store import Store
 from quickthaw.v1 import catalog_pb2, catalog_pb2_grpc, types_pb2
+from quickthaw.wire import errors
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -33,10 +41,11 @@ def _viewer() -> str | None:
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     def __init__(
-        self, catalog: Catalog, journal: Journal, clock: Clock, dispatcher: Dispatcher
+        self, catalog: Catalog, store: Store, clock: Clock, dispatcher: Dispatcher
     ) -> None:
         self._catalog = catalog
-        self._journal = journal
+        self._journal = store.journal
+        self._reader = store.reader
         self._clock = clock
         self._dispatcher = dispatcher
         # Names are checked before the commit and taken after it, so changes go one by one.
@@ -50,28 +59,39 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         settings: EndpointSettings | None = None
         if request.HasField("endpoint"):
             settings = endpoint_settings(request.endpoint)
+            if settings.visibility is not Visibility.SHARED and not settings.owner_tenant:
+                settings = replace(settings, owner_tenant=auth.caller().tenant)
             check_endpoint(settings)
-        model_id = model.spec.id
         async with self._changing:
-            known = self._catalog.models().get(model_id)
-            changed = known is None or known.version != model.version
-            if settings == self._catalog.endpoint(model_id):
-                settings = None
-            self._catalog.check_names(model)
-            rows = register_rows(model) if changed else []
-            if settings is not None:
-                rows.extend(endpoint_rows(model_id, settings))
-            if rows:
-                await self._journal.offer(rows)
-            if settings is not None:
-                # Before the model can be found, so that a private one is never anybody else's.
-                self._catalog.set_endpoint(model_id, settings)
-            if changed:
-                self._catalog.put(model)
-            else:
-                model = self._catalog.get(model_id)
-            if settings is not None or self._catalog.endpoint(model_id) != DEFAULT_ENDPOINT:
-                self._serve(model_id, self._catalog.endpoint(model_id))
+            return await self._put(model, settings)
+
+    async def _put(
+        self, model: CatalogModel, settings: EndpointSettings | None
+    ) -> catalog_pb2.RegisterResponse:
+        """The model as it is from now on. The caller holds the lock."""
+        model_id = model.spec.id
+        known = self._catalog.models().get(model_id)
+        changed = known is None or known.version != model.version
+        if settings == self._catalog.endpoint(model_id):
+            settings = None
+        self._catalog.check_names(model)
+        rows: list[Row] = []
+        if changed:
+            number = await self._reader.run(lambda store: next_number(store, model_id))
+            rows = [*register_rows(model), release_row(model, number)]
+        if settings is not None:
+            rows.extend(endpoint_rows(model_id, settings))
+        if rows:
+            await self._journal.offer(rows)
+        if settings is not None:
+            # Before the model can be found, so that a private one is never anybody else's.
+            self._catalog.set_endpoint(model_id, settings)
+        if changed:
+            self._catalog.put(model)
+        else:
+            model = self._catalog.get(model_id)
+        if settings is not None or self._catalog.endpoint(model_id) != DEFAULT_ENDPOINT:
+            self._serve(model_id, self._catalog.endpoint(model_id))
         return catalog_pb2.RegisterResponse(
             model=model_message(model), changed=changed or settings is not None
         )
@@ -100,11 +120,59 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
                 Statement.DELETE_ALIASES,
                 Statement.DELETE_MODEL,
                 Statement.DELETE_ENDPOINT,
+                # Whoever takes the name next must not see what it was.
+                Statement.DELETE_RELEASES,
             )
             await self._journal.offer([Row(statement, key) for statement in statements])
             self._catalog.remove(model_id)
             self._dispatcher.feed(events.EndpointChanged(model_id, None))
         return catalog_pb2.RemoveResponse()
+
+    # ---- versions ----------------------------------------------------------------------------
+
+    async def ListVersions(
+        self, request: catalog_pb2.ListVersionsRequest, context: Context
+    ) -> catalog_pb2.ListVersionsResponse:
+        current = self._catalog.get(request.model, _viewer())
+        below, size = version_token(request.page), page_size(request.page)
+        found = await self._reader.run(
+            lambda store: releases(store, current.spec.id, below=below, limit=size + 1)
+        )
+        return catalog_pb2.ListVersionsResponse(
+            versions=[
+                catalog_pb2.ModelVersion(
+                    number=each.number,
+                    model=model_message(each.model),
+                    current=each.model.version == current.version,
+                )
+                for each in found[:size]
+            ],
+            next_page_token=str(found[size - 1].number) if len(found) > size else "",
+        )
+
+    async def Rollback(
+        self, request: catalog_pb2.RollbackRequest, context: Context
+    ) -> catalog_pb2.RegisterResponse:
+        async with self._changing:
+            model_id = self._catalog.get(request.model).spec.id
+            found = await self._reader.run(lambda store: release(store, model_id, request.number))
+            if found is None:
+                raise errors.NotFound(
+                    f"{model_id} has no version {request.number}; "
+                    f"`quickthaw deploy versions {model_id}` lists them"
+                )
+            back = replace(found.model, registered_unix_ms=self._clock.now_ms())
+            return await self._put(back, None)
+
+    async def ListUnusedSnapshots(
+        self, request: catalog_pb2.ListUnusedSnapshotsRequest, context: Context
+    ) -> catalog_pb2.ListUnusedSnapshotsResponse:
+        return catalog_pb2.ListUnusedSnapshotsResponse(
+            snapshots=[
+                catalog_pb2.UnusedSnapshot(digest=digest, uri=uri)
+                for digest, uri in await self._reader.run(unused_snapshots)
+            ]
+        )
 
     # ---- endpoints ---------------------------------------------------------------------------
 
@@ -196,3 +264,16 @@ def register_rows(model: CatalogModel) -> list[Row]:
             for alias in model.aliases
         ),
     ]
+
+
+def release_row(model: CatalogModel, number: int) -> Row:
+    """A version that the model has been before keeps the number that it has."""
+    return Row(
+        Statement.INSERT_RELEASE,
+        {
+            "model_id": model.spec.id,
+            "version": model.version,
+            "number": number,
+            "registered_unix_ms": model.registered_unix_ms,
+        },
+    )

@@ -55,6 +55,17 @@ model_versions = Table(
     Column("document_json", Text, nullable=False),
 )
 
+# What a model of the catalog has been, by numbers for people; gone with the model.
+model_releases = Table(
+    "model_releases",
+    metadata,
+    Column("model_id", String(200), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("registered_unix_ms", BigInteger, nullable=False),
+    Index("model_releases_number", "model_id", "number", unique=True),
+)
+
 models = Table(
     "models",
     metadata,
