@@ -225,17 +225,24 @@ async def test_a_run_longer_than_any_may_be_is_cancelled(tmp_path: Path) -> None
         await asyncio.wait_for(request.cancelled.wait(), 10)
 
 
-async def test_a_run_outlives_a_restart_of_the_scheduler(tmp_path: Path) -> None:
+async def test_a_run_is_made_again_when_the_scheduler_restarts_and_then_outlives_others(
+    tmp_path: Path,
+) -> None:
     async with a_gateway(tmp_path) as rig:
         rig.platform.hold()
         answer = asyncio.create_task(rig.http.post(RUN, json={"prompt": "x"}))
-        request = await rig.platform.submitted()
-        await request.move(types_pb2.REQUEST_STATE_RUNNING)
+        first = await rig.platform.submitted()
+        await first.move(types_pb2.REQUEST_STATE_RUNNING)
         await rig.restart_scheduler()
-        await request.succeed(rig.platform.picture(request, b"after"))
+        assert first.cancelled.is_set()
+        second = await rig.platform.submitted(2)
+        await second.move(types_pb2.REQUEST_STATE_RUNNING)
+        await rig.restart_scheduler()
+        await second.succeed(rig.platform.picture(second, b"after"))
         response = await answer
         assert response.status_code == 200
-        assert len(rig.platform.requests) == 1
+        assert response.headers["x-fal-request-id"] == second.record.request_id
+        assert len(rig.platform.requests) == 2
 
 
 async def test_a_scheduler_that_is_away_is_a_503(tmp_path: Path) -> None:

@@ -81,9 +81,6 @@ class _Unplayed(
 ):
     """The calls that no test of a gateway leads to."""
 
-    async def Run(self, request: object, context: Context) -> types_pb2.Request:
-        raise _unplayed()
-
     async def List(self, request: object, context: Context) -> inference_pb2.ListRequestsResponse:
         raise _unplayed()
 
@@ -222,6 +219,20 @@ class FakePlatform(_Unplayed):
                 for index in range(count)
             )
         )
+
+    async def Run(
+        self, request: inference_pb2.SubmitRequest, context: Context
+    ) -> types_pb2.Request:
+        accepted = await self.Submit(request, context)
+        found = self.requests[accepted.request_id]
+        seen = 0
+        try:
+            while not found.record.HasField("receipt"):
+                seen += len(await found.events_after(seen))
+        except asyncio.CancelledError:
+            found.cancelled.set()
+            raise
+        return found.record
 
     async def Get(self, request: inference_pb2.GetRequest, context: Context) -> types_pb2.Request:
         return self._find(request.request_id, context).record

@@ -12,6 +12,8 @@ from starlette.routing import Route
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.fal.document import fal_paths
 from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.openai.document import PROBLEM as OPENAI_ERROR
+from quickthaw.gateway.openai.document import openai_paths
 from quickthaw.gateway.replicate.document import PROBLEM, replicate_paths
 from quickthaw.gateway.respond import json_response
 
@@ -52,7 +54,12 @@ def gateway_document(public_url: str) -> JsonObject:
                     "description": "`Key <key>` or `Bearer <key>`",
                 }
             },
-            "schemas": {"Arguments": {"type": "object"}, "Error": _ERROR, "Problem": PROBLEM},
+            "schemas": {
+                "Arguments": {"type": "object"},
+                "Error": _ERROR,
+                "OpenAIError": OPENAI_ERROR,
+                "Problem": PROBLEM,
+            },
         },
         "paths": {
             **_run_paths(),
@@ -61,6 +68,7 @@ def gateway_document(public_url: str) -> JsonObject:
             **_webhook_paths(),
             **replicate_paths(),
             **fal_paths(),
+            **openai_paths(),
         },
     }
 

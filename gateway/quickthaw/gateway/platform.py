@@ -108,6 +108,19 @@ class Platform:
             )
         )
 
+    async def run(
+        self, credential: Credential, request: inference_pb2.SubmitRequest
+    ) -> types_pb2.Request:
+        """To its end, in one call; cancelling that cancels the request.
+
+        Raises Unavailable when the scheduler goes away, which has then forgotten the request, and
+        DeadlineExpired for a run longer than any may be.
+        """
+        with _our_errors():
+            return await self._inference.Run(
+                request, metadata=_metadata(credential), timeout=self._limits.run_seconds_max
+            )
+
     async def get(self, credential: Credential, request_id: str) -> types_pb2.Request:
         return await self._patiently(
             lambda: self._inference.Get(

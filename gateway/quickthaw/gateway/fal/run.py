@@ -7,14 +7,14 @@ from starlette.responses import Response
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import until_gone
-from quickthaw.gateway.fal.calls import AttendedRequest, Call, read_call
+from quickthaw.gateway.fal.calls import Call, read_call
 from quickthaw.gateway.fal.errors import failure_answer
 from quickthaw.gateway.fal.output import output_object
+from quickthaw.gateway.fal.to_end import run_to_end
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.respond import REQUEST_ID_HEADER, json_response, runner_hints
 from quickthaw.v1 import types_pb2
-from quickthaw.wire.errors import Internal
 
 
 async def run(request: Request) -> Response:
@@ -26,17 +26,8 @@ async def run(request: Request) -> Response:
 
 
 async def _run(request: Request, call: Call) -> tuple[types_pb2.Request, JsonObject]:
-    attended = await AttendedRequest.submit(call)
-    exchange_of(request).request_id = attended.request_id
-    events = attended.events()
-    try:
-        async for event in events:
-            if event.HasField("finished"):
-                return event.finished, await output_of_success(call, event.finished)
-    finally:
-        await events.aclose()
-        attended.abandon()
-    raise Internal(f"the events of {attended.request_id} stopped before its end")
+    finished = await run_to_end(call, exchange_of(request))
+    return finished, await output_of_success(call, finished)
 
 
 async def output_of_success(call: Call, finished: types_pb2.Request) -> JsonObject:

@@ -17,6 +17,7 @@ from quickthaw.gateway.fal.call_options import CallOptions, read_credential
 from quickthaw.gateway.fal.calls import AttendedRequest, Call
 from quickthaw.gateway.fal.errors import error_answer, failure_answer
 from quickthaw.gateway.fal.ids import parse_endpoint_id
+from quickthaw.gateway.fal.to_end import run_to_end
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.openai.arguments import Wanted, read_wanted
@@ -24,7 +25,6 @@ from quickthaw.gateway.openai.edit_form import edits_pictures, read_edit
 from quickthaw.gateway.openai.errors import error_body, invalid
 from quickthaw.gateway.respond import EventStream, json_response
 from quickthaw.v1 import inference_pb2, types_pb2
-from quickthaw.wire.errors import Internal
 from quickthaw.wire.status import translate
 
 _NO_USAGE: JsonObject = {
@@ -62,14 +62,16 @@ async def _drawn(
     """`kind`: how the events of a stream are named."""
     wanted = read_wanted(body, gateway.default_model)
     call = await _call(request, gateway, wanted)
-    attended = await until_gone(request.receive, AttendedRequest.submit(call))
-    exchange_of(request).request_id = attended.request_id
-    headers = {"x-request-id": attended.request_id}
+    exchange = exchange_of(request)
     if wanted.stream:
+        attended = await until_gone(request.receive, AttendedRequest.submit(call))
+        exchange.request_id = attended.request_id
+        headers = {"x-request-id": attended.request_id}
         events = _events(call, attended, wanted, kind)
         return EventStream(gateway, events, headers, on_end=attended.abandon, named=True)
-    finished = await until_gone(request.receive, _end(attended))
-    return json_response(await _answer(call, wanted, finished), headers=headers)
+    ended = await until_gone(request.receive, run_to_end(call, exchange))
+    answer = await _answer(call, wanted, _succeeded(ended))
+    return json_response(answer, headers={"x-request-id": ended.request_id})
 
 
 async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
@@ -93,19 +95,6 @@ async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
         idempotency_key="",
     )
     return Call(gateway, endpoint, options, schema, input_, sync_mode=False)
-
-
-async def _end(attended: AttendedRequest) -> types_pb2.Request:
-    """The request, succeeded. Raises HttpError for one that failed or was cancelled."""
-    events = attended.events()
-    try:
-        async for event in events:
-            if event.HasField("finished"):
-                return _succeeded(event.finished)
-    finally:
-        await events.aclose()
-        attended.abandon()
-    raise Internal(f"the events of {attended.request_id} stopped before its end")
 
 
 def _succeeded(finished: types_pb2.Request) -> types_pb2.Request:
