@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from quickthaw.cli.bench import cold_start
+from quickthaw.cli.bench.options import Options
 from quickthaw.cli.bench.peers.registry import find
 from quickthaw.cli.bench.plot import plot
 from quickthaw.cli.bench.recording import write
@@ -59,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def written(folder: Path) -> dict[str, Any]:
     """One run with real loaders and with ones that misbehave in every way."""
-    options = cold_start.Options(
+    options = Options(
         model="sd15",
         folder=folder / "files",
         peers=(*(find(name) for name in PEERS), *ODD, find("instanttensor")),

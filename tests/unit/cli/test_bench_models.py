@@ -9,10 +9,10 @@ import torch
 
 from quickthaw.cli.bench.catalogue import MODELS
 from quickthaw.cli.bench.choosing import Choice, choose
-from quickthaw.cli.bench.cold_start import Options
 from quickthaw.cli.bench.fitting import available_memory_bytes, nbytes_max
 from quickthaw.cli.bench.layouts import diffusers_folder
 from quickthaw.cli.bench.making import make
+from quickthaw.cli.bench.options import Options
 from quickthaw.cli.bench.subject import differences, open_subject
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.verify import verify

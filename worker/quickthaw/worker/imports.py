@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from quickthaw.worker.families import NOOP, adapter
+from quickthaw.worker.version import product_version
 
 # What a first request would otherwise import while its caller waits.
 _PIPELINE_CLASSES = {
@@ -29,7 +30,7 @@ def import_light() -> Iterator[str]:
     for module in ("grpc.aio", "uvloop", "quickthaw.worker.life"):
         importlib.import_module(module)
         yield module
-    importlib.import_module("quickthaw.worker.process").product_version()
+    product_version()  # reads the installation's metadata, once
 
 
 def import_families(families: tuple[str, ...]) -> Iterator[str]:

@@ -7,8 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from functools import cache
-from importlib import metadata
 from random import Random
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -34,6 +32,7 @@ from quickthaw.worker.prefetching import Prefetcher
 from quickthaw.worker.residency import Resident, TierSpeeds
 from quickthaw.worker.settings import WorkerSettings
 from quickthaw.worker.shell import Shell
+from quickthaw.worker.version import product_version
 
 if TYPE_CHECKING:
     from quickthaw.snapshot.prepared import Prepared
@@ -259,11 +258,3 @@ def _open_peers(settings: WorkerSettings, metrics: WorkerMetrics) -> PeerServer 
     )
     server.on_sent = metrics.peer_sent_bytes.inc
     return server
-
-
-@cache
-def product_version() -> str:
-    try:
-        return metadata.version("quickthaw")
-    except metadata.PackageNotFoundError:  # a source tree on the path, not installed
-        return "source"

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quickthaw.cli.bench.fitting import available_memory_bytes, estimated_seconds, nbytes_max
+from quickthaw.cli.bench.options import Options
 from quickthaw.cli.bench.rows import rows_for
 from quickthaw.cli.bench.workspace import free_disk_bytes
 from quickthaw.cli.errors import UsageFault
 from quickthaw.snapshot import SnapshotStore, locate
 from quickthaw.wire.errors import FailedPrecondition, NotFound
-
-if TYPE_CHECKING:
-    from quickthaw.cli.bench.cold_start import Options
 
 Make = Callable[[SnapshotStore, Callable[[int], None]], str]
 

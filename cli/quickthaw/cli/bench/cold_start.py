@@ -12,6 +12,7 @@ from typing import Any
 from quickthaw.cli.bench.choosing import Choice, choose
 from quickthaw.cli.bench.loopback import FOLDER, STORE, serving
 from quickthaw.cli.bench.measuring import Measured, OnStep, Plan, measure
+from quickthaw.cli.bench.options import Options
 from quickthaw.cli.bench.peers.base import Peer, version
 from quickthaw.cli.bench.recording import document
 from quickthaw.cli.bench.rows import From, Row, rows_for
@@ -21,34 +22,6 @@ from quickthaw.cli.bench.targets import targets
 from quickthaw.cli.bench.workspace import workspace
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.wire.errors import FailedPrecondition
-
-NAME = "cold_start"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line says. `scale`: a share of the real size; None: what fits.
-
-    `peers`: those to measure, all by default. `snapshot`: a digest in the default store, a folder
-    that `snapshot pack` wrote, or a diffusers folder; it takes the place of `model`.
-    """
-
-    model: str
-    folder: Path
-    peers: tuple[Peer, ...]
-    command: str = ""
-    name: str = NAME
-    scale: float | None = None
-    size_gb: float | None = None
-    snapshot: str | None = None
-    digest: str | None = None
-    device: str = "cpu"
-    starts: tuple[From, ...] = tuple(From)
-    rounds: int = 7
-    readers: int = 16
-    torch_threads: int = 1
-    seed: int = 0
-    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,11 +128,12 @@ def cold_start(
     Exit status 1: some loader failed or gave wrong bytes; the others' numbers are there.
     """
     from quickthaw.cli.bench import cold_start as bench
+    from quickthaw.cli.bench.options import Options
     from quickthaw.cli.bench.workspace import default_folder
 
     if device not in ("cpu", "cuda"):
         raise UsageFault(f"--device is cpu or cuda, not {device!r}")
-    options = bench.Options(
+    options = Options(
         model=model,
         folder=folder or default_folder(),
         peers=_peers(peers),
