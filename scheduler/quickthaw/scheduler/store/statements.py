@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import chain
-from operator import itemgetter
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,12 +26,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from quickthaw.scheduler.store import schema
 
 Value = str | int | float | bytes
-
-ROWS_AT_ONCE_MAX = 32
-"""In one statement of SQLite's; a power of two."""
-
-Parameters = tuple[Value, ...] | Sequence[Mapping[str, Value]]
-"""Of one execution, or of several."""
 
 
 class Statement(IntEnum):
@@ -110,58 +102,17 @@ class Statements:
 
     They are compiled once: a batch is a handful of rows, and SQLAlchemy's way of executing a
     construct costs several times what SQLite needs for them.
-
-    SQLite gets many rows in one statement. Its driver hands the interpreter over to other threads
-    and takes it back for every execution, which under load costs more than the row does.
     """
 
     def __init__(self, dialect: Dialect) -> None:
         self._postgres = dialect.name == "postgresql"
-        built = self._build()
         self._sql = {
             statement: str(construct.compile(dialect=dialect))
-            for statement, construct in built.items()
+            for statement, construct in self._build().items()
         }
-        self._inserts: dict[Statement, Insert] = {}
-        if not self._postgres:
-            self._inserts = {
-                statement: construct
-                for statement, construct in built.items()
-                if isinstance(construct, Insert)
-            }
-        self._in_order = {
-            statement: itemgetter(*insert.table.columns.keys())
-            for statement, insert in self._inserts.items()
-        }
-        self._many: dict[tuple[Statement, int], str] = {}
 
-    def executions(
-        self, statement: Statement, rows: Sequence[Mapping[str, Value]]
-    ) -> Iterator[tuple[str, Parameters]]:
-        """What to give to the driver for these rows, in turn: texts with parameters."""
-        in_order = self._in_order.get(statement)
-        if in_order is None or len(rows) == 1:
-            yield self._sql[statement], rows
-            return
-        start = 0
-        while start < len(rows):
-            # A power of two, so that there are few texts, and the driver knows them all.
-            count = min(ROWS_AT_ONCE_MAX, 1 << ((len(rows) - start).bit_length() - 1))
-            values = chain.from_iterable(map(in_order, rows[start : start + count]))
-            yield self._text(statement, count), tuple(values)
-            start += count
-
-    def _text(self, statement: Statement, count: int) -> str:
-        """An insert of so many rows, its parameters by position."""
-        if (known := self._many.get((statement, count))) is not None:
-            return known
-        insert = self._inserts[statement]
-        names = insert.table.columns.keys()
-        values = [{name: bindparam(f"{name}_{row}") for name in names} for row in range(count)]
-        by_position = sqlite.dialect(paramstyle="qmark")
-        text = str(insert.values(values).compile(dialect=by_position))
-        self._many[statement, count] = text
-        return text
+    def sql(self, statement: Statement) -> str:
+        return self._sql[statement]
 
     def _insert(self, table: Table) -> Insert:
         return table.insert()
