@@ -1,10 +1,11 @@
-"""Every benchmark, one after the other; a failing one does not stop the rest.
+"""Every benchmark, or those named, one after the other; a failing one does not stop the rest.
 
-python -m bench
+python -m bench [NAME ...]
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "scheduler",
             "heartbeats",
             "realtime",
+            "gateway",
             "listeners",
             "fork_to_ready",
             "fixed_cost",
@@ -39,10 +41,16 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    names: list[str] = parser.parse_args().names or list(BENCHMARKS)
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        parser.error(f"no such benchmark: {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
     failed = []
-    for name, arguments in BENCHMARKS.items():
+    for name in names:
         print(f"== {name}", file=sys.stderr)
-        if subprocess.run([sys.executable, "-m", *arguments], check=False).returncode != 0:
+        command = [sys.executable, "-m", *BENCHMARKS[name]]
+        if subprocess.run(command, check=False).returncode != 0:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

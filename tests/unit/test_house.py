@@ -6,9 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bench.__main__ import BENCHMARKS
 
 ROOT = Path(__file__).parents[2]
 MODULE_LINES_MAX = 400
+PARTS_OF_A_BENCHMARK = {
+    "options_start": "one process of `bench.options`, which starts it",
+}
+"""Modules of `bench` that are run, though not by a person, and why."""
 
 
 def _committed_or_new(*patterns: str) -> list[Path]:
@@ -47,3 +52,17 @@ def test_modules_stay_rooms_and_do_not_become_warehouses() -> None:
 def test_every_component_tells_checkers_that_it_is_typed(component: str) -> None:
     roots = list(ROOT.glob(f"*/quickthaw/{component}/py.typed"))
     assert len(roots) == 1
+
+
+def test_every_benchmark_is_run_with_the_others() -> None:
+    runnable = {
+        path.stem
+        for path in (ROOT / "bench").glob("*.py")
+        if path.stem != "__main__" and 'if __name__ == "__main__":' in path.read_text()
+    }
+    run = {
+        module.removeprefix("bench.")
+        for module, *_ in BENCHMARKS.values()
+        if module.startswith("bench.")
+    }
+    assert runnable - set(PARTS_OF_A_BENCHMARK) == run
