@@ -922,6 +922,49 @@ class ListAlertsResponse(_message.Message):
 Global___ListAlertsResponse: _TypeAlias = ListAlertsResponse  # noqa: Y015
 
 @_typing.final
+class KeyLimits(_message.Message):
+    """What the holder of a key may do at most. A limit of 0 is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
+    REQUEST_PRICE_NANODOLLARS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    requests_per_minute: _builtins.int
+    """New requests: as many at once, and again as time refills them evenly. One more is refused with
+    RESOURCE_EXHAUSTED and the time to wait.
+    """
+    concurrent_requests: _builtins.int
+    """Requests that have not ended; one more is refused with RESOURCE_EXHAUSTED."""
+    request_price_nanodollars: _builtins.int
+    """The price of one attempt, in nano-dollars, as a request's own `price_cap_nanodollars`, of which
+    the lower counts: a request waits for a worker that is cheap enough, and is refused with the same
+    error where none is attached.
+    """
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Catalog ids, or `owner/*` for all of an owner's; empty for every model that the tenant may call.
+        Others are refused with PERMISSION_DENIED. At most 100.
+        """
+
+    def __init__(
+        self,
+        *,
+        requests_per_minute: _builtins.int = ...,
+        concurrent_requests: _builtins.int = ...,
+        request_price_nanodollars: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrent_requests", b"concurrent_requests", "models", b"models", "request_price_nanodollars", b"request_price_nanodollars", "requests_per_minute", b"requests_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyLimits: _TypeAlias = KeyLimits  # noqa: Y015
+
+@_typing.final
 class Key(_message.Message):
     """A key without its secret."""
 
@@ -934,6 +977,10 @@ class Key(_message.Message):
     CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
     EXPIRES_UNIX_MS_FIELD_NUMBER: _builtins.int
     REVOKED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    LAST_USED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    ROTATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    OLD_SECRET_UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public name of the key: 12 characters."""
     tenant: _builtins.str
@@ -946,9 +993,19 @@ class Key(_message.Message):
     """0 for never."""
     revoked_unix_ms: _builtins.int
     """0 if it is valid."""
+    last_used_unix_ms: _builtins.int
+    """To the minute or so; 0 for never."""
+    rotated_unix_ms: _builtins.int
+    """When it got the secret that it has; 0 if it has its first."""
+    old_secret_until_unix_ms: _builtins.int
+    """Until when the secret before is good too; 0 if there is none."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
         """What it may do."""
+
+    @_builtins.property
+    def limits(self) -> Global___KeyLimits:
+        """What it may do at most."""
 
     def __init__(
         self,
@@ -960,10 +1017,14 @@ class Key(_message.Message):
         created_unix_ms: _builtins.int = ...,
         expires_unix_ms: _builtins.int = ...,
         revoked_unix_ms: _builtins.int = ...,
+        limits: Global___KeyLimits | None = ...,
+        last_used_unix_ms: _builtins.int = ...,
+        rotated_unix_ms: _builtins.int = ...,
+        old_secret_until_unix_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "expires_unix_ms", b"expires_unix_ms", "key_id", b"key_id", "label", b"label", "revoked_unix_ms", b"revoked_unix_ms", "scopes", b"scopes", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "expires_unix_ms", b"expires_unix_ms", "key_id", b"key_id", "label", b"label", "last_used_unix_ms", b"last_used_unix_ms", "limits", b"limits", "old_secret_until_unix_ms", b"old_secret_until_unix_ms", "revoked_unix_ms", b"revoked_unix_ms", "rotated_unix_ms", b"rotated_unix_ms", "scopes", b"scopes", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -979,6 +1040,7 @@ class CreateKeyRequest(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     EXPIRES_UNIX_MS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """a-z, 0-9, `-` and `_`; at most 64 characters."""
     label: _builtins.str
@@ -989,6 +1051,10 @@ class CreateKeyRequest(_message.Message):
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
         """At least one."""
 
+    @_builtins.property
+    def limits(self) -> Global___KeyLimits:
+        """Absent for none."""
+
     def __init__(
         self,
         *,
@@ -996,10 +1062,11 @@ class CreateKeyRequest(_message.Message):
         scopes: _abc.Iterable[Global___Scope.ValueType] | None = ...,
         label: _builtins.str = ...,
         expires_unix_ms: _builtins.int = ...,
+        limits: Global___KeyLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_unix_ms", b"expires_unix_ms", "label", b"label", "scopes", b"scopes", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_unix_ms", b"expires_unix_ms", "label", b"label", "limits", b"limits", "scopes", b"scopes", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1124,6 +1191,129 @@ class RevokeKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeKeyResponse: _TypeAlias = RevokeKeyResponse  # noqa: Y015
+
+@_typing.final
+class RotateKeyRequest(_message.Message):
+    """Which key gets a new secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    GRACE_MS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """As listed; it stays, and with it the label, the limits and the account."""
+    grace_ms: _builtins.int
+    """How long the old secret stays good, in milliseconds: 0, to end it now, to 30 days. A second
+    rotation ends the one before the old one at once.
+    """
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        grace_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_ms", b"grace_ms", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeyResponse(_message.Message):
+    """The only answer that ever holds the new secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """`qt_<key id>_<secret>`. Shown once."""
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key as it will be listed."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateKeyRequest(_message.Message):
+    """What to change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    EXPIRES_UNIX_MS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """As listed; not the secret."""
+    label: _builtins.str
+    """At most 100 characters."""
+    expires_unix_ms: _builtins.int
+    """In the future, or 0 for never."""
+    @_builtins.property
+    def limits(self) -> Global___KeyLimits:
+        """All of them, in place of those there are; absent to leave them."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        label: _builtins.str | None = ...,
+        expires_unix_ms: _builtins.int | None = ...,
+        limits: Global___KeyLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_unix_ms", b"_expires_unix_ms", "_label", b"_label", "expires_unix_ms", b"expires_unix_ms", "label", b"label", "limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_unix_ms", b"_expires_unix_ms", "_label", b"_label", "expires_unix_ms", b"expires_unix_ms", "key_id", b"key_id", "label", b"label", "limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_unix_ms: _TypeAlias = _typing.Literal["expires_unix_ms"]  # noqa: Y015
+    _WhichOneofArgType__expires_unix_ms: _TypeAlias = _typing.Literal["_expires_unix_ms", b"_expires_unix_ms"]  # noqa: Y015
+    _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
+    _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_unix_ms) -> _WhichOneofReturnType__expires_unix_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label) -> _WhichOneofReturnType__label | None: ...
+
+Global___UpdateKeyRequest: _TypeAlias = UpdateKeyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateKeyResponse(_message.Message):
+    """The key, changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateKeyResponse: _TypeAlias = UpdateKeyResponse  # noqa: Y015
 
 @_typing.final
 class WhoAmIRequest(_message.Message):

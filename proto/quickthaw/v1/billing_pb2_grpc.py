@@ -483,6 +483,16 @@ class AccountsStub:
                 request_serializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/quickthaw.v1.Accounts/RotateKey',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/quickthaw.v1.Accounts/UpdateKey',
+                request_serializer=quickthaw_dot_v1_dot_billing__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=quickthaw_dot_v1_dot_billing__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
         self.WhoAmI = channel.unary_unary(
                 '/quickthaw.v1.Accounts/WhoAmI',
                 request_serializer=quickthaw_dot_v1_dot_billing__pb2.WhoAmIRequest.SerializeToString,
@@ -515,6 +525,22 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Gives a key a new secret. The old one stays good for a while, so that nobody has to change both
+        sides at once. NOT_FOUND; FAILED_PRECONDITION: the key was revoked or has expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateKey(self, request, context):
+        """Changes what is given and leaves the rest. Takes effect at once, also on open streams. NOT_FOUND;
+        FAILED_PRECONDITION: it would end the last admin key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WhoAmI(self, request, context):
         """Whose key the call was made with. Needs the scope `call`.
         """
@@ -539,6 +565,16 @@ def add_AccountsServicer_to_server(servicer, server):
                     servicer.RevokeKey,
                     request_deserializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyRequest.FromString,
                     response_serializer=quickthaw_dot_v1_dot_billing__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.RotateKeyRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=quickthaw_dot_v1_dot_billing__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=quickthaw_dot_v1_dot_billing__pb2.UpdateKeyResponse.SerializeToString,
             ),
             'WhoAmI': grpc.unary_unary_rpc_method_handler(
                     servicer.WhoAmI,
@@ -628,6 +664,60 @@ class Accounts:
             '/quickthaw.v1.Accounts/RevokeKey',
             quickthaw_dot_v1_dot_billing__pb2.RevokeKeyRequest.SerializeToString,
             quickthaw_dot_v1_dot_billing__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Accounts/RotateKey',
+            quickthaw_dot_v1_dot_billing__pb2.RotateKeyRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quickthaw.v1.Accounts/UpdateKey',
+            quickthaw_dot_v1_dot_billing__pb2.UpdateKeyRequest.SerializeToString,
+            quickthaw_dot_v1_dot_billing__pb2.UpdateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -184,6 +184,14 @@ class AccountsStub:
     """Keys without their secrets, newest first."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.RotateKeyRequest, _billing_pb2.RotateKeyResponse]
+    """Gives a key a new secret. The old one stays good for a while, so that nobody has to change both
+    sides at once. NOT_FOUND; FAILED_PRECONDITION: the key was revoked or has expired.
+    """
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.UpdateKeyRequest, _billing_pb2.UpdateKeyResponse]
+    """Changes what is given and leaves the rest. Takes effect at once, also on open streams. NOT_FOUND;
+    FAILED_PRECONDITION: it would end the last admin key.
+    """
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_billing_pb2.WhoAmIRequest, _billing_pb2.WhoAmIResponse]
     """Whose key the call was made with. Needs the scope `call`."""
 
@@ -198,6 +206,14 @@ class AccountsAsyncStub(AccountsStub):
     """Keys without their secrets, newest first."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.RotateKeyRequest, _billing_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Gives a key a new secret. The old one stays good for a while, so that nobody has to change both
+    sides at once. NOT_FOUND; FAILED_PRECONDITION: the key was revoked or has expired.
+    """
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.UpdateKeyRequest, _billing_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    """Changes what is given and leaves the rest. Takes effect at once, also on open streams. NOT_FOUND;
+    FAILED_PRECONDITION: it would end the last admin key.
+    """
     WhoAmI: _aio.UnaryUnaryMultiCallable[_billing_pb2.WhoAmIRequest, _billing_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Whose key the call was made with. Needs the scope `call`."""
 
@@ -227,6 +243,26 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.RevokeKeyResponse, _abc.Awaitable[_billing_pb2.RevokeKeyResponse]]:
         """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _billing_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.RotateKeyResponse, _abc.Awaitable[_billing_pb2.RotateKeyResponse]]:
+        """Gives a key a new secret. The old one stays good for a while, so that nobody has to change both
+        sides at once. NOT_FOUND; FAILED_PRECONDITION: the key was revoked or has expired.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _billing_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.UpdateKeyResponse, _abc.Awaitable[_billing_pb2.UpdateKeyResponse]]:
+        """Changes what is given and leaves the rest. Takes effect at once, also on open streams. NOT_FOUND;
+        FAILED_PRECONDITION: it would end the last admin key.
+        """
 
     @_abc_1.abstractmethod
     def WhoAmI(

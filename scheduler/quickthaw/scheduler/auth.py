@@ -79,15 +79,20 @@ SCOPES: Mapping[str, Scope] = {
     "/quickthaw.v1.Accounts/CreateKey": Scope.ADMIN,
     "/quickthaw.v1.Accounts/ListKeys": Scope.ADMIN,
     "/quickthaw.v1.Accounts/RevokeKey": Scope.ADMIN,
+    "/quickthaw.v1.Accounts/RotateKey": Scope.ADMIN,
+    "/quickthaw.v1.Accounts/UpdateKey": Scope.ADMIN,
     "/quickthaw.v1.Accounts/WhoAmI": Scope.CALL,
 }
 
-_caller: ContextVar[Caller] = ContextVar("quickthaw_caller")
+_recheck: ContextVar[Callable[[], Caller]] = ContextVar("quickthaw_caller")
 
 
 def caller() -> Caller:
-    """Who made the call that the current task serves."""
-    return _caller.get()
+    """Who made the call that the current task serves, as of now.
+
+    Raises Unauthenticated on a stream whose key is good no longer.
+    """
+    return _recheck.get()()
 
 
 def tenant_in_question(named: str) -> str:
@@ -141,7 +146,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                 f"{', '.join(sorted(s.value for s in who.scopes)) or 'none'}"
             )
         # The handler runs in the task that runs the interceptors, so it sees this.
-        _caller.set(who)
+        _recheck.set(lambda: self._keys.recheck(who, self._clock.now_ms()))
 
 
 def _refusal(

@@ -33,6 +33,7 @@ class LiveRequests:
         self._input_bytes_max = input_bytes_max
         self._input_bytes = 0
         self._requests: dict[str, LiveRequest] = {}
+        self._open_of_key: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -52,7 +53,13 @@ class LiveRequests:
 
     def add(self, request: LiveRequest) -> None:
         self._requests[request.view.request_id] = request
+        key_id = request.job.key_id
+        self._open_of_key[key_id] = self._open_of_key.get(key_id, 0) + 1
         self._input_bytes += len(request.view.input_json)
+
+    def open_of(self, key_id: str) -> int:
+        """Requests that the key handed in and that have not ended."""
+        return self._open_of_key.get(key_id, 0)
 
     def get(self, request_id: str) -> LiveRequest | None:
         return self._requests.get(request_id)
@@ -61,6 +68,11 @@ class LiveRequests:
         request = self._requests.pop(request_id, None)
         if request is not None:
             self._input_bytes -= len(request.view.input_json)
+            left = self._open_of_key[request.job.key_id] - 1
+            if left:
+                self._open_of_key[request.job.key_id] = left
+            else:
+                del self._open_of_key[request.job.key_id]
         return request
 
     def __iter__(self) -> Iterator[LiveRequest]:

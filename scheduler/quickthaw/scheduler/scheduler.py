@@ -22,6 +22,8 @@ from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
 from quickthaw.scheduler.holds import Holds
+from quickthaw.scheduler.key_gate import KeyGate
+from quickthaw.scheduler.key_uses import note_uses
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
@@ -180,6 +182,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         store=store,
         idempotency_retention_ms=limits.idempotency_retention_hours * 3_600_000,
         webhooks=webhooks,
+        gate=KeyGate(keys, dispatcher.live, clock),
     )
     requests = Requests(dispatcher, store, catalog, metrics)
     inference_pb2_grpc.add_InferenceServicer_to_server(
@@ -232,6 +235,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     await health.set_serving(True)
     tasks.append(asyncio.create_task(dispatcher.run()))
     tasks.append(asyncio.create_task(submissions.purge_idempotency_keys()))
+    tasks.append(asyncio.create_task(note_uses(keys, store.journal)))
     if settings.prices is not None:
         watching = watch_prices(
             settings.prices,

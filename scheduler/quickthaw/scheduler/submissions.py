@@ -15,6 +15,7 @@ from quickthaw.scheduler.core.model import Job, RequestId, TenantId
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.ids import RequestIds
 from quickthaw.scheduler.inputs import canonical, parse_input
+from quickthaw.scheduler.key_gate import KeyGate
 from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.store.queries import idempotent_request, request_view
 from quickthaw.scheduler.store.rows import refused_rows, request_rows
@@ -53,12 +54,14 @@ class Submissions:
         store: Store,
         idempotency_retention_ms: int,
         webhooks: Webhooks,
+        gate: KeyGate,
     ) -> None:
         self._catalog = catalog
         self._dispatcher = dispatcher
         self._store = store
         self._retention_ms = idempotency_retention_ms
         self._webhooks = webhooks
+        self._gate = gate
         self._ids = RequestIds()
         # One lock for each key in use just now: two calls with one key must not both be new.
         self._keys_in_use: dict[tuple[str, str], asyncio.Lock] = {}
@@ -67,6 +70,7 @@ class Submissions:
         """Checks everything that needs no waiting. Raises what `Inference.Submit` documents."""
         now_ms = self._dispatcher.clock.now_ms()
         model = self._catalog.get(submission.model, tenant)
+        limits = self._gate.check_model(submission.key_id, model.spec.id)
         completed = self._catalog.schema(model).complete(submission.input_json)
         if submission.deadline_ms and submission.deadline_ms <= now_ms:
             raise errors.DeadlineExpired(
@@ -86,7 +90,9 @@ class Submissions:
             deadline_ms=submission.deadline_ms,
             worker_hint=submission.worker_hint,
             second_worth_nanodollars=submission.second_worth_nanodollars,
-            price_cap_nanodollars=submission.price_cap_nanodollars,
+            price_cap_nanodollars=_lower_cap(
+                submission.price_cap_nanodollars, limits.request_price_nanodollars
+            ),
             start_deadline_ms=submission.start_deadline_ms,
             attempts_max=submission.attempts_max,
             key_id=submission.key_id,
@@ -172,6 +178,7 @@ class Submissions:
         request, model = self.prepare(tenant, submission)
         self._dispatcher.check_admission(request)
         self._check_model_queue(request.job.model.id, submission.model_queue_max)
+        self._gate.check_room(submission.key_id)
         idempotency = (submission.idempotency_key, fingerprint) if fingerprint else None
         rows = request_rows(
             request.job,
@@ -183,8 +190,16 @@ class Submissions:
             view = request.view
             rows.append(webhook_row(view.request_id, tenant, submission.webhook, view.submitted_ms))
             self._webhooks.expect(request)
-        self._dispatcher.journal_request(request, rows, partial(told, request))
+        self._dispatcher.journal_request(request, rows, partial(self._arrived, told, request))
+        self._gate.set_out(submission.key_id)
+        self._gate.took(submission.key_id)
         return request
+
+    def _arrived(
+        self, told: Told, request: LiveRequest, error: errors.QuickthawError | None
+    ) -> None:
+        self._gate.arrived(request.job.key_id)
+        told(request, error)
 
     def _check_model_queue(self, model_id: str, queue_max: int) -> None:
         """Raises QueueFull. Few callers set such a limit, so nothing is counted for the others."""
@@ -210,6 +225,8 @@ class Submissions:
     ) -> Accepted:
         """Journals a request that has failed already, for callers that want to be told later."""
         model = self._catalog.get(submission.model, tenant)
+        self._gate.check_room(submission.key_id)
+        self._gate.took(submission.key_id)
         try:
             input_json = canonical(parse_input(submission.input_json))
         except errors.InvalidInput:
@@ -291,13 +308,17 @@ class Submissions:
         request, model = self.prepare(tenant, submission)
         self._dispatcher.check_admission(request)
         self._check_model_queue(request.job.model.id, submission.model_queue_max)
+        self._gate.check_room(submission.key_id)
         rows = request_rows(
             request.job,
             model_version=model.version,
             input_json=request.view.input_json,
             idempotency=None,
         )
-        return request if self._dispatcher.accept_ahead(request, rows) else None
+        if not self._dispatcher.accept_ahead(request, rows):
+            return None
+        self._gate.took(submission.key_id)
+        return request
 
     async def purge_idempotency_keys(self) -> None:
         """Forgets keys that are past their retention; never returns."""
@@ -306,6 +327,11 @@ class Submissions:
             before_ms = self._dispatcher.clock.now_ms() - self._retention_ms
             row = Row(Statement.PURGE_IDEMPOTENCY, {"key_created_unix_ms": before_ms})
             self._store.journal.keep([row])
+
+
+def _lower_cap(one: int, other: int) -> int:
+    """Of two caps, where 0 is none."""
+    return min(one, other) if one and other else one or other
 
 
 def _fingerprint(submission: Submission) -> str:

@@ -107,4 +107,13 @@ def key_message(key: KeyRecord) -> billing_pb2.Key:
         created_unix_ms=key.created_unix_ms,
         expires_unix_ms=key.expires_unix_ms,
         revoked_unix_ms=key.revoked_unix_ms,
+        limits=billing_pb2.KeyLimits(
+            requests_per_minute=key.limits.requests_per_minute,
+            concurrent_requests=key.limits.concurrent_requests,
+            request_price_nanodollars=key.limits.request_price_nanodollars,
+            models=key.limits.models,
+        ),
+        last_used_unix_ms=key.last_used_unix_ms,
+        rotated_unix_ms=key.rotated_unix_ms,
+        old_secret_until_unix_ms=key.old_secret_until_unix_ms,
     )

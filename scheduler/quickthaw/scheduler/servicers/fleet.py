@@ -86,6 +86,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             self._hear(stream, first.messages[1:])
             async for frame in frames:
                 stream.spoke()
+                auth.caller()  # Raises once the key is good no longer.
                 await self._dispatcher.wait_for_room()
                 if not self._streams.is_current(stream):
                     return

@@ -99,6 +99,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[inference_pb2.Event]:
         tenant = auth.caller().tenant
         async for entry in self._requests.watch(tenant, request.request_id, request.after_sequence):
+            auth.caller()  # Raises once the key is good no longer.
             yield convert.event_message(
                 request.request_id, entry.sequence, entry.unix_ms, entry.payload
             )

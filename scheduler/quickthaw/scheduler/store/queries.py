@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
+from quickthaw.scheduler.accounts import limits_from_json
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
@@ -246,6 +247,11 @@ def _key(row: RowMapping) -> KeyRecord:
         created_unix_ms=row["created_unix_ms"],
         expires_unix_ms=row["expires_unix_ms"],
         revoked_unix_ms=row["revoked_unix_ms"],
+        limits=limits_from_json(row["limits_json"]),
+        last_used_unix_ms=row["last_used_unix_ms"],
+        rotated_unix_ms=row["rotated_unix_ms"],
+        old_secret_sha256=row["old_secret_sha256"],
+        old_secret_until_unix_ms=row["old_secret_until_unix_ms"],
     )
 
 

@@ -43,6 +43,14 @@ keys = Table(
     Column("created_unix_ms", BigInteger, nullable=False),
     Column("expires_unix_ms", BigInteger, nullable=False),
     Column("revoked_unix_ms", BigInteger, nullable=False),
+    # A JSON object of the limits that are set, by name: read and written whole.
+    Column("limits_json", Text, nullable=False, server_default="{}"),
+    # Written now and then, so up to some minutes behind.
+    Column("last_used_unix_ms", BigInteger, nullable=False, server_default="0"),
+    Column("rotated_unix_ms", BigInteger, nullable=False, server_default="0"),
+    # The secret before the last rotation, good until then; empty for none.
+    Column("old_secret_sha256", String(64), nullable=False, server_default=""),
+    Column("old_secret_until_unix_ms", BigInteger, nullable=False, server_default="0"),
     Index("keys_tenant", "tenant"),
 )
 

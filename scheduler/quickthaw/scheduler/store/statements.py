@@ -68,6 +68,8 @@ class Statement(IntEnum):
     INSERT_ALERT = 47
     UPSERT_EXPLANATION = 48
     PURGE_EXPLANATIONS = 49
+    CHANGE_KEY = 50
+    USE_KEY = 51
 
 
 NEWEST_ONLY: Mapping[Statement, str] = {Statement.UPSERT_ACCOUNT: "account"}
@@ -84,6 +86,10 @@ class Row:
 
 _CLAIM = ("attempts", "lease_id", "lease_until_unix_ms")
 _SETTLED = ("state", "due_unix_ms", "history_json")
+_CHANGED_KEY = (
+    *("label", "expires_unix_ms", "limits_json", "secret_sha256", "rotated_unix_ms"),
+    *("old_secret_sha256", "old_secret_until_unix_ms"),
+)
 _PROGRESS = ("state", "loading_unix_ms", "started_unix_ms", "load_ms", "start_tier")
 
 
@@ -141,6 +147,12 @@ class Statements:
             Statement.REVOKE_KEY: update(schema.keys)
             .where(_key(schema.keys, "key_id"))
             .values(revoked_unix_ms=bindparam("revoked_unix_ms")),
+            Statement.CHANGE_KEY: update(schema.keys)
+            .where(_key(schema.keys, "key_id"))
+            .values({name: bindparam(name) for name in _CHANGED_KEY}),
+            Statement.USE_KEY: update(schema.keys)
+            .where(_key(schema.keys, "key_id"))
+            .values(last_used_unix_ms=bindparam("last_used_unix_ms")),
             Statement.INSERT_MODEL_VERSION: self._insert_if_new(schema.model_versions),
             Statement.DELETE_ALIASES: delete(schema.model_aliases).where(
                 _key(schema.model_aliases, "model_id")
