@@ -5,7 +5,7 @@
 The same request that runs nothing (family `noop`, one worker), one after the other on open
 connections, the ways in turn: gRPC's `Run` and HTTP's `POST /run/...`, which begin before they are
 durable; gRPC's `Submit` and `Watch` and a prediction of Replicate's API with `Prefer: wait`, which
-can be asked for later and so are durable first. All of them are whole requests: placed, run, billed.
+can be asked for later and so are durable first. All of them are placed, run and billed in full.
 `added_ms_p50` is the median of an HTTP way less that of its gRPC counterpart in the same round;
 `fdatasync` of the same disk is printed beside them, because an end is durable before it is told.
 """
@@ -91,9 +91,8 @@ async def ways(folder: Path) -> AsyncIterator[dict[str, Call]]:
             metadata = (("authorization", f"Key {key}"),)
             accepted = await stub.Submit(submit, metadata=metadata)
             watch = inference_pb2.WatchRequest(request_id=accepted.request_id)
-            async for event in stub.Watch(watch, metadata=metadata):
-                ended = event
-            assert ended.finished.state == types_pb2.REQUEST_STATE_SUCCEEDED, ended
+            states = [event.finished.state async for event in stub.Watch(watch, metadata=metadata)]
+            assert states[-1] == types_pb2.REQUEST_STATE_SUCCEEDED, states
 
         base = front["http"] if "://" in front["http"] else f"http://{front['http']}"
         pool = await stack.enter_async_context(httpcore.AsyncConnectionPool())
