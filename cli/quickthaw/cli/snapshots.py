@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from quickthaw.client import Component, JsonObject, Model
+from quickthaw.cli.errors import UsageFault
+from quickthaw.client import (
+    Client,
+    Component,
+    JsonObject,
+    Model,
+    RunFile,
+    UnusedSnapshot,
+    default_data_dir,
+)
 from quickthaw.snapshot import Snapshot, SnapshotStore, locate
+
+if TYPE_CHECKING:
+    from quickthaw.cli.session import Session
 
 
 def bring_in(
@@ -52,3 +66,46 @@ def model_of(
         description=description or manifest.title,
         license=license or manifest.licence,
     )
+
+
+def local_data_dir(session: Session, client: Client) -> Path:
+    """Where the platform keeps snapshots. Raises UsageFault if it is not this machine's."""
+    data_dir = (session.data_dir or default_data_dir()).expanduser().absolute()
+    run_file = RunFile.read(data_dir)
+    if run_file is None or run_file.grpc != client.endpoint.target:
+        raise UsageFault(
+            f"the platform at {client.endpoint.target} is not the one of {data_dir}",
+            "name its data directory with --data-dir, or put the snapshot where its workers reach "
+            "it and add --in-place",
+        )
+    return data_dir
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedUnused:
+    """What `collect_unused` took away."""
+
+    snapshots: tuple[str, ...]
+    freed_bytes: int
+    elsewhere: tuple[UnusedSnapshot, ...]
+    """Not needed either, but not of this store."""
+
+
+def collect_unused(
+    store: SnapshotStore, unused: Iterable[UnusedSnapshot], *, dry_run: bool = False
+) -> CollectedUnused:
+    """Removes from `store` what was registered from it and nothing needs, then what no snapshot
+    refers to. Raises FailedPrecondition while something is written to the store."""
+    mine: list[str] = []
+    elsewhere: list[UnusedSnapshot] = []
+    for each in unused:
+        here = "://" not in each.uri and Path(each.uri).resolve() == store.root.resolve()
+        if not here:
+            elsewhere.append(each)
+        elif each.digest in store:
+            mine.append(each.digest)
+    if dry_run or not mine:
+        return CollectedUnused(tuple(mine), 0, tuple(elsewhere))
+    for digest in mine:
+        store.remove(digest)
+    return CollectedUnused(tuple(mine), store.gc().bytes, tuple(elsewhere))

@@ -12,7 +12,7 @@ from quickthaw.cli.session import Session, session_command, session_default
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Client, Model
+    from quickthaw.client import Model
 
 app = typer.Typer()
 
@@ -139,7 +139,7 @@ def add(
     A snapshot elsewhere stays there: workers start it from there, and keep what they fetched.
     """
     from quickthaw.cli.commands.snapshot_remote import open_pushed
-    from quickthaw.cli.snapshots import bring_in, model_of
+    from quickthaw.cli.snapshots import bring_in, local_data_dir, model_of
     from quickthaw.snapshot import SnapshotStore, locate
 
     folder = Path(snapshot).absolute()
@@ -150,7 +150,7 @@ def add(
         elif in_place:
             found = locate(folder, digest)
         else:
-            store = SnapshotStore(_local_data_dir(session, client) / "snapshots")
+            store = SnapshotStore(local_data_dir(session, client) / "snapshots")
             found = bring_in(folder, digest, store, mend=True)
         model = model_of(found, id, tuple(alias or ()), description, license, uri=uri)
         registered = client.models.register(model)
@@ -160,22 +160,6 @@ def add(
         console.print(f"{registered.model.id} {what}")
 
     session.out.show(registered, render)
-
-
-def _local_data_dir(session: Session, client: Client) -> Path:
-    """Where the platform keeps snapshots. Raises UsageFault if it is not this machine's."""
-    from quickthaw.cli.errors import UsageFault
-    from quickthaw.client import RunFile, default_data_dir
-
-    data_dir = (session.data_dir or default_data_dir()).expanduser().absolute()
-    run_file = RunFile.read(data_dir)
-    if run_file is None or run_file.grpc != client.endpoint.target:
-        raise UsageFault(
-            f"the platform at {client.endpoint.target} is not the one of {data_dir}",
-            "name its data directory with --data-dir, or put the snapshot where its workers reach "
-            "it and add --in-place",
-        )
-    return data_dir
 
 
 @session_command(app, "remove")

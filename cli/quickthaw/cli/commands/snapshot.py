@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quickthaw.cli.commands import compile as compile_command
 from quickthaw.cli.commands import snapshot_remote
 from quickthaw.cli.commands.snapshot_diff import diff
-from quickthaw.cli.output import Output, stderr
+from quickthaw.cli.output import Output
+from quickthaw.cli.packing import bar, fetched, packing_bar, quiet_libraries, read_defaults
 from quickthaw.cli.session import JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-    from quickthaw.client import JsonObject
-    from quickthaw.snapshot import PackProgress
-    from quickthaw.snapshot.fields import JsonValue
 
 app = typer.Typer(
     help="Snapshots: pack, inspect, diff, verify, list; push, pull and ls elsewhere.",
@@ -39,70 +33,6 @@ DigestOption = Annotated[
     str | None,
     typer.Option(metavar="DIGEST", help="Which one, where the folder holds several."),
 ]
-
-
-@contextmanager
-def _bar(text: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-    """A bar of bytes on stderr; nothing where that is no terminal."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    console = stderr()
-    with Progress(
-        *columns,
-        TransferSpeedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        yield progress, progress.add_task(text, total=total)
-
-
-def _quiet_libraries() -> None:
-    """Their progress bars and advice would run through ours."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
-        library.set_verbosity_error()
-
-
-def _fetched(source: Path) -> Path:
-    """What is on the hub, brought here; everything else as it is."""
-    from quickthaw.snapshot.remote.hub import fetch_pipeline, is_hub_name
-
-    return fetch_pipeline(str(source)) if is_hub_name(str(source)) else source
-
-
-def _read_defaults(
-    pairs: list[str], source: Path, base: str | None, destination: Path
-) -> dict[str, JsonValue]:
-    """The input that the pairs spell, for the family of the base or of the diffusers folder.
-
-    Raises UsageFault, NotFound, SnapshotInvalid.
-    """
-    from quickthaw.cli.errors import UsageFault
-    from quickthaw.cli.values import parse_inputs
-    from quickthaw.snapshot import SnapshotStore
-    from quickthaw.snapshot.delta_pack import base_snapshot
-    from quickthaw.snapshot.families import ANY_SIZE, family_named
-    from quickthaw.snapshot.sources import check_folder
-
-    below = base_snapshot(base, SnapshotStore(destination))
-    if below is not None:
-        family = family_named(below.manifest.family)
-    else:
-        family, *_ = check_folder(source if base is None else Path(base))
-    schema = family.input_schema(ANY_SIZE)
-    try:
-        # Both sides call a parsed JSON object by a name of their own.
-        values = parse_inputs(pairs, cast("JsonObject", schema), family.name)
-    except UsageFault as fault:
-        known = ", ".join(cast("dict[str, object]", schema["properties"]))
-        hint = f"the inputs of the family {family.name} are: {known}"
-        raise UsageFault(f"--default: {fault.message}", hint) from fault
-    return cast("dict[str, JsonValue]", values)
 
 
 @app.command("pack")
@@ -186,19 +116,10 @@ def pack(
     from quickthaw.snapshot import SnapshotStore
     from quickthaw.snapshot.pack import pack as pack_snapshot
 
-    _quiet_libraries()
-    source = _fetched(source)
-    defaults = _read_defaults(default, source, base, destination) if default else None
-    with _bar(f"packing {source.name}", None) as (progress, task):
-
-        def on_progress(done: PackProgress) -> None:
-            progress.update(
-                task,
-                description=f"packing {done.component}",
-                completed=done.packed_bytes,
-                total=done.total_bytes,
-            )
-
+    quiet_libraries()
+    source = fetched(source)
+    defaults = read_defaults(default, source, base, destination) if default else None
+    with packing_bar(source.name) as on_progress:
         digest = pack_snapshot(
             source,
             SnapshotStore(destination),
@@ -268,7 +189,7 @@ def verify(
     from quickthaw.snapshot.verify import verify as verify_snapshot
 
     total = locate(snapshot, digest).manifest.weight_bytes
-    with _bar(f"verifying {snapshot.name}", total) as (progress, task):
+    with bar(f"verifying {snapshot.name}", total) as (progress, task):
         report = verify_snapshot(
             snapshot, digest, on_bytes=lambda size: progress.advance(task, size)
         )

@@ -16,7 +16,7 @@ from quickthaw.cli.session import JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.snapshot import Snapshot
+    from quickthaw.snapshot import Snapshot, SnapshotStore
     from quickthaw.snapshot.remote import RemoteSettings
     from quickthaw.snapshot.remote.pull import PullProgress
 
@@ -209,6 +209,29 @@ def open_pushed(url: str, digest: str | None) -> Snapshot:
         encoded = fetch_manifest(remote, wanted)
     manifest = parse_manifest(encoded, f"{url}, snapshot {wanted}")
     return Snapshot(wanted, manifest, SnapshotStore(Path(url)))
+
+
+def send(store: SnapshotStore, digest: str, url: str) -> None:
+    """Pushes a snapshot, with a bar. Raises as `push`."""
+    from quickthaw.snapshot.remote import open_writable
+    from quickthaw.snapshot.remote.push import push as push_snapshot
+
+    remote = open_writable(url, _settings(None, 8))
+    with _travelling(f"pushing {digest[:12]}") as on_progress:
+        push_snapshot(store, digest, remote, on_progress=on_progress)
+
+
+def bring_from(url: str, digest: str, store: SnapshotStore) -> None:
+    """Pulls a snapshot into `store`, with a bar. Raises as `pull`."""
+    from quickthaw.snapshot.remote import open_remote
+    from quickthaw.snapshot.remote.pull import pull as pull_snapshot
+
+    settings = _settings(None, 8)
+    with (
+        closing(open_remote(url, settings)) as remote,
+        _travelling(f"pulling {digest[:12]}") as on_progress,
+    ):
+        pull_snapshot(store, remote, digest, settings, on_progress=on_progress)
 
 
 def list_remote(
