@@ -26,7 +26,7 @@ from quickthaw.scheduler.events_log import EventsLog
 from quickthaw.scheduler.live import LiveRequest, LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.store.journal import Journal, Told
-from quickthaw.scheduler.store.rows import command_rows
+from quickthaw.scheduler.store.rows import command_rows, ended_rows
 from quickthaw.scheduler.store.statements import Row
 from quickthaw.scheduler.store.write_behind import WriteBehind
 from quickthaw.scheduler.views import RequestView
@@ -269,7 +269,7 @@ class Dispatcher:
         request_id = command.job.request_id
         if (request := self.live.get(request_id)) is not None:
             request.end = columns
-        return [*self._behind.take_request(request_id), *command_rows(command, columns)]
+        return ended_rows(self._behind.take_request(request_id), command_rows(command, columns))
 
     def _at_once(
         self,

@@ -48,6 +48,10 @@ class JournalLimits:
 
     batch_max: int = 512
     waiting_max: int = 8_192
+    busy_writes: int = 3
+    """After a commit of so many, the next one waits `gather_seconds` for company: a commit costs as
+    much processor time as a dozen requests."""
+    gather_seconds: float = 0.005
     retry_delay_seconds: float = 1.0
     backoff_first_seconds: float = 0.05
     backoff_max_seconds: float = 2.0
@@ -174,8 +178,9 @@ class Journal:
 
     def _run(self) -> None:
         backoff_seconds = self._limits.backoff_first_seconds
-        stop_tries = 0
-        while batch := self._next_batch():
+        stop_tries = count = 0
+        while batch := self._next_batch(gather=count >= self._limits.busy_writes):
+            count = len(batch)
             started = time.perf_counter()
             self._commit(batch)
             if self._on_commit is not None:
@@ -193,8 +198,10 @@ class Journal:
             time.sleep(backoff_seconds)
             backoff_seconds = min(backoff_seconds * 2, self._limits.backoff_max_seconds)
 
-    def _next_batch(self) -> list[_Write]:
+    def _next_batch(self, *, gather: bool) -> list[_Write]:
         """Waits for work. Empty only when stopping with nothing left."""
+        if gather and not self._stopping:
+            time.sleep(self._limits.gather_seconds)
         with self._wake:
             while not self._waiting and not self._stopping:
                 self._wake.wait()

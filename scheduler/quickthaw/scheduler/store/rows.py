@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -93,6 +93,23 @@ def request_rows(
             )
         )
     return rows
+
+
+def ended_rows(opening: Sequence[Row], ending: Sequence[Row]) -> list[Row]:
+    """What opens a request, if that is not written yet, with what `command_rows` says of the end of
+    its attempt. A request that begins and ends in one write is one row."""
+    if not opening or ending[-1].statement is not Statement.END_REQUEST:
+        return [*opening, *ending]
+    end = ending[-1].values
+    values = {
+        **opening[0].values,
+        "state": end["state"],
+        "attempts": end["attempts"],
+        "finished_unix_ms": end["ended_unix_ms"],
+        "output_json": end["output_json"],
+        "end_proto": end["end_proto"],
+    }
+    return [Row(Statement.INSERT_REQUEST, values), *opening[1:], *ending[:-1]]
 
 
 def refused_rows(view: RequestView, columns: EndColumns) -> list[Row]:
