@@ -11,11 +11,8 @@ from quickthaw.client import artifacts, inference, operators, traffic, versions
 from quickthaw.client.accounts import AsyncAccounts
 from quickthaw.client.async_driver import AsyncDriver
 from quickthaw.client.billing import (
-    Key,
     LedgerLine,
-    NewKey,
     PriceTable,
-    Scope,
     Usage,
     UsageDimension,
 )
@@ -29,6 +26,7 @@ from quickthaw.client.catalog import (
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
+from quickthaw.client.keys import AsyncKeys
 from quickthaw.client.operators import Period
 from quickthaw.client.realtime import RealtimeSession
 from quickthaw.client.requests import (
@@ -282,32 +280,3 @@ class AsyncWorkers:
     async def uncordon(self, worker_id: str) -> Worker:
         """As `Client.workers.uncordon`, with its errors."""
         return await self._driver.drive(operators.uncordon(self._context, worker_id))
-
-
-class AsyncKeys:
-    """Tenants' keys, as `Client.keys`. Needs the scope `admin`."""
-
-    def __init__(self, context: Context, driver: AsyncDriver) -> None:
-        self._context = context
-        self._driver = driver
-
-    async def create(
-        self,
-        tenant: str,
-        scopes: Sequence[Scope] = (Scope.CALL,),
-        *,
-        label: str = "",
-        expires_unix_ms: int = 0,
-    ) -> NewKey:
-        """As `Client.keys.create`, with its errors."""
-        return await self._driver.drive(
-            operators.create_key(self._context, tenant, scopes, label, expires_unix_ms)
-        )
-
-    async def list(self, tenant: str = "") -> tuple[Key, ...]:
-        """As `Client.keys.list`, with its errors."""
-        return await self._driver.drive(operators.list_keys(self._context, tenant))
-
-    async def revoke(self, key_id: str) -> Key:
-        """As `Client.keys.revoke`, with its errors."""
-        return await self._driver.drive(operators.revoke_key(self._context, key_id))

@@ -173,6 +173,23 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What the holder of a key may do at most; 0 and the empty tuple are no limit."""
+
+    requests_per_minute: int = 0
+    """As many at once, and again as time refills them evenly."""
+    concurrent_requests: int = 0
+    """That have not ended."""
+    request_price_nanodollars: int = 0
+    """Of one attempt."""
+    models: tuple[str, ...] = ()
+    """Catalog ids, or `owner/*`."""
+
+
+NO_LIMITS = KeyLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """A key without its secret, which nobody can read back."""
 
@@ -185,6 +202,13 @@ class Key:
     """0 for never."""
     revoked_unix_ms: int
     """0 if it is valid."""
+    limits: KeyLimits = NO_LIMITS
+    last_used_unix_ms: int = 0
+    """To the minute or so; 0 for never."""
+    rotated_unix_ms: int = 0
+    """When it got the secret that it has; 0 if it has its first."""
+    old_secret_until_unix_ms: int = 0
+    """Until when the secret before is good too; 0 if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

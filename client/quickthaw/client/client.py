@@ -10,11 +10,8 @@ from typing import Self, Unpack
 from quickthaw.client import artifacts, inference, operators, traffic, versions
 from quickthaw.client.accounts import Accounts
 from quickthaw.client.billing import (
-    Key,
     LedgerLine,
-    NewKey,
     PriceTable,
-    Scope,
     Usage,
     UsageDimension,
 )
@@ -28,6 +25,7 @@ from quickthaw.client.catalog import (
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
+from quickthaw.client.keys import Keys
 from quickthaw.client.operators import Period
 from quickthaw.client.requests import (
     Artifact,
@@ -304,36 +302,3 @@ class Workers:
     def uncordon(self, worker_id: str) -> Worker:
         """Undoes `cordon`, and a `drain` that has not stopped the worker. Raises WorkerNotFound."""
         return self._driver.drive(operators.uncordon(self._context, worker_id))
-
-
-class Keys:
-    """Tenants' keys, as `Client.keys`. Needs the scope `admin`."""
-
-    def __init__(self, context: Context, driver: SyncDriver) -> None:
-        self._context = context
-        self._driver = driver
-
-    def create(
-        self,
-        tenant: str,
-        scopes: Sequence[Scope] = (Scope.CALL,),
-        *,
-        label: str = "",
-        expires_unix_ms: int = 0,
-    ) -> NewKey:
-        """Makes a key, and the tenant if it is new. The secret cannot be read again.
-
-        Not repeated after a broken connection, since that could leave a key that nobody knows.
-        Raises InvalidArgument.
-        """
-        return self._driver.drive(
-            operators.create_key(self._context, tenant, scopes, label, expires_unix_ms)
-        )
-
-    def list(self, tenant: str = "") -> tuple[Key, ...]:
-        """The keys of a tenant, or of all."""
-        return self._driver.drive(operators.list_keys(self._context, tenant))
-
-    def revoke(self, key_id: str) -> Key:
-        """Takes effect at once. Raises KeyNotFound, FailedPrecondition (the last admin key)."""
-        return self._driver.drive(operators.revoke_key(self._context, key_id))

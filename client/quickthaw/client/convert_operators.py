@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from quickthaw.client.billing import (
-    Key,
     LedgerLine,
     ModelPrice,
-    NewKey,
     Price,
     PriceTable,
-    Scope,
     Usage,
     UsageLine,
 )
@@ -246,25 +243,3 @@ def prices_from_wire(message: billing_pb2.GetPricesResponse) -> PriceTable:
         for each in message.models
     )
     return PriceTable(message.version, prices(message.prices), models, prices(message.dedicated))
-
-
-def key_from_wire(message: billing_pb2.Key) -> Key:
-    return Key(
-        key_id=message.key_id,
-        tenant=message.tenant,
-        scopes=scopes_from_wire(message.scopes),
-        label=message.label,
-        created_unix_ms=message.created_unix_ms,
-        expires_unix_ms=message.expires_unix_ms,
-        revoked_unix_ms=message.revoked_unix_ms,
-    )
-
-
-def scopes_from_wire(numbers: Iterable[billing_pb2.Scope.ValueType]) -> tuple[Scope, ...]:
-    return tuple(
-        enum_from_wire(Scope, billing_pb2.Scope.Name, "SCOPE_", number) for number in numbers
-    )
-
-
-def new_key_from_wire(message: billing_pb2.CreateKeyResponse) -> NewKey:
-    return NewKey(key_from_wire(message.key), message.secret)

@@ -180,6 +180,17 @@ REVOKE_KEY = Method(
     "/quickthaw.v1.Accounts/RevokeKey", billing_pb2.RevokeKeyRequest, billing_pb2.RevokeKeyResponse
 )
 
+# Not repeatable: a second call would make a third secret, and end the first at once.
+ROTATE_KEY = Method(
+    "/quickthaw.v1.Accounts/RotateKey",
+    billing_pb2.RotateKeyRequest,
+    billing_pb2.RotateKeyResponse,
+    repeatable=False,
+)
+UPDATE_KEY = Method(
+    "/quickthaw.v1.Accounts/UpdateKey", billing_pb2.UpdateKeyRequest, billing_pb2.UpdateKeyResponse
+)
+
 LIST_WEBHOOKS = Method(
     "/quickthaw.v1.Webhooks/List",
     webhooks_pb2.ListWebhooksRequest,

@@ -7,26 +7,20 @@ from dataclasses import dataclass
 
 from quickthaw.client import methods
 from quickthaw.client.billing import (
-    Key,
     LedgerLine,
-    NewKey,
     PriceTable,
-    Scope,
     Usage,
     UsageDimension,
 )
 from quickthaw.client.catalog import Model, ModelEndpoint, Registered
-from quickthaw.client.convert import scope_to_wire
 from quickthaw.client.convert_accounts import dimension_to_wire
 from quickthaw.client.convert_operators import (
     endpoint_from_wire,
     endpoint_to_wire,
     explanation_from_wire,
-    key_from_wire,
     ledger_line_from_wire,
     model_from_wire,
     model_to_wire,
-    new_key_from_wire,
     prices_from_wire,
     registered_from_wire,
     usage_from_wire,
@@ -184,27 +178,3 @@ def ledger(context: Context, period: Period, request_id: str) -> Iteration[Ledge
 def prices(context: Context) -> Operation[PriceTable]:
     message = billing_pb2.GetPricesRequest()
     return prices_from_wire((yield from call_with_retry(context, methods.GET_PRICES, message)))
-
-
-def create_key(
-    context: Context, tenant: str, scopes: Sequence[Scope], label: str, expires_unix_ms: int
-) -> Operation[NewKey]:
-    message = billing_pb2.CreateKeyRequest(
-        tenant=tenant,
-        scopes=[scope_to_wire(scope) for scope in scopes],
-        label=label,
-        expires_unix_ms=expires_unix_ms,
-    )
-    return new_key_from_wire((yield from call_with_retry(context, methods.CREATE_KEY, message)))
-
-
-def list_keys(context: Context, tenant: str) -> Operation[tuple[Key, ...]]:
-    message = billing_pb2.ListKeysRequest(tenant=tenant)
-    answer = yield from call_with_retry(context, methods.LIST_KEYS, message)
-    return tuple(key_from_wire(key) for key in answer.keys)
-
-
-def revoke_key(context: Context, key_id: str) -> Operation[Key]:
-    message = billing_pb2.RevokeKeyRequest(key_id=key_id)
-    answer = yield from call_with_retry(context, methods.REVOKE_KEY, message)
-    return key_from_wire(answer.key)

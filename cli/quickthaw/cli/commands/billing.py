@@ -1,4 +1,4 @@
-"""`quickthaw usage`, `quickthaw prices` and `quickthaw keys ...`."""
+"""`quickthaw usage` and `quickthaw prices`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quickthaw.cli.session import Session, session_command, session_default
+from quickthaw.cli.session import Session, session_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Key, PriceTable, Usage
+    from quickthaw.client import PriceTable, Usage
 
 app = typer.Typer()
-keys_app = typer.Typer()
 
 LEDGER_COLUMNS = (
     "closed_unix_ms",
@@ -200,95 +199,3 @@ def _money(nanodollars: int) -> str:
 
 def _rates(nanodollars_per_second: int) -> tuple[str, str]:
     return f"{_money(nanodollars_per_second)}/s", f"{_money(nanodollars_per_second * 3600)}/h"
-
-
-@session_default(keys_app)
-def keys(session: Session) -> None:
-    """Tenants' keys: list, create, revoke. Without a command: list. Needs an admin key."""
-    list_keys(session)
-
-
-@session_command(keys_app, "list")
-def list_keys(
-    session: Session,
-    tenant: Annotated[str, typer.Option(help="Only of this tenant.", show_default=False)] = "",
-) -> None:
-    """Every key; never a secret."""
-    with session.client() as client:
-        found = client.keys.list(tenant)
-
-    def render(console: Console) -> None:
-        from quickthaw.cli.render import clock, table
-
-        rows = [
-            (
-                each.key_id,
-                each.tenant,
-                ", ".join(each.scopes),
-                each.label,
-                clock(each.created_unix_ms),
-                _validity(each),
-            )
-            for each in found
-        ]
-        console.print(table(("key", "tenant", "scopes", "label", "created", ""), rows))
-
-    session.out.show(found, render)
-
-
-def _validity(key: Key) -> str:
-    from quickthaw.cli.render import clock
-
-    if key.revoked_unix_ms:
-        return f"revoked {clock(key.revoked_unix_ms)}"
-    return f"until {clock(key.expires_unix_ms)}" if key.expires_unix_ms else ""
-
-
-@session_command(keys_app, "create")
-def create(
-    session: Session,
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Made if it is new.")],
-    scope: Annotated[
-        list[str] | None,
-        typer.Option("--scope", help="call (default), admin or worker; may be repeated."),
-    ] = None,
-    label: Annotated[str, typer.Option(help="What it is for.", show_default=False)] = "",
-    expires: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it ends to be valid. Default: never.")
-    ] = None,
-) -> None:
-    """Make a key. Its secret is printed once and cannot be read again.
-
-    ```
-    export QUICKTHAW_KEY=$(quickthaw keys create my-team --label notebooks)
-    ```
-    """
-    from quickthaw.cli.errors import UsageFault
-    from quickthaw.client import Scope
-
-    try:
-        scopes = [Scope(name.lower()) for name in scope or ("call",)]
-    except ValueError as error:
-        raise UsageFault(f"--scope: {error}", "choose from call, admin, worker") from error
-    with session.client() as client:
-        made = client.keys.create(
-            tenant, scopes, label=label, expires_unix_ms=parse_time(expires, "--expires")
-        )
-    session.out.show(made, lambda console: console.print(made.secret, markup=False))
-
-
-def _key_id(text: str) -> str:
-    """Of `qt_ID_SECRET` only the id: a secret that leaked need not travel again."""
-    prefix, separator, rest = text.partition("_")
-    return rest.split("_", 1)[0] if separator and prefix == "qt" else text
-
-
-@session_command(keys_app, "revoke")
-def revoke(
-    session: Session,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="A key's id, or the leaked key.")],
-) -> None:
-    """End a key's validity at once."""
-    with session.client() as client:
-        revoked = client.keys.revoke(_key_id(key))
-    session.out.show(revoked, lambda console: console.print(f"{revoked.key_id} is revoked"))
