@@ -118,6 +118,12 @@ class _Unplayed(
     async def ListKeys(self, request: object, context: Context) -> billing_pb2.ListKeysResponse:
         raise _unplayed()
 
+    async def RotateKey(self, request: object, context: Context) -> billing_pb2.RotateKeyResponse:
+        raise _unplayed()
+
+    async def UpdateKey(self, request: object, context: Context) -> billing_pb2.UpdateKeyResponse:
+        raise _unplayed()
+
     async def RevokeKey(self, request: object, context: Context) -> billing_pb2.RevokeKeyResponse:
         raise _unplayed()
 
