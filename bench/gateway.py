@@ -126,7 +126,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
             told = "  ".join(f"{way} {median:.2f} ms" for way, median in medians.items())
             print(f"round {number + 1}/{arguments.rounds}  {told}", file=sys.stderr)
     results: dict[str, object] = {
-        way: summary(each, rounds["grpc"]) for way, each in rounds.items()
+        way: summary(each, rounds[COUNTERPARTS.get(way, way)]) for way, each in rounds.items()
     }
     return {**results, "fdatasync_ms_p50": statistics.median(fdatasync_ms(folder))}
 

@@ -106,16 +106,21 @@ async def _create(
     exchange_of(request).request_id = request_id
     if wanted.webhook and wanted.events != ("completed",):
         tell_on_the_way(gateway, credential, request_id, wanted.webhook, wanted.events)
+    log = Log(gateway.limits.log_lines_max)
+    found = None
     if seconds:
-        await until_gone(request.receive, _wait(gateway, credential, request_id, seconds))
+        waiting = _wait(gateway, credential, request_id, seconds, log)
+        found = await until_gone(request.receive, waiting)
+    if found is not None:
+        output = await output_of(gateway, credential, found)
+        told = Told(log.text, log.started_unix_ms, output)
+        return json_response(prediction(gateway, credential, found, told), 201)
     found = await gateway.platform.get(credential, request_id)
     if found.state in TERMINAL:
-        body = await whole(gateway, credential, found)
-    else:
-        # Whatever it does by now: both clients take any other word in this answer for the end, and
-        # its missing output for the result.
-        body = prediction(gateway, credential, found, Told(status="starting"))
-    return json_response(body, 201)
+        return json_response(await whole(gateway, credential, found), 201)
+    # Whatever it does by now: both clients take any other word in this answer for the end, and its
+    # missing output for the result.
+    return json_response(prediction(gateway, credential, found, Told(status="starting")), 201)
 
 
 async def _submit(call: Call, wanted: Wanted) -> str:
@@ -137,18 +142,22 @@ async def _submit(call: Call, wanted: Wanted) -> str:
     return accepted.request_id
 
 
-async def _wait(gateway: Gateway, credential: Credential, request_id: str, seconds: float) -> None:
-    """Until the prediction ends or the time is over."""
+async def _wait(
+    gateway: Gateway, credential: Credential, request_id: str, seconds: float, log: Log
+) -> types_pb2.Request | None:
+    """Until the prediction ends, or None if the time is over; `log` takes what happens."""
     events = follow(gateway.platform, credential, request_id)
     try:
         async with asyncio.timeout(seconds):
             while (event := await next_event(events)) is not None:
+                log.take(event)
                 if event.HasField("finished"):
-                    return
+                    return event.finished
     except TimeoutError:
         pass
     finally:
         await events.aclose()
+    return None
 
 
 async def _find(request: Request) -> tuple[Gateway, Credential, types_pb2.Request]:

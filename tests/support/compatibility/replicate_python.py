@@ -1,0 +1,112 @@
+"""Every call of the published replicate client that this gateway serves."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import replicate
+from replicate.exceptions import ReplicateError
+
+from support.compatibility.calls import main
+
+MODEL = sys.argv[1]
+INPUT = {"prompt": "a red circle", "seed": 7, "num_inference_steps": 2}
+LONG = {**INPUT, "num_inference_steps": 100}
+
+
+def readable(output: Any) -> bool:
+    return len(output[0].read()) > 100
+
+
+async def async_run() -> bool:
+    return readable(await replicate.async_run(MODEL, input=INPUT))
+
+
+def version() -> Any:
+    found = replicate.models.get(MODEL).latest_version
+    assert found is not None
+    return found
+
+
+def predictions() -> bool:
+    made = replicate.predictions.create(version=version(), input=INPUT)
+    made.wait()
+    again = replicate.predictions.get(made.id)
+    return made.status == "succeeded" and again.output == made.output
+
+
+def waited() -> bool:
+    made = replicate.models.predictions.create(MODEL, input=INPUT, wait=30)
+    return made.status == "succeeded"
+
+
+def cancelled() -> bool:
+    made = replicate.models.predictions.create(MODEL, input=LONG)
+    made.cancel()
+    made.wait()
+    return made.status == "canceled"
+
+
+def streamed() -> bool:
+    names = [str(event.event).lower() for event in replicate.stream(MODEL, input=INPUT)]
+    return names[-1].endswith("done") and any(name.endswith("output") for name in names)
+
+
+async def async_streamed() -> bool:
+    stream = await replicate.async_stream(MODEL, input=INPUT)
+    names = [str(event.event).lower() async for event in stream]
+    return names[-1].endswith("done")
+
+
+def versions() -> bool:
+    model = replicate.models.get(MODEL)
+    ids = [each.id for each in model.versions.list()]
+    return ids == [version().id] and model.versions.get(ids[0]).id == ids[0]
+
+
+def listed() -> bool:
+    return MODEL in [f"{each.owner}/{each.name}" for each in replicate.models.list()]
+
+
+def files() -> bool:
+    made = replicate.files.create(io.BytesIO(b"some bytes"))
+    found = replicate.files.get(made.id).id == made.id
+    present = made.id in [each.id for each in replicate.files.list()]
+    replicate.files.delete(made.id)
+    return found and present
+
+
+def errors() -> bool:
+    try:
+        replicate.run(MODEL, input={"prompt": 5})
+    except ReplicateError as error:
+        return error.status == 422
+    return False
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "run": lambda: readable(replicate.run(MODEL, input=INPUT)),
+    "run, polling": lambda: readable(replicate.run(MODEL, input=INPUT, wait=False)),
+    "run, by version": lambda: readable(replicate.run(f"{MODEL}:{version().id}", input=INPUT)),
+    "async_run": async_run,
+    "stream": streamed,
+    "async_stream": async_streamed,
+    "predictions.create, wait, get": predictions,
+    "models.predictions.create, wait": waited,
+    "predictions.cancel": cancelled,
+    "predictions.list": lambda: len(list(replicate.predictions.list())) > 0,
+    "models.get, versions": versions,
+    "models.list": listed,
+    "models.search": lambda: len(list(replicate.models.search("shapes"))) > 0,
+    "files": files,
+    "webhooks.default.secret": lambda: replicate.default_client.webhooks.default.secret().key,
+    "accounts.current": lambda: replicate.default_client.accounts.current().username,
+    "hardware.list": lambda: len(replicate.default_client.hardware.list()) > 0,
+    "an error": errors,
+}
+
+if __name__ == "__main__":
+    main(CALLS)

@@ -1,0 +1,214 @@
+"""Runs every published client in several versions against a platform that it starts, and writes
+`docs/compatibility.md` from what they said: `scripts/compatibility`.
+
+Versions that are not installed here are put into a folder for the run: pip's `--target` and npm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quickthaw.cli.pointing import Place, variables
+from support.compatibility.calls import LACKING, WORKS
+from support.platform import Platform, running_platform
+
+ROOT = Path(__file__).resolve().parents[3]
+NODE = ROOT / "tests" / "node"
+DOCUMENT = ROOT / "docs" / "compatibility.md"
+MODEL = "quickthaw/shapes"
+RUN_SECONDS_MAX = 600
+FAL_PYTHON = ("1.0.3", "0.13.2", "0.9.1", "0.7.0", "0.5.9")
+FAL_JAVASCRIPT = ("1.10.1", "1.6.2", "1.2.3")
+REPLICATE_PYTHON = "1.0.7"
+REPLICATE_JAVASCRIPT = "1.4.0"
+OPENAI_PYTHON = "3.54.0"
+UNDICI = "7.16.0"
+"""What makes Node 20 obey HTTPS_PROXY."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One client in one version, led here in one way, and what each of its calls came to."""
+
+    client: str
+    version: str
+    way: str
+    calls: dict[str, str]
+
+    @property
+    def column(self) -> str:
+        return f"{self.version}, {self.way}"
+
+
+def installed(folder: Path, name: str, version: str) -> Path:
+    """One version of a Python client, without what it needs, which is here."""
+    target = folder / f"{name}-{version}"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target))
+    subprocess.run([*pip, f"{name}=={version}"], check=True)
+    return target
+
+
+def node_project(folder: Path, *packages: str) -> Path:
+    """A folder with these packages and the scripts that use them."""
+    folder.mkdir()
+    for script in (*NODE.glob("*.mjs"), *NODE.glob("*.cjs")):
+        shutil.copy(script, folder)
+    (folder / "package.json").write_text('{"private": true, "type": "module"}\n')
+    npm = ("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder))
+    subprocess.run([*npm, *packages], check=True)
+    return folder
+
+
+def told(command: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
+    """What became of each call; a script that broke is one that says so."""
+    done = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=RUN_SECONDS_MAX,
+    )
+    if done.returncode != 0:
+        return {"(the program)": (done.stderr.strip().splitlines() or ["no word"])[-1][:200]}
+    answer: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+class Runs:
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self._folder = folder
+        self._base = platform.ready["http"].rstrip("/")
+        self._place = Place(self._base, platform.key, platform.data_dir / "tls")
+
+    def python(
+        self, script: str, environment: dict[str, str], package: Path, *arguments: str
+    ) -> dict[str, str]:
+        path = f"{package}{os.pathsep}{ROOT / 'tests'}"
+        module = f"support.compatibility.{script}"
+        command = (sys.executable, "-P", "-m", module, MODEL, *arguments)
+        return told(command, {**environment, "PYTHONPATH": path})
+
+    def fal_python(self) -> Iterator[Tried]:
+        connect = variables("fal", self._place)
+        host = self._base.partition("://")[2]
+        hosts = {
+            **{name: connect[name] for name in ("FAL_KEY", "SSL_CERT_FILE")},
+            **{"FAL_RUN_HOST": host, "FAL_QUEUE_RUN_HOST": f"{host}/queue"},
+        }
+        for version in FAL_PYTHON:
+            package = installed(self._folder, "fal-client", version)
+            calls = self.python("fal_python", connect, package)
+            yield Tried("fal-client (Python)", version, "CONNECT", calls)
+            if version == FAL_PYTHON[0]:
+                calls = self.python("fal_python", hosts, package, "hosts")
+                yield Tried("fal-client (Python)", version, "FAL_RUN_HOST", calls)
+
+    def others_python(self) -> Iterator[Tried]:
+        package = installed(self._folder, "replicate", REPLICATE_PYTHON)
+        calls = self.python("replicate_python", variables("replicate", self._place), package)
+        yield Tried("replicate (Python)", REPLICATE_PYTHON, "REPLICATE_BASE_URL", calls)
+        package = installed(self._folder, "openai", OPENAI_PYTHON)
+        calls = self.python("openai_python", variables("openai", self._place), package)
+        yield Tried("openai (Python)", OPENAI_PYTHON, "OPENAI_BASE_URL", calls)
+
+    def javascript(self) -> Iterator[Tried]:
+        fal = variables("fal", self._place)
+        for version in FAL_JAVASCRIPT:
+            project = node_project(
+                self._folder / f"fal-{version}", f"@fal-ai/client@{version}", f"undici@{UNDICI}"
+            )
+            script = ("node", str(project / "fal-calls.mjs"), MODEL)
+            # Older versions know a proxy in browsers only.
+            options = ("proxy", "middleware", "fetch") if version == FAL_JAVASCRIPT[0] else ()
+            for way in options:
+                environment = {
+                    "FAL_KEY": self._place.key,
+                    "NODE_OPTIONS": "--experimental-websocket",
+                }
+                calls = told((*script, way, self._base), environment)
+                yield Tried("@fal-ai/client (Node)", version, OPTION_NAMES[way], calls)
+            preload = f"--experimental-websocket --require {project / 'env-proxy.cjs'}"
+            calls = told((*script, "connect", self._base), {**fal, "NODE_OPTIONS": preload})
+            yield Tried("@fal-ai/client (Node)", version, "CONNECT", calls)
+        project = node_project(self._folder / "replicate", f"replicate@{REPLICATE_JAVASCRIPT}")
+        command = ("node", str(project / "replicate-calls.mjs"), MODEL, self._base)
+        calls = told(command, variables("replicate", self._place))
+        yield Tried("replicate (Node)", REPLICATE_JAVASCRIPT, "baseUrl", calls)
+
+
+OPTION_NAMES = {"proxy": "proxyUrl", "middleware": "requestMiddleware", "fetch": "fetch"}
+_INTRODUCTION = """# Compatibility
+
+What published clients, unchanged, come to against this gateway. Written by `scripts/compatibility`
+from a run against `quickthaw up` with the bundled model; do not edit. **CONNECT** is environment
+variables alone, as `quickthaw run-with` sets them (Node before 22.21 also needs
+`tests/node/env-proxy.cjs`); the other ways are the clients' own settings. {versions}
+
+✓ works · – not in this version, or out of this way's reach · ✗ fails, explained below.
+"""
+
+
+def document(runs: Sequence[Tried], versions: str) -> str:
+    parts = [_INTRODUCTION.format(versions=versions)]
+    notes: list[str] = []
+    for client in dict.fromkeys(run.client for run in runs):
+        own = [run for run in runs if run.client == client]
+        names = dict.fromkeys(name for run in own for name in run.calls)
+        rows = [
+            f"\n## {client}\n",
+            f"| call | {' | '.join(run.column for run in own)} |",
+            f"| --- |{' --- |' * len(own)}",
+        ]
+        for name in names:
+            cells = []
+            for run in own:
+                said = run.calls.get(name, LACKING)
+                cells.append({WORKS: "✓", LACKING: "–"}.get(said, "✗"))
+                if cells[-1] == "✗":
+                    notes.append(f"- {client} {run.column}, `{name}`: {said}")
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+        parts.append("\n".join(rows) + "\n")
+    if notes:
+        parts.append("\n## Failures\n\n" + "\n".join(notes) + "\n")
+    return "".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/compatibility", description=__doc__)
+    parser.add_argument("--output", type=Path, default=DOCUMENT, help="what to write")
+    arguments = parser.parse_args()
+    has_node = shutil.which("node") is not None and shutil.which("npm") is not None
+    runs: list[Tried] = []
+    with tempfile.TemporaryDirectory(prefix="quickthaw-compatibility-") as name:
+        folder = Path(name)
+        with running_platform(folder / "data") as platform:
+            all_runs = Runs(platform, folder)
+            ways = [all_runs.fal_python(), all_runs.others_python()]
+            for found in (*ways, *([all_runs.javascript()] if has_node else [])):
+                for run in found:
+                    runs.append(run)
+                    print(run.client, run.column, json.dumps(run.calls, indent=1), file=sys.stderr)
+    node = "Node is not installed here: its clients were not run."
+    if has_node:
+        told_version = subprocess.run(
+            ["node", "--version"], capture_output=True, text=True, check=True
+        )
+        node = f"Node {told_version.stdout.strip().removeprefix('v')}."
+    versions = f"Python {sys.version.split()[0]}. {node}"
+    arguments.output.write_text(document(runs, versions), encoding="utf-8")
+    failed = [said for run in runs for said in run.calls.values() if said not in (WORKS, LACKING)]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
