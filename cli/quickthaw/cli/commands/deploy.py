@@ -199,7 +199,7 @@ def _render_deployed(
     required = model.input_schema.get("required")
     inputs = [f'{name}="..."' for name in required] if isinstance(required, list) else []
     console.print(f"run it:   quickthaw run {' '.join((model.id, *inputs))}", soft_wrap=True)
-    console.print(f"over HTTP: POST /{model.id}   (or /fal/queue/{model.id}; docs/clients.md)")
+    console.print(f"over HTTP: POST /run/{model.id}, or /queue/{model.id} to ask for it later")
 
 
 @session_command(app, "versions")
