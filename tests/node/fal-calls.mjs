@@ -73,9 +73,10 @@ async function realtime() {
 
 async function streamStatus() {
   const stream = await fal.queue.streamStatus(model, { requestId: await submitted(), logs: true });
-  let last;
-  for await (const status of stream) last = status.status;
-  return last === "COMPLETED";
+  let count = 0;
+  for await (const _ of stream) count += 1;
+  // The iterator of 1.2.3 drops what is still in its buffer when the stream ends; `done` does not.
+  return count > 0 && (await stream.done()).status === "COMPLETED";
 }
 
 async function stream(options = {}) {
