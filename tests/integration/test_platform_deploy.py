@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.skeleton import build
 from quickthaw.wire.errors import ModelNotFound
 from support.loras import lora
-from support.platform import Platform, quickthaw, running_platform
+from support.platform import Platform, quickthaw, running_platform, until
 
 BASE = "quickthaw/shapes"
 STYLE = "me/style"
@@ -108,3 +109,28 @@ def test_a_lora_is_deployed_rolled_back_and_deleted(
         assert gone["freed_bytes"] > 0
         assert not deployed & set(SnapshotStore(platform.data_dir / "snapshots"))
         assert drawn(client, BASE)
+
+
+def staged(client: Client) -> list[str]:
+    return [each.id for each in client.models.list() if each.id.startswith("self-test/")]
+
+
+def test_a_deployment_killed_halfway_changes_nothing_and_the_next_one_clears_up(
+    platform: Platform, styles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = ("deploy", styles[0], "--name", "me/killed", "--base", "shapes", *FAST)
+    process = subprocess.Popen(
+        quickthaw(*words, "--test", "num_inference_steps=100"),
+        env=platform.environment(),
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )
+    with platform.client() as client:
+        asyncio.run(until(lambda: bool(staged(client)), "the self-test"))
+        process.kill()
+        process.wait()
+        with pytest.raises(ModelNotFound):
+            client.models.get("me/killed")
+        assert staged(client)
+        assert told(platform, tmp_path, *words)["version"] == 1
+        assert not staged(client)
