@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.fleet import LOWER_TIERS, Held, Worker, WorkerClass
@@ -76,6 +77,16 @@ class Fleet:
         """Those of a class that accept, emptiest first."""
         for ring in self._open.get(kind, ()):
             yield from ring
+
+    def emptiest(self, kind: WorkerClass, limit: int) -> list[WorkerId]:
+        """The first of `least_loaded`."""
+        found: list[WorkerId] = []
+        for ring in self._open.get(kind, ()):
+            if ring:
+                found += islice(ring, limit - len(found))
+                if len(found) == limit:
+                    break
+        return found
 
     def changed_since(self, version: int, limit: int) -> list[Worker] | None:
         """The workers that changed since `version`; None if they are more than `limit`, or one of

@@ -81,7 +81,6 @@ def _nominees(job: Job, fleet: Fleet, policy: PlacementPolicy) -> list[WorkerId]
         named += islice(fleet.holders(largest, Tier.DISK), policy.idle_candidates)
     pool = fleet.pool_of(job.model.id)
     for kind in fleet.classes():
-        if kind.dedicated_to != pool:
-            continue
-        named += islice(fleet.least_loaded(kind), policy.idle_candidates)
+        if kind.dedicated_to == pool:
+            named += fleet.emptiest(kind, policy.idle_candidates)
     return named

@@ -40,6 +40,8 @@ class _Kind(NamedTuple):
     run_p50: float
     second_costs: float
     """What one second on it is worth, in seconds of the caller's."""
+    load_costs: float
+    """What a second of loading adds to the score."""
     least_seconds: float
     """The score of a worker that has everything and no queue."""
     refusal: tuple[str, str] | None
@@ -50,6 +52,9 @@ _Prospect: TypeAlias = tuple[float, int, int, WorkerId, tuple[Worker, _Kind, flo
 """A worker before it is known what must leave it: its score without the cost of that, missing
 bytes, attempts held, its id; then the worker, its kind, drain and load seconds and the farthest
 tier. A plain tuple, as there are a dozen for each decision."""
+
+_Awaited: TypeAlias = tuple[float, int, int, WorkerId]
+"""As the first four of a prospect: a full worker that has the whole model."""
 
 _NOTHING_MISSING = (0, 0.0, Tier.VRAM)
 
@@ -62,6 +67,7 @@ class Scorer:
     """
 
     __slots__ = (
+        "_bars_nobody",
         "_best_seconds",
         "_estimates",
         "_exclude",
@@ -100,6 +106,7 @@ class Scorer:
         self._now_ms = now_ms
         self._query = query
         self._exclude = _binding_exclusions(query, fleet) if query.excluded else query.excluded
+        self._bars_nobody = not (self._exclude or query.alone)
         worth = job.second_worth_nanodollars or policy.second_worth_nanodollars
         self._lambda = 1.0 / worth
         self._wanted_bytes = job.model.weight_bytes + job.model.working_bytes
@@ -110,7 +117,7 @@ class Scorer:
         self._kinds: dict[WorkerClass, _Kind] = {}
         self._seen: set[WorkerId] = set()
         self._refusals: list[Refusal] = []
-        self._waiting: list[_Scored] = []
+        self._waiting: list[_Awaited] = []
         self._prospects: list[_Prospect] = []
         self.open: list[_Scored] = []
 
@@ -133,7 +140,15 @@ class Scorer:
             kind = self._on(worker.kind)
         if self._best_seconds < math.inf and self._cannot_win(worker, kind):
             return
-        refusal = self._limits(worker, kind) or self._assess(worker, kind)
+        if (
+            self._bars_nobody
+            and kind.refusal is None
+            and worker.ready
+            and worker.reserved_for is None
+        ):
+            refusal = self._assess(worker, kind)
+        else:
+            refusal = self._limits(worker, kind) or self._assess(worker, kind)
         if refusal is not None:
             self._refusals.append(Refusal(worker_id, *refusal))
 
@@ -176,9 +191,9 @@ class Scorer:
             return Unplaced(candidates, refusals)
         best = self.open[0]
         if self._query.patient and self._waiting:
-            waiting = min(self._waiting)
-            if waiting.score_seconds < best.score_seconds and best.missing_bytes:
-                return Unplaced(candidates, refusals, waiting.worker_id, best.score_seconds)
+            score_seconds, _missing, _held, worker_id = min(self._waiting)
+            if score_seconds < best.score_seconds and best.missing_bytes:
+                return Unplaced(candidates, refusals, worker_id, best.score_seconds)
         chosen, tie_break = self._hinted_or(best), self._tie_break(best)
         if chosen is not best:
             tie_break = "hint"
@@ -198,7 +213,7 @@ class Scorer:
                 return True
             line = self._estimates.load_line(worker.worker_id, Tier.PINNED)
             load_seconds = line.latency_seconds + self._largest_bytes * line.seconds_per_byte
-            least_seconds += load_seconds * (1.0 + self._policy.load_weight + kind.second_costs)
+            least_seconds += load_seconds * kind.load_costs
         return least_seconds > self._best_seconds
 
     def _limits(self, worker: Worker, kind: _Kind) -> tuple[str, str] | None:
@@ -234,7 +249,11 @@ class Scorer:
     def _assess(self, worker: Worker, kind: _Kind) -> tuple[str, str] | None:
         """Adds the worker to the open, the prospective or the waiting ones, or says why not."""
         job, now_ms, run_p50 = self._job, self._now_ms, kind.run_p50
-        resident = job.model.sizes.keys() <= worker.planned.keys()
+        planned = worker.planned
+        # The largest alone settles it for most that lack something.
+        resident = (
+            self._largest in planned or self._largest is None
+        ) and job.model.sizes.keys() <= planned.keys()
         full = not worker.accepts and not self._query.hypothetical
         if full and not resident:
             return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
@@ -244,8 +263,7 @@ class Scorer:
             drain_seconds = (worker.available_ms - now_ms) / 1000
         if full:
             drain_seconds += self._query.queued_on.get(worker.worker_id, 0) * run_p50
-        load_costs = 1.0 + self._policy.load_weight + kind.second_costs
-        least_seconds = kind.least_seconds + drain_seconds + load_costs * load_seconds
+        least_seconds = kind.least_seconds + drain_seconds + kind.load_costs * load_seconds
         if least_seconds > self._best_seconds:
             return None
         if job.deadline_ms:
@@ -253,17 +271,12 @@ class Scorer:
             surely = drain_seconds + load_seconds + (run_p50 if kind.run.samples else 0.0)
             if now_ms + surely * 1000 > job.deadline_ms:
                 return "deadline", f"would end {surely:.1f} s from now"
-        prospect = (
-            least_seconds,
-            missing_bytes,
-            len(worker.held),
-            worker.worker_id,
-            (worker, kind, drain_seconds, load_seconds, tier),
-        )
+        held, worker_id = len(worker.held), worker.worker_id
         if full:
-            if self._explains or not self._waiting or least_seconds <= self._waiting[-1][0]:
-                self._waiting.append(self._scored(prospect))
-            return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
+            self._waiting.append((least_seconds, missing_bytes, held, worker_id))
+            return "depth", f"holds {held} of {worker.depth} attempts"
+        terms = (worker, kind, drain_seconds, load_seconds, tier)
+        prospect = (least_seconds, missing_bytes, held, worker_id, terms)
         if self._need_bytes(worker, missing_bytes) > 0:
             self._prospects.append(prospect)
         else:
@@ -347,7 +360,8 @@ class Scorer:
         second_costs = self._lambda * worker_class.rate_nanodollars_per_second
         least_seconds = run.p50 * (1.0 + second_costs)
         refusal = self._class_refusal(worker_class, run)
-        kind = _Kind(worker_class, run, run.p50, second_costs, least_seconds, refusal)
+        load_costs = 1.0 + self._policy.load_weight + second_costs
+        kind = _Kind(worker_class, run, run.p50, second_costs, load_costs, least_seconds, refusal)
         self._kinds[worker_class] = kind
         return kind
 
