@@ -96,11 +96,13 @@ async def test_a_stream_ends_with_the_secret_that_opened_it(running: Running) ->
         await call.write(run)
         worker.finish(await worker.next_assign(), metered_ms=10)
         first = await call.read()
+        assert isinstance(first, inference_pb2.RunManyResponse)
         assert first.ends[0].HasField("request")
         await rotated(running, key.key_id, 0)
         run.calls[0].tag = 2
         await call.write(run)
         second = await call.read()
+    assert isinstance(second, inference_pb2.RunManyResponse)
     assert second.ends[0].refused.reason == errors.Unauthenticated.reason
 
 

@@ -112,6 +112,19 @@ class _Unplayed(
     async def ReleaseQuarantine(self, request: object, context: Context) -> catalog_pb2.Endpoint:
         raise _unplayed()
 
+    async def ListVersions(
+        self, request: object, context: Context
+    ) -> catalog_pb2.ListVersionsResponse:
+        raise _unplayed()
+
+    async def Rollback(self, request: object, context: Context) -> catalog_pb2.RegisterResponse:
+        raise _unplayed()
+
+    async def ListUnusedSnapshots(
+        self, request: object, context: Context
+    ) -> catalog_pb2.ListUnusedSnapshotsResponse:
+        raise _unplayed()
+
     async def CreateKey(self, request: object, context: Context) -> billing_pb2.CreateKeyResponse:
         raise _unplayed()
 

@@ -119,9 +119,9 @@ def _check_model(model: JsonValue, where: str) -> None:
         invalid(Problem.MANIFEST, f"{where}.merges", f"has over {VOCABULARY_MAX} items")
     match vocabulary:
         case dict():
-            for piece, number in vocabulary.items():
+            for known, number in vocabulary.items():
                 if type(number) is not int:
-                    invalid(Problem.MANIFEST, f"{where}.vocab", f"{piece[:40]!r} has no id")
+                    invalid(Problem.MANIFEST, f"{where}.vocab", f"{known[:40]!r} has no id")
             _check_vocabulary(vocabulary, f"{where}.vocab")
         case list() if len(vocabulary) <= VOCABULARY_MAX:
             for item in vocabulary:
