@@ -17,7 +17,7 @@ from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.fal.call_options import read_credential
 from quickthaw.gateway.file_response import FileFacts, file_response
 from quickthaw.gateway.ranges import ByteRange
-from quickthaw.gateway.storage import StoredFile
+from quickthaw.gateway.storage import StoredFile, no_such_file
 from quickthaw.v1 import inference_pb2
 from quickthaw.wire.errors import ArtifactCorrupt, ArtifactNotFound, QuickthawError
 
@@ -105,7 +105,7 @@ async def _check_may_read(request: Request, gateway: Gateway, stored: StoredFile
         case "forbid":
             raise HttpError(403, "this file is kept for others", "auth_error")
         case "hide":
-            raise ArtifactNotFound("there is no such file")
+            raise no_such_file()
 
 
 ROUTES = [

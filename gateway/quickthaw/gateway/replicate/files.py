@@ -29,6 +29,7 @@ from quickthaw.gateway.storage import (
     StoredFile,
     UploadRefused,
     Uploads,
+    no_such_file,
 )
 from quickthaw.gateway.storage.lifecycle import Lifecycle
 from quickthaw.gateway.storage.names import display_name, media_type
@@ -95,7 +96,7 @@ async def _find(request: Request) -> tuple[Gateway, Uploads, StoredFile]:
     gateway, uploads, tenant = await _known(request)
     stored = await uploads.find(request.path_params["file_id"])
     if stored.tenant != tenant:
-        raise ArtifactNotFound("there is no such file")
+        raise no_such_file()
     return gateway, uploads, stored
 
 

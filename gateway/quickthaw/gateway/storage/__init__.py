@@ -10,6 +10,7 @@ from quickthaw.gateway.storage.uploads import (
     Ticket,
     UploadRefused,
     Uploads,
+    no_such_file,
 )
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Ticket",
     "UploadRefused",
     "Uploads",
+    "no_such_file",
     "open_blobs",
     "sweeping",
 ]

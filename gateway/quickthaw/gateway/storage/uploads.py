@@ -167,10 +167,13 @@ class Uploads:
     async def find(self, file_id: str) -> StoredFile:
         """Raises ArtifactNotFound, also for one that has expired but is not swept yet."""
         if not _ID.fullmatch(file_id):
-            raise _gone()
-        stored = await self._record(file_id)
+            raise no_such_file()
+        try:
+            stored = await self._record(file_id)
+        except ArtifactNotFound as error:
+            raise no_such_file() from error
         if stored.expires_seconds is not None and stored.expires_seconds <= self.now():
-            raise _gone()
+            raise no_such_file()
         return stored
 
     async def read(self, stored: StoredFile, span: ByteRange) -> AsyncIterator[bytes]:
@@ -312,5 +315,6 @@ def _left_over(there: Mapping[str, int], stored: StoredFile) -> list[str]:
     return [key for key in there if key not in kept and not key.endswith("/file.json")]
 
 
-def _gone() -> ArtifactNotFound:
+def no_such_file() -> ArtifactNotFound:
+    """Also for a file that is there and kept from who asks: the two must not differ."""
     return ArtifactNotFound("there is no such file; its link is incomplete or it has expired")
