@@ -10,15 +10,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from quickthaw.wire import errors
 
 Payload = TypeVar("Payload")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry(Generic[Payload]):
+class Entry(NamedTuple, Generic[Payload]):
     """`size_bytes` counts against the total bound. The last entry of a request is `final`."""
 
     sequence: int

@@ -7,16 +7,18 @@ from random import Random
 
 # Crockford's base 32 keeps the order of the numbers and leaves out look-alikes.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _TIME_CHARS = 10
 _RANDOM_CHARS = 12
 _RANDOM_BITS = _RANDOM_CHARS * 5
 
 
 def _encode(number: int, chars: int) -> str:
+    """`chars` is even."""
     text = ""
-    for _ in range(chars):
-        number, digit = divmod(number, 32)
-        text = _ALPHABET[digit] + text
+    for _ in range(chars // 2):
+        text = _PAIRS[number & 1023] + text
+        number >>= 10
     return text
 
 

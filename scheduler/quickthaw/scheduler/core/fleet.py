@@ -211,8 +211,9 @@ class Worker:
         planned = {d: size for d, size in self.resident[Tier.VRAM].items() if d not in leaving}
         if self.incoming:
             planned.update({d: size for d, size in self.incoming.items() if d not in leaving})
-        for held in self.held.values():
-            planned.update(held.model.sizes)
+        # Once for each model, whatever it runs at a time.
+        for model in {id(held.model): held.model for held in self.held.values()}.values():
+            planned.update(model.sizes)
         self.planned = planned
         self.planned_bytes = sum(planned.values())
         self._evictable = None

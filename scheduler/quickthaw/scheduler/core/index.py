@@ -225,7 +225,8 @@ class Fleet:
         for other in worker.held.values():
             if not other.running:
                 end_ms = other.expected_end_ms - gained_ms
-                other.expected_end_ms = max(end_ms, now_ms + other.expected_ms)
+                least_ms = now_ms + other.expected_ms
+                other.expected_end_ms = end_ms if end_ms > least_ms else least_ms
         self._replan(worker)
         for digest in held.model.sizes:
             ring = self._holders[Tier.VRAM].get(digest)
