@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "heartbeats",
             "realtime",
             "gateway",
+            "gateway",
             "listeners",
             "fork_to_ready",
             "fixed_cost",
