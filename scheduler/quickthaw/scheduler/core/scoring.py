@@ -9,14 +9,7 @@ from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.eviction import choose_victims
 from quickthaw.scheduler.core.fleet import Worker, WorkerClass
 from quickthaw.scheduler.core.index import Fleet
-from quickthaw.scheduler.core.model import (
-    Candidate,
-    Digest,
-    Estimate,
-    Refusal,
-    Tier,
-    WorkerId,
-)
+from quickthaw.scheduler.core.model import Candidate, Digest, Estimate, Refusal, Tier, WorkerId
 from quickthaw.scheduler.core.pricing import dollars
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.settings import PlacementPolicy
