@@ -152,8 +152,8 @@ _INTRODUCTION = """# Compatibility
 What published clients, unchanged, come to against this gateway. Written by `scripts/compatibility`
 from a run against `quickthaw up` with the bundled model; do not edit. **CONNECT** is environment
 variables alone, as `quickthaw run-with` sets them (Node before 22.21 also needs
-`tests/node/env-proxy.cjs`); the other ways are the clients' own settings. In Node no setting reaches
-the realtime socket: there the program's global `WebSocket` is one that goes to the gateway.
+`tests/node/env-proxy.cjs`); the other ways are the clients' own settings. In Node none of them
+reaches the realtime socket: there the program's global `WebSocket` is one that goes to the gateway.
 {versions}
 
 ✓ works · – not in this version, or out of this way's reach · ✗ fails, explained below.
