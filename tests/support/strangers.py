@@ -19,6 +19,7 @@ from support.fake_worker import FakeWorker
 from support.schedulers import Caller, Running, a_model, a_scheduler
 
 SECRET_MODEL = "alice/secret"
+HOOK_SECRET = "hook-s3cret"
 PICTURE = b"\x89PNG and so on"
 UPLOAD = b"what alice brought"
 
@@ -41,7 +42,8 @@ class Strangers:
     async def fill(self) -> None:
         """Makes what alice has."""
         target = webhooks_pb2.WebhookTarget(
-            url="https://alice.invalid/hook", dialect=webhooks_pb2.WEBHOOK_DIALECT_FAL
+            url=f"https://alice.invalid/hook?token={HOOK_SECRET}",
+            dialect=webhooks_pb2.WEBHOOK_DIALECT_FAL,
         )
         self.request_id = await self.alice.submit(SECRET_MODEL, webhook=target)
         assign = await self.worker.next_assign()
