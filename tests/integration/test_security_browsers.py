@@ -9,6 +9,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from quickthaw.gateway.cors import Cors
 from quickthaw.gateway.server import running
@@ -60,10 +61,10 @@ async def test_a_websocket_of_another_page_is_refused_and_of_no_page_is_not() ->
         url = str(http.base_url).replace("http://", "ws://") + "/run/quickthaw/shapes"
         key = {"authorization": f"Key {ALICE_KEY}"}
         with pytest.raises(InvalidStatus) as refused:
-            async with connect(url, additional_headers=key, origin=THEIRS):
+            async with connect(url, additional_headers=key, origin=Origin(THEIRS)):
                 pass
         assert refused.value.response.status_code == 403
-        for origin in (OURS, None):
+        for origin in (Origin(OURS), None):
             async with connect(url, additional_headers=key, origin=origin):
                 pass
 

@@ -69,7 +69,7 @@ async def strangers(tmp_path: Path) -> AsyncIterator[Strangers]:
 
 # ---- HTTP ------------------------------------------------------------------------------------
 
-INPUT = {"prompt": "x"}
+INPUT: dict[str, object] = {"prompt": "x"}
 ASKED: tuple[tuple[str, str, dict[str, object] | None], ...] = (
     ("GET", "/queue/{model}/requests/{request}/status", None),
     ("GET", "/queue/{model}/requests/{request}/status/stream", None),
@@ -379,11 +379,15 @@ async def test_sessions_refuse_what_is_anothers_as_what_is_nobodys(strangers: St
         many = strangers.bob.inference.RunMany()
         run = inference_pb2.RunCall(tag=1, run=submission(model))
         await many.write(inference_pb2.RunManyRequest(calls=[run]))
-        end = (await many.read()).ends[0]
+        frame = await many.read()
+        assert isinstance(frame, inference_pb2.RunManyResponse)
+        end = frame.ends[0]
         many.cancel()
         realtime = strangers.bob.inference.Realtime()
         await realtime.write(inference_pb2.RealtimeRequest(tag="1", submit=submission(model)))
-        refused = (await realtime.read()).refused
+        answer = await realtime.read()
+        assert isinstance(answer, inference_pb2.RealtimeResponse)
+        refused = answer.refused
         realtime.cancel()
         assert end.refused.reason == refused.reason == "MODEL_NOT_FOUND"
         told.append(f"{end.refused}{refused}".replace(model, "<model>"))
