@@ -29,10 +29,12 @@ async def opened(folder: Path, limits: JournalLimits, commits: list[int]) -> Sto
 
 async def test_after_a_busy_commit_the_next_one_waits_for_company(tmp_path: Path) -> None:
     commits: list[int] = []
-    store = await opened(tmp_path, JournalLimits(busy_writes=1, gather_seconds=1.0), commits)
+    store = await opened(tmp_path, JournalLimits(busy_writes=1, gather_seconds=2.0), commits)
     await store.journal.offer(rows.model_rows())
     first = store.journal.offer(rows.submit(rows.a_job(1)))
-    await asyncio.to_thread(int)  # the writer's thread has its turn
+    # Far longer than a commit takes, and far shorter than it is to wait.
+    done, _waiting = await asyncio.wait([first], timeout=0.3)
+    assert not done
     await asyncio.gather(first, store.journal.offer(rows.submit(rows.a_job(2))))
     assert commits == [1, 2]
     await store.close()
