@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +31,16 @@ from quickthaw.v1 import (
     webhooks_pb2,
 )
 from support.schedulers import submission
-from support.strangers import SECRET_MODEL, Strangers, two_tenants
-
-
-@dataclass(frozen=True)
-class Names:
-    """What a question names; all of one length, so that answers can be compared."""
-
-    model: str
-    request: str
-    file: str
-    tenant: str
-
-
-NOBODYS = Names("alice/secrex", "0" * 26, "0" * 22, "alicx")
-
-
-def hers(strangers: Strangers) -> Names:
-    return Names(SECRET_MODEL, strangers.request_id, strangers.file_id, "alice")
-
-
-def nobodys(of: Names) -> Names:
-    """Names of the same shape that nobody has."""
-    return Names("alice/secrex", _turned(of.request), _turned(of.file), "alicx")
-
-
-def _turned(text: str) -> str:
-    return text[:-1] + ("1" if text[-1] == "0" else "0")
+from support.strangers import (
+    NOBODYS,
+    SECRET_MODEL,
+    Names,
+    Strangers,
+    hers,
+    nobodys,
+    turned,
+    two_tenants,
+)
 
 
 @pytest.fixture
@@ -259,9 +241,9 @@ async def test_capabilities_open_one_thing_and_cannot_be_made_up(strangers: Stra
     assert (await strangers.nobody.get(link)).status_code == 200
     _, _, signature, request_id, name = link.path.split("/")
     made_up = (
-        f"/files/{_turned(signature)}/{request_id}/{name}",
+        f"/files/{turned(signature)}/{request_id}/{name}",
         f"/files/{signature}/{request_id}/1.png",
-        f"/files/{signature}/{_turned(request_id)}/{name}",
+        f"/files/{signature}/{turned(request_id)}/{name}",
         f"/files/{strangers.file_id[:-1]}/x",
         f"/v1/files/stream-{'a' * 80}",
     )

@@ -118,3 +118,29 @@ async def two_tenants(folder: Path, *, limits: Limits | None = None) -> AsyncIte
 
 def _browsing(url: str, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, headers={"authorization": f"Key {key}"}, timeout=30)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a question names; all of one length, so that answers can be compared."""
+
+    model: str
+    request: str
+    file: str
+    tenant: str
+
+
+NOBODYS = Names("alice/secrex", "0" * 26, "0" * 22, "alicx")
+
+
+def hers(strangers: Strangers) -> Names:
+    return Names(SECRET_MODEL, strangers.request_id, strangers.file_id, "alice")
+
+
+def nobodys(of: Names) -> Names:
+    """Names of the same shape that nobody has."""
+    return Names("alice/secrex", turned(of.request), turned(of.file), "alicx")
+
+
+def turned(text: str) -> str:
+    return text[:-1] + ("1" if text[-1] == "0" else "0")
