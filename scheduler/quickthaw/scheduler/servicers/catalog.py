@@ -192,6 +192,8 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             check_endpoint(settings)
             await self._journal.offer(endpoint_rows(model.spec.id, settings))
             self._serve(model.spec.id, settings)
+        # What it ended, such as a time for which workers were reserved, is on the bill by then.
+        await self._dispatcher.durable()
         return self._endpoint(model)
 
     async def ListEndpoints(
