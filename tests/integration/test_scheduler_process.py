@@ -143,7 +143,7 @@ async def test_the_metrics_are_what_prometheus_wants(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
     )
     said, _ = await checker.communicate(text.encode())
-    assert (checker.returncode, said.decode()) == (0, "")
+    assert (said.decode(), checker.returncode) == ("", 0)
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     expected = {
         "quickthaw_requests_submitted_total": 3.0,

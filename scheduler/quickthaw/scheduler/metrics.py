@@ -283,12 +283,12 @@ def _calibration(counts: Mapping[str, tuple[int, int, int]]) -> Iterable[Metric]
     )
     under = CounterMetricFamily(
         "quickthaw_estimates_kept",
-        "Of these, those that took no longer than the estimate's quantile.",
-        labels=["kind", "quantile"],
+        "Of these, those that took no longer than the estimate.",
+        labels=["kind", "estimate"],
     )
     for kind, (observations, under_p50, under_p95) in counts.items():
         tested.add_metric([kind], observations)
-        under.add_metric([kind, "0.5"], under_p50)
-        under.add_metric([kind, "0.95"], under_p95)
+        under.add_metric([kind, "p50"], under_p50)
+        under.add_metric([kind, "p95"], under_p95)
     yield tested
     yield under
