@@ -67,7 +67,6 @@ class Cluster:
         self.machine = self._start_scheduler()
         made = [a_sim_worker(self.random, number) for number in range(workers)]
         self.workers = {worker.spec.worker_id: worker for worker in made}
-        self.trouble_until_ms = self.now_ms + 60_000
         self._requests = requests
         self.told: dict[RequestId, int] = {}
 

@@ -38,10 +38,6 @@ class LiveRequests:
     def __len__(self) -> int:
         return len(self._requests)
 
-    @property
-    def input_bytes(self) -> int:
-        return self._input_bytes
-
     def check_room(self, input_json: str) -> None:
         """Raises QueueFull."""
         if self._input_bytes + len(input_json) > self._input_bytes_max:

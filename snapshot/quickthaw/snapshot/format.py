@@ -74,7 +74,6 @@ class Problem(StrEnum):
     TRAILING_BYTES = "trailing_bytes"
     MISALIGNED = "misaligned"
     TOO_MANY_TENSORS = "too_many_tensors"
-    NOT_SAFETENSORS = "not_safetensors"
     UNSAFE = "unsafe"
     MANIFEST = "manifest"
     MISSING = "missing"

@@ -305,6 +305,8 @@ class ModelHost:
         except FailedPrecondition as error:
             logger.info("not evicted: %s", error.message)
             return False
+        if digest not in self._loader.residency():
+            self._order.forget(digest)
         self._note_move()
         self._on_evicted(TIER_OF[tier])
         return True

@@ -1,7 +1,8 @@
 """Pictures that a request brings: small ones inside it, others in the blob store.
 
 Nothing is fetched from the network here: gateways do that, where what a stranger names is judged,
-and leave the picture in the store under an unguessable name (`blob:inputs/<name>`).
+and leave the picture, whose size they bound, in the store under an unguessable name
+(`blob:inputs/<name>`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ ReadBlob = Callable[[str], bytes]
 """A blob by its key; blocks. Raises FileNotFoundError."""
 
 PIXELS_MAX: Final = 64 * 1024 * 1024
-FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _STORED: Final = re.compile(r"blob:(inputs/[A-Za-z0-9_-]{43})")
 _INLINE: Final = re.compile(r"data:[a-z0-9.+/-]{0,100}(?:;[a-z0-9=-]{1,40})?;base64,")

@@ -78,8 +78,9 @@ class LeastRecentlyUsed:
         """Never used comes first; ties break by digest."""
         return sorted(digests, key=lambda digest: (self._used.get(digest, 0), digest))
 
-    def forget_all_but(self, digests: Collection[str]) -> None:
-        self._used = {digest: tick for digest, tick in self._used.items() if digest in digests}
+    def forget(self, digest: str) -> None:
+        """It is in no tier any more."""
+        self._used.pop(digest, None)
 
 
 @dataclass(frozen=True, slots=True)
