@@ -200,7 +200,7 @@ async def test_accounts_are_there_after_a_restart_and_so_is_what_open_requests_h
         assert (await first.admin.billing.GrantCredit(grant)).deduplicated, "given once"
         async with FakeWorker(first.address, first.worker_key, automatic=True, metered_ms=1_000):
             await caller.inference.Run(submission())
-        await caller.submit()  # waits: nobody is there
+        waiting = await caller.submit()  # nobody is there
         before = await account(caller)
         of_key = await account(caller, key_id)
         key = caller.key
@@ -218,18 +218,7 @@ async def test_accounts_are_there_after_a_restart_and_so_is_what_open_requests_h
         assert after == before
         assert (await account(caller, key_id)).budget_nanodollars == of_key.budget_nanodollars
         async with FakeWorker(second.address, second.worker_key, automatic=True, metered_ms=50):
-            [waiting] = (
-                await caller.inference.List(
-                    inference_pb2.ListRequestsRequest(
-                        states=[
-                            types_pb2.REQUEST_STATE_QUEUED,
-                            types_pb2.REQUEST_STATE_PLACED,
-                            types_pb2.REQUEST_STATE_RUNNING,
-                        ]
-                    )
-                )
-            ).requests
-            await caller.until_ended(waiting.request_id)
+            await caller.until_ended(waiting)
         assert (await account(caller)).held_nanodollars == 0
         await caller.channel.close()
 

@@ -111,6 +111,7 @@ async def test_a_request_that_loses_every_worker_fails_with_that_reason(running:
             assign = await worker.next_assign()
             assert assign.attempt == attempt
             worker.running(assign.attempt_id)
+            await running.admin.until_run(request_id, attempt)
             await worker.restart(f"boot-{attempt + 1}")
         finished = await running.admin.until_ended(request_id)
     assert (finished.state, finished.failure.reason) == (FAILED, "POISON_REQUEST")

@@ -144,6 +144,17 @@ class Caller:
                     return event.state_change
         raise AssertionError(f"never reached {types_pb2.RequestState.Name(state)}")
 
+    async def until_run(self, request_id: str, attempt: int) -> None:
+        """Until that attempt runs."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            async for event in self.inference.Watch(
+                inference_pb2.WatchRequest(request_id=request_id)
+            ):
+                change = event.state_change
+                if (change.state, change.attempt) == (types_pb2.REQUEST_STATE_RUNNING, attempt):
+                    return
+        raise AssertionError(f"attempt {attempt} never ran")
+
 
 def submission(model: str = "test/tiny", **fields: object) -> inference_pb2.SubmitRequest:
     values: dict[str, object] = {"input_json": '{"prompt": "a red circle"}', **fields}

@@ -55,6 +55,8 @@ class Sealer:
             raise SealBroken
         try:
             raw = base64.urlsafe_b64decode(seal.encode("ascii") + b"=" * (-len(seal) % 4))
+            if _text(raw) != seal:  # base64 has several spellings of an end; a seal has one
+                raise SealBroken
             nonce, encrypted = raw[:_NONCE_BYTES], raw[_NONCE_BYTES:]
             text = self._cipher.decrypt(nonce, encrypted, purpose.encode())
         except (ValueError, binascii.Error, InvalidTag) as error:
