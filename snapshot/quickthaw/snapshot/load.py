@@ -69,7 +69,7 @@ class Loader:
         device: Device,
         slab: Slab,
         *,
-        readers: int = 16,
+        readers: int = 24,
         retain_pinned: bool = True,
         origins: Sequence[Origin] = (),
         prepared: Prepared | None = None,

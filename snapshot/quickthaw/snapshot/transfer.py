@@ -316,7 +316,7 @@ def _fill(move: Move, start: int, size: int, target: memoryview) -> None:
 
 
 def _read_hashed(move: Move, step: int, start: int, size: int, target: memoryview) -> str:
-    """Reads one block in small steps, each hashed while it is in the core's own cache."""
+    """Reads one block in small steps, each hashed while it is in the processor's caches."""
     hasher = xxhash.xxh3_128()
     for offset in range(0, size, step):
         length = min(step, size - offset)

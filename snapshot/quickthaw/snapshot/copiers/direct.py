@@ -14,8 +14,9 @@ class DirectSource:
     name = "direct"
     tier = Tier.DISK
     span_bytes = 4 * 1024 * 1024
-    readers = 16
-    """As much in flight as 8 readers of 8 MiB, but less is left to hash when the disk is done."""
+    readers = 24
+    """A few of them hash at any moment, so more are needed than the disk alone would want; and many
+    small spans leave less to hash when the disk is done than few large ones."""
 
     def __init__(self, descriptor: int, data_start: int, why: str) -> None:
         self.why = why

@@ -12,8 +12,9 @@ class PageCacheSource:
 
     name = "page_cache"
     tier = Tier.DISK
-    span_bytes = 256 * 1024
-    """Source, target and hash state stay in a core's second-level cache."""
+    span_bytes = 2 * 1024 * 1024
+    """What is copied is still in the last-level cache when it is hashed. Smaller steps would be in
+    the core's own, but each hands the interpreter's lock over twice, which costs a third more."""
 
     def __init__(self, descriptor: int, data_start: int, why: str) -> None:
         self.why = why
