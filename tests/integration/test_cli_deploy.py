@@ -282,7 +282,7 @@ def test_unused_snapshots_go_and_what_others_share_stays(
 ) -> None:
     flags = ("--base", BASE, "--name", NAME, "--no-self-test", "--json")
     told = quickthaw("deploy", str(sources / "style.safetensors"), *flags)
-    store, style = deployments.store, told.json["model"]["snapshot_digest"]
+    store, style = SnapshotStore(deployments.store.root), told.json["model"]["snapshot_digest"]
     base = deployments.models[BASE].snapshot_digest
     unused = [
         UnusedSnapshot(style, str(store.root)),

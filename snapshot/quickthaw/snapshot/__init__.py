@@ -14,9 +14,10 @@ from quickthaw.snapshot.families import FAMILIES, Family, family_named
 from quickthaw.snapshot.inspect import describe, locate
 from quickthaw.snapshot.manifest import Component, Kind, Manifest, Preview
 from quickthaw.snapshot.plan import LoadPlan
+from quickthaw.snapshot.reader import Snapshot, StoreReader
 from quickthaw.snapshot.report import ComponentReport, LoadProgress, LoadReport
 from quickthaw.snapshot.slab import Slab
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.snapshot.tiers import Residency, Tier
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "Slab",
     "Snapshot",
     "SnapshotStore",
+    "StoreReader",
     "Tier",
     "describe",
     "family_named",

@@ -18,7 +18,7 @@ from quickthaw.snapshot.files import open_regular
 from quickthaw.snapshot.format import Header, Problem, check_aligned, invalid, parse_header
 from quickthaw.snapshot.hashes import BLOCK_BYTES, sha256_hex
 from quickthaw.snapshot.manifest import Component, Delta, DeltaLayer
-from quickthaw.snapshot.store import SnapshotStore
+from quickthaw.snapshot.reader import StoreReader
 from quickthaw.snapshot.tiers import Tier
 from quickthaw.wire.errors import SnapshotCorrupt
 
@@ -160,7 +160,7 @@ class DeltaOrigin:
     `alone`: there is no other origin to ask, so what is missing is an error rather than `None`.
     """
 
-    def __init__(self, store: SnapshotStore, *, alone: bool = True) -> None:
+    def __init__(self, store: StoreReader, *, alone: bool = True) -> None:
         self._store = store
         self._alone = alone
         self._lock = threading.Lock()

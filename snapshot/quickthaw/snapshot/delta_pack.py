@@ -17,7 +17,8 @@ from quickthaw.snapshot.manifest import (
     Delta,
     DeltaLayer,
 )
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.reader import Snapshot, StoreReader
+from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.snapshot.stored import StoredTensors, equal_bytes
 from quickthaw.snapshot.tensors import contents
 from quickthaw.snapshot.writer import StoreWriter, TensorHasher, WrittenComponent
@@ -103,7 +104,7 @@ class DeltaPacker:
 
     @staticmethod
     def _changed(
-        store: SnapshotStore, below: Component, tensors: Mapping[str, torch.Tensor]
+        store: StoreReader, below: Component, tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         with StoredTensors(store, below) as stored:
             return {

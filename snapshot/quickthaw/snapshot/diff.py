@@ -8,7 +8,7 @@ from enum import StrEnum
 from quickthaw.snapshot.format import TensorEntry
 from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.manifest import Component
-from quickthaw.snapshot.store import Snapshot
+from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.stored import StoredTensors, equal_bytes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from quickthaw.snapshot.files import open_regular
 from quickthaw.snapshot.format import read_header
 from quickthaw.snapshot.manifest import Component
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.reader import Snapshot, StoreReader
 from quickthaw.wire.errors import NotFound
 
 
@@ -23,8 +23,8 @@ def locate(path: Path | str, digest: str | None = None) -> Snapshot:
     if place.name == "manifest.json":
         place = place.parent
     if place.parent.name == "snapshots" and (place / "manifest.json").is_file():
-        return SnapshotStore(place.parent.parent).open(place.name)
-    store = SnapshotStore(place)
+        return StoreReader(place.parent.parent).open(place.name)
+    store = StoreReader(place)
     if not digest:
         return store.open(store.only())
     found = [each for each in store if each.startswith(digest)]

@@ -11,8 +11,8 @@ from torch import nn
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.pipelines import build_pipeline
 from quickthaw.snapshot.processors import build_processor
+from quickthaw.snapshot.reader import Snapshot, StoreReader
 from quickthaw.snapshot.skeleton import build
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
 from quickthaw.snapshot.stored import StoredTensors
 from quickthaw.snapshot.tensors import DTYPES, slots
 from quickthaw.wire.errors import InvalidArgument
@@ -35,7 +35,7 @@ def live_pipeline(snapshot: Snapshot) -> Any:
     return build_pipeline(manifest, modules, processors)
 
 
-def _module(store: SnapshotStore, part: Component) -> nn.Module:
+def _module(store: StoreReader, part: Component) -> nn.Module:
     module = build(part)
     with StoredTensors(store, part) as stored:
         tensors = {

@@ -28,10 +28,11 @@ from quickthaw.snapshot.modules import Modules
 from quickthaw.snapshot.pipelines import build_pipeline
 from quickthaw.snapshot.plan import LoadPlan, plan
 from quickthaw.snapshot.prepared import Prepared, Ready
+from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.report import ComponentReport, LoadProgress, LoadReport
 from quickthaw.snapshot.residents import Residents, unknown
 from quickthaw.snapshot.slab import Slab
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.snapshot.tensors import views
 from quickthaw.snapshot.tiers import Residency, Tier
 from quickthaw.wire.errors import QuickthawError

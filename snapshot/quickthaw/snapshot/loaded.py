@@ -10,8 +10,8 @@ from typing import Any
 from quickthaw.snapshot.adapters import Overlay
 from quickthaw.snapshot.arrival import Arrival
 from quickthaw.snapshot.gates import Gate
+from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.report import LoadReport
-from quickthaw.snapshot.store import Snapshot
 
 
 class LoadedModel:

@@ -20,9 +20,10 @@ from quickthaw.snapshot.format import Header
 from quickthaw.snapshot.headers import read_component_header
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.processors import ProcessorCache
+from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.skeleton import no_garbage_collection
 from quickthaw.snapshot.skeleton_pool import SkeletonPool
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.store import SnapshotStore
 
 HEADERS_MAX = 1024
 """Layouts kept; one with 2,600 tensors takes a megabyte."""

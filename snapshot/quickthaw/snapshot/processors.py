@@ -12,7 +12,7 @@ from quickthaw.snapshot.classes import Role, resolve
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.manifest import Processor, Scheduler
 from quickthaw.snapshot.processor_files import check_processor_file
-from quickthaw.snapshot.store import SnapshotStore
+from quickthaw.snapshot.reader import StoreReader
 
 CACHED_MAX = 256
 
@@ -31,7 +31,7 @@ def build_scheduler(scheduler: Scheduler) -> Any:
         )
 
 
-def build_processor(processor: Processor, store: SnapshotStore) -> Any:
+def build_processor(processor: Processor, store: StoreReader) -> Any:
     """Blobs are checked against their digests, then read by the library from a private folder."""
     kind = resolve(processor.class_path, Role.PROCESSOR)
     where = f"processor {processor.name}"
@@ -58,7 +58,7 @@ class ProcessorCache:
         self._lock = threading.Lock()
         self._built: dict[str, Any] = {}
 
-    def get(self, processor: Processor, store: SnapshotStore) -> Any:
+    def get(self, processor: Processor, store: StoreReader) -> Any:
         key = _key(processor)
         with self._lock:
             if key not in self._built:

@@ -25,7 +25,7 @@ from quickthaw.snapshot.format import (
     refuse_pickle_name,
 )
 from quickthaw.snapshot.live import live_pipeline, save_without_weights
-from quickthaw.snapshot.store import Snapshot
+from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.tensors import DTYPES
 from quickthaw.wire.errors import InvalidArgument
 

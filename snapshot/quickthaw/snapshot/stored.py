@@ -16,7 +16,7 @@ from quickthaw.snapshot.files import open_regular
 from quickthaw.snapshot.format import Header
 from quickthaw.snapshot.headers import read_component_header
 from quickthaw.snapshot.manifest import Component
-from quickthaw.snapshot.store import SnapshotStore
+from quickthaw.snapshot.reader import StoreReader
 
 _COMPARED_BYTES = 4 * 1024 * 1024
 
@@ -27,7 +27,7 @@ class StoredTensors:
     Headers are checked against their digests, contents are not.
     """
 
-    def __init__(self, store: SnapshotStore, component: Component) -> None:
+    def __init__(self, store: StoreReader, component: Component) -> None:
         self._maps = ExitStack()
         self._places: dict[str, memoryview] = {}
         try:
@@ -36,7 +36,7 @@ class StoredTensors:
             self.close()
             raise
 
-    def _open(self, store: SnapshotStore, component: Component) -> None:
+    def _open(self, store: StoreReader, component: Component) -> None:
         path = store.component_path(component.digest)
         origins = (DeltaOrigin(store),)
         self.header: Header = read_component_header(path, component, origins)

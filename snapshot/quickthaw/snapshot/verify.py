@@ -15,7 +15,7 @@ from quickthaw.snapshot.format import DATA_ALIGNMENT, Problem, check_aligned, pa
 from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash, sha256_hex
 from quickthaw.snapshot.inspect import locate
 from quickthaw.snapshot.manifest import Component
-from quickthaw.snapshot.store import SnapshotStore
+from quickthaw.snapshot.reader import StoreReader
 from quickthaw.wire.errors import QuickthawError, SnapshotCorrupt, SnapshotInvalid
 
 
@@ -76,7 +76,7 @@ def verify(
     return VerifyReport(snapshot.digest, tuple(findings), checked)
 
 
-def check_component(store: SnapshotStore, part: Component) -> None:
+def check_component(store: StoreReader, part: Component) -> None:
     """Raises `SnapshotCorrupt` with the first thing that is wrong with a component's bytes."""
     for finding in _guarded(part.name, _component(store, part, lambda _: None)):
         raise SnapshotCorrupt(
@@ -103,7 +103,7 @@ def _wrong_size(part: str, path: Path, found_bytes: int, wanted_bytes: int) -> F
 
 
 def _component(
-    store: SnapshotStore, part: Component, count: Callable[[int], None]
+    store: StoreReader, part: Component, count: Callable[[int], None]
 ) -> Iterator[Finding]:
     path = store.component_path(part.digest)
     if part.delta is not None and not path.is_file():
@@ -123,9 +123,7 @@ def _component(
         yield from _content(part, str(path), header, read, beyond=1, count=count)
 
 
-def _delta(
-    store: SnapshotStore, part: Component, count: Callable[[int], None]
-) -> Iterator[Finding]:
+def _delta(store: StoreReader, part: Component, count: Callable[[int], None]) -> Iterator[Finding]:
     """First the files of the chain, each by its name, then what they make together."""
     origin = DeltaOrigin(store)
     for file in part.files():
@@ -155,7 +153,7 @@ def _delta(
         source.close()
 
 
-def _opened(store: SnapshotStore, origin: DeltaOrigin, part: Component) -> Source:
+def _opened(store: StoreReader, origin: DeltaOrigin, part: Component) -> Source:
     path = store.component_path(part.digest)
     return open_source(path, part, (origin,), lambda below: _opened(store, origin, below))
 

@@ -30,8 +30,10 @@ from quickthaw.snapshot.format import (
     lay_out,
 )
 from quickthaw.snapshot.hashes import BlockHasher, sha256_hex
-from quickthaw.snapshot.manifest import BLOB_BYTES_MAX, Blob, Component, Manifest, StoredFile
+from quickthaw.snapshot.manifest import BLOB_BYTES_MAX, Blob, Manifest, StoredFile
 from quickthaw.snapshot.manifest_json import encode_manifest, manifest_digest, parse_manifest
+from quickthaw.snapshot.reader import StoreReader
+from quickthaw.snapshot.verify import check_component
 from quickthaw.wire.errors import SnapshotCorrupt
 
 COPY_BYTES = 4 * 1024 * 1024
@@ -190,7 +192,7 @@ class StoreWriter:
             if (path := self._components / f"{part.digest}.safetensors").exists():
                 check_claims(path, part)
             else:
-                _check_delta(self._root, part)
+                check_component(StoreReader(self._root), part)
         return self._add(encoded)
 
     def _add(self, encoded: bytes) -> str:
@@ -201,11 +203,3 @@ class StoreWriter:
             self._publish(file, path, target)
             sync_directory(self._snapshots)
         return digest
-
-
-def _check_delta(root: Path, part: Component) -> None:
-    # What reads deltas is made of stores, which are made of this module.
-    from quickthaw.snapshot.store import SnapshotStore
-    from quickthaw.snapshot.verify import check_component
-
-    check_component(SnapshotStore(root), part)

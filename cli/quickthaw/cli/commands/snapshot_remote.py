@@ -16,7 +16,7 @@ from quickthaw.cli.session import JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.snapshot import Snapshot, SnapshotStore
+    from quickthaw.snapshot import Snapshot, SnapshotStore, StoreReader
     from quickthaw.snapshot.remote import RemoteSettings
     from quickthaw.snapshot.remote.pull import PullProgress
 
@@ -211,7 +211,7 @@ def open_pushed(url: str, digest: str | None) -> Snapshot:
     return Snapshot(wanted, manifest, SnapshotStore(Path(url)))
 
 
-def send(store: SnapshotStore, digest: str, url: str) -> None:
+def send(store: StoreReader, digest: str, url: str) -> None:
     """Pushes a snapshot, with a bar. Raises as `push`."""
     from quickthaw.snapshot.remote import open_writable
     from quickthaw.snapshot.remote.push import push as push_snapshot

@@ -24,7 +24,8 @@ from quickthaw.snapshot.manifest import (
     Kind,
     Manifest,
 )
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.reader import Snapshot
+from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.snapshot.tensors import NAMES, contents
 from quickthaw.snapshot.writer import StoreWriter
 from quickthaw.wire.errors import InvalidArgument
@@ -59,7 +60,7 @@ def pack_adapter(
     layers = read_lora(path, base.manifest, _stored_dtypes(base))
     if len(base.manifest.components) + len(layers) > COMPONENTS_MAX:
         invalid(Problem.MANIFEST, str(path), f"over {COMPONENTS_MAX} components with its base's")
-    with base.store.writing() as writer:
+    with SnapshotStore(base.store.root).writing() as writer:
         added = tuple(
             _component(writer, base.manifest, target, lines, scale)
             for target, lines in layers.items()
@@ -87,7 +88,7 @@ def _with_strength(schema: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _stored_dtypes(base: Snapshot) -> dict[str, dict[str, str]]:
-    store: SnapshotStore = base.store
+    store = base.store
     origins = (DeltaOrigin(store),)
     headers = {
         part.name: read_component_header(store.component_path(part.digest), part, origins)

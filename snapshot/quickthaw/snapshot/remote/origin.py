@@ -17,12 +17,13 @@ from quickthaw.snapshot.copiers import OpenComponent, Source, open_file
 from quickthaw.snapshot.hashes import sha256_hex
 from quickthaw.snapshot.manifest import Component, Manifest, StoredFile
 from quickthaw.snapshot.manifest_json import parse_manifest
+from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.remote.base import RangesUnsupported, Remote, RemoteSettings
 from quickthaw.snapshot.remote.fetch import Fetch, Wanted
 from quickthaw.snapshot.remote.places import Places
 from quickthaw.snapshot.remote.pull import described, fetch_manifest
 from quickthaw.snapshot.remote.source import ReadAhead, RemoteSource, component_path
-from quickthaw.snapshot.store import Snapshot, SnapshotStore
+from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.wire.errors import NotFound, QuickthawError, SnapshotCorrupt, Unavailable
 
 ARRIVING_MAX = 256

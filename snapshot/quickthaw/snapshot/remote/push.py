@@ -11,9 +11,9 @@ from quickthaw.snapshot.files import open_regular, read_bounded
 from quickthaw.snapshot.hashes import is_digest
 from quickthaw.snapshot.manifest import MANIFEST_BYTES_MAX, Manifest, StoredFile
 from quickthaw.snapshot.manifest_json import parse_manifest
+from quickthaw.snapshot.reader import StoreReader
 from quickthaw.snapshot.remote.objects import ObjectRemote
 from quickthaw.snapshot.remote.pull import PullProgress, fetch_manifest
-from quickthaw.snapshot.store import SnapshotStore
 from quickthaw.wire.errors import QuickthawError, SnapshotCorrupt
 
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -37,7 +37,7 @@ class Listed:
 
 
 def push(
-    store: SnapshotStore,
+    store: StoreReader,
     digest: str,
     remote: ObjectRemote,
     *,
@@ -69,7 +69,7 @@ def push(
 
 
 def _checked_pieces(
-    store: SnapshotStore, stored: StoredFile, count: Callable[[int], None]
+    store: StoreReader, stored: StoredFile, count: Callable[[int], None]
 ) -> Iterator[memoryview]:
     """The file in pieces. Raises at its end, before the put is completed, if it is not itself."""
     path = store.root / stored.path
