@@ -21,7 +21,7 @@ def open_blob_store(location: str) -> ObjectStore:
             return from_url(location)
         folder = Path(location).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        return LocalStore(folder)
+        return LocalStore(folder, automatic_cleanup=True)
     except (BaseError, OSError, ValueError) as error:
         raise errors.SettingsInvalid(
             f"--blob-store {location!r} cannot be opened: {error}"
@@ -53,6 +53,19 @@ def artifact_of(request: types_pb2.Request, uri: str) -> types_pb2.Artifact:
 class Artifacts:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+
+    async def delete_all(self, request_id: str) -> None:
+        """All that the request's attempts left, also those that were lost. Raises Unavailable."""
+        try:
+            async for batch in obstore.list(self._store, f"artifacts/{request_id}/"):
+                await obstore.delete_async(self._store, [found["path"] for found in batch])
+        except FileNotFoundError:
+            pass  # Somebody else was first.
+        except (BaseError, OSError) as error:
+            raise errors.Unavailable(
+                f"the blob store does not delete the files of {request_id}: {error}",
+                retry_delay_seconds=2.0,
+            ) from error
 
     async def read(self, artifact: types_pb2.Artifact) -> AsyncIterator[bytes]:
         """The bytes in chunks of at most `ARTIFACT_CHUNK_BYTES`.

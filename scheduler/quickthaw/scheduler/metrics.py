@@ -148,6 +148,12 @@ class SchedulerMetrics:
             "1 while the store is full or does not answer.",
             registry=registry,
         )
+        self.purged = Counter(
+            "quickthaw_purged_rows",
+            "Rows deleted because they were past the time for which they are kept.",
+            ["table"],
+            registry=registry,
+        )
         self.loop_lag_seconds = Histogram(
             "quickthaw_event_loop_lag_seconds",
             "How late the event loop ran a timer.",

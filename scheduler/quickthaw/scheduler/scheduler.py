@@ -29,6 +29,7 @@ from quickthaw.scheduler.live import LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.prices import load_prices, watch_prices
 from quickthaw.scheduler.requests import Requests
+from quickthaw.scheduler.retention import KeepTimes, Retention
 from quickthaw.scheduler.scrape import snapshot_reader
 from quickthaw.scheduler.server import Health, listen, make_server
 from quickthaw.scheduler.servicers.accounts import AccountsServicer
@@ -60,6 +61,9 @@ from quickthaw.wire.process import Address, serve_metrics, watch_loop_lag
 
 logger = logging.getLogger(__name__)
 
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
 
 @dataclass(slots=True)
 class Scheduler:
@@ -69,6 +73,7 @@ class Scheduler:
     metrics_address: Address
     dispatcher: Dispatcher
     explanations: Explanations
+    retention: Retention
     _settings: Settings
     _server: grpc.aio.Server
     _metrics_server: WSGIServer
@@ -180,16 +185,24 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         catalog=catalog,
         dispatcher=dispatcher,
         store=store,
-        idempotency_retention_ms=limits.idempotency_retention_hours * 3_600_000,
+        idempotency_retention_ms=limits.idempotency_retention_hours * HOUR_MS,
         webhooks=webhooks,
         gate=KeyGate(keys, dispatcher.live, clock),
     )
     requests = Requests(dispatcher, store, catalog, metrics)
+    artifacts = Artifacts(blobs)
+    retention = Retention(
+        store=store,
+        artifacts=artifacts,
+        clock=clock,
+        metrics=metrics,
+        keep=_keep_times(limits),
+    )
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceServicer(
             submissions,
             requests,
-            Artifacts(blobs),
+            artifacts,
             Holds(clock),
             realtime_in_flight_max=limits.realtime_in_flight_max,
             run_many_in_flight_max=limits.run_many_in_flight_max,
@@ -234,7 +247,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     await server.start()
     await health.set_serving(True)
     tasks.append(asyncio.create_task(dispatcher.run()))
-    tasks.append(asyncio.create_task(submissions.purge_idempotency_keys()))
+    tasks.append(asyncio.create_task(retention.run()))
     tasks.append(asyncio.create_task(note_uses(keys, store.journal)))
     if settings.prices is not None:
         watching = watch_prices(
@@ -254,6 +267,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         metrics_address,
         dispatcher,
         explanations,
+        retention,
         settings,
         server,
         metrics_server,
@@ -262,6 +276,15 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         streams,
         decision_log,
         tasks,
+    )
+
+
+def _keep_times(limits: Limits) -> KeepTimes:
+    return KeepTimes(
+        requests_ms=limits.request_keep_days * DAY_MS,
+        webhooks_ms=limits.webhook_keep_days * DAY_MS,
+        ledger_ms=limits.ledger_keep_days * DAY_MS,
+        idempotency_ms=limits.idempotency_retention_hours * HOUR_MS,
     )
 
 

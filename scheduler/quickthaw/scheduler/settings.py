@@ -82,6 +82,15 @@ class Limits:
     )
     store_readers: int = _limit(4, 1, 64, "threads that read the store")
     idempotency_retention_hours: int = _limit(24, 1, 8_760, "how long a key is remembered")
+    request_keep_days: int = _limit(
+        90, 0, 36_500, "how long an ended request is kept, and its files; 0 for ever"
+    )
+    webhook_keep_days: int = _limit(
+        30, 0, 36_500, "how long a webhook that was delivered or given up is kept; 0 for ever"
+    )
+    ledger_keep_days: int = _limit(
+        0, 0, 36_500, "how long a line of the bill is kept, and a budget's alert; 0 for ever"
+    )
     key_cache_max: int = _limit(4_096, 16, 1_000_000, "keys kept in memory")
     webhook_tenant_in_flight_max: int = _limit(
         8, 1, 1_000, "webhooks of one tenant that are delivered at once"
@@ -205,6 +214,12 @@ def _parse_limits(arguments: argparse.Namespace) -> Limits:
         raise SettingsInvalid(
             f"--meter-lease-ms {limits.meter_lease_ms} must be more than --heartbeat-interval-ms "
             f"{limits.heartbeat_interval_ms}, or runs would stop before they hear of the next one"
+        )
+    if 0 < limits.request_keep_days * 24 < limits.idempotency_retention_hours:
+        raise SettingsInvalid(
+            f"--request-keep-days {limits.request_keep_days} must cover "
+            f"--idempotency-retention-hours {limits.idempotency_retention_hours}, or a remembered "
+            "key would lead to a request that is gone"
         )
     return limits
 

@@ -19,15 +19,12 @@ from quickthaw.scheduler.key_gate import KeyGate
 from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.store.queries import idempotent_request, request_view
 from quickthaw.scheduler.store.rows import refused_rows, request_rows
-from quickthaw.scheduler.store.statements import Row, Statement
 from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.store.webhooks import webhook_row
 from quickthaw.scheduler.views import RequestView
 from quickthaw.scheduler.webhooks import Webhooks
 from quickthaw.scheduler.work_units import batch_key, output_units, work_units
 from quickthaw.wire import errors
-
-PURGE_INTERVAL_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,14 +316,6 @@ class Submissions:
             return None
         self._gate.took(submission.key_id)
         return request
-
-    async def purge_idempotency_keys(self) -> None:
-        """Forgets keys that are past their retention; never returns."""
-        while True:
-            await asyncio.sleep(PURGE_INTERVAL_SECONDS)
-            before_ms = self._dispatcher.clock.now_ms() - self._retention_ms
-            row = Row(Statement.PURGE_IDEMPOTENCY, {"key_created_unix_ms": before_ms})
-            self._store.journal.keep([row])
 
 
 def _lower_cap(one: int, other: int) -> int:

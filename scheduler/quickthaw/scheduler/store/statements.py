@@ -70,6 +70,13 @@ class Statement(IntEnum):
     PURGE_EXPLANATIONS = 49
     CHANGE_KEY = 50
     USE_KEY = 51
+    PURGE_ATTEMPTS_OF = 70
+    PURGE_WEBHOOK_OF = 71
+    PURGE_EXPLANATION_OF = 72
+    PURGE_REQUEST = 73
+    PURGE_WEBHOOK = 74
+    PURGE_LEDGER = 75
+    PURGE_ALERTS = 76
 
 
 NEWEST_ONLY: Mapping[Statement, str] = {Statement.UPSERT_ACCOUNT: "account"}
@@ -255,5 +262,28 @@ class Statements:
                 .offset(bindparam("kept"))
                 .limit(_ONE)
                 .scalar_subquery()
+            ),
+            Statement.PURGE_ATTEMPTS_OF: delete(schema.attempts).where(
+                _key(schema.attempts, "request_id")
+            ),
+            Statement.PURGE_WEBHOOK_OF: delete(schema.webhooks).where(
+                _key(schema.webhooks, "request_id")
+            ),
+            Statement.PURGE_EXPLANATION_OF: delete(schema.explanations).where(
+                _key(schema.explanations, "request_id")
+            ),
+            Statement.PURGE_REQUEST: delete(schema.requests).where(
+                _key(schema.requests, "request_id"), schema.requests.c.finished_unix_ms > _ZERO
+            ),
+            # What was asked to be delivered again after it was found is not settled any more.
+            Statement.PURGE_WEBHOOK: delete(schema.webhooks).where(
+                _key(schema.webhooks, "request_id"),
+                schema.webhooks.c.state.in_(
+                    [literal_column(f"'{state}'", String) for state in ("delivered", "failed")]
+                ),
+            ),
+            Statement.PURGE_LEDGER: delete(schema.ledger).where(_key(schema.ledger, "attempt_id")),
+            Statement.PURGE_ALERTS: delete(schema.budget_alerts).where(
+                schema.budget_alerts.c.raised_unix_ms < bindparam("key_raised_unix_ms")
             ),
         }
