@@ -127,3 +127,38 @@ async def _is_missing(rig: Rig, path: str) -> None:
     answer = await rig.http.get(path)
     assert answer.status_code in (404, 501)
     assert answer.json()["status"] == answer.status_code
+
+
+async def test_a_waiting_prediction_outlives_a_restart_of_the_scheduler(tmp_path: Path) -> None:
+    async with a_gateway(tmp_path) as rig:
+        rig.platform.hold()
+        asking = asyncio.create_task(
+            rig.http.post(OF_MODEL, json={"input": INPUT}, headers={"prefer": "wait"})
+        )
+        await rig.platform.submitted()
+        await rig.restart_scheduler()
+        request = await rig.platform.submitted(2)
+        await request.watched_by(1)
+        await request.log("drawing")
+        await request.succeed(rig.platform.picture(request, b"picture"))
+        answer = (await asking).json()
+        assert (answer["status"], answer["logs"]) == ("succeeded", "drawing\n")
+
+
+async def test_a_caller_that_leaves_while_it_waits_leaves_its_prediction_running(
+    tmp_path: Path,
+) -> None:
+    async with a_gateway(tmp_path) as rig:
+        rig.platform.hold()
+        asking = asyncio.create_task(
+            rig.http.post(OF_MODEL, json={"input": INPUT}, headers={"prefer": "wait"})
+        )
+        request = await rig.platform.submitted()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await request.move(types_pb2.REQUEST_STATE_RUNNING)
+        await request.succeed(rig.platform.picture(request, b"picture"))
+        ended = await rig.http.get(f"{PREDICTIONS}/{request.record.request_id}")
+        assert ended.json()["status"] == "succeeded"
+        assert not request.cancelled.is_set()

@@ -9,6 +9,7 @@ asks for any, one picture. `hold()` makes requests wait; then the test moves eac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -147,9 +148,19 @@ class FakePlatform(Unplayed):
             self._submitted.notify_all()
         if not self._held:
             await self._play(made, input_)
-        return inference_pb2.SubmitResponse(
+        return await self._accepted(made, request.wait_ms)
+
+    async def _accepted(self, made: FakeRequest, wait_ms: int) -> inference_pb2.SubmitResponse:
+        answer = inference_pb2.SubmitResponse(
             request_id=made.record.request_id, state=types_pb2.REQUEST_STATE_QUEUED
         )
+        if wait_ms:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await made.ended()
+                    answer.ended.CopyFrom(made.record)
+                    answer.events.extend(made.events[:-1])
+        return answer
 
     async def _play(self, request: FakeRequest, input_: dict[str, object]) -> None:
         await request.move(types_pb2.REQUEST_STATE_RUNNING)
@@ -170,10 +181,8 @@ class FakePlatform(Unplayed):
     ) -> types_pb2.Request:
         accepted = await self.Submit(request, context)
         found = self.requests[accepted.request_id]
-        seen = 0
         try:
-            while not found.record.HasField("receipt"):
-                seen += len(await found.events_after(seen))
+            await found.ended()
         except asyncio.CancelledError:
             found.cancelled.set()
             raise

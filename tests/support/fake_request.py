@@ -35,6 +35,10 @@ class FakeRequest:
             await self.news.wait_for(lambda: len(self.events) > count)
             return self.events[count:]
 
+    async def ended(self) -> None:
+        async with self.news:
+            await self.news.wait_for(lambda: self.record.HasField("receipt"))
+
     async def watched_by(self, count: int) -> None:
         async with self.news:
             await self.news.wait_for(lambda: self.watchers >= count)

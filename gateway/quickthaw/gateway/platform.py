@@ -108,6 +108,23 @@ class Platform:
             )
         )
 
+    async def submit_and_wait(
+        self, credential: Credential, request: inference_pb2.SubmitRequest, wait_seconds: float
+    ) -> inference_pb2.SubmitResponse:
+        """With the end, if the request ends in time; cancelling this leaves the request alone.
+
+        One try: raises Unavailable when the scheduler goes away before it answers, which has then
+        forgotten what nobody knew of.
+        """
+        request.wait_ms = max(1, int(wait_seconds * 1000))
+        return await self._short(
+            self._inference.Submit(
+                request,
+                metadata=_metadata(credential),
+                timeout=wait_seconds + self._limits.call_seconds,
+            )
+        )
+
     async def run(
         self, credential: Credential, request: inference_pb2.SubmitRequest
     ) -> types_pb2.Request:

@@ -39,6 +39,7 @@ class SubmitRequest(_message.Message):
     MODEL_QUEUE_MAX_FIELD_NUMBER: _builtins.int
     ACCEPT_INVALID_INPUT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    WAIT_MS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalog id `owner/name[/variant]` or an alias of one. At most 200 characters."""
     input_json: _builtins.str
@@ -73,6 +74,8 @@ class SubmitRequest(_message.Message):
     """Accept input that does not fit the schema: the request is journalled and has failed with
     INVALID_INPUT at once, so that who asks later, or a webhook, is told.
     """
+    wait_ms: _builtins.int
+    """For Submit: answer when the request has ended, or this much later; at most 60,000. 0: at once."""
     @_builtins.property
     def webhook(self) -> _webhooks_pb2.WebhookTarget:
         """Whom to tell of the end; absent for nobody."""
@@ -93,10 +96,11 @@ class SubmitRequest(_message.Message):
         model_queue_max: _builtins.int = ...,
         accept_invalid_input: _builtins.bool = ...,
         webhook: _webhooks_pb2.WebhookTarget | None = ...,
+        wait_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_invalid_input", b"accept_invalid_input", "attempts_max", b"attempts_max", "deadline_unix_ms", b"deadline_unix_ms", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "model", b"model", "model_queue_max", b"model_queue_max", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "start_deadline_unix_ms", b"start_deadline_unix_ms", "webhook", b"webhook", "worker_hint", b"worker_hint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_invalid_input", b"accept_invalid_input", "attempts_max", b"attempts_max", "deadline_unix_ms", b"deadline_unix_ms", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "model", b"model", "model_queue_max", b"model_queue_max", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "start_deadline_unix_ms", b"start_deadline_unix_ms", "wait_ms", b"wait_ms", "webhook", b"webhook", "worker_hint", b"worker_hint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -112,6 +116,8 @@ class SubmitResponse(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     DEDUPLICATED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """For Get, Watch and Cancel."""
     state: _types_pb2.RequestState.ValueType
@@ -120,6 +126,16 @@ class SubmitResponse(_message.Message):
     """Requests ahead of it in the fair order."""
     deduplicated: _builtins.bool
     """The idempotency key matched an earlier request."""
+    @_builtins.property
+    def ended(self) -> _types_pb2.Request:
+        """With `wait_ms`, if the request ended in time: its end. Otherwise absent."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """With `ended`: the log lines and steps that are still kept, and when it began to run; the newest,
+        together at most 256 KiB.
+        """
+
     def __init__(
         self,
         *,
@@ -127,10 +143,12 @@ class SubmitResponse(_message.Message):
         state: _types_pb2.RequestState.ValueType = ...,
         queue_position: _builtins.int = ...,
         deduplicated: _builtins.bool = ...,
+        ended: _types_pb2.Request | None = ...,
+        events: _abc.Iterable[Global___Event] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deduplicated", b"deduplicated", "queue_position", b"queue_position", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deduplicated", b"deduplicated", "ended", b"ended", "events", b"events", "queue_position", b"queue_position", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -103,7 +103,10 @@ class InferenceServicer:
         NOT_FOUND: no such model. INVALID_ARGUMENT: input does not fit the model's schema.
         RESOURCE_EXHAUSTED: queue full, disk full or budget spent. FAILED_PRECONDITION: no attached
         worker could ever hold the model. DEADLINE_EXCEEDED: the deadline has already passed.
-        ALREADY_EXISTS: the idempotency key was used for a different request.
+        ALREADY_EXISTS: the idempotency key was used for a different request. With `wait_ms` it may
+        answer with the end instead; without an idempotency key and a webhook such a request begins
+        before it is durable, and is durable when this returns. A caller that goes away while it waits
+        leaves the request to itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

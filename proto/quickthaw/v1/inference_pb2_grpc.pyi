@@ -43,7 +43,10 @@ class InferenceStub:
     NOT_FOUND: no such model. INVALID_ARGUMENT: input does not fit the model's schema.
     RESOURCE_EXHAUSTED: queue full, disk full or budget spent. FAILED_PRECONDITION: no attached
     worker could ever hold the model. DEADLINE_EXCEEDED: the deadline has already passed.
-    ALREADY_EXISTS: the idempotency key was used for a different request.
+    ALREADY_EXISTS: the idempotency key was used for a different request. With `wait_ms` it may
+    answer with the end instead; without an idempotency key and a webhook such a request begins
+    before it is durable, and is durable when this returns. A caller that goes away while it waits
+    leaves the request to itself.
     """
     Run: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SubmitRequest, _types_pb2.Request]
     """Submit, wait for the end, answer with the terminal request. If the caller goes away the
@@ -102,7 +105,10 @@ class InferenceAsyncStub(InferenceStub):
     NOT_FOUND: no such model. INVALID_ARGUMENT: input does not fit the model's schema.
     RESOURCE_EXHAUSTED: queue full, disk full or budget spent. FAILED_PRECONDITION: no attached
     worker could ever hold the model. DEADLINE_EXCEEDED: the deadline has already passed.
-    ALREADY_EXISTS: the idempotency key was used for a different request.
+    ALREADY_EXISTS: the idempotency key was used for a different request. With `wait_ms` it may
+    answer with the end instead; without an idempotency key and a webhook such a request begins
+    before it is durable, and is durable when this returns. A caller that goes away while it waits
+    leaves the request to itself.
     """
     Run: _aio.UnaryUnaryMultiCallable[_inference_pb2.SubmitRequest, _types_pb2.Request]  # type: ignore[assignment]
     """Submit, wait for the end, answer with the terminal request. If the caller goes away the
@@ -164,7 +170,10 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND: no such model. INVALID_ARGUMENT: input does not fit the model's schema.
         RESOURCE_EXHAUSTED: queue full, disk full or budget spent. FAILED_PRECONDITION: no attached
         worker could ever hold the model. DEADLINE_EXCEEDED: the deadline has already passed.
-        ALREADY_EXISTS: the idempotency key was used for a different request.
+        ALREADY_EXISTS: the idempotency key was used for a different request. With `wait_ms` it may
+        answer with the end instead; without an idempotency key and a webhook such a request begins
+        before it is durable, and is durable when this returns. A caller that goes away while it waits
+        leaves the request to itself.
         """
 
     @_abc_1.abstractmethod

@@ -211,6 +211,12 @@ class Dispatcher:
         """Returns when everything decided so far is durable, or as durable as it will be."""
         await self._effects.durable()
 
+    async def make_durable(self, request: LiveRequest) -> None:
+        """For a request that was accepted ahead and whose caller is about to hear of it."""
+        if rows := self._behind.take_request(request.job.request_id):
+            self._effects.issue(rows, ())
+        await self._effects.durable()
+
     def wait_for_end(self, request: LiveRequest) -> asyncio.Future[RequestView]:
         waiter: asyncio.Future[RequestView] = asyncio.get_running_loop().create_future()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -122,6 +122,11 @@ class EventsLog(Generic[Payload]):
         if self._total_bytes > self._limits.total_bytes_max:
             for log in self._logs.values():
                 self._drop_one(log)
+
+    def kept(self, request_id: str) -> Sequence[Entry[Payload]]:
+        """What there is of a request, oldest first; nothing of one that is not known."""
+        log = self._logs.get(request_id)
+        return () if log is None else tuple(log.entries)
 
     async def watch(
         self, request_id: str, after_sequence: int = 0

@@ -117,6 +117,14 @@ class Requests:
             return accepted.view
         return await asyncio.shield(self._dispatcher.wait_for_end(request))
 
+    async def make_durable(self, request: LiveRequest) -> None:
+        """One that began before it was."""
+        await self._dispatcher.make_durable(request)
+
+    def kept_events(self, request_id: str) -> Sequence[Entry[WatchPayload]]:
+        """Oldest first; none for a request that ended so long ago that they are gone."""
+        return self._dispatcher.log.kept(request_id)
+
     def when_ended(
         self, request: LiveRequest, tell: Callable[[RequestView | errors.QuickthawError], None]
     ) -> None:

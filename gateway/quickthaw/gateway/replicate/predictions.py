@@ -27,7 +27,7 @@ from quickthaw.gateway.replicate.render import Told, output_of, prediction
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.webhooks.target import webhook_target
 from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2, webhooks_pb2
-from quickthaw.wire.errors import InvalidArgument, QuickthawError
+from quickthaw.wire.errors import InvalidArgument, QuickthawError, Unavailable
 
 PAGE_SIZE = 100
 
@@ -100,15 +100,20 @@ async def _create(
     wanted: Wanted,
     model: catalog_pb2.Model,
 ) -> Response:
-    seconds = wait_seconds(request.headers)
+    wait_until = asyncio.get_running_loop().time() + wait_seconds(request.headers)
     call = await make_call(gateway, parse_endpoint_id(model.id), options(credential), wanted.input)
-    request_id = await _submit(call, wanted)
+    log = Log(gateway.limits.log_lines_max)
+    accepted = await until_gone(request.receive, _submit(call, wanted, wait_until))
+    request_id = accepted.request_id
     exchange_of(request).request_id = request_id
     if wanted.webhook and wanted.events != ("completed",):
         tell_on_the_way(gateway, credential, request_id, wanted.webhook, wanted.events)
-    log = Log(gateway.limits.log_lines_max)
-    found = None
-    if seconds:
+    found: types_pb2.Request | None = None
+    if accepted.HasField("ended"):
+        found = accepted.ended
+        for event in accepted.events:
+            log.take(event)
+    elif (seconds := _left(wait_until)) > 0:
         waiting = _wait(gateway, credential, request_id, seconds, log)
         found = await until_gone(request.receive, waiting)
     if found is not None:
@@ -123,8 +128,16 @@ async def _create(
     return json_response(prediction(gateway, credential, found, Told(status="starting")), 201)
 
 
-async def _submit(call: Call, wanted: Wanted) -> str:
-    submission = call.submission()
+async def _submit(call: Call, wanted: Wanted, wait_until: float) -> inference_pb2.SubmitResponse:
+    """With the end where one call is enough to wait for it: a webhook needs the id before."""
+    platform, submission = call.gateway.platform, call.submission()
+    if not wanted.webhook and (seconds := _left(wait_until)) > 0:
+        try:
+            return await platform.submit_and_wait(call.credential, submission, seconds)
+        except Unavailable:
+            submission = call.submission()  # Now in the way that outlives the scheduler.
+        except QuickthawError as error:
+            raise call.explain(error) from error
     if wanted.webhook:
         target = webhook_target(
             call.gateway, wanted.webhook, webhooks_pb2.WEBHOOK_DIALECT_REPLICATE, wanted.events
@@ -132,14 +145,17 @@ async def _submit(call: Call, wanted: Wanted) -> str:
         if "completed" in wanted.events:
             submission.webhook.CopyFrom(target)
     try:
-        accepted = await call.gateway.platform.submit(call.credential, submission)
+        return await platform.submit(call.credential, submission)
     except InvalidArgument as error:
         if any(each.field.startswith("webhook") for each in error.violations):
             raise invalid("webhook", error.message) from error
         raise call.explain(error) from error
     except QuickthawError as error:
         raise call.explain(error) from error
-    return accepted.request_id
+
+
+def _left(until: float) -> float:
+    return until - asyncio.get_running_loop().time()
 
 
 async def _wait(

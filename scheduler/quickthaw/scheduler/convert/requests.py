@@ -25,6 +25,7 @@ from quickthaw.v1 import fleet_pb2, inference_pb2, types_pb2
 from quickthaw.wire import errors, limits
 
 NAME_CHARS_MAX = 200
+WAIT_MS_MAX = 60_000
 _FAILURE_CHARS_MAX = 4_000
 
 
@@ -47,6 +48,7 @@ class Submission:
     webhook: Target | None = None
     key_id: str = ""
     ahead: bool = False
+    wait_ms: int = 0
 
 
 def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:
@@ -57,6 +59,8 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
     ):
         if getattr(message, name) < 0:
             raise invalid(name, f"must not be negative, but is {getattr(message, name)}")
+    if message.wait_ms > WAIT_MS_MAX:
+        raise invalid("wait_ms", f"must be at most {WAIT_MS_MAX}, but is {message.wait_ms}")
     return Submission(
         model=checked_text("model", message.model, chars_max=NAME_CHARS_MAX, required=True),
         input_json=message.input_json,
@@ -76,6 +80,7 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
         accept_invalid_input=message.accept_invalid_input,
         webhook=target(message.webhook) if message.HasField("webhook") else None,
         key_id=key_id,
+        wait_ms=message.wait_ms,
     )
 
 
@@ -198,6 +203,18 @@ def event_message(
         case fleet_pb2.AttemptEvent():
             _copy_kind(payload, event)
     return event
+
+
+def is_told_with_end(payload: WatchPayload) -> bool:
+    """Whether it is worth telling to who hears of the end only then: the log, the steps, the start
+    of the run."""
+    match payload:
+        case commands.TellProgress():
+            return payload.state is RequestState.RUNNING
+        case fleet_pb2.AttemptEvent():
+            return payload.WhichOneof("kind") in ("log", "progress")
+        case commands.TellQueued() | RequestView():
+            return False
 
 
 def _copy_kind(source: fleet_pb2.AttemptEvent, event: inference_pb2.Event) -> None:

@@ -17,6 +17,7 @@ from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.servicers.realtime import RealtimeSession
 from quickthaw.scheduler.servicers.run_many import RunMany
+from quickthaw.scheduler.servicers.waiting import accepted_message, submit_and_wait
 from quickthaw.scheduler.submissions import Submissions
 from quickthaw.scheduler.views import RequestView
 from quickthaw.v1 import inference_pb2, inference_pb2_grpc, types_pb2
@@ -47,14 +48,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     ) -> inference_pb2.SubmitResponse:
         who = auth.caller()
         submission = convert.submission(request, who.key_id)
-        accepted = await self._submissions.submit(who.tenant, submission)
-        view = accepted.view
-        return inference_pb2.SubmitResponse(
-            request_id=view.request_id,
-            state=convert.state_message(view.state),
-            queue_position=view.queue_position,
-            deduplicated=accepted.deduplicated,
-        )
+        if submission.wait_ms:
+            return await submit_and_wait(who.tenant, submission, self._submissions, self._requests)
+        return accepted_message(await self._submissions.submit(who.tenant, submission))
 
     async def Run(
         self, request: inference_pb2.SubmitRequest, context: Context
