@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from support.gateway_rig import a_gateway
@@ -40,3 +41,20 @@ async def test_what_is_wrong_with_the_wish_for_a_token_is_named(tmp_path: Path) 
             answer = await rig.http.post("/rest/tokens/", json=wrong)
             assert answer.status_code == 422
             assert answer.json()["detail"][0]["loc"] == ["body", field]
+
+
+async def test_names_that_are_too_long_together_are_refused_and_not_half_taken(
+    tmp_path: Path,
+) -> None:
+    rules = [{"user": "\u00e9" * 60, "decision": "allow"} for _ in range(60)]
+    wide = json.dumps({"initial_acl": {"rules": rules}}, ensure_ascii=False).encode("latin-1")
+    async with a_gateway(tmp_path) as rig:
+        many = {"allowed_apps": ["\U0001f600" * 100] * 20}
+        assert (await rig.http.post("/rest/tokens", json=many)).status_code == 400
+        begun = await rig.http.post(
+            "/rest/storage/upload/initiate",
+            json={"file_name": "a.png"},
+            headers={b"x-fal-object-lifecycle": wide},
+        )
+        assert begun.status_code == 400
+        assert "too long" in begun.text

@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.wire.errors import InvalidArgument
 
-SEAL_CHARS_MAX: Final = 4096
+SEAL_CHARS_MAX: Final = 8192
 _ALPHABET: Final = re.compile("[A-Za-z0-9_-]+")
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
@@ -42,11 +43,19 @@ class Sealer:
         self._now = now
 
     def seal(self, purpose: str, content: Mapping[str, Json], seconds: float) -> str:
-        """URL-safe text that `unseal` takes back for the next `seconds`."""
+        """URL-safe text that `unseal` takes back for the next `seconds`.
+
+        Raises InvalidArgument for more than fits a seal, which only callers' own words can be.
+        """
         whole = {**content, _EXPIRES: self._now() + seconds}
         nonce = secrets.token_bytes(_NONCE_BYTES)
         text = json.dumps(whole, separators=(",", ":")).encode()
-        return _text(nonce + self._cipher.encrypt(nonce, text, purpose.encode()))
+        sealed = _text(nonce + self._cipher.encrypt(nonce, text, purpose.encode()))
+        if len(sealed) > SEAL_CHARS_MAX:
+            raise InvalidArgument(
+                "what was asked for is too long together: give fewer or shorter names and rules"
+            )
+        return sealed
 
     def unseal(self, purpose: str, seal: str) -> JsonObject:
         """What was sealed. Raises SealBroken."""

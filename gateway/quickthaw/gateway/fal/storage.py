@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,10 +27,10 @@ from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import body_pieces, declared_bytes, read_arguments
 from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.fal.upload_seals import open_ticket, seal_ticket, seal_token, uploader
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import json_response
-from quickthaw.gateway.sealed import SealBroken
 from quickthaw.gateway.storage import (
     QuotaExceeded,
     StoredFile,
@@ -41,10 +41,7 @@ from quickthaw.gateway.storage import (
 from quickthaw.gateway.storage.lifecycle import Lifecycle, read_lifecycle
 from quickthaw.gateway.storage.names import display_name, media_type, url_name
 from quickthaw.gateway.storage.uploads import PARTS_MAX
-from quickthaw.wire.errors import Unauthenticated
 
-_TOKEN: Final = "upload token"
-_TICKET: Final = "upload ticket"
 _ETAG_CHARS_MAX: Final = 200
 _LIFECYCLE_HEADERS: Final = ("x-fal-object-lifecycle", "x-fal-object-lifecycle-preference")
 
@@ -52,12 +49,12 @@ _LIFECYCLE_HEADERS: Final = ("x-fal-object-lifecycle", "x-fal-object-lifecycle-p
 async def create_upload_token(request: Request) -> Response:
     gateway = gateway_of(request)
     credential = read_credential(request.headers)
-    tenant = await gateway.platform.tenant(credential)
+    await gateway.platform.tenant(credential)  # A token of a bad key would only fail later.
     seconds = gateway.limits.upload_token_seconds
     ends = datetime.fromtimestamp(_uploads(gateway).now() + seconds, UTC)
     return json_response(
         {
-            "token": gateway.sealer.seal(_TOKEN, {"tenant": tenant}, seconds),
+            "token": seal_token(gateway, credential, seconds),
             "token_type": "Bearer",
             "base_url": f"{gateway.public_url}/cdn",
             # With the offset: a client compares it with a time that has one.
@@ -68,39 +65,36 @@ async def create_upload_token(request: Request) -> Response:
 
 async def upload_whole(request: Request) -> Response:
     gateway = gateway_of(request)
-    ticket = await _ticket_from_headers(request, gateway)
+    ticket, _ = await _ticket_from_headers(request, gateway)
     stored = await _store(request, gateway, ticket)
     return json_response({"access_url": file_url(gateway, stored.file_id, stored.name)})
 
 
 async def begin_multipart(request: Request) -> Response:
     gateway = gateway_of(request)
-    ticket = await _ticket_from_headers(request, gateway)
+    ticket, credential = await _ticket_from_headers(request, gateway)
+    seconds = gateway.limits.upload_partial_seconds
     return json_response(
         {
             "access_url": file_url(gateway, ticket.file_id, ticket.name),
-            "uploadId": _sealed(gateway, ticket, gateway.limits.upload_partial_seconds),
+            "uploadId": seal_ticket(gateway, ticket, credential, seconds),
         }
     )
 
 
 async def initiate(request: Request) -> Response:
     gateway = gateway_of(request)
-    ticket = await _ticket_from_body(request, gateway)
-    sealed = _sealed(gateway, ticket, gateway.limits.upload_token_seconds)
-    return _initiated(gateway, ticket, f"upload/{sealed}")
+    return await _initiated(request, "upload", gateway.limits.upload_token_seconds)
 
 
 async def initiate_multipart(request: Request) -> Response:
     gateway = gateway_of(request)
-    ticket = await _ticket_from_body(request, gateway)
-    sealed = _sealed(gateway, ticket, gateway.limits.upload_partial_seconds)
-    return _initiated(gateway, ticket, f"multipart/{sealed}")
+    return await _initiated(request, "multipart", gateway.limits.upload_partial_seconds)
 
 
 async def put_whole(request: Request) -> Response:
     gateway = gateway_of(request)
-    ticket = _opened(gateway, request)
+    ticket = await _opened(gateway, request)
     given = request.headers.get("content-type")
     if given and media_type(given) != ticket.content_type:
         raise HttpError(
@@ -118,7 +112,7 @@ async def put_whole(request: Request) -> Response:
 
 async def put_part(request: Request) -> Response:
     gateway = gateway_of(request)
-    ticket = _opened(gateway, request)
+    ticket = await _opened(gateway, request)
     number = request.path_params["number"]
     limits = gateway.limits
     declared = declared_bytes(request, limits.upload_part_bytes_max)
@@ -134,7 +128,7 @@ async def put_part(request: Request) -> Response:
 
 async def complete_multipart(request: Request) -> Response:
     gateway = gateway_of(request)
-    ticket = _opened(gateway, request)
+    ticket = await _opened(gateway, request)
     parts = _parts(await read_arguments(request, gateway.limits))
     try:
         stored = await _uploads(gateway).complete(ticket, parts)
@@ -159,36 +153,26 @@ async def _store(request: Request, gateway: Gateway, ticket: Ticket) -> StoredFi
             raise _refusal(error) from error
 
 
-async def _ticket_from_headers(request: Request, gateway: Gateway) -> Ticket:
+async def _ticket_from_headers(request: Request, gateway: Gateway) -> tuple[Ticket, Credential]:
+    """And the key that it is made with."""
     uploads = _uploads(gateway)
-    tenant = await _tenant(request, gateway)
+    credential = uploader(gateway, request.headers)
+    tenant = await gateway.platform.tenant(credential)
     content_type = media_type(request.headers.get("content-type"))
     name = display_name(request.headers.get("x-fal-file-name", ""), content_type)
-    return uploads.ticket(tenant, name, content_type, _lifecycle(request.headers, gateway))
+    ticket = uploads.ticket(tenant, name, content_type, _lifecycle(request.headers, gateway))
+    return ticket, credential
 
 
-async def _ticket_from_body(request: Request, gateway: Gateway) -> Ticket:
+async def _ticket_from_body(request: Request, credential: Credential) -> Ticket:
+    gateway = gateway_of(request)
     uploads = _uploads(gateway)
-    tenant = await gateway.platform.tenant(read_credential(request.headers))
+    tenant = await gateway.platform.tenant(credential)
     body = await read_arguments(request, gateway.limits)
     given_name, given_type = body.get("file_name"), body.get("content_type")
     content_type = media_type(given_type if isinstance(given_type, str) else None)
     name = display_name(given_name if isinstance(given_name, str) else "", content_type)
     return uploads.ticket(tenant, name, content_type, _lifecycle(request.headers, gateway))
-
-
-async def _tenant(request: Request, gateway: Gateway) -> str:
-    """By a token for uploads, or by a key."""
-    scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
-    if scheme.lower() == "bearer":
-        try:
-            return cast("str", gateway.sealer.unseal(_TOKEN, token.strip())["tenant"])
-        except SealBroken:
-            if not token.strip().startswith("qt_"):
-                raise Unauthenticated(
-                    "the token for uploads is unknown or has expired; fetch a new one"
-                ) from None
-    return await gateway.platform.tenant(Credential(read_credential(request.headers)))
 
 
 def _lifecycle(headers: Mapping[str, str], gateway: Gateway) -> Lifecycle:
@@ -206,32 +190,23 @@ def _uploads(gateway: Gateway) -> Uploads:
     return gateway.uploads
 
 
-def _initiated(gateway: Gateway, ticket: Ticket, path: str) -> Response:
+async def _initiated(request: Request, below: str, seconds: float) -> Response:
+    """A URL below `/files/` to bring a file to, without a key, within `seconds`."""
+    gateway = gateway_of(request)
+    credential = read_credential(request.headers)
+    ticket = await _ticket_from_body(request, credential)
+    sealed = seal_ticket(gateway, ticket, credential, seconds)
     return json_response(
         {
-            "upload_url": f"{gateway.public_url}/files/{path}",
+            "upload_url": f"{gateway.public_url}/files/{below}/{sealed}",
             "file_url": file_url(gateway, ticket.file_id, ticket.name),
         }
     )
 
 
-def _sealed(gateway: Gateway, ticket: Ticket, seconds: float) -> str:
-    return gateway.sealer.seal(_TICKET, cast("JsonObject", ticket.as_json()), seconds)
-
-
-def _opened(gateway: Gateway, request: Request) -> Ticket:
+async def _opened(gateway: Gateway, request: Request) -> Ticket:
     _uploads(gateway)
-    try:
-        content = gateway.sealer.unseal(_TICKET, request.path_params["ticket"])
-        ticket = Ticket.from_json(cast("dict[str, Any]", content))
-    except SealBroken as error:
-        raise HttpError(
-            403, "this upload URL is incomplete or has expired; start a new upload", "auth_error"
-        ) from error
-    file_id = request.path_params.get("file_id", ticket.file_id)
-    if file_id != ticket.file_id:
-        raise HttpError(404, "this upload belongs to another file", "not_found")
-    return ticket
+    return await open_ticket(gateway, request)
 
 
 def _parts(body: JsonObject) -> list[tuple[int, str]]:
