@@ -22,7 +22,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from quickthaw.client import Client, Context, RetryPolicy
-from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, webhooks_pb2
+from quickthaw.v1 import (
+    billing_pb2,
+    catalog_pb2,
+    deployments_pb2,
+    fleet_pb2,
+    inference_pb2,
+    webhooks_pb2,
+)
 from quickthaw.wire import errors
 from quickthaw.wire.limits import SERVER_OPTIONS
 from quickthaw.wire.status import ErrorInterceptor
@@ -116,7 +123,14 @@ class FakePlatform:
         self._server = grpc.aio.server(
             interceptors=[ErrorInterceptor()], options=list(SERVER_OPTIONS)
         )
-        for file in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2, webhooks_pb2):
+        for file in (
+            inference_pb2,
+            catalog_pb2,
+            deployments_pb2,
+            fleet_pb2,
+            billing_pb2,
+            webhooks_pb2,
+        ):
             for service in file.DESCRIPTOR.services_by_name.values():
                 handlers = {
                     method.name: self._handler(method, _script_name(service.name, method.name))

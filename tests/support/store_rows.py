@@ -18,7 +18,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
     attempt_id_of,
 )
-from quickthaw.scheduler.servicers.catalog import register_rows
+from quickthaw.scheduler.releasing import register_rows
 from quickthaw.scheduler.store.rows import EndColumns, command_rows, request_rows
 from quickthaw.scheduler.store.statements import Row
 from support.schedulers import a_model

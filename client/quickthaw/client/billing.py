@@ -33,6 +33,7 @@ class Scope(StrEnum):
     CALL = "call"
     ADMIN = "admin"
     WORKER = "worker"
+    DEPLOY = "deploy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,8 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Everything."""
     SCOPE_WORKER: _Scope.ValueType  # 3
     """Attach."""
+    SCOPE_DEPLOY: _Scope.ValueType  # 4
+    """Deploy models of the tenant's own, roll them back and delete them."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What a key may do."""
@@ -99,6 +101,8 @@ SCOPE_ADMIN: Scope.ValueType  # 2
 """Everything."""
 SCOPE_WORKER: Scope.ValueType  # 3
 """Attach."""
+SCOPE_DEPLOY: Scope.ValueType  # 4
+"""Deploy models of the tenant's own, roll them back and delete them."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

@@ -124,7 +124,8 @@ class CatalogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Takes a model out of the catalog. Requests already accepted still run.
+        """Takes a model out of the catalog. Requests already accepted still run. The scope `deploy` is
+        enough for a model that the caller's tenant owns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +173,7 @@ class CatalogServicer:
     def Rollback(self, request, context):
         """Makes a model what it was: one of its versions takes new requests again, at once and durably.
         Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
-        such version of it.
+        such version of it. The scope `deploy` is enough for a model that the caller's tenant owns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

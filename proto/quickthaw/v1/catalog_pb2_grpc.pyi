@@ -46,7 +46,9 @@ class CatalogStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]
     """All models, sorted by id."""
     Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]
-    """Takes a model out of the catalog. Requests already accepted still run."""
+    """Takes a model out of the catalog. Requests already accepted still run. The scope `deploy` is
+    enough for a model that the caller's tenant owns.
+    """
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetEndpointRequest, _catalog_pb2.Endpoint]
     """How a model is served: who may call it, how many copies are kept, whether it is quarantined.
     NOT_FOUND: no such model.
@@ -68,7 +70,7 @@ class CatalogStub:
     Rollback: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RollbackRequest, _catalog_pb2.RegisterResponse]
     """Makes a model what it was: one of its versions takes new requests again, at once and durably.
     Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
-    such version of it.
+    such version of it. The scope `deploy` is enough for a model that the caller's tenant owns.
     """
     ListUnusedSnapshots: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListUnusedSnapshotsRequest, _catalog_pb2.ListUnusedSnapshotsResponse]
     """Snapshots that were registered once and that nothing needs any more: no version of a model in
@@ -93,7 +95,9 @@ class CatalogAsyncStub(CatalogStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
     """All models, sorted by id."""
     Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.RemoveResponse]  # type: ignore[assignment]
-    """Takes a model out of the catalog. Requests already accepted still run."""
+    """Takes a model out of the catalog. Requests already accepted still run. The scope `deploy` is
+    enough for a model that the caller's tenant owns.
+    """
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetEndpointRequest, _catalog_pb2.Endpoint]  # type: ignore[assignment]
     """How a model is served: who may call it, how many copies are kept, whether it is quarantined.
     NOT_FOUND: no such model.
@@ -115,7 +119,7 @@ class CatalogAsyncStub(CatalogStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RollbackRequest, _catalog_pb2.RegisterResponse]  # type: ignore[assignment]
     """Makes a model what it was: one of its versions takes new requests again, at once and durably.
     Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
-    such version of it.
+    such version of it. The scope `deploy` is enough for a model that the caller's tenant owns.
     """
     ListUnusedSnapshots: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListUnusedSnapshotsRequest, _catalog_pb2.ListUnusedSnapshotsResponse]  # type: ignore[assignment]
     """Snapshots that were registered once and that nothing needs any more: no version of a model in
@@ -161,7 +165,9 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.RemoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.RemoveResponse, _abc.Awaitable[_catalog_pb2.RemoveResponse]]:
-        """Takes a model out of the catalog. Requests already accepted still run."""
+        """Takes a model out of the catalog. Requests already accepted still run. The scope `deploy` is
+        enough for a model that the caller's tenant owns.
+        """
 
     @_abc_1.abstractmethod
     def GetEndpoint(
@@ -219,7 +225,7 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.RegisterResponse, _abc.Awaitable[_catalog_pb2.RegisterResponse]]:
         """Makes a model what it was: one of its versions takes new requests again, at once and durably.
         Its endpoint stays, and so does the version that it replaces. NOT_FOUND: no such model, or no
-        such version of it.
+        such version of it. The scope `deploy` is enough for a model that the caller's tenant owns.
         """
 
     @_abc_1.abstractmethod

@@ -23,13 +23,14 @@ def _encode(number: int, chars: int) -> str:
 
 
 class RequestIds:
-    """`req_` + 10 characters of time + 12 of chance, rising within one process.
+    """The prefix + 10 characters of time + 12 of chance, rising within one process.
 
     Lists page by id and the queue breaks ties by it, so ids of one millisecond rise too: the
     random part is then counted on instead of drawn again.
     """
 
-    def __init__(self, random: Random | None = None) -> None:
+    def __init__(self, random: Random | None = None, prefix: str = "req_") -> None:
+        self._prefix = prefix
         self._random = random or secrets.SystemRandom()
         self._last = (0, 0)
 
@@ -41,7 +42,7 @@ class RequestIds:
         else:
             self._last = (last_ms, last_random + 1)
         moment, chance = self._last
-        return f"req_{_encode(moment, _TIME_CHARS)}{_encode(chance, _RANDOM_CHARS)}"
+        return f"{self._prefix}{_encode(moment, _TIME_CHARS)}{_encode(chance, _RANDOM_CHARS)}"
 
 
 def new_key_id() -> str:

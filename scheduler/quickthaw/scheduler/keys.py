@@ -22,6 +22,7 @@ class Scope(Enum):
     CALL = "call"
     ADMIN = "admin"
     WORKER = "worker"
+    DEPLOY = "deploy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from quickthaw.scheduler.clock import Clock, SystemClock
 from quickthaw.scheduler.convert.requests import WatchPayload
 from quickthaw.scheduler.core.events import PricesChanged
 from quickthaw.scheduler.decision_log import DecisionLog
+from quickthaw.scheduler.deployments import DeploymentLimits, Deployments
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
@@ -28,6 +29,8 @@ from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.prices import load_prices, watch_prices
+from quickthaw.scheduler.quotas import QuotaLimits, Quotas
+from quickthaw.scheduler.releasing import Releasing
 from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.retention import KeepTimes, Retention
 from quickthaw.scheduler.scrape import snapshot_reader
@@ -35,6 +38,7 @@ from quickthaw.scheduler.server import Health, listen, make_server
 from quickthaw.scheduler.servicers.accounts import AccountsServicer
 from quickthaw.scheduler.servicers.billing import BillingServicer
 from quickthaw.scheduler.servicers.catalog import CatalogServicer
+from quickthaw.scheduler.servicers.deployments import DeploymentsServicer
 from quickthaw.scheduler.servicers.fleet import FleetServicer
 from quickthaw.scheduler.servicers.inference import InferenceServicer
 from quickthaw.scheduler.servicers.traffic import TrafficServicer
@@ -51,6 +55,7 @@ from quickthaw.scheduler.worker_streams import WorkerStreams
 from quickthaw.v1 import (
     billing_pb2_grpc,
     catalog_pb2_grpc,
+    deployments_pb2_grpc,
     fleet_pb2_grpc,
     inference_pb2_grpc,
     traffic_pb2_grpc,
@@ -209,8 +214,13 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         ),
         server,
     )
+    releasing = Releasing(catalog, store, clock, dispatcher)
     catalog_pb2_grpc.add_CatalogServicer_to_server(
-        CatalogServicer(catalog, store, clock, dispatcher), server
+        CatalogServicer(catalog, releasing, store, clock, dispatcher), server
+    )
+    deployments_pb2_grpc.add_DeploymentsServicer_to_server(
+        DeploymentsServicer(_deployments(store, catalog, releasing, clock, limits), catalog, clock),
+        server,
     )
     fleet_pb2_grpc.add_FleetServicer_to_server(
         FleetServicer(
@@ -285,6 +295,28 @@ def _keep_times(limits: Limits) -> KeepTimes:
         webhooks_ms=limits.webhook_keep_days * DAY_MS,
         ledger_ms=limits.ledger_keep_days * DAY_MS,
         idempotency_ms=limits.idempotency_retention_hours * HOUR_MS,
+    )
+
+
+def _deployments(
+    store: Store, catalog: Catalog, releasing: Releasing, clock: Clock, limits: Limits
+) -> Deployments:
+    return Deployments(
+        store=store,
+        catalog=catalog,
+        releasing=releasing,
+        quotas=Quotas(
+            catalog,
+            store.reader,
+            QuotaLimits(limits.tenant_snapshots_max, limits.tenant_snapshot_bytes_max),
+        ),
+        clock=clock,
+        limits=DeploymentLimits(
+            open_max=limits.deployments_waiting_max,
+            tenant_open_max=limits.tenant_deployments_max,
+            attempts_max=limits.deployment_attempts_max,
+            retention_hours=limits.deployment_retention_hours,
+        ),
     )
 
 

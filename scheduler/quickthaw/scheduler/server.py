@@ -15,6 +15,7 @@ from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.v1 import (
     billing_pb2,
     catalog_pb2,
+    deployments_pb2,
     fleet_pb2,
     inference_pb2,
     traffic_pb2,
@@ -28,7 +29,15 @@ logger = logging.getLogger(__name__)
 
 SERVICES: Sequence[str] = tuple(
     service.full_name
-    for module in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2, traffic_pb2, webhooks_pb2)
+    for module in (
+        inference_pb2,
+        catalog_pb2,
+        deployments_pb2,
+        fleet_pb2,
+        billing_pb2,
+        traffic_pb2,
+        webhooks_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 

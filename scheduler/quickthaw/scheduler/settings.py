@@ -117,6 +117,22 @@ class Limits:
     scale_down_delay_ms: int = _limit(
         60_000, 0, 86_400_000, "how long fewer workers or copies must do before some go"
     )
+    deployments_waiting_max: int = _limit(
+        1_000, 1, 100_000, "deployments of all tenants that may be open"
+    )
+    tenant_deployments_max: int = _limit(4, 1, 10_000, "deployments of one tenant that may be open")
+    deployment_attempts_max: int = _limit(
+        3, 1, 100, "packers that may be lost under one deployment"
+    )
+    deployment_retention_hours: int = _limit(
+        720, 1, 87_600, "how long ended deployments can be asked about"
+    )
+    tenant_snapshots_max: int = _limit(
+        100, 0, 1_000_000, "snapshots of one tenant, all versions of its models together"
+    )
+    tenant_snapshot_bytes_max: int = _limit(
+        500 << 30, 0, 1 << 60, "bytes of one tenant's snapshots, without what others' models have"
+    )
     models_max: int = _limit(20_000, 1, 1_000_000, "models in the catalog")
     stop_grace_ms: int = _limit(5_000, 0, 600_000, "how long calls in flight may end at shutdown")
     store_lock_wait_ms: int = _limit(

@@ -97,7 +97,7 @@ def create(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Made if it is new.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", help="call (default), admin or worker; may be repeated."),
+        typer.Option("--scope", help="call (default), deploy, admin or worker; may be repeated."),
     ] = None,
     label: Annotated[str, typer.Option(help="What it is for.", show_default=False)] = "",
     expires: Annotated[
@@ -122,7 +122,7 @@ def create(
     try:
         scopes = [Scope(name.lower()) for name in scope or ("call",)]
     except ValueError as error:
-        raise UsageFault(f"--scope: {error}", "choose from call, admin, worker") from error
+        raise UsageFault(f"--scope: {error}", "choose from call, deploy, admin, worker") from error
     limits = _changed(KeyLimits(), requests_per_minute, concurrent_requests, max_price, model)
     with session.client() as client:
         made = client.keys.create(

@@ -33,6 +33,7 @@ SCOPE_TO_WIRE: Mapping[Scope, billing_pb2.Scope.ValueType] = {
     Scope.CALL: billing_pb2.SCOPE_CALL,
     Scope.ADMIN: billing_pb2.SCOPE_ADMIN,
     Scope.WORKER: billing_pb2.SCOPE_WORKER,
+    Scope.DEPLOY: billing_pb2.SCOPE_DEPLOY,
 }
 SCOPE_FROM_WIRE: Mapping[int, Scope] = {wire: ours for ours, wire in SCOPE_TO_WIRE.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import grpc.aio
@@ -15,17 +14,12 @@ from quickthaw.scheduler.convert.models import catalog_model, model_message
 from quickthaw.scheduler.convert.pages import page_size, version_token
 from quickthaw.scheduler.convert.words import checked_text
 from quickthaw.scheduler.core import events
-from quickthaw.scheduler.core.model import DEFAULT_ENDPOINT, EndpointSettings, ModelId, Visibility
+from quickthaw.scheduler.core.model import EndpointSettings, ModelId, Visibility
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.endpoints import SETTING_NAMES, check_endpoint, endpoint_rows, merged
 from quickthaw.scheduler.keys import Scope
-from quickthaw.scheduler.store.releases import (
-    next_number,
-    release,
-    releases,
-    unused_snapshots,
-)
-from quickthaw.scheduler.store.statements import Row, Statement
+from quickthaw.scheduler.releasing import Released, Releasing
+from quickthaw.scheduler.store.releases import releases, unused_snapshots
 from quickthaw.scheduler.store.store import Store
 from quickthaw.v1 import catalog_pb2, catalog_pb2_grpc, types_pb2
 from quickthaw.wire import errors
@@ -41,15 +35,19 @@ def _viewer() -> str | None:
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     def __init__(
-        self, catalog: Catalog, store: Store, clock: Clock, dispatcher: Dispatcher
+        self,
+        catalog: Catalog,
+        releasing: Releasing,
+        store: Store,
+        clock: Clock,
+        dispatcher: Dispatcher,
     ) -> None:
         self._catalog = catalog
+        self._releasing = releasing
         self._journal = store.journal
         self._reader = store.reader
         self._clock = clock
         self._dispatcher = dispatcher
-        # Names are checked before the commit and taken after it, so changes go one by one.
-        self._changing = asyncio.Lock()
 
     async def Register(
         self, request: catalog_pb2.RegisterRequest, context: Context
@@ -62,39 +60,9 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             if settings.visibility is not Visibility.SHARED and not settings.owner_tenant:
                 settings = replace(settings, owner_tenant=auth.caller().tenant)
             check_endpoint(settings)
-        async with self._changing:
-            return await self._put(model, settings)
-
-    async def _put(
-        self, model: CatalogModel, settings: EndpointSettings | None
-    ) -> catalog_pb2.RegisterResponse:
-        """The model as it is from now on. The caller holds the lock."""
-        model_id = model.spec.id
-        known = self._catalog.models().get(model_id)
-        changed = known is None or known.version != model.version
-        if settings == self._catalog.endpoint(model_id):
-            settings = None
-        self._catalog.check_names(model)
-        rows: list[Row] = []
-        if changed:
-            number = await self._reader.run(lambda store: next_number(store, model_id))
-            rows = [*register_rows(model), release_row(model, number)]
-        if settings is not None:
-            rows.extend(endpoint_rows(model_id, settings))
-        if rows:
-            await self._journal.offer(rows)
-        if settings is not None:
-            # Before the model can be found, so that a private one is never anybody else's.
-            self._catalog.set_endpoint(model_id, settings)
-        if changed:
-            self._catalog.put(model)
-        else:
-            model = self._catalog.get(model_id)
-        if settings is not None or self._catalog.endpoint(model_id) != DEFAULT_ENDPOINT:
-            self._serve(model_id, self._catalog.endpoint(model_id))
-        return catalog_pb2.RegisterResponse(
-            model=model_message(model), changed=changed or settings is not None
-        )
+        async with self._releasing.changing:
+            released = await self._releasing.put(model, settings)
+        return _registered(released)
 
     async def GetModel(
         self, request: catalog_pb2.GetModelRequest, context: Context
@@ -113,19 +81,8 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     async def Remove(
         self, request: catalog_pb2.RemoveRequest, context: Context
     ) -> catalog_pb2.RemoveResponse:
-        async with self._changing:
-            model_id = self._catalog.get(request.id).spec.id
-            key = {"key_model_id": model_id}
-            statements = (
-                Statement.DELETE_ALIASES,
-                Statement.DELETE_MODEL,
-                Statement.DELETE_ENDPOINT,
-                # Whoever takes the name next must not see what it was.
-                Statement.DELETE_RELEASES,
-            )
-            await self._journal.offer([Row(statement, key) for statement in statements])
-            self._catalog.remove(model_id)
-            self._dispatcher.feed(events.EndpointChanged(model_id, None))
+        async with self._releasing.changing:
+            await self._releasing.remove(self._changeable(request.id).spec.id)
         return catalog_pb2.RemoveResponse()
 
     # ---- versions ----------------------------------------------------------------------------
@@ -153,16 +110,10 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     async def Rollback(
         self, request: catalog_pb2.RollbackRequest, context: Context
     ) -> catalog_pb2.RegisterResponse:
-        async with self._changing:
-            model_id = self._catalog.get(request.model).spec.id
-            found = await self._reader.run(lambda store: release(store, model_id, request.number))
-            if found is None:
-                raise errors.NotFound(
-                    f"{model_id} has no version {request.number}; "
-                    f"`quickthaw deploy versions {model_id}` lists them"
-                )
-            back = replace(found.model, registered_unix_ms=self._clock.now_ms())
-            return await self._put(back, None)
+        async with self._releasing.changing:
+            model_id = self._changeable(request.model).spec.id
+            released = await self._releasing.roll_back(ModelId(model_id), request.number)
+        return _registered(released)
 
     async def ListUnusedSnapshots(
         self, request: catalog_pb2.ListUnusedSnapshotsRequest, context: Context
@@ -186,12 +137,12 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     ) -> catalog_pb2.Endpoint:
         wanted = endpoint_settings(request.endpoint)
         names = tuple(request.names[: len(SETTING_NAMES) + 1])
-        async with self._changing:
+        async with self._releasing.changing:
             model = self._catalog.get(request.model)
             settings = merged(self._catalog.endpoint(model.spec.id), wanted, names)
             check_endpoint(settings)
             await self._journal.offer(endpoint_rows(model.spec.id, settings))
-            self._serve(model.spec.id, settings)
+            self._releasing.serve(model.spec.id, settings)
         # What it ended, such as a time for which workers were reserved, is on the bill by then.
         await self._dispatcher.durable()
         return self._endpoint(model)
@@ -213,11 +164,17 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         await self._dispatcher.durable()
         return self._endpoint(model)
 
-    def _serve(self, model_id: ModelId, settings: EndpointSettings) -> None:
-        """What is durable holds from now on."""
-        self._catalog.set_endpoint(model_id, settings)
-        spec = self._catalog.models()[model_id].spec
-        self._dispatcher.feed(events.EndpointChanged(model_id, settings, spec))
+    def _changeable(self, name: str) -> CatalogModel:
+        """The model that the caller may change. Raises ModelNotFound, and PermissionDenied for one
+        that it sees and does not own."""
+        who = auth.caller()
+        model = self._catalog.get(name, _viewer())
+        owner = self._catalog.endpoint(model.spec.id).owner_tenant
+        if not who.may(Scope.ADMIN) and owner != who.tenant:
+            raise errors.PermissionDenied(
+                f"{model.spec.id} is not {who.tenant!r}'s own; changing it needs the scope 'admin'"
+            )
+        return model
 
     def _endpoint(self, model: CatalogModel) -> catalog_pb2.Endpoint:
         now = self._dispatcher.machine.endpoint_now(model.spec)
@@ -241,41 +198,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         return found, found[-1] if len(ids) > size else ""
 
 
-def register_rows(model: CatalogModel) -> list[Row]:
-    model_id = model.spec.id
-    return [
-        Row(
-            Statement.INSERT_MODEL_VERSION,
-            {
-                "version": model.version,
-                "model_id": model_id,
-                "document_json": model.document_json,
-            },
-        ),
-        Row(Statement.DELETE_ALIASES, {"key_model_id": model_id}),
-        Row(
-            Statement.UPSERT_MODEL,
-            {
-                "model_id": model_id,
-                "version": model.version,
-                "registered_unix_ms": model.registered_unix_ms,
-            },
-        ),
-        *(
-            Row(Statement.INSERT_ALIAS, {"alias": alias, "model_id": model_id})
-            for alias in model.aliases
-        ),
-    ]
-
-
-def release_row(model: CatalogModel, number: int) -> Row:
-    """A version that the model has been before keeps the number that it has."""
-    return Row(
-        Statement.INSERT_RELEASE,
-        {
-            "model_id": model.spec.id,
-            "version": model.version,
-            "number": number,
-            "registered_unix_ms": model.registered_unix_ms,
-        },
+def _registered(released: Released) -> catalog_pb2.RegisterResponse:
+    return catalog_pb2.RegisterResponse(
+        model=model_message(released.model), changed=released.changed
     )

@@ -23,10 +23,14 @@ class Release:
     model: CatalogModel
 
 
-def next_number(connection: Connection, model_id: str) -> int:
+def number_for(connection: Connection, model_id: str, version: str) -> int:
+    """The number that this version of the model has, or the next one."""
     columns = schema.model_releases.c
-    statement = select(func.max(columns.number)).where(columns.model_id == model_id)
-    return (connection.execute(statement).scalar_one() or 0) + 1
+    known = select(columns.number).where(columns.model_id == model_id, columns.version == version)
+    if (number := connection.execute(known).scalar_one_or_none()) is not None:
+        return int(number)
+    newest = select(func.max(columns.number)).where(columns.model_id == model_id)
+    return (connection.execute(newest).scalar_one() or 0) + 1
 
 
 def release(connection: Connection, model_id: str, number: int) -> Release | None:

@@ -320,6 +320,29 @@ webhooks = Table(
     Index("webhooks_tenant", "tenant", "request_id"),
 )
 
+# What tenants bring to be packed: see `deployments.py`.
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("deployment_id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Before which nobody leases it: its next try, or the end of its lease.
+    Column("due_unix_ms", BigInteger, nullable=False),
+    # The packer's that has it; empty for none.
+    Column("lease_id", String(64), nullable=False),
+    Column("created_unix_ms", BigInteger, nullable=False),
+    Column("updated_unix_ms", BigInteger, nullable=False),
+    # 0 while it is open.
+    Column("finished_unix_ms", BigInteger, nullable=False),
+    # What was asked for, and what became of it: JSON objects, read and written whole.
+    Column("spec_json", Text, nullable=False),
+    Column("progress_json", Text, nullable=False),
+    Index("deployments_open", "finished_unix_ms", "due_unix_ms"),
+    Index("deployments_tenant", "tenant", "deployment_id"),
+)
+
 # What deliveries are signed with. They are here and not with a gateway because all gateways sign
 # with the same ones, and because they are worth no more than the results beside them.
 signing_keys = Table(

@@ -70,6 +70,9 @@ class Statement(IntEnum):
     PURGE_EXPLANATIONS = 49
     CHANGE_KEY = 50
     USE_KEY = 51
+    INSERT_DEPLOYMENT = 60
+    UPDATE_DEPLOYMENT = 61
+    PURGE_DEPLOYMENTS = 62
     PURGE_ATTEMPTS_OF = 70
     PURGE_WEBHOOK_OF = 71
     PURGE_EXPLANATION_OF = 72
@@ -96,6 +99,10 @@ _SETTLED = ("state", "due_unix_ms", "history_json")
 _CHANGED_KEY = (
     *("label", "expires_unix_ms", "limits_json", "secret_sha256", "rotated_unix_ms"),
     *("old_secret_sha256", "old_secret_until_unix_ms"),
+)
+_DEPLOYMENT = (
+    *("state", "attempts", "due_unix_ms", "lease_id", "updated_unix_ms", "finished_unix_ms"),
+    "progress_json",
 )
 _PROGRESS = ("state", "loading_unix_ms", "started_unix_ms", "load_ms", "start_tier")
 
@@ -252,6 +259,14 @@ class Statements:
             Statement.SETTLE_WEBHOOK: update(schema.webhooks)
             .where(_key(schema.webhooks, "request_id"))
             .values({name: bindparam(name) for name in (*_CLAIM, *_SETTLED)}),
+            Statement.INSERT_DEPLOYMENT: self._insert(schema.deployments),
+            Statement.UPDATE_DEPLOYMENT: update(schema.deployments)
+            .where(_key(schema.deployments, "deployment_id"))
+            .values({name: bindparam(name) for name in _DEPLOYMENT}),
+            Statement.PURGE_DEPLOYMENTS: delete(schema.deployments).where(
+                schema.deployments.c.finished_unix_ms > _ZERO,
+                schema.deployments.c.finished_unix_ms < bindparam("key_finished_unix_ms"),
+            ),
             Statement.INSERT_SIGNING_KEY: self._insert(schema.signing_keys),
             Statement.UPSERT_EXPLANATION: self._upsert(schema.explanations, ("body",)),
             # Ids sort by the time of submission. Fewer than `kept` rows make no oldest to keep.
