@@ -15,6 +15,9 @@ PREVIEW_BYTES_MAX = 256 * 1024
 ARTIFACT_CHUNK_BYTES = 256 * 1024
 """One chunk of `ReadArtifact`."""
 
+CONTENTS_BYTES_MAX = 4 * 1024 * 1024
+"""All files that travel with the end of their request; larger ones are read afterwards."""
+
 FRAME_MESSAGES_MAX = 256
 """Messages batched into one frame of a worker's stream."""
 
@@ -29,6 +32,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # A proxy that the environment names for the web would be given every key in plain text.
+    ("grpc.enable_http_proxy", 0),
 ]
 """For channels and servers alike."""
 
