@@ -258,7 +258,7 @@ class Agent:
         self._revoke(tuple(welcome.revoked_attempt_ids))
         for end in self._shell.machine.unacknowledged():
             if end.attempt_id in ended:  # later ones are in the outbox already
-                self._outbox.put(convert.finished(end), end.attempt_id)
+                self._outbox.tell(end)
         if self._leaving.is_set():
             self._outbox.put(fleet_pb2.WorkerMessage(goodbye=fleet_pb2.Goodbye()))
         self._lease.begin(welcome.lease_ms / 1000, sent_at)

@@ -89,6 +89,13 @@ class DiffusionEngine:
 
         await self._in_loader(begin)
 
+    def load_at_once(self, assignment: Assignment) -> LoadSummary | None:
+        """The host belongs to the threads, so there is always one to wait for."""
+        return None
+
+    def run_at_once(self, assignment: Assignment) -> tuple[RunResult, float] | None:
+        return None
+
     async def load(self, assignment: Assignment, stop: StopSignal) -> LoadSummary | NoRoomYet:
         loop = asyncio.get_running_loop()
 

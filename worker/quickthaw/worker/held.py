@@ -43,5 +43,35 @@ class HeldAttempt:
         return (whole_ms(now - self.run_began) + self.place) // self.batch_size
 
 
+class LimitedRuns:
+    """The attempts that have not ended and whose run time is paid for bit by bit."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, HeldAttempt] = {}
+
+    def pay(self, attempt: HeldAttempt, paid_ms: int) -> None:
+        """Up to so much of its run time; 0 for no limit."""
+        attempt.paid_ms = paid_ms
+        if paid_ms and attempt.end is None:
+            self._attempts[attempt.assignment.attempt_id] = attempt
+
+    def forget(self, attempt_id: str) -> None:
+        self._attempts.pop(attempt_id, None)
+
+    def due(self) -> float | None:
+        """When the first has used up what is paid for; None if none that runs has a limit."""
+        untils = (attempt.paid_until for attempt in self._attempts.values())
+        return min((until for until in untils if until is not None), default=None)
+
+    def used_up(self, now: float) -> list[str]:
+        """Those that must stop now, each of them once."""
+        found: list[str] = []
+        for attempt_id, attempt in self._attempts.items():
+            if (until := attempt.paid_until) is not None and until <= now:
+                attempt.unpaid = True
+                found.append(attempt_id)
+        return found
+
+
 def whole_ms(seconds: float) -> int:
     return max(0, int(seconds * 1000))

@@ -48,7 +48,7 @@ from quickthaw.worker.attempts import (
     TellLoading,
     TellRunning,
 )
-from quickthaw.worker.held import HeldAttempt, whole_ms
+from quickthaw.worker.held import HeldAttempt, LimitedRuns, whole_ms
 
 
 class AttemptMachine:
@@ -67,6 +67,7 @@ class AttemptMachine:
         self._active = 0  # attempts not ENDED
         self._waiting: OrderedDict[str, None] = OrderedDict()  # ASSIGNED
         self._ready: OrderedDict[str, None] = OrderedDict()
+        self._limited = LimitedRuns()
 
     @property
     def idle(self) -> bool:
@@ -103,8 +104,7 @@ class AttemptMachine:
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """`now` is when the event happened, which may be a little before it is handled."""
-        commands: list[Command] = []
-        unix_ms = 0
+        commands, unix_ms = list[Command](), 0
         match event:
             case Assigned(assignment, unix_ms, refusal):
                 self._assigned(assignment, refusal, now, commands)
@@ -138,7 +138,7 @@ class AttemptMachine:
             case MeterExtended(leases):
                 for attempt_id, paid_ms in leases:
                     if (attempt := self._attempts.get(attempt_id)) is not None:
-                        attempt.paid_ms = paid_ms
+                        self._limited.pay(attempt, paid_ms)
                 self._stop_unpaid(now, commands)
             case MeterDue():
                 self._stop_unpaid(now, commands)
@@ -159,8 +159,9 @@ class AttemptMachine:
     ) -> None:
         if assignment.attempt_id in self._attempts:
             return  # said again after a reconnect
-        attempt = HeldAttempt(assignment, load_began=now, paid_ms=assignment.meter_lease_ms)
+        attempt = HeldAttempt(assignment, load_began=now)
         self._attempts[assignment.attempt_id] = attempt
+        self._limited.pay(attempt, assignment.meter_lease_ms)
         self._active += 1
         self._waiting[assignment.attempt_id] = None
         if refusal is not None:
@@ -226,12 +227,8 @@ class AttemptMachine:
                 unpaid = Failure(errors.BudgetExhausted.reason, spent)
                 self._end(attempt, Outcome.FAILED, commands, failure=unpaid)
             case Stopped():
-                self._end(
-                    attempt,
-                    Outcome.CANCELLED,
-                    commands,
-                    failure=Failure("CANCELLED", attempt.cancel_reason or "cancelled"),
-                )
+                cancelled = Failure("CANCELLED", attempt.cancel_reason or "cancelled")
+                self._end(attempt, Outcome.CANCELLED, commands, failure=cancelled)
             case Failure():
                 self._end(attempt, Outcome.FAILED, commands, failure=result)
             case _:
@@ -239,14 +236,10 @@ class AttemptMachine:
 
     def meter_due(self) -> float | None:
         """When the first run has used up what is paid for; None if none has a limit."""
-        untils = (attempt.paid_until for attempt in self._attempts.values())
-        return min((until for until in untils if until is not None), default=None)
+        return self._limited.due()
 
     def _stop_unpaid(self, now: float, commands: list[Command]) -> None:
-        for attempt in self._attempts.values():
-            if (until := attempt.paid_until) is not None and until <= now:
-                attempt.unpaid = True
-                commands.append(StopWork(attempt.assignment.attempt_id))
+        commands.extend(map(StopWork, self._limited.used_up(now)))
 
     def _cancel(self, attempt: HeldAttempt, reason: str, commands: list[Command]) -> None:
         match attempt.phase:
@@ -264,6 +257,7 @@ class AttemptMachine:
 
     def _forget(self, attempt_id: str, commands: list[Command]) -> None:
         attempt = self._attempts.pop(attempt_id, None)
+        self._limited.forget(attempt_id)
         if attempt is None:
             return
         if attempt.phase is not Phase.ENDED:
@@ -273,11 +267,10 @@ class AttemptMachine:
         self._ready.pop(attempt_id, None)
 
     def _let_go(self, attempt: HeldAttempt, commands: list[Command]) -> None:
-        attempt_id = attempt.assignment.attempt_id
         if attempt.phase in (Phase.LOADING, Phase.RUNNING, Phase.STORING):
-            commands.append(StopWork(attempt_id))
+            commands.append(StopWork(attempt.assignment.attempt_id))
         elif attempt.phase is Phase.READY:
-            commands.append(ReleaseModel(attempt_id))
+            commands.append(ReleaseModel(attempt.assignment.attempt_id))
             self._unblock()
 
     def _end(
@@ -295,6 +288,7 @@ class AttemptMachine:
         self._active -= 1
         self._waiting.pop(assignment.attempt_id, None)
         self._ready.pop(assignment.attempt_id, None)
+        self._limited.forget(assignment.attempt_id)
         attempt.end = TellFinished(
             attempt_id=assignment.attempt_id,
             request_id=assignment.request_id,

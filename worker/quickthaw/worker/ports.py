@@ -69,6 +69,15 @@ class Engine(Protocol):
     until `release`, whichever comes first; after a `load` that raised there is nothing to release.
     """
 
+    def load_at_once(self, assignment: Assignment) -> LoadSummary | None:
+        """As `load`, where that needs no waiting; None, with nothing done, where it does."""
+        ...
+
+    def run_at_once(self, assignment: Assignment) -> tuple[RunResult, float] | None:
+        """As `run`, where that needs no waiting and has no news; None, with nothing done, where it
+        does or would raise."""
+        ...
+
     async def load(self, assignment: Assignment, stop: StopSignal) -> LoadSummary | NoRoomYet:
         """Raises RunStopped if `stop` came first, and the errors of the tree."""
         ...

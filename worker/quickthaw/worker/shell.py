@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import assert_never
 
 from quickthaw.v1 import fleet_pb2
+from quickthaw.wire.errors import QuickthawError
 from quickthaw.worker import convert
 from quickthaw.worker.artifacts import ArtifactStore
 from quickthaw.worker.attempts import (
@@ -102,6 +103,7 @@ class Shell:
         self._wall_clock_ms = wall_clock_ms
         self._pending: deque[tuple[Event, float]] = deque()
         self._busy = False
+        self._following = False
         self._stops: dict[str, asyncio.Event] = {}
         self._assignments: dict[str, Assignment] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,6 +125,13 @@ class Shell:
                     self._perform(command)
         finally:
             self._busy = False
+        if not self._following:
+            self._following = True
+            asyncio.get_running_loop().call_soon(self._follow)
+
+    def _follow(self) -> None:
+        """What follows from the events of one turn of the event loop together."""
+        self._following = False
         self._metrics.attempts_running.set(self.machine.running)
         self._watch_meters()
         self.changed.set()
@@ -162,13 +171,13 @@ class Shell:
     def _perform(self, command: Command) -> None:
         match command:
             case BeginLoad(assignment):
-                self._stops[assignment.attempt_id] = asyncio.Event()
-                self._assignments[assignment.attempt_id] = assignment
-                self._spawn(self._load(assignment))
+                self._begin_load(assignment)
             case BeginRun(assignment, ()):
-                self._spawn(self._run(assignment))
+                self._begin_run(assignment)
             case BeginRun(assignment, mates):
                 self._spawn(self._run_batch((assignment, *mates)))
+            case BeginStore(assignment, ()):
+                self.post(StoreReturned(assignment.attempt_id, ()))
             case BeginStore(assignment, files):
                 self._uploads[assignment.attempt_id] = self._spawn(self._put(assignment, files))
             case StopWork(attempt_id):
@@ -180,11 +189,11 @@ class Shell:
             case ReleaseModel(attempt_id):
                 self._engine_for(self._assignments[attempt_id].family).release(attempt_id)
                 self._drop(attempt_id)
-            case TellLoading(attempt_id):
-                self._outbox.put(convert.loading(attempt_id), attempt_id)
+            case TellLoading():
+                self._outbox.tell(command)
             case TellRunning():
                 self._metrics.observe_load(command.load)
-                self._outbox.put(convert.running(command), command.attempt_id)
+                self._outbox.tell(command)
             case TellFinished():
                 self._finished(command)
             case _:
@@ -194,11 +203,35 @@ class Shell:
         if end.outcome is not Outcome.SUCCEEDED and end.failure is not None:
             self._metrics.errors.labels(end.failure.reason).inc()
             logger.info("attempt %s %s: %s", end.attempt_id, end.outcome.value, end.failure.message)
-        self._outbox.put(convert.finished(end), end.attempt_id)
+        self._outbox.tell(end)
 
     def _drop(self, attempt_id: str) -> None:
         self._stops.pop(attempt_id, None)
         self._assignments.pop(attempt_id, None)
+
+    def _begin_load(self, assignment: Assignment) -> None:
+        attempt_id = assignment.attempt_id
+        self._assignments[attempt_id] = assignment
+        try:
+            loaded = self._engine_for(assignment.family).load_at_once(assignment)
+        except QuickthawError:
+            loaded = None  # the task will be told the same, and answers for it
+        if loaded is not None:
+            self.post(LoadReturned(attempt_id, loaded, self._wall_clock_ms()))
+            return
+        self._stops[attempt_id] = asyncio.Event()
+        self._spawn(self._load(assignment))
+
+    def _begin_run(self, assignment: Assignment) -> None:
+        attempt_id, began = assignment.attempt_id, self._clock()
+        if (done := self._engine_for(assignment.family).run_at_once(assignment)) is None:
+            self._stops.setdefault(attempt_id, asyncio.Event())
+            self._spawn(self._run(assignment))
+            return
+        result, ended = done
+        self._metrics.run_seconds.observe(ended - began)
+        self._drop(attempt_id)
+        self.post(RunReturned(attempt_id, result, self._wall_clock_ms()), ended)
 
     async def _load(self, assignment: Assignment) -> None:
         attempt_id = assignment.attempt_id

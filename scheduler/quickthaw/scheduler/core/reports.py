@@ -40,7 +40,6 @@ def on_running(state: State, event: AttemptRunning) -> None:
     if (tracked := owned(state, event.worker_id, event.attempt_id)) is not None:
         _note_load(state, tracked, event.load_ms, event.start_tier)
         advance(state, tracked, RequestState.RUNNING)
-        quarantine.note_run(state, tracked.job.model)
 
 
 def on_finished(state: State, event: AttemptFinished) -> bool:
@@ -121,6 +120,7 @@ def advance(state: State, tracked: Tracked, to: RequestState) -> None:
             tracked.attempt = attempt._replace(loading_ms=state.now_ms)
         elif step is RequestState.RUNNING:
             tracked.attempt = attempt._replace(started_ms=state.now_ms)
+            quarantine.note_run(state, tracked.job.model)
             _expect_run_end(state, tracked, attempt)
         tracked.life.to(step, state.now_ms)
         state.out.append(JournalProgress(opened(tracked), step))
