@@ -32,7 +32,7 @@ from quickthaw.v1 import (
     webhooks_pb2_grpc,
 )
 from quickthaw.wire.errors import QuickthawError, Unavailable
-from quickthaw.wire.limits import CHANNEL_OPTIONS
+from quickthaw.wire.limits import CHANNEL_OPTIONS, CONTENTS_BYTES_MAX
 from quickthaw.wire.process import Address
 from quickthaw.wire.status import error_from_rpc
 
@@ -48,8 +48,6 @@ READY_SECONDS = 2.0
 LISTINGS_CACHED_MAX = 16
 PAUSE_SECONDS = 0.05
 PAUSE_SECONDS_MAX = 1.0
-REALTIME_CONTENTS_BYTES_MAX = 4 * 1024 * 1024
-"""Of an output's files, to have them with the end of their request; larger ones are read after."""
 
 _OPTIONS = [
     *CHANNEL_OPTIONS,
@@ -363,7 +361,7 @@ class RealtimeStream:
                         tag=tag,
                         submit=submission,
                         end_only=True,
-                        contents_bytes_max=REALTIME_CONTENTS_BYTES_MAX,
+                        contents_bytes_max=CONTENTS_BYTES_MAX,
                     )
                 )
             except asyncio.InvalidStateError as error:

@@ -543,6 +543,7 @@ class AttemptFinished(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     START_TIER_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """`<request id>.<attempt>`."""
     request_id: _builtins.str
@@ -571,6 +572,12 @@ class AttemptFinished(_message.Message):
     def load(self) -> _types_pb2.LoadReport:
         """How the components came up."""
 
+    @_builtins.property
+    def contents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SUCCEEDED, if the Assign asked for them and they fit: the bytes of `artifacts`, in their order.
+        Otherwise none.
+        """
+
     def __init__(
         self,
         *,
@@ -585,10 +592,11 @@ class AttemptFinished(_message.Message):
         load: _types_pb2.LoadReport | None = ...,
         start_tier: _types_pb2.Tier.ValueType = ...,
         seed: _builtins.int | None = ...,
+        contents: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "failure", b"failure", "load", b"load", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "artifacts", b"artifacts", "attempt_id", b"attempt_id", "failure", b"failure", "load", b"load", "load_ms", b"load_ms", "metered_ms", b"metered_ms", "outcome", b"outcome", "output_json", b"output_json", "request_id", b"request_id", "seed", b"seed", "start_tier", b"start_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "artifacts", b"artifacts", "attempt_id", b"attempt_id", "contents", b"contents", "failure", b"failure", "load", b"load", "load_ms", b"load_ms", "metered_ms", b"metered_ms", "outcome", b"outcome", "output_json", b"output_json", "request_id", b"request_id", "seed", b"seed", "start_tier", b"start_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -762,6 +770,7 @@ class Assign(_message.Message):
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
     WHEREABOUTS_FIELD_NUMBER: _builtins.int
     METER_LEASE_MS_FIELD_NUMBER: _builtins.int
+    CONTENTS_BYTES_MAX_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """`<request id>.<attempt>`."""
     request_id: _builtins.str
@@ -783,6 +792,10 @@ class Assign(_message.Message):
     meter_lease_ms: _builtins.int
     """Run time that is paid for: the worker stops the run, FAILED with BUDGET_EXHAUSTED, when its meter
     reaches this, unless a HeartbeatAck has extended it by then. 0 for no limit.
+    """
+    contents_bytes_max: _builtins.int
+    """Send the artifacts' bytes with AttemptFinished as well, if all of them are no more than this
+    together: somebody waits for them. At most 4 MiB.
     """
     @_builtins.property
     def evict_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -807,10 +820,11 @@ class Assign(_message.Message):
         deadline_unix_ms: _builtins.int = ...,
         whereabouts: _abc.Iterable[Global___Whereabouts] | None = ...,
         meter_lease_ms: _builtins.int = ...,
+        contents_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "deadline_unix_ms", b"deadline_unix_ms", "evict_digests", b"evict_digests", "family", b"family", "input_json", b"input_json", "meter_lease_ms", b"meter_lease_ms", "model", b"model", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "whereabouts", b"whereabouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "contents_bytes_max", b"contents_bytes_max", "deadline_unix_ms", b"deadline_unix_ms", "evict_digests", b"evict_digests", "family", b"family", "input_json", b"input_json", "meter_lease_ms", b"meter_lease_ms", "model", b"model", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "whereabouts", b"whereabouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

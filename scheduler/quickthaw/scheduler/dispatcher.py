@@ -15,7 +15,7 @@ from typing import Protocol
 
 from quickthaw.scheduler.alerts import log_alert
 from quickthaw.scheduler.clock import Clock
-from quickthaw.scheduler.convert.requests import WatchPayload, end_columns
+from quickthaw.scheduler.convert.requests import WatchPayload, end_columns, sent_contents
 from quickthaw.scheduler.convert.workers import ToWorker, scheduler_message
 from quickthaw.scheduler.core import commands, events
 from quickthaw.scheduler.core.lifecycle import RequestState
@@ -275,6 +275,7 @@ class Dispatcher:
         request_id = command.job.request_id
         if (request := self.live.get(request_id)) is not None:
             request.end = columns
+            request.contents = sent_contents(command)
         return ended_rows(self._behind.take_request(request_id), command_rows(command, columns))
 
     def _at_once(
@@ -299,12 +300,14 @@ class Dispatcher:
                 self._send(command)
 
     def _send(self, command: ToWorker) -> None:
-        input_json = ""
+        input_json, contents_bytes_max = "", 0
         if isinstance(command, commands.SendAssign):
             self._on_decided(command.job.request_id)
             request = self.live.get(command.job.request_id)
             input_json = request.view.input_json if request is not None else "{}"
-        self._outbox.send(command.worker_id, scheduler_message(command, input_json))
+            contents_bytes_max = request.contents_bytes_max if request is not None else 0
+        message = scheduler_message(command, input_json, contents_bytes_max)
+        self._outbox.send(command.worker_id, message)
 
     def _waits_for_meter(
         self,

@@ -24,6 +24,10 @@ class LiveRequest:
         default_factory=list
     )
     """Called once, with the end or with why it will not be known here."""
+    contents_bytes_max: int = 0
+    """What the worker may send of the outputs along with the end, for somebody who waits."""
+    contents: tuple[bytes, ...] = ()
+    """What it sent."""
 
 
 class LiveRequests:

@@ -107,7 +107,8 @@ class Submissions:
             submitted_ms=now_ms,
             deadline_ms=submission.deadline_ms,
         )
-        return LiveRequest(job, view), model
+        wanted_bytes = submission.contents_bytes_max
+        return LiveRequest(job, view, contents_bytes_max=wanted_bytes), model
 
     async def submit(self, tenant: str, submission: Submission) -> Accepted:
         """Durable when this returns. A caller that goes away meanwhile changes nothing."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from quickthaw.wire.errors import FieldViolation
+from quickthaw.wire.limits import CONTENTS_BYTES_MAX
 
 
 class Tier(enum.IntEnum):
@@ -73,6 +74,8 @@ class Assignment:
     """Components that this worker lacks, with the peers that have them, best first."""
     meter_lease_ms: int = 0
     """Run time that is paid for so far; 0 for no limit."""
+    contents_bytes_max: int = 0
+    """Outputs of no more than this together are sent along with the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +122,15 @@ class LoadSummary:
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One encoded output, not stored yet; `width` and `height` are 0 for what has no pixels."""
+    """One encoded output, not stored yet; `width` and `height` are 0 for what has no pixels, and
+    `duration_ms` for what does not last."""
 
     name: str
     content_type: str
     data: bytes
     width: int = 0
     height: int = 0
+    duration_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,7 @@ class StoredArtifact:
     sha256: str
     width: int
     height: int
+    duration_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,14 @@ class RunResult:
     first_step_seconds: float = 0.0
     compiled: str = ""
     """How much of it ran as compiled code, for a receipt; empty if nothing did."""
+
+
+def contents_of(assignment: Assignment, result: RunResult) -> tuple[bytes, ...]:
+    """What is sent along with the end."""
+    size_bytes = sum(len(file.data) for file in result.files)
+    if size_bytes > min(assignment.contents_bytes_max, CONTENTS_BYTES_MAX):
+        return ()
+    return tuple(file.data for file in result.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +331,7 @@ class TellFinished:
     artifacts: tuple[StoredArtifact, ...] = ()
     failure: Failure | None = None
     seed: int | None = None
+    contents: tuple[bytes, ...] = ()
 
 
 Command: TypeAlias = (

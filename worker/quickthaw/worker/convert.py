@@ -57,6 +57,7 @@ def assignment_from(assign: fleet_pb2.Assign) -> Assignment:
         deadline_unix_ms=assign.deadline_unix_ms,
         whereabouts=_whereabouts(assign.whereabouts),
         meter_lease_ms=assign.meter_lease_ms,
+        contents_bytes_max=assign.contents_bytes_max,
     )
 
 
@@ -160,6 +161,7 @@ def finished(end: TellFinished) -> fleet_pb2.WorkerMessage:
         load_ms=end.load_ms,
         output_json=end.output_json,
         artifacts=map(artifact, end.artifacts),
+        contents=end.contents,
     )
     if end.failure is not None:
         message.failure.CopyFrom(failure(end.failure))
@@ -192,6 +194,7 @@ def artifact(stored: StoredArtifact) -> types_pb2.Artifact:
         sha256=stored.sha256,
         width=stored.width,
         height=stored.height,
+        duration_ms=stored.duration_ms,
     )
 
 

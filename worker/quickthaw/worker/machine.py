@@ -47,6 +47,7 @@ from quickthaw.worker.attempts import (
     TellFinished,
     TellLoading,
     TellRunning,
+    contents_of,
 )
 from quickthaw.worker.held import HeldAttempt, LimitedRuns, whole_ms
 
@@ -284,7 +285,7 @@ class AttemptMachine:
     ) -> None:
         assignment, result = attempt.assignment, attempt.result
         attempt.phase = Phase.ENDED
-        attempt.result = None  # the outputs' bytes need not wait for the acknowledgement
+        attempt.result = None  # most outputs' bytes need not wait for the acknowledgement
         self._active -= 1
         self._waiting.pop(assignment.attempt_id, None)
         self._ready.pop(assignment.attempt_id, None)
@@ -302,6 +303,7 @@ class AttemptMachine:
             artifacts=artifacts,
             failure=failure,
             seed=result.seed if result else None,
+            contents=contents_of(assignment, result) if result and artifacts else (),
         )
         commands.append(attempt.end)
 

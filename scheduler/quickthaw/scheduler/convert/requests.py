@@ -49,6 +49,7 @@ class Submission:
     key_id: str = ""
     ahead: bool = False
     wait_ms: int = 0
+    contents_bytes_max: int = 0
 
 
 def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:
@@ -136,6 +137,20 @@ def end_columns(command: commands.JournalEnd) -> EndColumns | None:
         if finished is not None and finished.failure.reason == end.failure.reason:
             message.failure.violations.extend(finished.failure.violations)
     return EndColumns(output_json, message.SerializeToString())
+
+
+def sent_contents(command: commands.JournalEnd) -> tuple[bytes, ...]:
+    """What came of a successful request's files along with its end; all of them or none."""
+    end = command.then
+    if not isinstance(end, commands.RequestEnd) or end.state is not RequestState.SUCCEEDED:
+        return ()
+    finished = end.payload if isinstance(end.payload, fleet_pb2.AttemptFinished) else None
+    contents = tuple(finished.contents) if finished is not None else ()
+    if finished is None or [*map(len, contents)] != [
+        each.size_bytes for each in finished.artifacts
+    ]:
+        return ()
+    return contents
 
 
 def refused_columns(view: RequestView, error: errors.QuickthawError) -> EndColumns:

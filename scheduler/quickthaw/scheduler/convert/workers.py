@@ -220,8 +220,10 @@ def _tier_speeds(messages: Iterable[fleet_pb2.TierSpeed]) -> dict[Tier, TierSpee
     }
 
 
-def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.SchedulerMessage:
-    """`input_json` is needed for an Assign."""
+def scheduler_message(
+    command: ToWorker, input_json: str = "", contents_bytes_max: int = 0
+) -> fleet_pb2.SchedulerMessage:
+    """`input_json` is needed for an Assign, and how much of its outputs somebody waits for."""
     match command:
         case commands.SendAssign(job=job):
             return fleet_pb2.SchedulerMessage(
@@ -237,6 +239,7 @@ def scheduler_message(command: ToWorker, input_json: str = "") -> fleet_pb2.Sche
                     evict_digests=command.evict_digests,
                     deadline_unix_ms=job.deadline_ms,
                     meter_lease_ms=command.meter_lease_ms,
+                    contents_bytes_max=contents_bytes_max,
                     whereabouts=_whereabouts(command.whereabouts),
                 )
             )

@@ -18,13 +18,12 @@ from quickthaw.scheduler.submissions import Accepted, Submissions
 from quickthaw.scheduler.views import RequestView
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire import errors
+from quickthaw.wire.limits import CONTENTS_BYTES_MAX
 from quickthaw.wire.status import translate
 
 logger = logging.getLogger(__name__)
 
 TAG_CHARS_MAX = 200
-CONTENTS_BYTES_MAX = 4 * 1024 * 1024
-"""Of an end's artifacts, whatever the caller would take: they share a message with the end."""
 OUTBOUND_MAX = 256
 """Answers that may wait for a slow reader; then the session's requests wait with them."""
 
@@ -107,7 +106,10 @@ class RealtimeSession:
                 f"{self._in_flight_max} inputs of this session are in flight; wait for one to end",
                 retry_delay_seconds=0.1,
             )
-        submission = convert.submission(message.submit, auth.caller().key_id)
+        submission = dataclasses.replace(
+            convert.submission(message.submit, auth.caller().key_id),
+            contents_bytes_max=min(message.contents_bytes_max, CONTENTS_BYTES_MAX),
+        )
         if not submission.worker_hint:
             submission = dataclasses.replace(submission, worker_hint=self._worker_hint)
         # Of several inputs in flight one goes ahead: the worker is held for a run, not for a burst.
@@ -140,13 +142,13 @@ class RealtimeSession:
             if message.end_only:
                 ended = await self._requests.end_of(accepted)
                 event = convert.event_message(view.request_id, 1, ended.finished_ms, ended)
-                await self._tell(message, event)
+                await self._tell(message, event, accepted.request)
                 return
             async for entry in self._requests.watch(self._tenant, view.request_id, 0):
                 event = convert.event_message(
                     view.request_id, entry.sequence, entry.unix_ms, entry.payload
                 )
-                await self._tell(message, event)
+                await self._tell(message, event, accepted.request)
         except errors.QuickthawError as error:
             await self._refuse(tag, error)
         except Exception as error:
@@ -155,20 +157,24 @@ class RealtimeSession:
             self._views.pop(tag, None)
 
     async def _tell(
-        self, message: inference_pb2.RealtimeRequest, event: inference_pb2.Event
+        self,
+        message: inference_pb2.RealtimeRequest,
+        event: inference_pb2.Event,
+        request: LiveRequest | None,
     ) -> None:
         answer = inference_pb2.RealtimeResponse(tag=message.tag, event=event)
         if event.HasField("finished"):
             if worker_id := event.finished.receipt.worker_id:
                 self._worker_hint = worker_id
                 self._holds.take(worker_id, self)
+            sent = request.contents if request is not None else ()
             bytes_max = min(message.contents_bytes_max, CONTENTS_BYTES_MAX)
-            answer.contents.extend(await self._contents(event.finished, bytes_max))
+            answer.contents.extend(sent or await self._contents(event.finished, bytes_max))
         await self._outbound.put(answer)
 
     async def _contents(self, finished: types_pb2.Request, bytes_max: int) -> list[bytes]:
-        """None of them if they are too large, or if one cannot be read: it is asked for again, and
-        the caller is told then what is wrong with it."""
+        """From the blob store, for a worker that sent none. None of them if they are too large, or
+        if one cannot be read: it is asked for again, and the caller is told then what is wrong."""
         if sum(artifact.size_bytes for artifact in finished.artifacts) > bytes_max:
             return []
         try:
