@@ -50,7 +50,7 @@ class Platform:
 
     def workers(self) -> list[str]:
         """Ids of the workers that are up now."""
-        return sorted(set(self.pids()) - {"scheduler", "gateway"})
+        return sorted(set(self.pids()) - {"scheduler", "gateway", "packer"})
 
     def kill(self, part: str) -> int | None:
         """`kill -9` of a part; its pid, or None if it is down at this moment anyway."""

@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from quickthaw.cli.errors import UsageFault
+from quickthaw.cli.making import Recipe, base_in, check_source, packed_in
 from quickthaw.cli.packing import fetched, packing_bar, quiet_libraries, read_defaults
-from quickthaw.cli.snapshots import bring_in, local_data_dir, model_of
+from quickthaw.cli.snapshots import local_data_dir, model_of
 from quickthaw.client import Client, Model, ModelEndpoint, Visibility
 from quickthaw.snapshot import Snapshot, SnapshotStore
-from quickthaw.wire.errors import InvalidArgument, ModelNotFound
+from quickthaw.wire.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from quickthaw.cli.session import Session
@@ -31,16 +32,9 @@ class Wanted:
 
     source: Path
     name: str
-    base: str | None = None
-    family: str | None = None
-    component: str | None = None
-    dtype: str | None = None
-    quantize: str | None = None
-    scale: float | None = None
+    recipe: Recipe
     defaults: tuple[str, ...] = ()
     """As `name=value`."""
-    title: str = ""
-    licence: str = ""
     to: str | None = None
     """URL of a bucket or folder to serve from; None for the platform's own store."""
 
@@ -94,74 +88,18 @@ def packed(client: Client, wanted: Wanted, store: SnapshotStore) -> Snapshot:
     Raises InvalidArgument, SnapshotInvalid (a pickle, a file cut short, a header that lies, tensors
     that do not fit the base), ModelNotFound (the base), StorageFull.
     """
-    from quickthaw.snapshot.pack import pack
-
     quiet_libraries()
     source = fetched(wanted.source)
-    base = None if wanted.base is None else base_of(client, wanted.base, store)
-    check_source(source, wanted, base)
+    name = wanted.recipe.base
+    base = None if name is None else base_in(store, client.models.get(name))
+    check_source(source, wanted.recipe, base)
     below = None if base is None else base.digest
     defaults = (
         read_defaults(list(wanted.defaults), source, below, store.root) if wanted.defaults else None
     )
     with packing_bar(source.name) as on_progress:
-        digest = pack(
-            source,
-            store,
-            family=wanted.family,
-            title=wanted.title,
-            licence=wanted.licence,
-            defaults=defaults,
-            base=below,
-            component=wanted.component,
-            dtype=wanted.dtype,
-            quantize=wanted.quantize,
-            scale=wanted.scale,
-            on_progress=on_progress,
-        )
+        digest = packed_in(store, source, wanted.recipe, base, defaults, on_progress)
     return store.open(digest)
-
-
-def base_of(client: Client, name: str, store: SnapshotStore) -> Snapshot:
-    """The base's snapshot, in `store`, wherever it is served from. Raises ModelNotFound."""
-    from quickthaw.cli.commands.snapshot_remote import bring_from
-
-    model = client.models.get(name)
-    digest = model.snapshot_digest
-    if not digest:
-        raise InvalidArgument(f"{model.id} has no weights, so nothing can be deployed over it")
-    if digest not in store:
-        if "://" in model.snapshot_uri:
-            bring_from(model.snapshot_uri, digest, store)
-        else:
-            bring_in(Path(model.snapshot_uri), digest, store)
-    return store.open(digest)
-
-
-def check_source(source: Path, wanted: Wanted, base: Snapshot | None) -> None:
-    """Raises InvalidArgument or SnapshotInvalid for what its name, header or index gives away."""
-    from quickthaw.snapshot.adapters.convert import is_lora
-    from quickthaw.snapshot.sources import check_folder
-
-    if source.is_dir():
-        family = check_folder(source)[0].name
-    elif not source.is_file():
-        raise InvalidArgument(f"{source}: no such file or folder")
-    else:
-        what = "a LoRA" if is_lora(source) else "a single file of weights"
-        if base is None:
-            raise InvalidArgument(
-                f"{source} is {what}: name the model that it was made for with --base MODEL; "
-                "`quickthaw models` lists them"
-            )
-        family = base.manifest.family
-    if base is not None and base.manifest.family != family:
-        raise InvalidArgument(
-            f"{source} is of family {family}, but --base {wanted.base} is of family "
-            f"{base.manifest.family}; name a base of its own family, or none"
-        )
-    if wanted.family is not None and wanted.family != family:
-        raise InvalidArgument(f"{source} is of family {family}, not {wanted.family}")
 
 
 def placed(wanted: Wanted, snapshot: Snapshot, before: Model | None) -> Model:

@@ -16,8 +16,9 @@ from quickthaw.cli.values import parse_inputs
 from quickthaw.client import Client, JsonValue, Model, ModelEndpoint, Request, Visibility
 from quickthaw.wire.errors import EngineFailed, ModelNotFound
 
-PLAIN: Mapping[str, str] = {"prompt": "a red circle above a blue square", "seed": "7"}
+PLAIN: Mapping[str, JsonValue] = {"prompt": "a red circle above a blue square", "seed": 7}
 """What is asked for, of what a model takes, where nothing else is given."""
+_BY_COMMAND = ("--dtype ", "; --no-self-test deploys them all the same")
 
 
 def test_input(model: Model, given: tuple[str, ...]) -> dict[str, JsonValue]:
@@ -25,19 +26,26 @@ def test_input(model: Model, given: tuple[str, ...]) -> dict[str, JsonValue]:
 
     Raises UsageFault for what the model does not take, and for what it needs and nobody gave.
     """
-    schema = model.input_schema
-    properties, required = schema.get("properties"), schema.get("required")
-    takes = properties if isinstance(properties, Mapping) else {}
-    said = {pair.partition("=")[0] for pair in given}
-    plain = [f"{name}={text}" for name, text in PLAIN.items() if name in takes and name not in said]
-    values = parse_inputs([*plain, *given], schema, model.id)
-    for name in required if isinstance(required, list) else ():
-        if name not in values:
-            raise UsageFault(
-                f"the self-test cannot make up {name}",
-                f"give --test {name}=..., or --no-self-test",
-            )
+    values = {**plain_values(model), **parse_inputs(given, model.input_schema, model.id)}
+    for name in missing(model, values):
+        raise UsageFault(
+            f"the self-test cannot make up {name}", f"give --test {name}=..., or --no-self-test"
+        )
     return values
+
+
+def plain_values(model: Model) -> dict[str, JsonValue]:
+    """What a self-test asks for, of what the model takes."""
+    properties = model.input_schema.get("properties")
+    takes = properties if isinstance(properties, Mapping) else {}
+    return {name: value for name, value in PLAIN.items() if name in takes}
+
+
+def missing(model: Model, values: Mapping[str, JsonValue]) -> list[str]:
+    """Inputs that the model needs and `values` lacks."""
+    required = model.input_schema.get("required")
+    names = required if isinstance(required, list) else []
+    return [str(name) for name in names if name not in values]
 
 
 def draw(
@@ -60,7 +68,7 @@ def draw(
             request = client.run(name, values, on_event=view.take, deadline_seconds=timeout_seconds)
         for artifact in request.artifacts:
             if artifact.content_type.startswith("image/"):
-                _check_picture(client.read_artifact(artifact))
+                check_picture(client.read_artifact(artifact), *_BY_COMMAND)
         files = save_files(client, replace(request, model=model.id), output)
     return request, files
 
@@ -87,8 +95,9 @@ def _staged(client: Client, model: Model) -> Iterator[str]:
             client.models.remove(name)
 
 
-def _check_picture(content: bytes) -> None:
-    """Weights that overflow make pictures of a single colour, and no error."""
+def check_picture(content: bytes, dtype: str = "dtype ", otherwise: str = "") -> None:
+    """Weights that overflow make pictures of a single colour, and no error. Raises EngineFailed,
+    which says `dtype` before the types to try, and at its end what can be done otherwise."""
     from PIL import Image
 
     with Image.open(BytesIO(content)) as picture:
@@ -96,7 +105,6 @@ def _check_picture(content: bytes) -> None:
         one_colour = picture.convert("RGB").getcolors(maxcolors=1) is not None
     if one_colour:
         raise EngineFailed(
-            "the self-test's picture has one colour only: the weights may overflow in their type "
-            "(try --dtype bfloat16 or float32) or be for another base; --no-self-test deploys them "
-            "all the same"
+            f"the self-test's picture has one colour only: the weights may overflow in their type "
+            f"(try {dtype}bfloat16 or float32) or be for another base{otherwise}"
         )

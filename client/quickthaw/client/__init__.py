@@ -32,6 +32,14 @@ from quickthaw.client.catalog import (
     Visibility,
 )
 from quickthaw.client.client import Client
+from quickthaw.client.deployments import (
+    Deployment,
+    DeploymentFile,
+    DeploymentReport,
+    DeploymentSpec,
+    DeploymentState,
+    LeasedDeployment,
+)
 from quickthaw.client.events import (
     Event,
     Finished,
@@ -94,6 +102,11 @@ __all__ = [
     "ComponentLoad",
     "Context",
     "Decision",
+    "Deployment",
+    "DeploymentFile",
+    "DeploymentReport",
+    "DeploymentSpec",
+    "DeploymentState",
     "Endpoint",
     "Estimate",
     "EstimateCheck",
@@ -107,6 +120,7 @@ __all__ = [
     "JsonValue",
     "Key",
     "KeyLimits",
+    "LeasedDeployment",
     "LedgerLine",
     "LoadReport",
     "Logged",

@@ -23,6 +23,7 @@ from quickthaw.client.catalog import (
     Registered,
     UnusedSnapshot,
 )
+from quickthaw.client.deployments import AsyncDeployments
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
@@ -71,6 +72,7 @@ class AsyncClient:
         self.accounts = AsyncAccounts(self._context, self._driver)
         self.workers = AsyncWorkers(self._context, self._driver)
         self.keys = AsyncKeys(self._context, self._driver)
+        self.deployments = AsyncDeployments(self._context, self._driver)
         self.webhooks = AsyncWebhooks(self._context, self._driver)
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ from quickthaw.client.catalog import (
     Registered,
     UnusedSnapshot,
 )
+from quickthaw.client.deployments import Deployments
 from quickthaw.client.events import Event
 from quickthaw.client.fleet import Explanation, FleetStatus, Worker
 from quickthaw.client.inference import SubmitOptions
@@ -75,6 +76,7 @@ class Client:
         self.accounts = Accounts(self._context, self._driver)
         self.workers = Workers(self._context, self._driver)
         self.keys = Keys(self._context, self._driver)
+        self.deployments = Deployments(self._context, self._driver)
         self.webhooks = Webhooks(self._context, self._driver)
 
     def close(self) -> None:

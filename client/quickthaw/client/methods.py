@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from quickthaw.v1 import (
     billing_pb2,
     catalog_pb2,
+    deployments_pb2,
     fleet_pb2,
     inference_pb2,
     traffic_pb2,
@@ -189,6 +190,40 @@ ROTATE_KEY = Method(
 )
 UPDATE_KEY = Method(
     "/quickthaw.v1.Accounts/UpdateKey", billing_pb2.UpdateKeyRequest, billing_pb2.UpdateKeyResponse
+)
+
+# Not repeatable: a second call would make, or hold, a second one.
+CREATE_DEPLOYMENT = Method(
+    "/quickthaw.v1.Deployments/Create",
+    deployments_pb2.CreateDeploymentRequest,
+    deployments_pb2.Deployment,
+    repeatable=False,
+)
+LEASE_DEPLOYMENT = Method(
+    "/quickthaw.v1.Deployments/Lease",
+    deployments_pb2.LeaseDeploymentRequest,
+    deployments_pb2.LeaseDeploymentResponse,
+    repeatable=False,
+)
+GET_DEPLOYMENT = Method(
+    "/quickthaw.v1.Deployments/Get",
+    deployments_pb2.GetDeploymentRequest,
+    deployments_pb2.Deployment,
+)
+LIST_DEPLOYMENTS = Method(
+    "/quickthaw.v1.Deployments/List",
+    deployments_pb2.ListDeploymentsRequest,
+    deployments_pb2.ListDeploymentsResponse,
+)
+CANCEL_DEPLOYMENT = Method(
+    "/quickthaw.v1.Deployments/Cancel",
+    deployments_pb2.CancelDeploymentRequest,
+    deployments_pb2.Deployment,
+)
+REPORT_DEPLOYMENT = Method(
+    "/quickthaw.v1.Deployments/Report",
+    deployments_pb2.ReportDeploymentRequest,
+    deployments_pb2.ReportDeploymentResponse,
 )
 
 LIST_WEBHOOKS = Method(

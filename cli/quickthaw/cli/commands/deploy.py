@@ -140,6 +140,7 @@ def create(
     ```
     """
     from quickthaw.cli import deploying
+    from quickthaw.cli.making import Recipe
     from quickthaw.cli.running import check_folder
     from quickthaw.cli.self_test import draw, test_input
     from quickthaw.client import Visibility
@@ -147,15 +148,17 @@ def create(
     wanted = deploying.Wanted(
         source=source,
         name=deploying.check_name(name),
-        base=base,
-        family=family,
-        component=component,
-        dtype=dtype,
-        quantize=quantize,
-        scale=scale,
+        recipe=Recipe(
+            base=base,
+            family=family,
+            component=component,
+            dtype=dtype,
+            quantize=quantize,
+            scale=scale,
+            title=title,
+            licence=licence,
+        ),
         defaults=tuple(default or ()),
-        title=title,
-        licence=licence,
         to=to,
     )
     visibility = {None: None, True: Visibility.PRIVATE, False: Visibility.SHARED}[private]

@@ -33,3 +33,9 @@ def worker(context: typer.Context) -> None:
 def gateway(context: typer.Context) -> None:
     """Run an HTTP gateway alone; see `gateway --help`."""
     _become("quickthaw.gateway", context)
+
+
+@app.command("packer", context_settings=_PASS_ON)
+def packer(context: typer.Context) -> None:
+    """Run a packer of tenants' models alone; see `packer --help`."""
+    _become("quickthaw.cli.packer", context)

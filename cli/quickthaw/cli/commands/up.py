@@ -115,6 +115,9 @@ def up(
             "build (what requests find missing, in the background)."
         ),
     ] = "off",
+    packer: Annotated[
+        bool, typer.Option(help="Whether tenants can have models of their own packed here.")
+    ] = True,
     log_level: Annotated[
         str, typer.Option(help="Of the parts: debug, info, warning or error.")
     ] = "info",
@@ -163,6 +166,7 @@ def up(
         vram_bytes=vram_bytes,
         pinned_bytes=pinned_bytes,
         compiled=compiled,
+        packer=packer,
         log_level=log_level,
         drain_seconds=drain_seconds,
     )

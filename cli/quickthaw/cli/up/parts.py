@@ -9,6 +9,7 @@ ADMIN_KEY_FILE = "admin.key"
 WORKER_KEY_FILE = "worker.key"
 LINK_SECRET_FILE = "links.secret"
 TLS_DIR = "tls"
+PACKER_DIR = "packer"
 
 
 def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
@@ -46,5 +47,20 @@ def gateway(settings: UpSettings, scheduler: str, http: str) -> Command:
         arguments=tuple(arguments),
         ready_word="quickthaw-gateway",
         log=settings.logs / "gateway.log",
+        environment={},
+    )
+
+
+def packer(settings: UpSettings, scheduler: str) -> Command:
+    arguments = ["quickthaw.cli.packer", "--scheduler", scheduler]
+    arguments += ["--key-file", str(settings.data_dir / ADMIN_KEY_FILE)]
+    arguments += ["--blob-store", settings.blobs, "--snapshots", str(settings.snapshots)]
+    arguments += ["--work-dir", str(settings.data_dir / PACKER_DIR)]
+    arguments += ["--log-level", settings.log_level]
+    return Command(
+        name="packer",
+        arguments=tuple(arguments),
+        ready_word="quickthaw-packer",
+        log=settings.logs / "packer.log",
         environment={},
     )

@@ -41,6 +41,7 @@ class Platform:
         self._pids: dict[str, int] = {}
         self._scheduler = Keeper(self._scheduler_command, settings, report, self._note)
         self._gateway = Keeper(self._gateway_command, settings, report, self._note)
+        self._packer = Keeper(self._packer_command, settings, report, self._note)
         self._fleet = self._provisioner()
         self._keepers: set[asyncio.Task[None]] = set()
         self._fallen = asyncio.Event()
@@ -84,8 +85,9 @@ class Platform:
                 self._fleet, specs, settings, self._report, self._note_worker, first
             )
             self._keep(fleet.keep())
-            await self._gateway.start()
-            self._keep(self._gateway.keep())
+            for keeper in (self._gateway, *([self._packer] if settings.packer else [])):
+                await keeper.start()
+                self._keep(keeper.keep())
             async with asyncio.timeout(settings.start_timeout_seconds):
                 await fleet.all_ready.wait()
                 await self._attached(client, set(fleet.wanted))
@@ -142,7 +144,7 @@ class Platform:
         (self._settings.data_dir / RUN_FILE).unlink(missing_ok=True)
         killer = asyncio.create_task(self._kill_when(hurry))
         try:
-            await asyncio.gather(self._gateway.stop(), self._fleet.close())
+            await asyncio.gather(self._gateway.stop(), self._packer.stop(), self._fleet.close())
             await self._scheduler.stop()
         finally:
             killer.cancel()
@@ -150,7 +152,7 @@ class Platform:
     async def _kill_when(self, hurry: asyncio.Event) -> None:
         await hurry.wait()
         self._report("killing what is left")
-        for keeper in (self._gateway, self._scheduler):
+        for keeper in (self._gateway, self._packer, self._scheduler):
             keeper.kill()
         if isinstance(self._fleet, LocalFleet):
             self._fleet.kill()
@@ -187,10 +189,18 @@ class Platform:
         http = before.get("http", "").removeprefix("http://").rstrip("/")
         return parts.gateway(self._settings, self._grpc, http or str(self._settings.http))
 
+    def _packer_command(self, before: Mapping[str, str]) -> Command:
+        return parts.packer(self._settings, self._grpc)
+
     def _note(self, name: str, values: Mapping[str, str]) -> None:
-        self._metrics[name] = values["metrics"]
-        keeper = self._scheduler if name == "scheduler" else self._gateway
-        self._pids[name] = keeper.pid or 0
+        if "metrics" in values:
+            self._metrics[name] = values["metrics"]
+        keepers = {
+            "scheduler": self._scheduler,
+            "gateway": self._gateway,
+            "packer": self._packer,
+        }
+        self._pids[name] = keepers[name].pid or 0
         self._report(f"the {name} is ready")
         if self._ready:
             self._write_files()

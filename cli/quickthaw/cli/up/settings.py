@@ -40,6 +40,8 @@ class UpSettings:
     pinned_bytes: str | None = None
     log_level: str = "info"
     bundled_model: bool = True
+    packer: bool = True
+    """Whether tenants can have models packed here."""
     start_timeout_seconds: float = 300.0
     drain_seconds: int = 30
     """For what runs at SIGTERM; the processes get a little longer before they are killed."""

@@ -1,10 +1,8 @@
 """Uploaded files: a record and one or more pieces each, under an unguessable id.
 
-    uploads/<owner>/<id>/file.json        the record, written last: without it there is no file
-    uploads/<owner>/<id>/<piece>          data; parts of a multipart upload stay as they came
-
-`<owner>` is a keyed digest of the tenant's name, so that what a tenant keeps can be counted and its
-name appears in no URL. A file never changes; it ends when it expires.
+How they lie in the store is in `quickthaw.wire.uploads`, since packers read them too. The owner in
+their keys is a keyed digest of the tenant's name, so that what a tenant keeps can be counted and
+its name appears in no URL. A file never changes; it ends when it expires.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import re
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
@@ -24,12 +21,17 @@ from quickthaw.gateway.storage.blobs import Blobs
 from quickthaw.gateway.storage.expiry import Expiry
 from quickthaw.gateway.storage.lifecycle import Lifecycle
 from quickthaw.wire.errors import ArtifactNotFound
+from quickthaw.wire.uploads import (
+    FILE_ID,
+    OWNER_CHARS,
+    RECORD_BYTES_MAX,
+    Piece,
+    folder_of,
+    record_key,
+)
 
 PARTS_MAX: Final = 10_000
-RECORD_BYTES_MAX: Final = 4 * 1024 * 1024
 KIND: Final = "upload"
-_ID: Final = re.compile(r"[0-9a-f]{16}[A-Za-z0-9_-]{32}")
-_OWNER_CHARS: Final = 16
 _USAGE_SECONDS: Final = 60.0
 
 
@@ -58,12 +60,6 @@ class Ticket:
     def from_json(cls, value: Mapping[str, Any]) -> Ticket:
         """Of what `as_json` made."""
         return cls(**{**value, "lifecycle": Lifecycle.from_json(value["lifecycle"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    key: str
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +144,7 @@ class Uploads:
 
     async def complete(self, ticket: Ticket, parts: Sequence[tuple[int, str]]) -> StoredFile:
         """The file of these parts (number and tag, in any order). Raises UploadRefused."""
-        prefix = _folder(ticket.file_id)
+        prefix = folder_of(ticket.file_id)
         there = {blob.key: blob.size_bytes async for blob in self.blobs.under(prefix)}
         pieces: list[Piece] = []
         for number, tag in sorted(set(parts)):
@@ -166,7 +162,7 @@ class Uploads:
 
     async def find(self, file_id: str) -> StoredFile:
         """Raises ArtifactNotFound, also for one that has expired but is not swept yet."""
-        if not _ID.fullmatch(file_id):
+        if not FILE_ID.fullmatch(file_id):
             raise no_such_file()
         try:
             stored = await self._record(file_id)
@@ -187,11 +183,11 @@ class Uploads:
 
     async def write_note(self, stored: StoredFile, name: str, data: bytes) -> None:
         """Beside a file, for as long as it is there."""
-        await self.blobs.write(_folder(stored.file_id) + name, data)
+        await self.blobs.write(folder_of(stored.file_id) + name, data)
 
     async def read_note(self, stored: StoredFile, name: str) -> bytes:
         """Raises ArtifactNotFound."""
-        return await self.blobs.read_small(_folder(stored.file_id) + name, RECORD_BYTES_MAX)
+        return await self.blobs.read_small(folder_of(stored.file_id) + name, RECORD_BYTES_MAX)
 
     async def with_note(self, tenant: str, name: str) -> list[StoredFile]:
         """A tenant's files that have this note, newest first."""
@@ -206,12 +202,12 @@ class Uploads:
         return sorted(found, key=lambda stored: stored.created_seconds, reverse=True)
 
     async def delete(self, file_id: str) -> None:
-        await self.blobs.delete_all(_folder(file_id))
+        await self.blobs.delete_all(folder_of(file_id))
 
     # ---- within --------------------------------------------------------------------------------
 
     async def _record(self, file_id: str) -> StoredFile:
-        key = _folder(file_id) + "file.json"
+        key = record_key(file_id)
         return StoredFile.from_json(await self.blobs.read_small(key, RECORD_BYTES_MAX))
 
     async def _store_piece(
@@ -236,7 +232,7 @@ class Uploads:
                     digest.update(piece)
                 yield piece
 
-        key = f"{_folder(ticket.file_id)}{name}-{secrets.token_hex(16)}"
+        key = f"{folder_of(ticket.file_id)}{name}-{secrets.token_hex(16)}"
         await self.blobs.write(key, counted(), content_type=ticket.content_type)
         usage.used_bytes += size_bytes
         return Piece(key, size_bytes)
@@ -263,7 +259,7 @@ class Uploads:
         )
         if stored.expires_seconds is not None:
             await self.expiry.mark(KIND, stored.file_id, stored.expires_seconds)
-        key = _folder(ticket.file_id) + "file.json"
+        key = record_key(ticket.file_id)
         if await self.blobs.create(key, stored.to_json()):
             return stored
         # Sent again by a client that missed our answer, most often.
@@ -290,7 +286,7 @@ class Uploads:
         return usage
 
     async def _judge(self, file_id: str, now: float) -> float | None:
-        if not _ID.fullmatch(file_id):
+        if not FILE_ID.fullmatch(file_id):
             return None
         try:
             stored = await self._record(file_id)
@@ -303,11 +299,7 @@ class Uploads:
 
     def _owner(self, tenant: str) -> str:
         message = b"quickthaw upload owner 1\n" + tenant.encode()
-        return hmac.digest(self.secret, message, "sha256").hex()[:_OWNER_CHARS]
-
-
-def _folder(file_id: str) -> str:
-    return f"uploads/{file_id[:_OWNER_CHARS]}/{file_id[_OWNER_CHARS:]}/"
+        return hmac.digest(self.secret, message, "sha256").hex()[:OWNER_CHARS]
 
 
 def _left_over(there: Mapping[str, int], stored: StoredFile) -> list[str]:

@@ -1,0 +1,1 @@
+"""The packer: makes snapshots of what tenants upload, tries them, hands them in."""

@@ -1,0 +1,222 @@
+"""One leased deployment: fetched, packed, tried, handed in; reported on all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from obstore.store import ObjectStore
+
+from quickthaw.cli.commands.snapshot_remote import send
+from quickthaw.cli.making import Recipe, base_in
+from quickthaw.cli.packer import trial, uploads
+from quickthaw.cli.packer.order import Order, Packing
+from quickthaw.cli.packer.packing import pack
+from quickthaw.cli.packer.settings import PackerSettings
+from quickthaw.cli.snapshots import model_of
+from quickthaw.client import (
+    AsyncClient,
+    DeploymentReport,
+    DeploymentState,
+    Failure,
+    JsonValue,
+    LeasedDeployment,
+    Model,
+)
+from quickthaw.snapshot import SnapshotStore
+from quickthaw.wire.errors import (
+    DeadlineExpired,
+    ModelNotFound,
+    QuickthawError,
+    ResourceExhausted,
+    StorageFull,
+    Unauthenticated,
+    Unavailable,
+)
+from quickthaw.wire.status import translate
+
+logger = logging.getLogger(__name__)
+
+_PASSING = (Unavailable, StorageFull, DeadlineExpired, Unauthenticated)
+"""What may not happen again when the same is tried later."""
+
+
+class LeaseLost(Exception):
+    """Somebody else has it, or it was cancelled: whatever was done is to be forgotten."""
+
+
+class Job:
+    def __init__(
+        self,
+        client: AsyncClient,
+        settings: PackerSettings,
+        store: ObjectStore,
+        leased: LeasedDeployment,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._limits = settings.limits
+        self._uploads = store
+        self._leased = leased
+        self._deployment = leased.deployment
+        self._spec = leased.deployment.spec
+        self._folder = settings.work_dir / leased.deployment.deployment_id
+        self._now = DeploymentReport(DeploymentState.PACKING, step="starting")
+        self._news = asyncio.Event()
+        """Set when a step begins, which is told at once; bytes are told now and then."""
+
+    async def run(self) -> None:
+        """To its end, and reported, unless the lease is lost meanwhile."""
+        name = f"{self._deployment.deployment_id} ({self._spec.model})"
+        try:
+            model = await self._followed()
+            await self._report(replace(self._now, step="registering", packed=model))
+            logger.info("%s is registered", name)
+        except LeaseLost:
+            logger.info("%s was taken back", name)
+        except QuickthawError as error:
+            logger.info("%s failed: %s", name, error.message)
+            await self._tell_failure(error)
+        except Exception as error:
+            # With its traceback in our log; the tenant gets an opaque text.
+            await self._tell_failure(translate(error))
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def _followed(self) -> Model:
+        """The work, with a report now and then. Raises LeaseLost with the work undone."""
+        work = asyncio.create_task(self._work())
+        try:
+            while not work.done():
+                self._news.clear()
+                news = asyncio.create_task(self._news.wait())
+                await asyncio.wait(
+                    {work, news},
+                    timeout=self._limits.report_seconds,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                news.cancel()
+                if not work.done():
+                    await self._heartbeat()
+            return work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _heartbeat(self) -> None:
+        try:
+            await self._report(self._now)
+        except Unavailable as error:
+            # The lease is in the scheduler's store: it may still be ours when that is back.
+            logger.warning("the scheduler does not answer: %s", error.message)
+
+    async def _report(self, report: DeploymentReport) -> None:
+        lease_ms = round(self._limits.lease_seconds * 1000)
+        after = await self._client.deployments.report(
+            self._deployment.deployment_id, self._leased.lease_id, lease_ms, report
+        )
+        if after is None:
+            raise LeaseLost
+
+    async def _tell_failure(self, error: QuickthawError) -> None:
+        failure = Failure(error.reason, error.message, isinstance(error, _PASSING), ())
+        try:
+            await self._report(replace(self._now, failure=failure))
+        except LeaseLost:
+            pass  # It was cancelled at that moment.
+        except QuickthawError as unheard:
+            # The lease runs out, and it is tried again.
+            logger.warning("a failure could not be reported: %s", unheard.message)
+
+    # ---- the work ------------------------------------------------------------------------------
+
+    async def _work(self) -> Model:
+        store = SnapshotStore(self._settings.snapshots)
+        source = await self._fetched()
+        digest = await self._packed(store, source)
+        snapshot = store.open(digest)
+        if self._settings.push is not None:
+            self._step("bringing the snapshot to where workers read")
+            await asyncio.to_thread(send, store, digest, self._settings.push)
+        model = model_of(snapshot, self._spec.model, uri=self._settings.push)
+        self._now = DeploymentReport(DeploymentState.TESTING)
+        self._step("drawing")
+        request_id = await trial.draw(
+            self._client, model, self._deployment, self._limits.test_seconds_max, self._drawing
+        )
+        self._now = replace(self._now, self_test_request_id=request_id)
+        return model
+
+    async def _fetched(self) -> Path:
+        """The file, or the folder with all of them."""
+        files, tenant = self._spec.files, self._deployment.tenant
+        root = self._folder / "files"
+        self._step("fetching the files", total_bytes=sum(each.size_bytes for each in files))
+
+        def on_bytes(count: int) -> None:
+            self._now = replace(self._now, done_bytes=self._now.done_bytes + count)
+
+        try:
+            async with asyncio.timeout(self._limits.fetch_seconds_max):
+                records = [await uploads.find(self._uploads, tenant, each) for each in files]
+                for each, record in zip(files, records, strict=True):
+                    self._now = replace(self._now, step=f"fetching {each.path}")
+                    await uploads.fetch(self._uploads, record, root / each.path, on_bytes)
+        except TimeoutError as error:
+            raise ResourceExhausted(
+                f"fetching the files took longer than {self._limits.fetch_seconds_max:g} s"
+            ) from error
+        return root / files[0].path if len(files) == 1 else root
+
+    async def _packed(self, store: SnapshotStore, source: Path) -> str:
+        spec = self._spec
+        base_digest = ""
+        if spec.base:
+            if self._leased.base is None:
+                raise ModelNotFound(f"the base {spec.base!r} is gone")
+            self._step(f"bringing the base {self._leased.base.id}")
+            base = await asyncio.to_thread(base_in, store, self._leased.base)
+            base_digest = base.digest
+        order = Order(
+            source=str(source),
+            hidden=str(self._folder / "files"),
+            snapshots=str(store.root.absolute()),
+            base_digest=base_digest,
+            recipe=Recipe(
+                base=spec.base or None,
+                family=spec.family or None,
+                component=spec.component or None,
+                dtype=spec.dtype or None,
+                quantize=spec.quantize or None,
+                scale=spec.scale or None,
+                title=spec.title,
+                licence=spec.license,
+            ),
+            data_bytes_max=self._limits.pack_bytes_max,
+            defaults=cast("Mapping[str, JsonValue]", spec.defaults or {}),
+        )
+        self._step("packing")
+        home = self._folder / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        return await pack(order, home, self._limits.pack_seconds_max, self._packing)
+
+    def _step(self, step: str, total_bytes: int = 0) -> None:
+        self._now = replace(self._now, step=step, done_bytes=0, total_bytes=total_bytes)
+        self._news.set()
+
+    def _packing(self, told: Packing) -> None:
+        self._now = replace(
+            self._now,
+            step=told.component,
+            done_bytes=told.done_bytes,
+            total_bytes=told.total_bytes,
+        )
+
+    def _drawing(self, step: str, done: int, steps: int, request_id: str) -> None:
+        text = f"{step}, step {done} of {steps}" if steps else step
+        self._now = replace(self._now, step=text, self_test_request_id=request_id)

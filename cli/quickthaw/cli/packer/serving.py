@@ -1,0 +1,91 @@
+"""One packer process: leases deployments one after another until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from obstore.store import ObjectStore
+
+from quickthaw.cli.packer.job import Job
+from quickthaw.cli.packer.settings import PackerSettings
+from quickthaw.cli.packer.uploads import open_uploads
+from quickthaw.client import AsyncClient
+from quickthaw.client.settings import read_key_file
+from quickthaw.wire.errors import FailedPrecondition, QuickthawError, SettingsInvalid
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 1.0
+LOCK_FILE = "packer.lock"
+
+
+async def serve(settings: PackerSettings, on_ready: Callable[[], None]) -> None:
+    """Until SIGTERM or SIGINT: what is under way is given back by its lease. Raises
+    SettingsInvalid, FailedPrecondition."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = open_uploads(settings.blob_store)
+    with _held(settings.work_dir):
+        client = AsyncClient(str(settings.scheduler), read_key_file(settings.key_file))
+        async with client:
+            on_ready()
+
+            async def work() -> None:
+                while True:
+                    await _next(client, settings, store)
+
+            working = asyncio.create_task(work())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (working, stopping):
+                task.cancel()
+            ended, _ = await asyncio.gather(working, stopping, return_exceptions=True)
+            if isinstance(ended, Exception):
+                raise ended
+
+
+async def _next(client: AsyncClient, settings: PackerSettings, store: ObjectStore) -> None:
+    limits = settings.limits
+    try:
+        leased = await client.deployments.lease(
+            wait_ms=round(limits.wait_seconds * 1000), lease_ms=round(limits.lease_seconds * 1000)
+        )
+        if leased is not None:
+            await Job(client, settings, store, leased).run()
+    except QuickthawError as error:
+        # A scheduler that restarts, most often; whatever was leased comes again.
+        logger.warning("%s", error.message)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The folder for this process alone, without what an earlier one left in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsInvalid(f"--work-dir {folder}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FailedPrecondition(
+                f"another packer works in {folder}; give each its own --work-dir"
+            ) from error
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+        yield
+    finally:
+        os.close(descriptor)

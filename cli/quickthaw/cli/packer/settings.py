@@ -1,0 +1,123 @@
+"""What one packer process was told at its start."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.process import Address
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one deployment can take. Each is a flag."""
+
+    pack_bytes_max: int = 32 << 30
+    """Memory of the process that reads a tenant's files; mapped files are not counted."""
+    pack_seconds_max: float = 3600.0
+    """From its start to its end."""
+    fetch_seconds_max: float = 3600.0
+    """For all files of a deployment."""
+    test_seconds_max: float = 900.0
+    """For the self-test, queueing and starting a worker included."""
+    lease_seconds: float = 30.0
+    """Silence after which another packer begins anew."""
+    report_seconds: float = 2.0
+    """Between two reports of how far it is."""
+    wait_seconds: float = 10.0
+    """How long one question for work may stay open."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackerSettings:
+    scheduler: Address
+    key_file: Path
+    """A key of scope `admin`."""
+    blob_store: str
+    """A folder or an object-store URL, the one that gateways keep uploads in."""
+    snapshots: Path
+    """The store to pack into; workers read it, unless `push` says otherwise."""
+    work_dir: Path
+    """For what is brought here to be packed; emptied at the start, held by one packer."""
+    push: str | None = None
+    """URL of a bucket or folder to serve from; None for `snapshots` itself."""
+    log_level: str = "info"
+    limits: Limits = field(default_factory=Limits)
+
+
+def parse_settings(arguments: Sequence[str]) -> PackerSettings:
+    """Raises SettingsInvalid; argparse itself exits on unknown flags."""
+    parsed = _parser().parse_args(arguments)
+    limits = {entry.name: getattr(parsed, entry.name) for entry in fields(Limits)}
+    for name, value in limits.items():
+        if value <= 0:
+            raise SettingsInvalid(f"{_flag(name)} is {value}: give a number above zero")
+    made = Limits(**limits)
+    if not 1 <= made.lease_seconds <= 600 or made.report_seconds * 3 > made.lease_seconds:
+        raise SettingsInvalid(
+            f"--lease-seconds {made.lease_seconds:g} must be 1 to 600 and at least three times "
+            f"--report-seconds {made.report_seconds:g}, or one late report would lose work"
+        )
+    if made.wait_seconds > 30:
+        raise SettingsInvalid(f"--wait-seconds {made.wait_seconds:g}: give at most 30")
+    return PackerSettings(
+        scheduler=Address.parse(parsed.scheduler),
+        key_file=parsed.key_file,
+        blob_store=parsed.blob_store,
+        snapshots=parsed.snapshots.absolute(),
+        work_dir=parsed.work_dir.absolute(),
+        push=parsed.push,
+        log_level=parsed.log_level,
+        limits=made,
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="quickthaw packer",
+        description="Packs what tenants upload to be deployed, tries it and hands it in.",
+    )
+    parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="its gRPC address")
+    parser.add_argument(
+        "--key-file", required=True, type=Path, metavar="PATH", help="a key of scope admin"
+    )
+    parser.add_argument(
+        "--blob-store",
+        required=True,
+        metavar="URL",
+        help="a folder or an object-store URL, the one that gateways keep uploads in",
+    )
+    parser.add_argument(
+        "--snapshots", required=True, type=Path, metavar="DIR", help="the store to pack into"
+    )
+    parser.add_argument(
+        "--work-dir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="for files while they are packed",
+    )
+    parser.add_argument(
+        "--push",
+        metavar="URL",
+        help="serve from s3://BUCKET/PREFIX, gs://, az:// or a folder that every worker reaches",
+    )
+    parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
+    for entry in fields(Limits):
+        parser.add_argument(
+            _flag(entry.name),
+            type=type(entry.default),
+            default=entry.default,
+            metavar="N",
+            help=f"limit; {entry.default} if not given",
+        )
+    return parser
