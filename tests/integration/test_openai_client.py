@@ -75,6 +75,44 @@ async def test_a_picture_is_edited_where_its_mask_is_transparent(
     assert (given["num_images"], given["image_size"]) == (2, {"width": 64, "height": 64})
 
 
+# The client says that its vendor has retired the call; programs that make it still do.
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+async def test_a_variation_is_an_edit_without_a_prompt_whose_pictures_are_links(
+    rig: Rig, tmp_path: Path, client: openai.AsyncOpenAI
+) -> None:
+    made = await client.images.create_variation(
+        model=MODEL_ID, image=a_png(), n=2, size="512x512", user="somebody", extra_body={"seed": 7}
+    )
+    assert made.data is not None
+    assert len(made.data) == 2
+    url = made.data[1].url
+    assert url is not None
+    assert (await rig.nobody.get(url)).content == b"picture 1"
+    given = (await rig.platform.submitted()).input
+    assert (given["num_images"], given["seed"], given["strength"]) == (2, 7, 0.6)
+    assert given["prompt"] == "a picture"
+    blob = str(given["image_url"]).removeprefix("blob:")
+    assert (tmp_path / "blobs" / blob).read_bytes() == a_png()
+    inline = await client.images.create_variation(
+        model=MODEL_ID, image=a_png(), response_format="b64_json", extra_body={"strength": 0.9}
+    )
+    assert inline.data is not None
+    assert base64.b64decode(inline.data[0].b64_json or "") == b"picture 0"
+    assert (await rig.platform.submitted(2)).input["strength"] == 0.9
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+async def test_a_variation_that_cannot_be_made_is_refused_by_name(
+    client: openai.AsyncOpenAI,
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="from 1 to 10") as counted:
+        await client.images.create_variation(model=MODEL_ID, image=a_png(), n=11)
+    assert counted.value.param == "n"
+    with pytest.raises(openai.BadRequestError, match="no picture that can be read") as unread:
+        await client.images.create_variation(model=MODEL_ID, image=b"no picture")
+    assert unread.value.param == "image"
+
+
 async def test_an_edit_is_seen_as_it_forms(client: openai.AsyncOpenAI) -> None:
     stream = await client.images.edit(
         model=MODEL_ID, prompt="x", image=a_png(), stream=True, partial_images=2
@@ -114,7 +152,7 @@ async def test_size_seed_and_the_default_model_reach_the_platform(
         ({"prompt": ""}, "prompt"),
         ({"partial_images": 9, "stream": True}, "partial_images"),
         ({"output_format": "bmp"}, "output_format"),
-        ({"size": "65x65"}, "image_size"),
+        ({"size": "65x65"}, "size"),
     ],
 )
 async def test_a_bad_argument_is_named(

@@ -77,6 +77,11 @@ def edit_stream() -> bool:
     return kinds[-1] == "image_edit.completed"
 
 
+def vary() -> bool:
+    made = client.images.create_variation(model=MODEL, image=a_png(), n=2)
+    return len(made.data or []) == 2 and bool((made.data or [])[1].url)
+
+
 def models() -> bool:
     return MODEL in [each.id for each in client.models.list()]
 
@@ -98,6 +103,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "images.edit, a list": edit_list,
     "images.edit, mask": edit_masked,
     "images.edit, stream and partial_images": edit_stream,
+    "images.create_variation": vary,
     "models.list": models,
     "models.retrieve": lambda: client.models.retrieve(MODEL).id == MODEL,
     "an error": errors,

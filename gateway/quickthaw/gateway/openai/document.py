@@ -59,8 +59,7 @@ _OPERATIONS: Final = (
     Operation(
         "post",
         f"{_BASE}/images/variations",
-        "Refused: edit the picture with a prompt instead.",
-        status="400",
+        "Pictures like the one that is sent.",
         body="multipart/form-data",
     ),
     Operation("get", f"{_BASE}/models", "All models."),

@@ -1,11 +1,15 @@
-"""The form of an edit: pictures, perhaps a mask, and everything else as text."""
+"""The forms of edits and variations: a picture, perhaps a mask, and everything else as text."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
+import json
+import math
 from collections.abc import Mapping
+from typing import cast
 
 from PIL import Image
 from starlette.datastructures import UploadFile
@@ -20,11 +24,16 @@ from quickthaw.gateway.settings import Limits
 
 FIELDS_MAX = 64
 FILES_MAX = 17
+VARIATION_PROMPT = "a picture"
+"""Models want some words; these say as little as any."""
+VARIATION_STRENGTH = 0.6
+"""How much is drawn anew: what is seen stays, how it is drawn does not."""
 _IMAGES = ("image", "image[]")
 
 
 async def read_edit(request: Request, limits: Limits) -> JsonObject:
-    """The fields as a JSON body would have them, with `image_url` and perhaps `mask_url` in them.
+    """The fields as a JSON body would have them, but for numbers, which are texts; `image_url` and
+    perhaps `mask_url` are in them.
 
     Raises HttpError 400, naming the parameter.
     """
@@ -45,7 +54,7 @@ async def read_edit(request: Request, limits: Limits) -> JsonObject:
         }
         images = [each for name in _IMAGES for each in form.getlist(name)]
         if len(images) != 1 or not isinstance(images[0], UploadFile):
-            raise invalid("send one picture to edit, as a file", "image")
+            raise invalid("send one picture to begin with, as a file", "image")
         texts["image_url"] = _data_uri(await images[0].read())
         mask = form.get("mask")
         if isinstance(mask, UploadFile):
@@ -53,6 +62,39 @@ async def read_edit(request: Request, limits: Limits) -> JsonObject:
     finally:
         await form.close()
     return {name: value for name, value in texts.items() if name not in _IMAGES}
+
+
+async def read_variation(request: Request, limits: Limits) -> JsonObject:
+    """As `read_edit`: a variation is an edit without a prompt that keeps some of the picture
+    everywhere, and its pictures are links unless something else is asked for."""
+    given = await read_edit(request, limits)
+    if "mask_url" in given:
+        raise invalid("a variation takes no mask: edit the picture instead", "mask")
+    defaults: JsonObject = {
+        "prompt": VARIATION_PROMPT,
+        "strength": VARIATION_STRENGTH,
+        "response_format": "url",
+    }
+    return {**defaults, **given, "stream": False}
+
+
+def from_text(arguments: JsonObject, properties: Mapping[str, Json]) -> JsonObject:
+    """A form's arguments with numbers and switches as such, where the model takes no text there."""
+    return {
+        name: _read(value, properties.get(name)) if isinstance(value, str) else value
+        for name, value in arguments.items()
+    }
+
+
+def _read(text: str, rule: Json) -> Json:
+    kinds = rule.get("type", "string") if isinstance(rule, Mapping) else "string"
+    if "string" in (kinds if isinstance(kinds, list) else [kinds]):
+        return text
+    with contextlib.suppress(ValueError, RecursionError):
+        value = cast("Json", json.loads(text))
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return value
+    return text  # The platform says what is wrong with it.
 
 
 def edits_pictures(properties: Mapping[str, Json], *, masked: bool) -> bool:

@@ -10,6 +10,8 @@ from quickthaw.gateway.respond import json_response
 
 _TRIED_AGAIN = frozenset({408, 409, 429})
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+_PARAMS = {"image_size": "size", "num_images": "n", "image_url": "image", "mask_url": "mask"}
+"""What the platform's names for arguments are called here."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -28,7 +30,7 @@ def error_body(answer: ErrorAnswer) -> JsonObject:
         item = answer.detail[0]
         location = item.get("loc")
         if isinstance(location, list) and len(location) > 1:
-            param = str(location[1])
+            param = _PARAMS.get(str(location[1]), str(location[1]))
         if item.get("type") == "operation_not_supported":
             code = "operation_not_supported"
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")

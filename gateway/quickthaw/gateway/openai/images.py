@@ -21,12 +21,13 @@ from quickthaw.gateway.fal.to_end import run_to_end
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.openai.arguments import Wanted, read_wanted
-from quickthaw.gateway.openai.edit_form import edits_pictures, read_edit
+from quickthaw.gateway.openai.edit_form import edits_pictures, from_text, read_edit, read_variation
 from quickthaw.gateway.openai.errors import error_body, invalid
 from quickthaw.gateway.respond import EventStream, json_response
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire.status import translate
 
+GENERATION = "image_generation"
 _NO_USAGE: JsonObject = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -49,19 +50,18 @@ async def edits(request: Request) -> Response:
 
 
 async def variations(request: Request) -> Response:
-    raise invalid(
-        "variations are not made here; edit the picture with a prompt instead",
-        None,
-        code="operation_not_supported",
-    )
+    """Pictures like the one that is sent."""
+    gateway = gateway_of(request)
+    body = await read_variation(request, gateway.limits)
+    return await _drawn(request, gateway, body, kind="image_variation")
 
 
 async def _drawn(
-    request: Request, gateway: Gateway, body: JsonObject, kind: str = "image_generation"
+    request: Request, gateway: Gateway, body: JsonObject, kind: str = GENERATION
 ) -> Response:
     """`kind`: how the events of a stream are named."""
     wanted = read_wanted(body, gateway.default_model)
-    call = await _call(request, gateway, wanted)
+    call = await _call(request, gateway, wanted, from_form=kind != GENERATION)
     exchange = exchange_of(request)
     if wanted.stream:
         attended = await until_gone(request.receive, AttendedRequest.submit(call))
@@ -74,7 +74,7 @@ async def _drawn(
     return json_response(answer, headers={"x-request-id": ended.request_id})
 
 
-async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
+async def _call(request: Request, gateway: Gateway, wanted: Wanted, *, from_form: bool) -> Call:
     credential = read_credential(request.headers)
     endpoint = parse_endpoint_id(wanted.model)
     model = await gateway.platform.model(credential, endpoint.full)
@@ -83,7 +83,8 @@ async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
     masked = "mask_url" in wanted.arguments
     if "image_url" in wanted.arguments and not edits_pictures(properties, masked=masked):
         raise invalid(f"{endpoint} draws from text only", "model", code="operation_not_supported")
-    translated = translate_arguments(wanted.arguments, schema)
+    given = from_text(wanted.arguments, properties) if from_form else wanted.arguments
+    translated = translate_arguments(given, schema)
     input_ = await gateway.inputs.bring(credential, translated.input, properties)
     if wanted.stream and wanted.partial_images:
         input_ = with_previews(input_, schema, wanted.partial_images)
