@@ -8,12 +8,19 @@ from contextlib import asynccontextmanager
 
 
 @asynccontextmanager
-async def a_web_server(files: Mapping[str, bytes]) -> AsyncIterator[str]:
-    """By path; anything else is a 404. The URL without a trailing slash."""
+async def a_web_server(
+    files: Mapping[str, bytes], whole: bytes | None = None
+) -> AsyncIterator[str]:
+    """By path; anything else is a 404, or `whole`, with its head. The URL without a trailing
+    slash."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         body = files.get(head.split(b" ")[1].decode())
+        if body is None and whole is not None:
+            writer.write(whole)
+            writer.close()
+            return
         status = b"404 Not Found" if body is None else b"200 OK"
         writer.write(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n" % (status, len(body or b"")))
         writer.write(body or b"")

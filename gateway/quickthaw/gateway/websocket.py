@@ -12,8 +12,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from starlette.websockets import WebSocketDisconnect
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Close, CloseCode, Frame, Opcode
@@ -77,7 +79,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().handle_cont(event)
 
     async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
+        try:
+            await super().send(message)
+        except ClientDisconnected as error:
+            # Starlette takes it for that once the connection is accepted, and not before.
+            raise WebSocketDisconnect(CloseCode.ABNORMAL_CLOSURE) from error
         if message["type"] == "websocket.http.response.body":
             # uvicorn takes a refusal for a handshake that was forgotten, and logs an error.
             self.handshake_complete = True
