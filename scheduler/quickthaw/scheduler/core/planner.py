@@ -273,9 +273,14 @@ class _Pass:
         changed = fleet.changed_since(tried.fleet_version, RETRY_WORKERS_MAX)
         if changed is None:
             return False
+        awaited: Worker | None = None
         if tried.waits_for is not None:
-            if (awaited := fleet.workers.get(tried.waits_for)) is None or awaited in changed:
+            awaited = fleet.workers.get(tried.waits_for)
+            if awaited is None or awaited in changed:
                 return False
+        if not any(worker.accepts for worker in changed):
+            return True
+        if awaited is not None:
             changed.append(awaited)
         now = place_on(
             query, changed, fleet, state.estimates, state.settings.placement, state.now_ms

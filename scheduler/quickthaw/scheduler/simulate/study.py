@@ -6,8 +6,10 @@ small enough to be handed to one.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from multiprocessing import get_context
 from random import Random
@@ -76,7 +78,20 @@ def simulate(scene: Scene, policy: str, changes: Mapping[str, float] | None = No
         chosen = Ours(workers, scene.kinds, core_settings(changes or {}))
     else:
         chosen = BASELINES[policy](workers, Random(scene.seed))
-    return Simulation(scene.models, workers, chosen, scene.faults()).run(scene.arrivals).figures()
+    simulation = Simulation(scene.models, workers, chosen, scene.faults())
+    with _nothing_to_collect():
+        return simulation.run(scene.arrivals).figures()
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Spares the garbage collector the fleet and the traffic, which live to the end: going through
+    ten thousand workers again and again is a fifth of the time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def run(task: Task) -> Figures:
