@@ -16,6 +16,7 @@ from typing import NewType, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
@@ -65,25 +66,25 @@ class Platform:
 
     def __init__(self, scheduler: Address, limits: Limits) -> None:
         self._limits = limits
-        self._channel = grpc.aio.insecure_channel(str(scheduler), options=_OPTIONS)
-        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
-        self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
-        self._webhooks = webhooks_pb2_grpc.WebhooksStub(self._channel)
-        self._accounts = billing_pb2_grpc.AccountsStub(self._channel)
+        self.channel = grpc.aio.insecure_channel(str(scheduler), options=_OPTIONS)
+        self._inference = inference_pb2_grpc.InferenceStub(self.channel)
+        self._catalog = catalog_pb2_grpc.CatalogStub(self.channel)
+        self._webhooks = webhooks_pb2_grpc.WebhooksStub(self.channel)
+        self._accounts = billing_pb2_grpc.AccountsStub(self.channel)
         # The generated stub's types know only the threaded channel.
-        self._health_check = self._channel.unary_unary(
+        self._health_check = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        self._billing = billing_pb2_grpc.BillingStub(self._channel)
+        self._billing = billing_pb2_grpc.BillingStub(self.channel)
         self._listed: OrderedDict[Credential, tuple[float, list[catalog_pb2.Model]]] = OrderedDict()
         self._models: OrderedDict[tuple[Credential, str], tuple[float, catalog_pb2.Model]] = (
             OrderedDict()
         )
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self.channel.close()
 
     async def ready(self) -> bool:
         try:
@@ -100,11 +101,7 @@ class Platform:
         """Tried again while the scheduler restarts, which is safe with an idempotency key only."""
         if not request.idempotency_key:
             request.idempotency_key = f"gateway-{uuid.uuid4()}"
-        return await self._patiently(
-            lambda: self._inference.Submit(
-                request, metadata=_metadata(credential), timeout=self._limits.call_seconds
-            )
-        )
+        return await self.call(credential, self._inference.Submit, request)
 
     async def submit_and_wait(
         self, credential: Credential, request: inference_pb2.SubmitRequest, wait_seconds: float
@@ -148,12 +145,8 @@ class Platform:
     async def cancel(
         self, credential: Credential, request_id: str
     ) -> types_pb2.RequestState.ValueType:
-        answer = await self._patiently(
-            lambda: self._inference.Cancel(
-                inference_pb2.CancelRequest(request_id=request_id),
-                metadata=_metadata(credential),
-                timeout=self._limits.call_seconds,
-            )
+        answer = await self.call(
+            credential, self._inference.Cancel, inference_pb2.CancelRequest(request_id=request_id)
         )
         return answer.state
 
@@ -195,13 +188,7 @@ class Platform:
 
     async def tenant(self, credential: Credential) -> str:
         """Whose the key is. Raises Unauthenticated or PermissionDenied where it may not call."""
-        answer = await self._patiently(
-            lambda: self._accounts.WhoAmI(
-                billing_pb2.WhoAmIRequest(),
-                metadata=_metadata(credential),
-                timeout=self._limits.call_seconds,
-            )
-        )
+        answer = await self.call(credential, self._accounts.WhoAmI, billing_pb2.WhoAmIRequest())
         return answer.tenant
 
     async def model(self, credential: Credential, model_id: str) -> catalog_pb2.Model:
@@ -210,12 +197,8 @@ class Platform:
         now = time.monotonic()
         if (known := self._models.get(entry)) is not None and known[0] > now:
             return known[1]
-        model = await self._patiently(
-            lambda: self._catalog.GetModel(
-                catalog_pb2.GetModelRequest(id=model_id),
-                metadata=_metadata(credential),
-                timeout=self._limits.call_seconds,
-            )
+        model = await self.call(
+            credential, self._catalog.GetModel, catalog_pb2.GetModelRequest(id=model_id)
         )
         self._models[entry] = (now + self._limits.model_cache_seconds, model)
         self._models.move_to_end(entry)
@@ -255,11 +238,7 @@ class Platform:
         self, credential: Credential, request: webhooks_pb2.ReportWebhookRequest
     ) -> None:
         """Tried again while the scheduler restarts: a lease that was settled ignores a second."""
-        await self._patiently(
-            lambda: self._webhooks.Report(
-                request, metadata=_metadata(credential), timeout=self._limits.call_seconds
-            )
-        )
+        await self.call(credential, self._webhooks.Report, request)
 
     async def signing_keys(self, credential: Credential) -> list[webhooks_pb2.SigningKey]:
         """Newest first."""
@@ -273,22 +252,14 @@ class Platform:
         return list(answer.keys)
 
     async def webhook_secret(self, credential: Credential) -> webhooks_pb2.GetWebhookSecretResponse:
-        return await self._patiently(
-            lambda: self._webhooks.GetSecret(
-                webhooks_pb2.GetWebhookSecretRequest(),
-                metadata=_metadata(credential),
-                timeout=self._limits.call_seconds,
-            )
+        return await self.call(
+            credential, self._webhooks.GetSecret, webhooks_pb2.GetWebhookSecretRequest()
         )
 
     async def list_requests(
         self, credential: Credential, request: inference_pb2.ListRequestsRequest
     ) -> inference_pb2.ListRequestsResponse:
-        return await self._patiently(
-            lambda: self._inference.List(
-                request, metadata=_metadata(credential), timeout=self._limits.call_seconds
-            )
-        )
+        return await self.call(credential, self._inference.List, request)
 
     async def prices(self, credential: Credential) -> list[billing_pb2.Price]:
         answer = await self._patiently(
@@ -311,6 +282,24 @@ class Platform:
         if len(self._listed) > LISTINGS_CACHED_MAX:
             self._listed.popitem(last=False)
         return found
+
+    async def call(
+        self,
+        credential: Credential,
+        method: Callable[..., Awaitable[T]],
+        request: Message,
+        *,
+        repeatable: bool = True,
+    ) -> T:
+        """A short call of a stub of `channel`, tried again while the scheduler restarts unless
+        that could do it twice."""
+
+        def make_call() -> Awaitable[T]:
+            return method(
+                request, metadata=_metadata(credential), timeout=self._limits.call_seconds
+            )
+
+        return await (self._patiently(make_call) if repeatable else self._short(make_call()))
 
     async def _patiently(self, make_call: Callable[[], Awaitable[T]]) -> T:
         """A short call that can be repeated; a scheduler that restarts is waited for."""
