@@ -19,6 +19,7 @@ from quickthaw.scheduler.explanations import Explanations
 from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.requests import Requests
+from quickthaw.scheduler.slices import slices
 from quickthaw.scheduler.worker_streams import WorkerStream, WorkerStreams
 from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc
 from quickthaw.wire import errors, limits
@@ -83,14 +84,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         """Until the worker closes its side, says something impossible, or is followed by a newer
         stream; then the other side ends too."""
         try:
-            self._hear(stream, first.messages[1:])
+            self._hear(stream, _bounded(first)[1:])
             async for frame in frames:
                 stream.spoke()
                 auth.caller()  # Raises once the key is good no longer.
                 await self._dispatcher.wait_for_room()
                 if not self._streams.is_current(stream):
                     return
-                self._hear(stream, frame.messages)
+                for some in slices(_bounded(frame)):
+                    self._hear(stream, some)
+                    await asyncio.sleep(0)
             stream.close(errors.Unavailable("the worker closed its side of the stream"))
         except errors.QuickthawError as error:
             stream.close(error)
@@ -98,8 +101,6 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             stream.close(errors.Unavailable("the worker's stream broke"))
 
     def _hear(self, stream: WorkerStream, messages: Sequence[fleet_pb2.WorkerMessage]) -> None:
-        if len(messages) > limits.FRAME_MESSAGES_MAX:
-            raise invalid("messages", f"must be at most {limits.FRAME_MESSAGES_MAX} a frame")
         worker_id = WorkerId(stream.worker_id)
         for message in messages:
             for fact in heard(worker_id, message):
@@ -191,6 +192,12 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             if request is not None and request.attempt is not None:
                 reports.append((request.attempt, request.state))
         return worker_message(worker, reports, self._catalog.models().values())
+
+
+def _bounded(frame: fleet_pb2.WorkerFrame) -> Sequence[fleet_pb2.WorkerMessage]:
+    if len(frame.messages) > limits.FRAME_MESSAGES_MAX:
+        raise invalid("messages", f"must be at most {limits.FRAME_MESSAGES_MAX} a frame")
+    return frame.messages
 
 
 def _without_others(decision: fleet_pb2.Decision) -> fleet_pb2.Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import invalid
 from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.requests import Requests
+from quickthaw.scheduler.slices import SLICE_MAX, slices
 from quickthaw.scheduler.submissions import Submissions
 from quickthaw.scheduler.views import RequestView
 from quickthaw.v1 import inference_pb2
@@ -69,7 +70,7 @@ class RunMany:
 
     def _frame(self) -> inference_pb2.RunManyResponse:
         frame, size_bytes = inference_pb2.RunManyResponse(), 0
-        while self._ends and size_bytes < FRAME_BYTES_MAX:
+        while self._ends and size_bytes < FRAME_BYTES_MAX and len(frame.ends) < SLICE_MAX:
             end = self._ends.popleft()
             if end.HasField("request"):
                 # A refusal never took a place; its tag may even be that of another call.
@@ -91,16 +92,21 @@ class RunMany:
             async for frame in frames:
                 if len(frame.calls) > limits.FRAME_MESSAGES_MAX:
                     raise invalid("calls", f"must be at most {limits.FRAME_MESSAGES_MAX} a frame")
-                for call in frame.calls:
-                    try:
-                        self._take(call)
-                    except errors.QuickthawError as error:
-                        self._refuse(call.tag, error)
+                for some in slices(frame.calls):
+                    self._take_all(some)
+                    await asyncio.sleep(0)
         except grpc.aio.AioRpcError:
             return  # the stream broke, which `serve` hears as well
         finally:
             self._closing = True
             self._changed.set()
+
+    def _take_all(self, calls: Sequence[inference_pb2.RunCall]) -> None:
+        for call in calls:
+            try:
+                self._take(call)
+            except errors.QuickthawError as error:
+                self._refuse(call.tag, error)
 
     def _take(self, message: inference_pb2.RunCall) -> None:
         match message.WhichOneof("kind"):

@@ -17,7 +17,11 @@ from quickthaw.wire import errors
 RETRY_DELAY_SECONDS = 2.0
 """What a caller is told when the store refuses; the journal itself tries again sooner."""
 
-ROW_FAULTS = (IntegrityError, DataError, ProgrammingError)
+ROW_FAULTS = (
+    *(IntegrityError, DataError, ProgrammingError),
+    # Of inserts, which go straight to the driver: see `Statements.execute`.
+    *(sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError),
+)
 """What no store would take, now or later: a bug of ours, never an outage to wait out."""
 
 _POSTGRES_DISK_FULL = "53100"
@@ -36,7 +40,7 @@ def store_fault(error: Exception) -> errors.QuickthawError:
             "the disk under the store is full, so nothing can be accepted; free space on it",
             retry_delay_seconds=RETRY_DELAY_SECONDS,
         )
-    if isinstance(error, ROW_FAULTS) or not isinstance(error, SQLAlchemyError):
+    if isinstance(error, ROW_FAULTS) or not isinstance(error, SQLAlchemyError | sqlite3.Error):
         return errors.Internal(f"the store refused a row: {_one_line(cause)}")
     if isinstance(cause, sqlite3.Error) or _passes(cause):
         return errors.StoreUnavailable(

@@ -49,8 +49,9 @@ class JournalLimits:
     batch_max: int = 512
     waiting_max: int = 8_192
     busy_writes: int = 3
-    """After a commit of so many, the next one waits `gather_seconds` for company: a commit costs as
-    much processor time as a dozen requests."""
+    """After a commit of so many, the next one waits for company, up to `gather_seconds` or until
+    `gather_writes` are there: a commit costs as much processor time as a dozen requests."""
+    gather_writes: int = 32
     gather_seconds: float = 0.005
     retry_delay_seconds: float = 1.0
     backoff_first_seconds: float = 0.05
@@ -200,13 +201,16 @@ class Journal:
 
     def _next_batch(self, *, gather: bool) -> list[_Write]:
         """Waits for work. Empty only when stopping with nothing left."""
-        if gather and not self._stopping:
-            time.sleep(self._limits.gather_seconds)
         with self._wake:
+            if gather:
+                self._wake.wait_for(self._is_company, self._limits.gather_seconds)
             while not self._waiting and not self._stopping:
                 self._wake.wait()
             count = min(len(self._waiting), self._limits.batch_max)
             return [self._waiting.popleft() for _ in range(count)]
+
+    def _is_company(self) -> bool:
+        return self._stopping or len(self._waiting) >= self._limits.gather_writes
 
     def _put_back(self, again: list[_Write]) -> None:
         with self._wake:
@@ -273,7 +277,7 @@ class Journal:
             values = by_statement[statement]
             if (column := NEWEST_ONLY.get(statement)) is not None:
                 values = list({row[column]: row for row in values}.values())
-            connection.exec_driver_sql(self._statements.sql(statement), values)
+            self._statements.execute(connection, statement, values)
 
     def _fail(self, batch: list[_Write], error: Exception) -> None:
         ours = store_fault(error)

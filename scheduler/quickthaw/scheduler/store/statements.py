@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
+from operator import itemgetter
 
 from sqlalchemy import (
     ColumnElement,
@@ -22,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.store import schema
 
@@ -82,6 +87,9 @@ class Statement(IntEnum):
     PURGE_ALERTS = 76
 
 
+INSERT_ROWS_MAX = 64
+"""In one execution; the widest row has some thirty values, and SQLite takes 32,766."""
+
 NEWEST_ONLY: Mapping[Statement, str] = {Statement.UPSERT_ACCOUNT: "account"}
 """Statements of which a transaction needs only the last row for each value of this column."""
 
@@ -117,6 +125,34 @@ def _key(table: Table, column: str) -> ColumnElement[bool]:
     return table.c[column] == bindparam(f"key_{column}")
 
 
+class _Insert:
+    """An insert for any number of rows, with parameters by place."""
+
+    def __init__(self, sql: str) -> None:
+        """`sql`: with one row of parameters by name."""
+        found = re.fullmatch(r"(.* VALUES )\((.*?)\)(.*)", sql, re.DOTALL)
+        assert found is not None, sql
+        self._before, names, self._after = found.groups()
+        columns = [name.strip().removeprefix(":") for name in names.split(",")]
+        self._row = f"({', '.join('?' for _ in columns)})"
+        self._get = itemgetter(*columns)
+        self._texts: dict[int, str] = {}
+
+    def values(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
+        """Raises ProgrammingError, as the driver does with parameters by name."""
+        try:
+            return self._get(row)
+        except KeyError as error:
+            raise sqlite3.ProgrammingError(f"no value for {error.args[0]}") from error
+
+    def sql(self, count: int) -> str:
+        """One of few texts, for each is compiled once and kept."""
+        if (text := self._texts.get(count)) is None:
+            rows = ", ".join([self._row] * count)
+            text = self._texts[count] = f"{self._before}{rows}{self._after}"
+        return text
+
+
 class Statements:
     """The statements as text for one database's driver, with parameters by name.
 
@@ -130,9 +166,30 @@ class Statements:
             statement: str(construct.compile(dialect=dialect))
             for statement, construct in self._build().items()
         }
+        self._inserts: Mapping[Statement, _Insert] = {}
+        if not self._postgres:
+            self._inserts = {
+                statement: _Insert(text)
+                for statement, text in self._sql.items()
+                if text.startswith("INSERT")
+            }
 
-    def sql(self, statement: Statement) -> str:
-        return self._sql[statement]
+    def execute(
+        self, connection: Connection, statement: Statement, rows: Sequence[Mapping[str, Value]]
+    ) -> None:
+        """All rows, in their order. On SQLite those of an insert go many at a time: the driver lets
+        other Python threads run, and waits for them, at each execution."""
+        if (insert := self._inserts.get(statement)) is None:
+            connection.exec_driver_sql(self._sql[statement], rows)
+            return
+        cursor = connection.connection.cursor()
+        start = 0
+        while start < len(rows):
+            count = min(1 << (len(rows) - start).bit_length() - 1, INSERT_ROWS_MAX)
+            some = chain.from_iterable(map(insert.values, rows[start : start + count]))
+            cursor.execute(insert.sql(count), tuple(some))
+            start += count
+        cursor.close()
 
     def _insert(self, table: Table) -> Insert:
         return table.insert()
