@@ -8,7 +8,17 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from quickthaw.gateway import fal, files, health, openai, openapi, pages, replicate, webhooks
+from quickthaw.gateway import (
+    deployments,
+    fal,
+    files,
+    health,
+    openai,
+    openapi,
+    pages,
+    replicate,
+    webhooks,
+)
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.front import Front
 from quickthaw.v1 import webhooks_pb2
@@ -23,7 +33,7 @@ def build_app(gateway: Gateway) -> Front:
     routes = [
         *(*pages.ROUTES, *health.ROUTES, *openapi.ROUTES, *files.ROUTES),
         *(*webhooks.ROUTES, *replicate.ROUTES),
-        *(*fal.ROUTES, *openai.ROUTES),
+        *(*deployments.ROUTES, *fal.ROUTES, *openai.ROUTES),
         WebSocketRoute("/{path:path}", _no_websocket),
     ]
     dialects = {"openai": openai.error_response, "replicate": replicate.error_response}

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from quickthaw.gateway.context import gateway_of
+from quickthaw.gateway.deployments import deployment_paths
 from quickthaw.gateway.fal.document import fal_paths
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.openai.document import PROBLEM as OPENAI_ERROR
@@ -69,6 +70,7 @@ def gateway_document(public_url: str) -> JsonObject:
             **replicate_paths(),
             **fal_paths(),
             **openai_paths(),
+            **deployment_paths(),
         },
     }
 

@@ -3,15 +3,9 @@ expire."""
 
 from quickthaw.gateway.storage.blobs import Blobs, open_blobs
 from quickthaw.gateway.storage.expiry import Expiry, sweeping
+from quickthaw.gateway.storage.refusals import QuotaExceeded, UploadRefused
 from quickthaw.gateway.storage.retention import Retention
-from quickthaw.gateway.storage.uploads import (
-    QuotaExceeded,
-    StoredFile,
-    Ticket,
-    UploadRefused,
-    Uploads,
-    no_such_file,
-)
+from quickthaw.gateway.storage.uploads import StoredFile, Ticket, Uploads, no_such_file
 
 __all__ = [
     "Blobs",

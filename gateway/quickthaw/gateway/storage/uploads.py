@@ -20,6 +20,8 @@ from quickthaw.gateway.ranges import ByteRange
 from quickthaw.gateway.storage.blobs import Blobs
 from quickthaw.gateway.storage.expiry import Expiry
 from quickthaw.gateway.storage.lifecycle import Lifecycle
+from quickthaw.gateway.storage.refusals import QuotaExceeded, UploadRefused
+from quickthaw.gateway.storage.weights import WeightsCheck, checked, is_weights
 from quickthaw.wire.errors import ArtifactNotFound
 from quickthaw.wire.uploads import (
     FILE_ID,
@@ -33,14 +35,6 @@ from quickthaw.wire.uploads import (
 PARTS_MAX: Final = 10_000
 KIND: Final = "upload"
 _USAGE_SECONDS: Final = 60.0
-
-
-class UploadRefused(Exception):
-    """The caller did something that cannot be; the text says what."""
-
-
-class QuotaExceeded(Exception):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +124,8 @@ class Uploads:
         blob store and whatever `data` raises.
         """
         digest = hashlib.sha256()
+        if is_weights(ticket.name):
+            data = checked(ticket.name, data)
         piece = await self._store_piece(ticket, "whole", data, declared_bytes, digest)
         return await self._publish(ticket, [piece], digest.hexdigest())
 
@@ -139,6 +135,8 @@ class Uploads:
         """One part; its tag, which `complete` wants back. Raises as `store` does."""
         if not 1 <= number <= PARTS_MAX:
             raise UploadRefused(f"parts are numbered from 1 to {PARTS_MAX}, and this is {number}")
+        if number == 1 and is_weights(ticket.name):
+            data = checked(ticket.name, data, whole=False)
         piece = await self._store_piece(ticket, f"part{number:05d}", data, declared_bytes)
         return piece.key.rpartition("-")[2]
 
@@ -156,9 +154,23 @@ class Uploads:
             raise UploadRefused("name each part once: `parts` holds numbers and the etags of all")
         if sum(piece.size_bytes for piece in pieces) > self.file_bytes_max:
             raise UploadRefused(f"the file is over {self.file_bytes_max} bytes")
+        if is_weights(ticket.name):
+            await self._check_weights(ticket.name, pieces)
         stored = await self._publish(ticket, pieces, "")
         await self.blobs.delete(_left_over(there, stored))
         return stored
+
+    async def _check_weights(self, name: str, pieces: Sequence[Piece]) -> None:
+        """The header again, which may lie in several parts, and the length of it all."""
+        check = WeightsCheck(name)
+        for piece in pieces:
+            if check.looked:
+                break
+            async for data in self.blobs.read(piece.key, 0, piece.size_bytes):
+                await check.take(data)
+                if check.looked:
+                    break
+        check.end(sum(piece.size_bytes for piece in pieces))
 
     async def find(self, file_id: str) -> StoredFile:
         """Raises ArtifactNotFound, also for one that has expired but is not swept yet."""
