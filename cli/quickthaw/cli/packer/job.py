@@ -93,7 +93,6 @@ class Job:
         work = asyncio.create_task(self._work())
         try:
             while not work.done():
-                self._news.clear()
                 news = asyncio.create_task(self._news.wait())
                 await asyncio.wait(
                     {work, news},
@@ -101,6 +100,7 @@ class Job:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 news.cancel()
+                self._news.clear()
                 if not work.done():
                     await self._heartbeat()
             return work.result()
