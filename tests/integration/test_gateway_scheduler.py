@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
-from collections.abc import AsyncIterator
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from PIL import Image
 
 from quickthaw.gateway.server import running
 from quickthaw.gateway.settings import GatewaySettings, Limits
-from quickthaw.v1 import billing_pb2, fleet_pb2, types_pb2
+from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, types_pb2
 from quickthaw.wire.process import Address
 from support.fake_worker import FakeWorker
 from support.gateway_rig import ANY_PORT, events_of
-from support.schedulers import Running, a_scheduler
+from support.schedulers import Running, a_model, a_scheduler
 
 PICTURE = b"\x89PNG and so on"
 
@@ -163,3 +167,49 @@ async def test_a_damaged_file_is_not_passed_off_as_whole(tmp_path: Path) -> None
         except httpx.RemoteProtocolError:
             return
         raise AssertionError(f"{response.status_code} with {response.content!r}")
+
+
+def a_data_uri(width: int, height: int) -> str:
+    data = io.BytesIO()
+    Image.new("RGB", (width, height)).save(data, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+async def refused_later(
+    stack: Stack, model: str, arguments: dict[str, object]
+) -> dict[str, object]:
+    """The one thing that is wrong, as the result of a queued request tells of it."""
+    queued = (await stack.http.post(f"/queue/{model}", json=arguments)).json()
+    status = await stack.http.get(queued["status_url"])
+    assert (status.status_code, status.json()["status"]) == (200, "COMPLETED"), status.text
+    result = await stack.http.get(queued["response_url"])
+    assert result.status_code == 422
+    [item] = result.json()["detail"]
+    assert isinstance(item, dict)
+    return item
+
+
+async def test_what_a_queued_request_was_refused_for_has_its_kind_as_if_it_had_been_run(
+    tmp_path: Path,
+) -> None:
+    async with a_stack(tmp_path) as stack:
+        model = a_model("test/over")
+        schema = json.loads(model.input_schema_json)
+        schema["properties"]["image_url"] = {"type": "string"}
+        model.input_schema_json = json.dumps(schema)
+        await stack.scheduler.admin.catalog.Register(catalog_pb2.RegisterRequest(model=model))
+        private = {"prompt": "x", "image_url": "http://127.0.0.1:1/a.png"}
+        item = await refused_later(stack, "test/over", private)
+        assert (item["type"], item["loc"]) == ("file_download_error", ["body", "image_url"])
+        too_small = {"prompt": "x", "image_url": a_data_uri(2, 2)}
+        item = await refused_later(stack, "test/over", too_small)
+        assert (item["type"], item["loc"]) == ("image_too_small", ["body", "image_url"])
+        assert isinstance(item["ctx"], dict)
+        assert item["ctx"]["min_width"] > 2
+        large = {"prompt": "x", "image_url": "data:image/png;base64," + "A" * 1_200_000}
+        assert (await refused_later(stack, "test/over", large))["type"] == "image_load_error"
+        item = await refused_later(stack, "test/tiny", {"prompt": "x", "image_size": "banana"})
+        assert (item["type"], item["loc"]) == ("one_of", ["body", "image_size"])
+        item = await refused_later(stack, "test/tiny", {})
+        assert (item["type"], item["loc"]) == ("missing", ["body", "prompt"])
+        assert stack.worker.assigned.empty()

@@ -40,6 +40,7 @@ class SubmitRequest(_message.Message):
     ACCEPT_INVALID_INPUT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
+    FOUND_WRONG_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalog id `owner/name[/variant]` or an alias of one. At most 200 characters."""
     input_json: _builtins.str
@@ -80,6 +81,12 @@ class SubmitRequest(_message.Message):
     def webhook(self) -> _webhooks_pb2.WebhookTarget:
         """Whom to tell of the end; absent for nobody."""
 
+    @_builtins.property
+    def found_wrong(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.FieldViolation]:
+        """With `accept_invalid_input`: what the caller itself found wrong with the input, such as a file
+        that cannot be had. The request is journalled as failed for that. At most 32.
+        """
+
     def __init__(
         self,
         *,
@@ -97,10 +104,11 @@ class SubmitRequest(_message.Message):
         accept_invalid_input: _builtins.bool = ...,
         webhook: _webhooks_pb2.WebhookTarget | None = ...,
         wait_ms: _builtins.int = ...,
+        found_wrong: _abc.Iterable[_types_pb2.FieldViolation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_invalid_input", b"accept_invalid_input", "attempts_max", b"attempts_max", "deadline_unix_ms", b"deadline_unix_ms", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "model", b"model", "model_queue_max", b"model_queue_max", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "start_deadline_unix_ms", b"start_deadline_unix_ms", "wait_ms", b"wait_ms", "webhook", b"webhook", "worker_hint", b"worker_hint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_invalid_input", b"accept_invalid_input", "attempts_max", b"attempts_max", "deadline_unix_ms", b"deadline_unix_ms", "found_wrong", b"found_wrong", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "model", b"model", "model_queue_max", b"model_queue_max", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "start_deadline_unix_ms", b"start_deadline_unix_ms", "wait_ms", b"wait_ms", "webhook", b"webhook", "worker_hint", b"worker_hint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

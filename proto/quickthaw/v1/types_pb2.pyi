@@ -169,19 +169,27 @@ class FieldViolation(_message.Message):
 
     FIELD_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LIMITS_JSON_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """A path into the request: `input.image_size.width`."""
     description: _builtins.str
     """What is wrong and what is allowed."""
+    kind: _builtins.str
+    """A word for programs, `file_download_error`; empty where there is none."""
+    limits_json: _builtins.str
+    """What was exceeded, as a JSON object, `{"max_width": 4096}`; or empty."""
     def __init__(
         self,
         *,
         field: _builtins.str = ...,
         description: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        limits_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field", "kind", b"kind", "limits_json", b"limits_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

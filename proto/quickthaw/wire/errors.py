@@ -49,10 +49,16 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One thing wrong with one argument; `field` is a path such as `input.image_size.width`."""
+    """One thing wrong with one argument; `field` is a path such as `input.image_size.width`.
+
+    `kind`: a word for programs, and `limits_json` what was exceeded, as a JSON object; both may be
+    empty.
+    """
 
     field: str
     description: str
+    kind: str = ""
+    limits_json: str = ""
 
 
 class QuickthawError(Exception):

@@ -280,6 +280,8 @@ class Submissions:
                 durable.set_result(None)
 
         try:
+            if submission.found_wrong:
+                raise _wrong_already(submission)
             request = self.begin(tenant, submission, told, fingerprint)
         except errors.InvalidInput as error:
             if not submission.accept_invalid_input:
@@ -317,6 +319,14 @@ class Submissions:
             return None
         self._gate.took(submission.key_id)
         return request
+
+
+def _wrong_already(submission: Submission) -> errors.InvalidInput:
+    """The refusal that the caller has found out by itself."""
+    first = submission.found_wrong[0]
+    return errors.InvalidInput(
+        f"{first.field}: {first.description}", violations=submission.found_wrong
+    )
 
 
 def _lower_cap(one: int, other: int) -> int:

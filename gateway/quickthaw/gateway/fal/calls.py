@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from starlette.requests import Request
@@ -38,6 +38,7 @@ _WITH_PICTURES: Mapping[str, tuple[str, ...]] = {
     "inpainting": ("image_url", "mask_url"),
 }
 """Ends of ids, and what calls by them must have."""
+UNUSED_CHARS_MAX = 2_000
 _WAITING = (types_pb2.REQUEST_STATE_UNSPECIFIED, types_pb2.REQUEST_STATE_QUEUED)
 
 
@@ -49,6 +50,8 @@ class Call:
     schema: JsonObject
     input: JsonObject
     sync_mode: bool
+    found_wrong: Sequence[Mapping[str, object]] = ()
+    """What must end the request before it runs, in fal's words."""
 
     @property
     def credential(self) -> Credential:
@@ -82,7 +85,7 @@ class Call:
 async def read_call(request: Request, *, previews: bool = False, as_they_are: bool = False) -> Call:
     """Raises HttpError, ClientGone and the platform's errors for the model and the key.
 
-    `as_they_are`: arguments that cannot be translated are passed on, for the platform to refuse.
+    `as_they_are`: with arguments that cannot be used, a call that says so.
     """
     gateway = gateway_of(request)
     endpoint = parse_endpoint_id(request.path_params["endpoint"])
@@ -93,10 +96,19 @@ async def read_call(request: Request, *, previews: bool = False, as_they_are: bo
     try:
         return await make_call(gateway, endpoint, options, arguments, previews=previews)
     except HttpError as error:
-        if error.answer.status != 422 or not as_they_are:
+        detail = error.answer.detail
+        if error.answer.status != 422 or isinstance(detail, str) or not as_they_are:
             raise
     endpoint, schema, _ = await _served(gateway, options.credential, endpoint)
-    return Call(gateway, endpoint, options, schema, arguments, sync_mode=False)
+    kept = {name: _shortened(value) for name, value in arguments.items()}
+    return Call(gateway, endpoint, options, schema, kept, sync_mode=False, found_wrong=detail)
+
+
+def _shortened(value: Json) -> Json:
+    """Of what will never run, a file inside the arguments need not be kept."""
+    if isinstance(value, str) and len(value) > UNUSED_CHARS_MAX:
+        return f"{value[:UNUSED_CHARS_MAX]}..."
+    return value
 
 
 async def make_call(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from quickthaw.gateway.answers import ErrorAnswer
-from quickthaw.gateway.fal.violations import Item, stated_violations
+from quickthaw.gateway.fal.violations import Item, stated_violations, violations_from
 from quickthaw.v1 import types_pb2
 from quickthaw.wire import errors
 
@@ -68,14 +68,11 @@ def error_answer(error: errors.QuickthawError, violations: list[Item] | None = N
     return ErrorAnswer(500, error.message, "internal_error", headers)
 
 
-def failure_answer(failure: types_pb2.Failure) -> ErrorAnswer:
-    """For a request that ended without success."""
+def failure_answer(failure: types_pb2.Failure, violations: list[Item] | None = None) -> ErrorAnswer:
+    """For a request that ended without success; `violations` as for `error_answer`."""
     error = errors.error_for_reason(failure.reason, failure.message)
-    error.violations = tuple(
-        errors.FieldViolation(violation.field, violation.description)
-        for violation in failure.violations
-    )
-    answer = error_answer(error)
+    error.violations = violations_from(failure)
+    answer = error_answer(error, violations)
     retryable = "true" if failure.retryable else "false"
     return replace(
         answer,

@@ -11,7 +11,7 @@ from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.fal.call_options import read_credential
 from quickthaw.gateway.fal.calls import read_call
-from quickthaw.gateway.fal.errors import failure_answer
+from quickthaw.gateway.fal.ended import failed_answer
 from quickthaw.gateway.fal.ids import (
     EndpointId,
     parse_endpoint_id,
@@ -28,6 +28,7 @@ from quickthaw.gateway.fal.status import (
     unfinished_status,
 )
 from quickthaw.gateway.fal.status_stream import status_events
+from quickthaw.gateway.fal.violations import found_wrong
 from quickthaw.gateway.follow import TERMINAL
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import Json, object_or_empty
@@ -50,6 +51,7 @@ async def submit(request: Request) -> Response:
     call = await read_call(request, as_they_are=True)
     submission = call.submission(keyed=True)
     submission.accept_invalid_input = True
+    submission.found_wrong.extend(found_wrong(call.found_wrong))
     submission.model_queue_max = _queue_max(request)
     if (seconds := call.options.start_timeout_seconds) is not None:
         submission.start_deadline_unix_ms = int((time.time() + seconds) * 1000)
@@ -104,7 +106,7 @@ async def result(request: Request) -> Response:
         output = await output_object(gateway, credential, found, sync_mode=sync_mode)
         return json_response(output, headers=runner_hints(found))
     if found.state in TERMINAL:
-        answer = failure_answer(found.failure)
+        answer = await failed_answer(gateway, credential, found)
         raise HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
     # Not 202, which a client would take for the result, and nothing that it would try again on.
     raise HttpError(400, "Request is still in progress")

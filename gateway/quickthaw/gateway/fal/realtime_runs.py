@@ -7,6 +7,7 @@ import time
 
 from quickthaw.gateway.fal.calls import Call
 from quickthaw.gateway.fal.sockets import Opened
+from quickthaw.gateway.fal.violations import violations_from
 from quickthaw.gateway.platform import PAUSE_SECONDS, PAUSE_SECONDS_MAX, RealtimeStream
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire import errors
@@ -62,8 +63,5 @@ class Runs:
 
 def _refusal(refused: types_pb2.Failure) -> errors.QuickthawError:
     error = errors.error_for_reason(refused.reason, refused.message)
-    error.violations = tuple(
-        errors.FieldViolation(violation.field, violation.description)
-        for violation in refused.violations
-    )
+    error.violations = violations_from(refused)
     return error

@@ -14,7 +14,8 @@ from typing import TypeAlias
 import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
-from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.v1 import types_pb2
 from quickthaw.wire.errors import FieldViolation
 
 Item: TypeAlias = "dict[str, object]"
@@ -45,10 +46,43 @@ def schema_violations(input_: JsonObject, schema: Mapping[str, Json]) -> list[It
 
 def stated_violations(violations: Sequence[FieldViolation]) -> list[Item]:
     """From the platform's own list: `input.image_size.width` is `body, image_size, width`."""
+    return [_stated(violation) for violation in violations[:ITEMS_MAX]]
+
+
+def violations_from(failure: types_pb2.Failure) -> tuple[FieldViolation, ...]:
+    return tuple(
+        FieldViolation(each.field, each.description, each.kind, each.limits_json)
+        for each in failure.violations
+    )
+
+
+def found_wrong(items: Sequence[Mapping[str, object]]) -> list[types_pb2.FieldViolation]:
+    """Items of ours as the platform keeps them; `stated_violations` is the way back."""
     return [
-        {"loc": _location(violation.field), "msg": violation.description, "type": "value_error"}
-        for violation in violations[:ITEMS_MAX]
+        types_pb2.FieldViolation(
+            field=".".join(["input", *_path(item)]),
+            description=str(item["msg"]),
+            kind=str(item["type"]),
+            limits_json=json.dumps(item["ctx"]) if "ctx" in item else "",
+        )
+        for item in items[:ITEMS_MAX]
     ]
+
+
+def _path(item: Mapping[str, object]) -> list[str]:
+    location = item.get("loc")
+    return [str(part) for part in location[1:]] if isinstance(location, list) else []
+
+
+def _stated(violation: FieldViolation) -> Item:
+    item: Item = {
+        "loc": _location(violation.field),
+        "msg": violation.description,
+        "type": violation.kind or "value_error",
+    }
+    if limits := object_or_empty(violation.limits_json):
+        item["ctx"] = limits
+    return item
 
 
 def _location(field: str) -> list[str | int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.errors import failure_answer
+from quickthaw.gateway.fal.ended import failed_answer
 from quickthaw.gateway.fal.output import output_object
 from quickthaw.gateway.json_text import JsonObject, object_or_empty
 from quickthaw.gateway.respond import error_body
@@ -18,7 +18,7 @@ async def webhook_body(gateway: Gateway, request: types_pb2.Request) -> JsonObje
         "gateway_request_id": request.request_id,
     }
     if request.state != types_pb2.REQUEST_STATE_SUCCEEDED:
-        answer = failure_answer(request.failure)
+        answer = await failed_answer(gateway, gateway.own_credential, request)
         return {
             **ids,
             "status": "ERROR",

@@ -26,7 +26,9 @@ from quickthaw.wire import errors, limits
 
 NAME_CHARS_MAX = 200
 WAIT_MS_MAX = 60_000
+FOUND_WRONG_MAX = 32
 _FAILURE_CHARS_MAX = 4_000
+_VIOLATION_CHARS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Submission:
     ahead: bool = False
     wait_ms: int = 0
     contents_bytes_max: int = 0
+    found_wrong: tuple[errors.FieldViolation, ...] = ()
 
 
 def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:
@@ -82,6 +85,26 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
         webhook=target(message.webhook) if message.HasField("webhook") else None,
         key_id=key_id,
         wait_ms=message.wait_ms,
+        found_wrong=_found_wrong(message),
+    )
+
+
+def _found_wrong(message: inference_pb2.SubmitRequest) -> tuple[errors.FieldViolation, ...]:
+    """Raises InvalidArgument."""
+    if not message.found_wrong:
+        return ()
+    if not message.accept_invalid_input:
+        raise invalid("found_wrong", "needs accept_invalid_input: do not submit what cannot run")
+    if len(message.found_wrong) > FOUND_WRONG_MAX:
+        raise invalid("found_wrong", f"must be at most {FOUND_WRONG_MAX}")
+    return tuple(
+        errors.FieldViolation(
+            *(
+                storable(text[:_VIOLATION_CHARS_MAX])
+                for text in (each.field, each.description, each.kind, each.limits_json)
+            )
+        )
+        for each in message.found_wrong
     )
 
 
@@ -251,7 +274,12 @@ def failure_message(error: errors.QuickthawError) -> types_pb2.Failure:
         message=error.message,
         retryable=error.retry_delay_seconds is not None,
         violations=[
-            types_pb2.FieldViolation(field=each.field, description=each.description)
+            types_pb2.FieldViolation(
+                field=each.field,
+                description=each.description,
+                kind=each.kind,
+                limits_json=each.limits_json,
+            )
             for each in error.violations
         ],
     )
