@@ -177,6 +177,85 @@ def tiny_audio(seed: int = 0) -> Any:
     return ready(pipeline)
 
 
+def tiny_wan(seed: int = 0, *, experts: bool = False) -> Any:
+    """Wan's shape: a causal video VAE, UMT5; `experts`: with the second transformer of 2.2."""
+    with seeded(seed):
+        tokenizer = t5_tokenizer()
+        shape = {
+            "patch_size": (1, 2, 2),
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "in_channels": 16,
+            "out_channels": 16,
+            "text_dim": T5_HIDDEN,
+            "freq_dim": 32,
+            "ffn_dim": 32,
+            "num_layers": 2,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+            "rope_max_seq_len": 32,
+        }
+        encoder = tf.UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=T5_HIDDEN,
+            d_kv=8,
+            d_ff=37,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+        )
+        pipeline = df.WanPipeline(
+            transformer=df.WanTransformer3DModel(**shape),
+            transformer_2=df.WanTransformer3DModel(**shape) if experts else None,
+            boundary_ratio=0.875 if experts else None,
+            vae=df.AutoencoderKLWan(
+                base_dim=3,
+                z_dim=16,
+                dim_mult=[1, 1, 1, 1],
+                num_res_blocks=1,
+                temperal_downsample=[False, True, True],
+            ),
+            scheduler=df.UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            ),
+            text_encoder=tf.UMT5EncoderModel(encoder),
+            tokenizer=tokenizer,
+        )
+    return ready(pipeline)
+
+
+def tiny_ltx(seed: int = 0) -> Any:
+    """LTX-Video's shape: a transformer over latents that its VAE makes 32 times smaller."""
+    with seeded(seed):
+        tokenizer = t5_tokenizer()
+        blocks: dict[str, Any] = {
+            "block_out_channels": (8, 8, 8, 8),
+            "decoder_block_out_channels": (8, 8, 8, 8),
+            "layers_per_block": (1, 1, 1, 1, 1),
+            "decoder_layers_per_block": (1, 1, 1, 1, 1),
+            "spatio_temporal_scaling": (True, True, True, False),
+            "decoder_spatio_temporal_scaling": (True, True, True, False),
+        }
+        pipeline = df.LTXPipeline(
+            transformer=df.LTXVideoTransformer3DModel(
+                in_channels=8,
+                out_channels=8,
+                num_attention_heads=4,
+                attention_head_dim=8,
+                cross_attention_dim=32,
+                num_layers=1,
+                caption_channels=T5_HIDDEN,
+            ),
+            vae=df.AutoencoderKLLTXVideo(
+                latent_channels=8, patch_size=4, patch_size_t=1, encoder_causal=True, **blocks
+            ),
+            scheduler=df.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            text_encoder=_t5(len(tokenizer)),
+            tokenizer=tokenizer,
+        )
+    return ready(pipeline)
+
+
 def make(pipeline: Any, seed: int = 7) -> torch.Tensor:
     """What the pipeline makes, in two steps."""
     pipeline.set_progress_bar_config(disable=True)
@@ -199,6 +278,17 @@ def make(pipeline: Any, seed: int = 7) -> torch.Tensor:
                 width=32,
                 num_frames=2,
                 num_inference_steps=2,
+                generator=chance,
+                output_type="pt",
+            ).frames
+        case "WanPipeline" | "LTXPipeline":
+            made = pipeline(
+                "a red circle",
+                height=32,
+                width=32,
+                num_frames=9,
+                num_inference_steps=2,
+                max_sequence_length=TEXT_TOKENS,
                 generator=chance,
                 output_type="pt",
             ).frames

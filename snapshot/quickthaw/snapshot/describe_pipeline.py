@@ -1,19 +1,17 @@
-"""A live pipeline in a manifest's terms: its parts, their configs, its sizes and needs."""
+"""A live pipeline in a manifest's terms: its parts and their configs."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 
 from quickthaw.snapshot.classes import Role, class_path
-from quickthaw.snapshot.families import ANY_SIZE, Family
+from quickthaw.snapshot.families import Family
 from quickthaw.snapshot.fields import UNSAFE_CONFIG_KEYS, JsonValue
 from quickthaw.snapshot.format import Problem, invalid
-from quickthaw.snapshot.input_properties import Output, SizeRule
 from quickthaw.snapshot.manifest import ATTENTION_KINDS
 
 # Left out of configs: they say where a part came from, not what it is (the dtypes that count are
@@ -30,8 +28,6 @@ _FILLED_IN = frozenset(
         "_experts_implementation_internal",
     }
 )
-_SIDE_STEP = 8
-"""Stable Diffusion's pipelines take only multiples of 8, whatever their VAE."""
 
 
 def parts_of(pipeline: Any, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,54 +119,3 @@ def scheduler_config(scheduler: Any, where: str) -> dict[str, JsonValue]:
     class_path(scheduler, Role.SCHEDULER, where)
     config = json.loads(scheduler.to_json_string())
     return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-def vae_scale(pipeline: Any) -> int:
-    """Picture pixels a latent pixel is wide."""
-    return int(2 ** (len(pipeline.vae.config.block_out_channels) - 1))
-
-
-def size_rule(pipeline: Any, family: Family) -> SizeRule:
-    """Sizes around the one the model was trained at: a quarter of its side to twice it."""
-    if family.output is Output.AUDIO:
-        return ANY_SIZE
-    scale = vae_scale(pipeline)
-    step = math.lcm(_SIDE_STEP, scale * family.patch)
-    denoiser = getattr(pipeline, family.denoiser)
-    sample = getattr(denoiser.config, "sample_size", None)
-    side = pipeline.vae.config.sample_size if sample is None else _side(sample) * scale
-    default = -(-side // step) * step
-    return SizeRule(
-        default=default,
-        multiple_of=step,
-        minimum=max(default // 4 // step, 1) * step,
-        maximum=2 * default,
-    )
-
-
-def _side(sample_size: Any) -> int:
-    return int(sample_size if isinstance(sample_size, int) else max(sample_size))
-
-
-def working_set_bytes(pipeline: Any, family: Family, size: SizeRule) -> int:
-    """A generous guess at one request's peak beside the weights, at the default size.
-
-    Decoding dominates: at full resolution the VAE holds some ten maps as wide as its first block.
-    The denoiser adds some sixteen maps of its width for two guidance branches. Videos are so many
-    pictures at once. Sound is decoded in one piece, some four times as long as it is.
-    """
-    vae, denoiser = pipeline.vae, getattr(pipeline, family.denoiser)
-    if family.output is Output.AUDIO:
-        samples = denoiser.config.sample_size * math.prod(vae.config.downsampling_ratios)
-        return int(4 * samples * vae.config.decoder_channels * vae.dtype.itemsize)
-    vae_item = 4 if getattr(vae.config, "force_upcast", False) else vae.dtype.itemsize
-    decoding = 10 * size.default**2 * vae.config.block_out_channels[0] * vae_item
-    tokens = (size.default // (vae_scale(pipeline) * family.patch)) ** 2
-    heads, width = (
-        getattr(denoiser.config, name, None)
-        for name in ("num_attention_heads", "block_out_channels")
-    )
-    channels = max(width) if width else heads * denoiser.config.attention_head_dim
-    frames = getattr(denoiser.config, "num_frames", 1)
-    denoising = 2 * 16 * tokens * channels * denoiser.dtype.itemsize
-    return int(frames * max(decoding, denoising))

@@ -13,18 +13,21 @@ from typing import assert_never
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.input_properties import (
-    REQUIRED,
+    SECONDS_MAX,
+    FrameRule,
     Output,
     Properties,
     SizeRule,
     audio_properties,
     image_properties,
+    motion_properties,
     video_properties,
 )
 from quickthaw.snapshot.manifest import Kind
 
 ANY_SIZE = SizeRule(default=1, multiple_of=1, minimum=1, maximum=1 << 20)
 """For reading input before there is a pipeline to say which sizes it draws."""
+ANY_FRAMES = FrameRule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,32 @@ class Family:
     defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     output: Output = Output.IMAGE
     from_picture: bool = False
-    """Whether a request may begin with a picture."""
+    """Whether a request may begin with a picture; a video that may, must."""
+    landscape: tuple[int, int] | None = None
+    """Width and height that videos have unless told, or their shape where the denoiser says at
+    which side it was trained."""
+    frames: FrameRule = ANY_FRAMES
+    """Where the pipeline does not say."""
+
+    @property
+    def required(self) -> str:
+        """The one input that has no default."""
+        return "image_url" if self.output is Output.VIDEO and self.from_picture else "prompt"
 
     def input_schema(
-        self, size: SizeRule, defaults: Mapping[str, JsonValue] | None = None
+        self,
+        size: SizeRule,
+        defaults: Mapping[str, JsonValue] | None = None,
+        *,
+        frames: FrameRule = ANY_FRAMES,
+        seconds_max: float = SECONDS_MAX,
     ) -> dict[str, JsonValue]:
         """JSON Schema (2020-12) of a request's input, defaults filled in.
 
-        `defaults` override the family's; an unknown name raises `SnapshotInvalid`.
+        `defaults` override the family's; an unknown name raises `SnapshotInvalid`. `seconds_max`:
+        of a sound.
         """
-        properties, required = self._properties(size), REQUIRED[self.output]
+        properties, required = self._properties(size, frames, seconds_max), self.required
         for name, value in {**self.defaults, **(defaults or {})}.items():
             if name not in properties or name == required:
                 known = ", ".join(key for key in properties if key != required)
@@ -67,16 +86,18 @@ class Family:
             "properties": {**properties},
         }
 
-    def _properties(self, size: SizeRule) -> Properties:
+    def _properties(self, size: SizeRule, frames: FrameRule, seconds_max: float) -> Properties:
         match self.output:
             case Output.IMAGE:
                 return image_properties(
                     size, negative_prompt=self.negative_prompt, from_picture=self.from_picture
                 )
+            case Output.VIDEO if self.from_picture:
+                return motion_properties(size, frames)
             case Output.VIDEO:
-                return video_properties(size)
+                return video_properties(size, frames, negative_prompt=self.negative_prompt)
             case Output.AUDIO:
-                return audio_properties()
+                return audio_properties(seconds_max)
             case _:
                 assert_never(self.output)
 
@@ -144,6 +165,7 @@ SD3 = Family(
     },
     denoiser="transformer",
     patch=2,
+    from_picture=True,
     negative_prompt=True,
     defaults={"guidance_scale": 7.0, "num_inference_steps": 28},
 )
@@ -161,6 +183,43 @@ SVD = Family(
     patch=1,
     negative_prompt=False,
     output=Output.VIDEO,
+    from_picture=True,
+    landscape=(1024, 576),
+)
+
+WAN = Family(
+    name="wan",
+    pipeline_classes=("diffusers.WanPipeline",),
+    components={
+        "text_encoder": Kind.TEXT_ENCODER,
+        "transformer": Kind.DENOISER,
+        # Of the second release, for the later steps.
+        "transformer_2": Kind.DENOISER,
+        "vae": Kind.VAE,
+    },
+    denoiser="transformer",
+    patch=2,
+    negative_prompt=True,
+    output=Output.VIDEO,
+    landscape=(832, 480),
+    frames=FrameRule(default=81, step=4, fps=16),
+)
+
+LTX = Family(
+    name="ltx",
+    pipeline_classes=("diffusers.LTXPipeline",),
+    components={
+        "text_encoder": Kind.TEXT_ENCODER,
+        "transformer": Kind.DENOISER,
+        "vae": Kind.VAE,
+    },
+    denoiser="transformer",
+    patch=1,
+    negative_prompt=True,
+    defaults={"guidance_scale": 3.0},
+    output=Output.VIDEO,
+    landscape=(704, 480),
+    frames=FrameRule(default=161, step=8, fps=25),
 )
 
 STABLE_AUDIO = Family(
@@ -180,7 +239,7 @@ STABLE_AUDIO = Family(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (SD, SDXL, FLUX, SD3, SVD, STABLE_AUDIO)
+    family.name: family for family in (SD, SDXL, FLUX, SD3, SVD, WAN, LTX, STABLE_AUDIO)
 }
 
 

@@ -26,9 +26,10 @@ def with_defaults(
 ) -> dict[str, JsonValue]:
     """A copy of an input schema with other defaults, checked."""
     changed: dict[str, Any] = copy.deepcopy(dict(schema))
+    required = changed.get("required", ())
     for name, value in defaults.items():
-        if name == "prompt" or name not in changed["properties"]:
-            known = ", ".join(key for key in changed["properties"] if key != "prompt")
+        if name in required or name not in changed["properties"]:
+            known = ", ".join(key for key in changed["properties"] if key not in required)
             invalid(Problem.MANIFEST, f"defaults.{name}", f"this model takes only: {known}")
         changed["properties"][name]["default"] = value
     check_defaults(changed)

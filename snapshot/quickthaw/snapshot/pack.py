@@ -19,8 +19,6 @@ from quickthaw.snapshot.describe_pipeline import (
     parts_of,
     pipeline_arguments,
     scheduler_config,
-    size_rule,
-    working_set_bytes,
 )
 from quickthaw.snapshot.families import Family, family_named, family_of
 from quickthaw.snapshot.fields import JsonValue
@@ -40,6 +38,7 @@ from quickthaw.snapshot.processor_files import check_processor_file
 from quickthaw.snapshot.quantize import chosen, in_order_of
 from quickthaw.snapshot.quantize import quantize as quantize_weights
 from quickthaw.snapshot.quantized import Method
+from quickthaw.snapshot.sizes import frame_rule, seconds_max, size_rule, working_set_bytes
 from quickthaw.snapshot.skeleton import Skeleton, build, skeleton_key
 from quickthaw.snapshot.sources import holds_fp8, open_source
 from quickthaw.snapshot.store import SnapshotStore
@@ -175,7 +174,13 @@ class _Packer:
 
     def manifest(self, *, title: str, licence: str, defaults: Mapping[str, JsonValue]) -> Manifest:
         size = size_rule(self._pipeline, self._family)
-        schema = self._family.input_schema(size, {**self._model_defaults(), **defaults})
+        frames = frame_rule(self._pipeline, self._family)
+        schema = self._family.input_schema(
+            size,
+            {**self._model_defaults(), **defaults},
+            frames=frames,
+            seconds_max=seconds_max(self._pipeline, self._family),
+        )
         check_defaults(schema)
         schedulers, processors = self._small_parts()
         return Manifest(
@@ -190,7 +195,7 @@ class _Packer:
             processors=processors,
             preview=fit_preview(self._pipeline.vae),
             input_schema=schema,
-            working_set_bytes=working_set_bytes(self._pipeline, self._family, size),
+            working_set_bytes=working_set_bytes(self._pipeline, self._family, size, frames),
         )
 
     def _model_defaults(self) -> dict[str, JsonValue]:

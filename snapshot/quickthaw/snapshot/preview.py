@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from quickthaw.snapshot.manifest import Preview
+from quickthaw.snapshot.sizes import frame_scale, vae_scale
 
 _PICTURES = 12
 _SIDE_MIN, _SIDE_MAX = 64, 256
@@ -25,22 +26,48 @@ def fit_preview(vae: Any) -> Preview | None:
 
     `vae` is left as it is. One of sounds has no picture of its latents: None.
     """
-    if not hasattr(vae.config, "block_out_channels"):
+    scale = vae_scale(vae)
+    if not scale:
         return None
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
     side = min(max(8 * scale, _SIDE_MIN), _SIDE_MAX)
     pictures = _pictures(side)
     encoder = copy.deepcopy(vae)
     # The plain method: diffusers' own warns, rightly for a model that will be used further.
     torch.nn.Module.to(encoder, device="cpu", dtype=torch.float32)
     with torch.no_grad():
-        means = torch.cat(
-            [encoder.encode(each[None] * 2 - 1).latent_dist.mean for each in pictures]
-        )
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    latents = (means - shift) * vae.config.scaling_factor
+        means = torch.cat([_encoded(encoder, each[None] * 2 - 1) for each in pictures])
+    latents = _scaled(vae, means)
     wanted = functional.interpolate(pictures, size=latents.shape[-2:], mode="area")
+    # Of a video the first latent frame stands for one frame and the others for several.
+    wanted = wanted.repeat_interleave(len(latents) // len(wanted), dim=0)
     return _solve(_pixels(latents), _pixels(wanted))
+
+
+def _encoded(encoder: Any, picture: torch.Tensor) -> torch.Tensor:
+    """(latent frames, channels, height, width) of a picture, or of a video that shows it."""
+    frames = frame_scale(encoder)
+    if frames == 1:
+        means: torch.Tensor = encoder.encode(picture).latent_dist.mean
+        return means
+    still = picture[:, :, None].repeat(1, 1, 1 + frames, 1, 1)
+    moving: torch.Tensor = encoder.encode(still).latent_dist.mean
+    return moving[0].transpose(0, 1)
+
+
+def _scaled(vae: Any, means: torch.Tensor) -> torch.Tensor:
+    """As the pipeline has them: families differ in where they keep the numbers, and in which."""
+    factor = getattr(vae.config, "scaling_factor", None) or 1.0
+    mean, std = (_channel_wise(vae, name) for name in ("latents_mean", "latents_std"))
+    if mean is not None and std is not None:
+        return (means - mean) * factor / std
+    return (means - (getattr(vae.config, "shift_factor", None) or 0.0)) * factor
+
+
+def _channel_wise(vae: Any, name: str) -> torch.Tensor | None:
+    values = getattr(vae.config, name, None)
+    if values is None:
+        values = dict(vae.named_buffers(recurse=False)).get(name)
+    return None if values is None else torch.as_tensor(values).float().cpu().view(1, -1, 1, 1)
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:

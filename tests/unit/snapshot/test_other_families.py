@@ -14,12 +14,14 @@ from quickthaw.snapshot import Kind, SnapshotStore, family_named
 from quickthaw.snapshot.families import FAMILIES
 from quickthaw.snapshot.pack import pack
 from quickthaw.wire.errors import SnapshotInvalid
-from support.other_models import make, tiny_audio, tiny_sd3, tiny_svd
+from support.other_models import make, tiny_audio, tiny_ltx, tiny_sd3, tiny_svd, tiny_wan
 from support.snapshots import a_loader, tensors_of
 
 BUILDERS: dict[str, Callable[[int], Any]] = {
     "sd3": tiny_sd3,
     "svd": tiny_svd,
+    "wan": tiny_wan,
+    "ltx": tiny_ltx,
     "stable_audio": tiny_audio,
 }
 
@@ -67,6 +69,8 @@ def test_a_folder_packs_to_the_snapshot_of_its_pipeline(family: str, tmp_path: P
     [
         ("sd3", {"prompt": "a"}),
         ("svd", {"image_url": "https://example.org/a.png"}),
+        ("wan", {"prompt": "a"}),
+        ("ltx", {"prompt": "a"}),
         ("stable_audio", {"prompt": "rain", "seconds_total": 4.5}),
     ],
 )
