@@ -15,7 +15,8 @@ from quickthaw.snapshot.pack import pack
 from quickthaw.worker.attempts import Assignment, LoadSummary, RunResult, Tier
 from quickthaw.worker.device import build_host, choose_device
 from quickthaw.worker.drawing import draw
-from quickthaw.worker.families import adapter
+from quickthaw.worker.families import picture_adapter
+from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.models import ModelHost
 from quickthaw.worker.settings import parse
 from support.snapshots import BUILDERS, PROMPT
@@ -99,7 +100,8 @@ def work(host: ModelHost, folder: Path, name: str, digest: str) -> tuple[LoadSum
         loaded, reader = host.model_of(assignment)
         assert loaded.pipeline.device.type == DEVICE
         request = reader.read(assignment.input_json)
-        family = adapter(assignment.family)
+        assert isinstance(request, ImageInput)
+        family = picture_adapter(assignment.family)
         preview = loaded.manifest.preview
         with host.running(loaded.manifest):
             done.append((summary, draw(loaded.pipeline, family, request, preview, silent, silent)))

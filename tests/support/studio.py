@@ -55,6 +55,7 @@ class Studio:
         self.count += 1
         attempt_id = attempt_id or f"{model}-{self.count}"
         words = {"prompt": PROMPT, "num_inference_steps": 2, "seed": 7, **given}
+        words = {name: value for name, value in words.items() if value is not None}
         self.session.assign(
             attempt_id,
             family=model.partition("-")[0],

@@ -13,9 +13,10 @@ import torch
 from quickthaw.snapshot import LoadProgress, SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.worker.ahead import Answers, Encoded
-from quickthaw.worker.drawing import draw, encode_ahead
-from quickthaw.worker.families import adapter
+from quickthaw.worker.drawing import draw
+from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.making import encode_ahead
 from quickthaw.worker.turns import Turns
 from support.snapshots import a_loader
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
@@ -54,7 +55,7 @@ class Nobody:
 
 
 def drawn(pipe: Any, family: str, answers: Answers | None = None) -> bytes:
-    result = draw(pipe, adapter(family), REQUEST, None, Nobody(), Nobody(), answers)
+    result = draw(pipe, picture_adapter(family), REQUEST, None, Nobody(), Nobody(), answers)
     return result.files[0].data
 
 
@@ -64,7 +65,7 @@ def test_a_run_draws_the_same_without_encoding_again(
 ) -> None:
     pipe = PIPELINES[family]()
     picture = drawn(pipe, family)
-    answers = encode_ahead(pipe, adapter(family), REQUEST)
+    answers = encode_ahead(pipe, picture_adapter(family), REQUEST)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the prompt was encoded already")
@@ -111,7 +112,7 @@ def test_encoding_does_not_wait_for_the_denoiser(tmp_path: Path) -> None:
 
     with a_loader(store) as loader:
         loaded = loader.load(digest, overlap=True, on_progress=hold_the_denoiser)
-        answers = encode_ahead(loaded.pipeline, adapter("sd"), REQUEST)
+        answers = encode_ahead(loaded.pipeline, picture_adapter("sd"), REQUEST)
         assert not go_on.is_set()
         go_on.set()
         loaded.wait()

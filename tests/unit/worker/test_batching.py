@@ -19,7 +19,7 @@ from quickthaw.wire.errors import InvalidInput
 from quickthaw.worker.attempts import RunResult
 from quickthaw.worker.batching import End, Member, batch_key, draw_batch
 from quickthaw.worker.drawing import draw
-from quickthaw.worker.families import BATCHING, adapter
+from quickthaw.worker.families import BATCHING, picture_adapter
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.ports import RunStopped
 from support.snapshots import a_loader
@@ -103,11 +103,11 @@ def in_batch(
         Member(request, listener, listener, listener.leave)
         for request, listener in zip(wanted, listeners, strict=True)
     ]
-    return draw_batch(pipe, adapter(family), members, Map())
+    return draw_batch(pipe, picture_adapter(family), members, Map())
 
 
 def alone(pipe: Any, family: str, request: ImageInput) -> RunResult:
-    return draw(pipe, adapter(family), request, None, Listener(), Listener())
+    return draw(pipe, picture_adapter(family), request, None, Listener(), Listener())
 
 
 def pixels(result: End) -> list[Any]:
@@ -153,7 +153,7 @@ def test_the_shapes_model_draws_the_same_pictures_bit_for_bit(shapes: Any) -> No
 
 
 def test_every_family_that_is_announced_says_that_it_batches() -> None:
-    assert all(adapter(name).batches for name in BATCHING)
+    assert all(picture_adapter(name).batches for name in BATCHING)
 
 
 def test_progress_and_previews_go_to_each_as_it_asked() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from quickthaw.worker.drawing import draw, own_pipeline, weights_kept
-from quickthaw.worker.families import adapter
+from quickthaw.worker.drawing import draw
+from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.own_pipeline import own_pipeline, weights_kept
 from support.tiny_models import tiny_sd, tiny_sdxl
 
 pytestmark = [
@@ -59,7 +60,7 @@ def settings_of(pipe: Any) -> dict[str, Any]:
 
 
 def drawn(pipe: Any, family: str) -> bytes:
-    result = draw(pipe, adapter(family), REQUEST, None, Never(), Never())
+    result = draw(pipe, picture_adapter(family), REQUEST, None, Never(), Never())
     return result.files[0].data
 
 

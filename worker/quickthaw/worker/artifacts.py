@@ -101,6 +101,7 @@ class ArtifactStore:
             sha256=hashlib.sha256(file.data).hexdigest(),
             width=file.width,
             height=file.height,
+            duration_ms=file.duration_ms,
         )
 
     def _named(self, error: Exception, file: OutputFile) -> StorageFull | StoreUnavailable:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from quickthaw.wire.errors import EngineFailed, QuickthawError
 from quickthaw.worker.attempts import Assignment, RunResult, Stopped
-from quickthaw.worker.families import adapter
+from quickthaw.worker.families import BATCHING, picture_adapter
 from quickthaw.worker.faults import ending_at_faults
+from quickthaw.worker.inputs import ImageInput, InputReader
 from quickthaw.worker.ports import BatchEnd, BatchMember, RunStopped
 
 if TYPE_CHECKING:
     from quickthaw.snapshot import LoadedModel
-    from quickthaw.worker.inputs import ImageInput
     from quickthaw.worker.models import ModelHost
 
 logger = logging.getLogger(__name__)
@@ -27,14 +27,21 @@ def batch_key_of(host: ModelHost, assignment: Assignment) -> str:
     from quickthaw.worker.batching import batch_key
 
     loaded, reader = host.model_of(assignment)
-    if loaded.manifest.adapters or not adapter(loaded.manifest.family).batches:
+    family = loaded.manifest.family
+    if loaded.manifest.adapters or family not in BATCHING or not picture_adapter(family).batches:
         return ""
     try:
-        request = reader.read(assignment.input_json)
+        request = _picture_input(reader, assignment)
         # Another pipeline draws over a picture, one at a time.
         return "" if request.image_url or request.mask_url else batch_key(request)
     except QuickthawError:
         return ""  # it fails alone, and says why
+
+
+def _picture_input(reader: InputReader, assignment: Assignment) -> ImageInput:
+    request = reader.read(assignment.input_json)
+    assert isinstance(request, ImageInput), "families of other media give no batch key"
+    return request
 
 
 def run_batch(
@@ -43,7 +50,7 @@ def run_batch(
     """The end of each member, in their order. The attempts let go of their model."""
     try:
         loaded, reader = host.model_of(members[0].assignment)
-        requests = [reader.read(member.assignment.input_json) for member in members]
+        requests = [_picture_input(reader, member.assignment) for member in members]
         ends: list[BatchEnd] = []
         size = min(len(members), host.runs_that_fit(loaded.manifest))
         with ending_at_faults(on_fault):
@@ -73,7 +80,7 @@ def _run_together(
         Member(request, member.sink, member.stop, member.on_stopped)
         for request, member in zip(requests, members, strict=True)
     ]
-    family = adapter(loaded.manifest.family)
+    family = picture_adapter(loaded.manifest.family)
     try:
         with host.running(loaded.manifest), host.compiled(loaded) as usage:
             found = draw_batch(loaded.pipeline, family, drawn, loaded.manifest.preview)

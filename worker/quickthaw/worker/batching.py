@@ -7,9 +7,7 @@ whoever is beside them, and what is wrong with one member is its own affair.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -19,17 +17,16 @@ import torch
 from quickthaw.wire.errors import EngineFailed, QuickthawError
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
 from quickthaw.worker.attempts import RunResult
-from quickthaw.worker.drawing import (
-    SEED_BITS,
-    arguments,
-    encode_lock,
-    encoded,
-    generators_of,
-    own_pipeline,
-    weights_kept,
-)
+from quickthaw.worker.drawing import arguments, encoded
 from quickthaw.worker.families.base import TextToImage
 from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.own_pipeline import (
+    encode_lock,
+    generators_of,
+    own_pipeline,
+    seed_of,
+    vae_kept,
+)
 from quickthaw.worker.ports import RunSink, RunStopped, StopSignal
 from quickthaw.worker.previews import CONTENT_TYPE, LinearMap, PreviewPainter, StepRecorder
 
@@ -78,7 +75,7 @@ def draw_batch(
     if not fit:
         return ends
     drawn = [members[index] for index in fit]
-    seeds = [_seed(member.request) for member in drawn]
+    seeds = [seed_of(member.request.seed) for member in drawn]
     steps = _BatchSteps(clone, family, drawn, linear, began)
     images = _run(clone, family, drawn, seeds, steps)
     each = drawn[0].request.num_images
@@ -97,10 +94,6 @@ class _Images(NamedTuple):
     flagged: list[bool] | None
 
 
-def _seed(request: ImageInput) -> int:
-    return request.seed if request.seed is not None else secrets.randbits(SEED_BITS)
-
-
 def _run(
     clone: Any,
     family: TextToImage,
@@ -109,8 +102,7 @@ def _run(
     steps: _BatchSteps,
 ) -> _Images:
     each = members[0].request.num_images
-    upcasts = bool(getattr(clone.vae.config, "force_upcast", False))
-    with torch.inference_mode(), weights_kept(clone.vae) if upcasts else contextlib.nullcontext():
+    with torch.inference_mode(), vae_kept(clone):
         output = clone(
             generator=[one for seed in seeds for one in generators_of(seed, each)],
             callback_on_step_end=steps,

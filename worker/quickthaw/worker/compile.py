@@ -33,9 +33,9 @@ from quickthaw.snapshot.compiled.builder import check_compiler
 from quickthaw.wire.errors import InvalidArgument, QuickthawError
 from quickthaw.worker.compiling import CompiledMetrics, CompiledMode, CompiledRuns, place_of
 from quickthaw.worker.drawing import draw
-from quickthaw.worker.families import adapter
+from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.imports import import_families
-from quickthaw.worker.inputs import InputReader
+from quickthaw.worker.inputs import ImageInput, InputReader, image_input
 
 _MIB = 1 << 20
 _STAGING_BYTES = 32 * _MIB
@@ -115,7 +115,8 @@ def compile_model(
 
 
 def _tried(loaded: LoadedModel, runs: CompiledRuns, sizes: Sequence[Size]) -> Usage:
-    reader = InputReader(loaded.manifest.input_schema)
+    family = picture_adapter(loaded.manifest.family)
+    reader = InputReader(loaded.manifest.input_schema, image_input)
     total = Usage()
     for size in sizes or (None,):
         given: dict[str, object] = {"prompt": "a picture", "num_inference_steps": 1, "seed": 0}
@@ -123,7 +124,7 @@ def _tried(loaded: LoadedModel, runs: CompiledRuns, sizes: Sequence[Size]) -> Us
             given["image_size"] = {"width": size.width, "height": size.height}
             given["num_images"] = size.images
         request = reader.read(json.dumps(given))
-        family = adapter(loaded.manifest.family)
+        assert isinstance(request, ImageInput)
         with runs.running(loaded) as usage:
             draw(loaded.pipeline, family, request, None, _Silence(), _Never())
         total.add(usage)

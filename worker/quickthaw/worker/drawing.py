@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
 import io
 import json
-import secrets
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,65 +15,23 @@ from PIL import Image
 
 from quickthaw.wire.errors import EngineFailed, InvalidInput
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
-from quickthaw.worker.ahead import Answers, Encoded
+from quickthaw.worker.ahead import Answers
 from quickthaw.worker.attempts import OutputFile, RunResult
 from quickthaw.worker.families.base import TextToImage
 from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.own_pipeline import (
+    encode_lock,
+    generators_of,
+    own_pipeline,
+    seed_of,
+    vae_kept,
+)
 from quickthaw.worker.pictures import Pictures
-from quickthaw.worker.ports import RunSink, RunStopped, StopSignal
+from quickthaw.worker.ports import RunSink, StopSignal
 from quickthaw.worker.previews import CONTENT_TYPE, LinearMap, PreviewPainter, StepRecorder
+from quickthaw.worker.steps import Paint, Steps, raise_if
 
-SEED_BITS = 63
-_SEED_MODULUS = 1 << 64
 _PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
-
-encode_lock = threading.RLock()
-"""Tokenizers keep truncation and padding as state and are shared between models of one process."""
-
-
-def own_pipeline(pipe: Any, answers: Answers | None = None) -> Any:
-    """A copy for one request: the same modules, its own scheduler and attributes.
-
-    `answers`: what its `encode_prompt` has answered before.
-
-    Schedulers count steps, so two requests on one scheduler draw each other's pictures.
-    """
-    clone = copy.copy(pipe)
-    scheduler = pipe.scheduler
-    settings = {name: value for name, value in scheduler.config.items() if name[0] != "_"}
-    clone.scheduler = type(scheduler)(**settings)
-    clone.set_progress_bar_config(disable=True)
-    encode = clone.encode_prompt
-
-    def encode_alone(*args: Any, **kwargs: Any) -> Any:
-        with encode_lock:
-            return (answers or Answers()).ask(encode, *args, **kwargs)
-
-    clone.encode_prompt = encode_alone
-    return clone
-
-
-@contextlib.contextmanager
-def weights_kept(module: Any) -> Iterator[None]:
-    """Puts a module's tensors back afterwards.
-
-    SDXL's pipeline casts a half-precision VAE up and down in every call, which would move its
-    weights off the snapshot's buffer into memory that nobody accounts for.
-    """
-    kept = [
-        (slots, name, tensor, tensor.data)
-        for part in module.modules()
-        for slots in (part._parameters, part._buffers)
-        for name, tensor in slots.items()
-        if tensor is not None
-    ]
-    try:
-        yield
-    finally:
-        # A cast gives parameters other data and replaces buffers altogether.
-        for slots, name, tensor, data in kept:
-            tensor.data = data
-            slots[name] = tensor
 
 
 def draw(
@@ -96,26 +50,22 @@ def draw(
     Image i of a request is drawn from its own generator with seed + i, on the CPU whatever the
     device is, so it can be drawn again alone and elsewhere.
     """
-    _raise_if(stop)
+    raise_if(stop)
     began = time.monotonic()
     clone = own_pipeline(pipe if pictures is None else _over(pipe, family, pictures), answers)
     with encode_lock:
         family.check_prompts(clone, request, sink.log)
-    seed = request.seed if request.seed is not None else secrets.randbits(SEED_BITS)
-    generators = generators_of(seed, request.num_images)
-    steps = _Steps(clone, family, request, linear, sink, stop, began)
-    upcasts = bool(getattr(clone.vae.config, "force_upcast", False))
-    with (
-        torch.inference_mode(),
-        weights_kept(clone.vae) if upcasts else contextlib.nullcontext(),
-    ):
+    seed = seed_of(request.seed)
+    paint = _painting(clone, family, request, linear, sink)
+    steps = Steps(sink, stop, began, request.preview_every, paint)
+    with torch.inference_mode(), vae_kept(clone):
         output = clone(
-            generator=generators,
+            generator=generators_of(seed, request.num_images),
             callback_on_step_end=steps,
             callback_on_step_end_tensor_inputs=["latents"],
             **_with_pictures(clone, arguments(clone, family, request), pictures, request.strength),
         )
-    _raise_if(stop)
+    raise_if(stop)
     files = tuple(encoded(output.images, request.output_format))
     flagged = getattr(output, "nsfw_content_detected", None)
     told = {
@@ -124,25 +74,6 @@ def draw(
         "has_nsfw_concepts": [bool(flag) for flag in flagged] if flagged else [False] * len(files),
     }
     return RunResult(files, json.dumps(told), seed, steps.first_step_seconds)
-
-
-def generators_of(seed: int, images: int) -> list[torch.Generator]:
-    """One for each image; on the CPU whatever the device is."""
-    return [
-        torch.Generator("cpu").manual_seed((seed + index) % _SEED_MODULUS)
-        for index in range(images)
-    ]
-
-
-def encode_ahead(pipe: Any, family: TextToImage, request: ImageInput) -> Answers:
-    """Encodes the request's prompt and nothing else, for a `draw` of the same later."""
-    answers = Answers()
-    answers.asking = True
-    clone = own_pipeline(pipe, answers)
-    with torch.inference_mode(), contextlib.suppress(Encoded):
-        clone(generator=torch.Generator("cpu"), **arguments(clone, family, request))
-    answers.asking = False
-    return answers
 
 
 def _over(pipe: Any, family: TextToImage, pictures: Pictures) -> Any:
@@ -184,58 +115,21 @@ def arguments(clone: Any, family: TextToImage, request: ImageInput) -> dict[str,
     }
 
 
-class _Steps:
-    """The pipeline's callback after each step: progress, previews, and the place to stop."""
+def _painting(
+    pipe: Any, family: TextToImage, request: ImageInput, linear: LinearMap | None, sink: RunSink
+) -> Paint | None:
+    if linear is None or request.preview_every == 0:
+        return None
+    painter = PreviewPainter(linear, pipe.vae_scale_factor)
+    recorder = StepRecorder(pipe.scheduler)
 
-    def __init__(
-        self,
-        pipe: Any,
-        family: TextToImage,
-        request: ImageInput,
-        linear: LinearMap | None,
-        sink: RunSink,
-        stop: StopSignal,
-        began: float,
-    ) -> None:
-        self.first_step_seconds = 0.0
-        self._pipe = pipe
-        self._family = family
-        self._request = request
-        self._sink = sink
-        self._stop = stop
-        self._began = began
-        self._painter: PreviewPainter | None = None
-        self._recorder: StepRecorder | None = None
-        if linear is not None and request.preview_every > 0:
-            self._painter = PreviewPainter(linear, pipe.vae_scale_factor)
-            self._recorder = StepRecorder(pipe.scheduler)
-
-    def __call__(
-        self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
-    ) -> dict[str, Any]:
-        # Raising is the one way out that every pipeline takes at once, without decoding.
-        _raise_if(self._stop)
-        step, steps = index + 1, int(pipe.num_timesteps)
-        if index == 0:
-            self.first_step_seconds = time.monotonic() - self._began
-        self._sink.progress(step, steps)
-        if self._painter is not None and (step == 1 or step % self._request.preview_every == 0):
-            self._preview(step, tensors["latents"])
-        return {}
-
-    def _preview(self, step: int, latents: torch.Tensor) -> None:
-        assert self._painter is not None
-        if self._recorder is not None:
-            latents = self._recorder.predicted(latents)
-        pictures = self._family.latent_pictures(self._pipe, latents, self._request)
-        for image_index, (data, size) in enumerate(self._painter.paint(pictures)):
+    def paint(step: int, latents: torch.Tensor) -> None:
+        pictures = family.latent_pictures(pipe, recorder.predicted(latents), request)
+        for image_index, (data, size) in enumerate(painter.paint(pictures)):
             if len(data) <= PREVIEW_BYTES_MAX:
-                self._sink.preview(step, image_index, CONTENT_TYPE, data, size)
+                sink.preview(step, image_index, CONTENT_TYPE, data, size)
 
-
-def _raise_if(stop: StopSignal) -> None:
-    if stop.is_set():
-        raise RunStopped
+    return paint
 
 
 def encoded(images: Any, output_format: str) -> Iterator[OutputFile]:

@@ -1,4 +1,4 @@
-"""The engine of the families that draw: one thread loads, others run, the event loop stays free."""
+"""The engine of families with models: one thread loads, others run, the event loop stays free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunRes
 from quickthaw.worker.batch_runs import batch_key_of, run_batch
 from quickthaw.worker.families import adapter
 from quickthaw.worker.faults import end_process, ending_at_faults
-from quickthaw.worker.pictures import ReadBlob, open_pictures, refuse_blobs
+from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.pictures import ReadBlob, refuse_blobs
 from quickthaw.worker.ports import (
     BatchEnd,
     BatchMember,
@@ -25,6 +26,7 @@ from quickthaw.worker.ports import (
     StopSignal,
 )
 from quickthaw.worker.residency import Resident, TierSpeeds
+from quickthaw.worker.video_files import VideoCodec
 
 if TYPE_CHECKING:
     from quickthaw.worker.models import ModelHost
@@ -56,6 +58,7 @@ class DiffusionEngine:
         batch_max: int = 1,
         prefetcher: Prefetcher | None = None,
         read_blob: ReadBlob = refuse_blobs,
+        video_codec: VideoCodec = VideoCodec.AUTO,
     ) -> None:
         self._build = build
         self._clock = clock
@@ -64,6 +67,7 @@ class DiffusionEngine:
         self._on_fault = on_fault
         self._batch_max = batch_max
         self._read_blob = read_blob
+        self._video_codec = video_codec
         self._host: ModelHost | None = None
         self._prefetcher = prefetcher
         self._loads = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -183,41 +187,40 @@ class DiffusionEngine:
         import torch
 
         from quickthaw.worker.bringing import out_of_memory
-        from quickthaw.worker.drawing import draw
+        from quickthaw.worker.making import Listener, brought, make
 
         host = self._require()
         try:
             loaded, reader = host.model_of(assignment)
             request = reader.read(assignment.input_json)
-            size = (request.width, request.height)
-            pictures = open_pictures(request.image_url, request.mask_url, size, self._read_blob)
-            drawn = partial(
-                draw,
+            made = partial(
+                make,
                 loaded.pipeline,
                 adapter(loaded.manifest.family),
                 request,
                 loaded.manifest.preview,
-                sink,
-                stop,
+                Listener(sink, stop),
                 host.answers_of(assignment.attempt_id),
-                pictures,
+                brought(request, self._read_blob),
+                self._video_codec,
             )
+            lora_scale = request.lora_scale if isinstance(request, ImageInput) else 1.0
             with (
                 host.running(loaded.manifest),
                 ending_at_faults(self._on_fault),
                 host.compiled(loaded) as usage,
-                loaded.adapted(request.lora_scale),
+                loaded.adapted(lora_scale),
             ):
                 result = None
                 try:
-                    result = drawn()
+                    result = made()
                 except torch.OutOfMemoryError:
                     logger.warning("no memory left to run %s; making room", assignment.model)
                 if result is None:
                     # Only here are the failed run's tensors gone, which its traceback held.
                     host.free_idle()
                     self._tell(loop, host)
-                    result = drawn()
+                    result = made()
                 ended = self._clock()
             return replace(result, compiled=str(usage)), ended
         except (QuickthawError, RunStopped):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from quickthaw.worker.families import NOOP, adapter
 from quickthaw.worker.version import product_version
@@ -15,11 +15,16 @@ _PIPELINE_CLASSES = {
     "sd": "StableDiffusionPipeline",
     "sdxl": "StableDiffusionXLPipeline",
     "flux": "FluxPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "svd": "StableVideoDiffusionPipeline",
+    "wan": "WanPipeline",
+    "ltx": "LTXPipeline",
+    "stable_audio": "StableAudioPipeline",
 }
 _OURS = (
     "quickthaw.snapshot.prewarm",
     "quickthaw.worker.compiling",
-    "quickthaw.worker.drawing",
+    "quickthaw.worker.making",
     "quickthaw.worker.models",
 )
 _POOL_THREADS = "OPENBLAS_NUM_THREADS"
@@ -39,6 +44,8 @@ def import_families(families: tuple[str, ...]) -> Iterator[str]:
         return
     with _one_thread():
         importlib.import_module("numpy")
+        # Two schedulers use it where it is installed; it has an OpenBLAS of its own.
+        _import_if_there("scipy.integrate")
     yield "numpy"
     for module in ("torch", "transformers", "diffusers"):
         importlib.import_module(module)
@@ -56,11 +63,18 @@ def import_families(families: tuple[str, ...]) -> Iterator[str]:
     for module in _OURS:
         importlib.import_module(module)
         yield module
+    _import_if_there("av")
+    yield "av"
+
+
+def _import_if_there(module: str) -> None:
+    with suppress(ImportError):
+        importlib.import_module(module)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Numpy's own OpenBLAS starts its threads when imported, and a host must have none.
+    """OpenBLAS starts its threads when imported, and a host must have none.
 
     Pictures need no linear algebra of numpy. Torch, which may have an OpenBLAS too, is imported
     with the environment as it was.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import jsonschema_rs
 
@@ -36,13 +36,57 @@ class ImageInput:
     """How much of that picture is drawn anew: 1 for all of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class VideoInput:
+    """A request for a video, complete. What a family does not take has its default here."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int | None
+    output_format: str
+    preview_every: int
+    image_url: str = ""
+    """Of the picture that is set in motion; empty for none."""
+    motion_bucket_id: int = 127
+    noise_aug_strength: float = 0.02
+    min_guidance_scale: float = 1.0
+    max_guidance_scale: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class SoundInput:
+    """A request for a sound, complete."""
+
+    prompt: str
+    negative_prompt: str
+    seconds_start: float
+    seconds_total: float
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int | None
+    output_format: str
+
+
+RunInput: TypeAlias = ImageInput | VideoInput | SoundInput
+Parse: TypeAlias = Callable[[Mapping[str, Any]], RunInput]
+"""From complete values that the schema allows. Raises KeyError for one that is not there."""
+
+
 class InputReader:
     """Reads inputs of one model. `schema`: JSON Schema 2020-12 with defaults on its properties.
 
-    Raises SnapshotInvalid for a schema that cannot be used.
+    `parse` gives them the types of the model's family. Raises SnapshotInvalid for a schema that
+    cannot be used.
     """
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, Any], parse: Parse) -> None:
+        self._parse = parse
         properties = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
         self._defaults = {
             name: rule["default"] for name, rule in properties.items() if "default" in rule
@@ -54,7 +98,7 @@ class InputReader:
         except ValueError as error:
             raise SnapshotInvalid(f"the model's input schema is unusable: {error}") from error
 
-    def read(self, input_json: str) -> ImageInput:
+    def read(self, input_json: str) -> RunInput:
         """Raises InvalidInput, one violation for each thing that is wrong."""
         try:
             given = json.loads(input_json or "{}")
@@ -65,7 +109,7 @@ class InputReader:
         values = {**self._defaults, **cast("dict[str, Any]", given)}
         self._check(values)
         try:
-            return _image_input(values)
+            return self._parse(values)
         except KeyError as error:
             # By its schema the input is right, so what is wrong is the schema.
             raise SnapshotInvalid(
@@ -87,7 +131,7 @@ class InputReader:
             )
 
 
-def _image_input(values: Mapping[str, Any]) -> ImageInput:
+def image_input(values: Mapping[str, Any]) -> ImageInput:
     size = values.get("image_size", {})
     return ImageInput(
         prompt=values["prompt"],
@@ -104,6 +148,41 @@ def _image_input(values: Mapping[str, Any]) -> ImageInput:
         image_url=values.get("image_url") or "",
         mask_url=values.get("mask_url") or "",
         strength=float(values.get("strength", 1.0)),
+    )
+
+
+def video_input(values: Mapping[str, Any]) -> VideoInput:
+    size = values.get("image_size", {})
+    return VideoInput(
+        prompt=values.get("prompt") or "",
+        negative_prompt=values.get("negative_prompt") or "",
+        width=size["width"],
+        height=size["height"],
+        num_frames=values["num_frames"],
+        fps=values["fps"],
+        num_inference_steps=values["num_inference_steps"],
+        guidance_scale=float(values.get("guidance_scale", 1.0)),
+        seed=values.get("seed"),
+        output_format=values.get("output_format", "mp4"),
+        preview_every=values.get("preview_every", 0),
+        image_url=values.get("image_url") or "",
+        motion_bucket_id=values.get("motion_bucket_id", 127),
+        noise_aug_strength=float(values.get("noise_aug_strength", 0.02)),
+        min_guidance_scale=float(values.get("min_guidance_scale", 1.0)),
+        max_guidance_scale=float(values.get("max_guidance_scale", 3.0)),
+    )
+
+
+def sound_input(values: Mapping[str, Any]) -> SoundInput:
+    return SoundInput(
+        prompt=values["prompt"],
+        negative_prompt=values.get("negative_prompt") or "",
+        seconds_start=float(values.get("seconds_start", 0)),
+        seconds_total=float(values["seconds_total"]),
+        num_inference_steps=values["num_inference_steps"],
+        guidance_scale=float(values["guidance_scale"]),
+        seed=values.get("seed"),
+        output_format=values.get("output_format", "wav"),
     )
 
 

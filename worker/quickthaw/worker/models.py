@@ -45,6 +45,7 @@ from quickthaw.worker.bringing import (
 )
 from quickthaw.worker.compiling import CompiledRuns
 from quickthaw.worker.inputs import InputReader
+from quickthaw.worker.making import reader_of
 from quickthaw.worker.ports import RunStopped, StopSignal
 from quickthaw.worker.prefetching import Promoting
 from quickthaw.worker.rehearsal import encode
@@ -354,7 +355,7 @@ class ModelHost:
         with self._lock:
             reader = self._readers.get(loaded.digest)
         if reader is None:
-            reader = InputReader(loaded.manifest.input_schema)
+            reader = reader_of(loaded.manifest.family, loaded.manifest.input_schema)
             with self._lock:
                 self._readers[loaded.digest] = reader
         return reader

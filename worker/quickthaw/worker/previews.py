@@ -1,4 +1,4 @@
-"""Small pictures of an unfinished image: predicted x0, a linear map to RGB, JPEG.
+"""Small pictures of an unfinished image or video: predicted x0, a linear map to RGB, a file.
 
 The latents between steps are still mostly noise early on; what the model predicts the clean
 latents to be is recognisable from the first step. It follows from what `scheduler.step` is given,
@@ -16,9 +16,17 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from quickthaw.wire.limits import PREVIEW_BYTES_MAX
+
 SIDE_PIXELS_MAX = 256
 JPEG_QUALITY = 80
 CONTENT_TYPE = "image/jpeg"
+
+FRAMES_MAX = 8
+"""Of a preview that moves, spread over the whole video."""
+WEBP_QUALITY = 60
+MOVING_CONTENT_TYPE = "image/webp"
+"""Animated: whatever shows a picture shows it moving."""
 
 # Schedulers whose sample is x0 + sigma * noise, that is, without the sqrt(alpha) in front of x0.
 _VARIANCE_EXPLODING = ("Euler", "LMS", "Heun", "KDPM2")
@@ -75,7 +83,8 @@ class StepRecorder:
         output, sample = step.model_output.float(), step.sample.float()
         name = type(self._scheduler).__name__
         kind = getattr(self._scheduler.config, "prediction_type", "epsilon")
-        if name.startswith("FlowMatch") and step.sigma is not None:
+        flows = name.startswith("FlowMatch") or kind == "flow_prediction"
+        if flows and step.sigma is not None:
             return sample - step.sigma.to(sample.device) * output
         if kind == "sample":
             return output
@@ -94,7 +103,7 @@ class StepRecorder:
 
 
 class PreviewPainter:
-    """Turns latents of shape (images, channels, height, width) into small JPEG files."""
+    """Turns latents of shape (images, channels, height, width) into small files."""
 
     def __init__(self, linear: LinearMap, vae_scale: int) -> None:
         self._weights = torch.tensor([list(row) for row in linear.weights], dtype=torch.float32)
@@ -103,6 +112,44 @@ class PreviewPainter:
 
     def paint(self, latents: torch.Tensor) -> Iterator[tuple[bytes, tuple[int, int]]]:
         """One encoded picture with its (width, height) for each image; none that is not finite."""
+        for image in self._pictures(latents):
+            encoded = io.BytesIO()
+            image.save(encoded, "JPEG", quality=JPEG_QUALITY)
+            yield encoded.getvalue(), image.size
+
+    def animate(
+        self, latents: torch.Tensor, seconds: float
+    ) -> tuple[bytes, tuple[int, int]] | None:
+        """Some frames of a video as one animated picture of at most PREVIEW_BYTES_MAX, with its
+        (width, height), and as long as the video; None if they are not finite or too large.
+
+        `latents`: (frames, channels, height, width).
+        """
+        count = min(FRAMES_MAX, len(latents))
+        # The first and the last, and what lies evenly between them.
+        places = [round(index * (len(latents) - 1) / max(count - 1, 1)) for index in range(count)]
+        frames = list(self._pictures(latents[places]))
+        if len(frames) < count:
+            return None
+        while frames:
+            encoded = io.BytesIO()
+            frames[0].save(
+                encoded,
+                "WEBP",
+                save_all=True,
+                append_images=frames[1:],
+                duration=max(20, round(seconds * 1000 / len(frames))),
+                loop=0,
+                quality=WEBP_QUALITY,
+                method=0,
+            )
+            if encoded.tell() <= PREVIEW_BYTES_MAX:
+                return encoded.getvalue(), frames[0].size
+            frames = frames[: len(frames) // 2]
+        return None
+
+    def _pictures(self, latents: torch.Tensor) -> Iterator[Image.Image]:
+        """Ends at one that is not finite."""
         # One small transfer; the arithmetic is a millisecond of CPU (3 x channels per pixel).
         on_host = latents.detach().to("cpu", torch.float32)
         pixels = torch.einsum("nchw,cr->nhwr", on_host, self._weights) + self._bias
@@ -110,10 +157,7 @@ class PreviewPainter:
             if not torch.isfinite(picture).all():
                 return
             image = Image.fromarray((picture * 255).round().to(torch.uint8).numpy(), "RGB")
-            image = image.resize(self._size(image.size), Image.Resampling.BICUBIC)
-            encoded = io.BytesIO()
-            image.save(encoded, "JPEG", quality=JPEG_QUALITY)
-            yield encoded.getvalue(), image.size
+            yield image.resize(self._size(image.size), Image.Resampling.BICUBIC)
 
     def _size(self, latent_size: tuple[int, int]) -> tuple[int, int]:
         """The picture's own size, or what of it fits into SIDE_PIXELS_MAX."""

@@ -93,6 +93,7 @@ class Worker:
             prefetcher=self._prefetcher,
             batch_max=settings.batch_max,
             read_blob=store.read_input,
+            video_codec=settings.video_codec,
         )
         self.shell = Shell(
             AttemptMachine(settings.concurrency, settings.attempts_max, settings.batch_max),

@@ -7,22 +7,21 @@ import logging
 from quickthaw.snapshot import LoadedModel
 from quickthaw.worker.ahead import Answers
 from quickthaw.worker.attempts import Assignment
-from quickthaw.worker.drawing import encode_ahead
 from quickthaw.worker.families import adapter
 from quickthaw.worker.inputs import InputReader
+from quickthaw.worker.making import encode_ahead
 
 logger = logging.getLogger(__name__)
 
 
 def encode(loaded: LoadedModel, reader: InputReader, assignment: Assignment) -> Answers | None:
-    """Encodes an attempt's prompt; None if that fails, for the run will meet the same and say it.
+    """Encodes an attempt's prompt; None if that fails, for the run will meet the same and say it,
+    and where another pipeline asks, with a picture that is not there yet.
 
     Waits for what encodes and for nothing else. Nothing else may be running on the model.
     """
     try:
         request = reader.read(assignment.input_json)
-        if request.image_url:
-            return None  # Another pipeline asks, with a picture that is not there yet.
         return encode_ahead(loaded.pipeline, adapter(loaded.manifest.family), request)
     except Exception as error:
         logger.info("nothing encoded ahead for %s: %s", assignment.attempt_id, error)

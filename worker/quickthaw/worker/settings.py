@@ -16,6 +16,7 @@ from quickthaw.snapshot.remote.base import RemoteSettings
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 from quickthaw.worker.families import NAMES
+from quickthaw.worker.video_files import VideoCodec
 
 _UNITS = {
     "": 1,
@@ -72,6 +73,7 @@ class WorkerSettings:
     peer_streams: int = 16
     peer_seconds: float = 30.0
     remote: RemoteSettings = field(default_factory=RemoteSettings)
+    video_codec: VideoCodec = VideoCodec.AUTO
 
 
 def size_bytes(text: str) -> int:
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compiled", default="off", metavar="MODE", help="off, use, or build what is missing (off)"
     )
     add("--compiled-cache", metavar="DIR", help="code compiled here (DATA-DIR/compiled)")
+    add("--video-codec", default="auto", metavar="NAME", help="in MP4: auto, h264, vp9, av1 (auto)")
     add("--peers", metavar="HOST:PORT", help="let other workers read components here (off)")
     add("--peers-url", metavar="URL", help="how they reach it (http://HOST:PORT of --peers)")
     add("--peer-streams", default="16", metavar="N", help="reads by peers at once (16)")
@@ -148,6 +151,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         )
     modes = ", ".join(COMPILED_MODES)
     _must(given.compiled in COMPILED_MODES, "--compiled", given.compiled, modes)
+    codecs = [str(codec) for codec in VideoCodec]
+    _must(given.video_codec in codecs, "--video-codec", given.video_codec, ", ".join(codecs))
     _must(given.log_level in LOG_LEVELS, "--log-level", given.log_level, ", ".join(LOG_LEVELS))
     families = tuple(name for name in given.families.split(",") if name)
     for name in families:
@@ -186,6 +191,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         peer_streams=_whole("--peer-streams", given.peer_streams, 1, 1024),
         peer_seconds=float(_whole("--peer-seconds", given.peer_seconds, 1, 3600)),
         remote=_remote(given, environment),
+        video_codec=VideoCodec(given.video_codec),
         key=_key(given.key_file, environment),
     )
 

@@ -1,15 +1,17 @@
-"""What text-to-image families have in common, and where they may differ."""
+"""What families of one medium have in common, and where they may differ."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
+from PIL import Image
 
 from quickthaw.wire.errors import FieldViolation, InvalidInput
-from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.inputs import ImageInput, SoundInput, VideoInput
 
 Log = Callable[[str, str], None]
 """Level and text, to whoever watches the request."""
@@ -41,25 +43,29 @@ def text_reader(pipe: Any, suffix: str = "") -> TextReader | None:
     return TextReader(f"text_encoder{suffix}", tokenizer, min(limits))
 
 
-class TextToImage:
-    """One family. Methods are given a request's own pipeline (`pipe`); nothing is kept."""
+class Prompts(Protocol):
+    """What of an input is read by text encoders."""
 
-    batches: bool = True
-    """Several requests may be drawn at once: the pipeline takes a list of prompts, and pads them to
-    one length whatever they are."""
-    image_to_image: str = ""
-    """Names of diffusers' pipeline classes over the same components, for requests that begin with a
-    picture; empty: the family takes none."""
-    inpainting: str = ""
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def negative_prompt(self) -> str: ...
+
+
+class _ReadsPrompts:
     encoder_suffixes: Sequence[str] = ("",)
-    """Encoders that must see the whole prompt."""
 
-    def check_prompts(self, pipe: Any, request: ImageInput, log: Log) -> None:
+    def encoders_of_all(self, pipe: Any) -> Sequence[str]:
+        """Suffixes of the encoders that must see the whole prompt."""
+        return self.encoder_suffixes
+
+    def check_prompts(self, pipe: Any, request: Prompts, log: Log) -> None:
         """Raises InvalidInput if an encoder would cut a text off. Not thread-safe: tokenizers keep
         their truncation as state."""
         violations: list[FieldViolation] = []
         texts = {"input.prompt": request.prompt, "input.negative_prompt": request.negative_prompt}
-        for suffix in self.encoder_suffixes:
+        for suffix in self.encoders_of_all(pipe):
             reader = text_reader(pipe, suffix)
             if reader is None:
                 continue
@@ -81,6 +87,18 @@ class TextToImage:
     def tokens_max(self, pipe: Any, reader: TextReader) -> int:
         return reader.tokens_max
 
+
+class TextToImage(_ReadsPrompts):
+    """One family. Methods are given a request's own pipeline (`pipe`); nothing is kept."""
+
+    batches: bool = True
+    """Several requests may be drawn at once: the pipeline takes a list of prompts, and pads them to
+    one length whatever they are."""
+    image_to_image: str = ""
+    """Names of diffusers' pipeline classes over the same components, for requests that begin with a
+    picture; empty: the family takes none."""
+    inpainting: str = ""
+
     def arguments(self, pipe: Any, request: ImageInput) -> dict[str, Any]:
         """What the pipeline is called with, beside what every family is called with."""
         return {"negative_prompt": request.negative_prompt}
@@ -90,3 +108,39 @@ class TextToImage:
     ) -> torch.Tensor:
         """Latents as (images, channels, height, width)."""
         return latents
+
+
+class MakesVideo(_ReadsPrompts, ABC):
+    """One family of videos, each drawn alone, as `TextToImage`."""
+
+    begins_with_picture: bool = False
+
+    @abstractmethod
+    def arguments(
+        self, pipe: Any, request: VideoInput, picture: Image.Image | None
+    ) -> dict[str, Any]:
+        """What the pipeline is called with, beside what every family is called with."""
+
+    @abstractmethod
+    def latent_frames(self, pipe: Any, latents: torch.Tensor, request: VideoInput) -> torch.Tensor:
+        """Latents as (frames, channels, height, width)."""
+
+    @abstractmethod
+    def latent_pixels(self, pipe: Any) -> int:
+        """How many pixels of the video a latent pixel is wide."""
+
+
+class MakesSound(_ReadsPrompts, ABC):
+    """One family of sounds, each made alone, as `TextToImage`."""
+
+    @abstractmethod
+    def arguments(self, pipe: Any, request: SoundInput) -> dict[str, Any]:
+        """What the pipeline is called with, beside what every family is called with."""
+
+    @abstractmethod
+    def sample_rate(self, pipe: Any) -> int:
+        """Samples a second."""
+
+
+Family: TypeAlias = TextToImage | MakesVideo | MakesSound
+"""A family says by its type which medium it makes."""

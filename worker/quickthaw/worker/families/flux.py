@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 
-from quickthaw.worker.families.base import Log, TextReader, TextToImage, text_reader
+from quickthaw.worker.families.base import (
+    Log,
+    Prompts,
+    TextReader,
+    TextToImage,
+    text_reader,
+)
 from quickthaw.worker.inputs import ImageInput
 
 # What the two releases were trained with; the pipeline refuses more than 512.
@@ -19,7 +25,7 @@ class Flux(TextToImage):
     inpainting = "FluxInpaintPipeline"
     encoder_suffixes = ("_2",)
 
-    def check_prompts(self, pipe: Any, request: ImageInput, log: Log) -> None:
+    def check_prompts(self, pipe: Any, request: Prompts, log: Log) -> None:
         super().check_prompts(pipe, request, log)
         pooled = text_reader(pipe)
         if pooled is not None and (tokens := pooled.count(request.prompt)) > pooled.tokens_max:
