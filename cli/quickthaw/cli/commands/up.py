@@ -91,6 +91,14 @@ def up(
         Path | None,
         typer.Option(metavar="FILE", help="A price table in TOML.", show_default=False),
     ] = None,
+    keep_days: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=36_500,
+            help="How long requests are kept after their end, and their files; 0: for ever.",
+        ),
+    ] = 90,
     vram_bytes: Annotated[
         str | None,
         typer.Option(
@@ -124,6 +132,16 @@ def up(
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="How long what runs may take to end at SIGTERM.")
     ] = 30,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PART.NAME=VALUE",
+            help="An option of the scheduler, worker, gateway or packer, as its own --help lists "
+            "them: limits, queues, batches. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the whole platform on this machine until it is told to stop.
 
@@ -139,10 +157,12 @@ def up(
     ```
     quickthaw up
     quickthaw up --data-dir ./data --http 0.0.0.0:8080 --workers 2 --device cpu
+    quickthaw up --set scheduler.queue-max=50000 --set worker.batch-max=4
     quickthaw up --http 127.0.0.1:0 --grpc 127.0.0.1:0 --metrics 127.0.0.1:0
     ```
     """
     from quickthaw.cli.commands.budget import parse_dollars
+    from quickthaw.cli.up.passing import passed_on
     from quickthaw.cli.up.settings import UpSettings, parse_address
     from quickthaw.client import default_data_dir
 
@@ -163,12 +183,14 @@ def up(
         new_tenant_credit_nanodollars=(
             parse_dollars(new_tenant_credit, "--new-tenant-credit") if new_tenant_credit else 0
         ),
+        keep_days=keep_days,
         vram_bytes=vram_bytes,
         pinned_bytes=pinned_bytes,
         compiled=compiled,
         packer=packer,
         log_level=log_level,
         drain_seconds=drain_seconds,
+        options=passed_on(set_ or []),
     )
     import asyncio
 

@@ -48,6 +48,8 @@ class WorkerSpec:
     """Whether it runs compiled blocks: `off`, `use` or `build`."""
     compiled_cache: Path | None = None
     """Where they are; None for the worker's data directory."""
+    options: tuple[str, ...] = ()
+    """Further arguments."""
 
     def arguments(self, key_file: Path, metrics: str = "127.0.0.1:0") -> tuple[str, ...]:
         """The command line after `python -m quickthaw.worker`."""
@@ -71,7 +73,7 @@ class WorkerSpec:
             pairs["--compiled"] = self.compiled
         if self.compiled_cache is not None:
             pairs["--compiled-cache"] = str(self.compiled_cache)
-        flat = tuple(part for pair in pairs.items() for part in pair)
+        flat = (*(part for pair in pairs.items() for part in pair), *self.options)
         return (*flat, "--prepare", *self.prepare) if self.prepare else flat
 
 

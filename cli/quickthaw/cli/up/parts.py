@@ -17,6 +17,7 @@ def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
     arguments = ["quickthaw.scheduler", "--data-dir", str(settings.data_dir), "--grpc", grpc]
     arguments += ["--metrics", metrics, "--blob-store", settings.blobs]
     arguments += ["--log-level", settings.log_level]
+    arguments += ["--request-keep-days", str(settings.keep_days)]
     if settings.elastic:
         delay_ms = round(settings.scale_down_delay_seconds * 1000)
         arguments += ["--scale-down-delay-ms", str(delay_ms)]
@@ -24,6 +25,7 @@ def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
         arguments += ["--prices", str(settings.prices)]
     if credit := settings.new_tenant_credit_nanodollars:
         arguments += ["--new-tenant-credit-nanodollars", str(credit)]
+    arguments += settings.options.get("scheduler", ())
     return Command(
         name="scheduler",
         arguments=tuple(arguments),
@@ -42,6 +44,7 @@ def gateway(settings: UpSettings, scheduler: str, http: str) -> Command:
     arguments += ["--blob-store", settings.blobs]
     arguments += ["--tls-dir", str(settings.data_dir / TLS_DIR)]
     arguments += ["--drain-seconds", str(settings.drain_seconds)]
+    arguments += settings.options.get("gateway", ())
     return Command(
         name="gateway",
         arguments=tuple(arguments),
@@ -57,6 +60,7 @@ def packer(settings: UpSettings, scheduler: str) -> Command:
     arguments += ["--blob-store", settings.blobs, "--snapshots", str(settings.snapshots)]
     arguments += ["--work-dir", str(settings.data_dir / PACKER_DIR)]
     arguments += ["--log-level", settings.log_level]
+    arguments += settings.options.get("packer", ())
     return Command(
         name="packer",
         arguments=tuple(arguments),

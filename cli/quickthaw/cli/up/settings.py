@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class UpSettings:
     prices: Path | None = None
     new_tenant_credit_nanodollars: int = 0
     """What a new tenant may spend until it is granted more; 0 for no bound."""
+    keep_days: int = 90
+    """How long ended requests and their files are kept; 0 for ever."""
     vram_bytes: str | None = None
     pinned_bytes: str | None = None
     log_level: str = "info"
@@ -46,6 +49,8 @@ class UpSettings:
     drain_seconds: int = 30
     """For what runs at SIGTERM; the processes get a little longer before they are killed."""
     compiled: str = "off"
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By part, further arguments of its command line; see `passing`."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     crash_pause_seconds: float = 30.0
     """Before a worker that died too often is tried again; doubles up to `crash_pause_seconds_max`

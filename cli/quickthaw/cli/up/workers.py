@@ -48,6 +48,7 @@ def specs(
             drain_seconds=settings.drain_seconds,
             compiled=settings.compiled,
             compiled_cache=settings.data_dir / "compiled",
+            options=settings.options.get("worker", ()),
         )
         for index, device in enumerate(devices(settings, gpus))
     )
