@@ -176,7 +176,7 @@ def a_data_uri(width: int, height: int) -> str:
 
 
 async def refused_later(
-    stack: Stack, model: str, arguments: dict[str, object]
+    stack: Stack, model: str, arguments: Mapping[str, object]
 ) -> dict[str, object]:
     """The one thing that is wrong, as the result of a queued request tells of it."""
     queued = (await stack.http.post(f"/queue/{model}", json=arguments)).json()
