@@ -91,14 +91,6 @@ def up(
         Path | None,
         typer.Option(metavar="FILE", help="A price table in TOML.", show_default=False),
     ] = None,
-    keep_days: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=36_500,
-            help="How long requests are kept after their end, and their files; 0: for ever.",
-        ),
-    ] = 90,
     vram_bytes: Annotated[
         str | None,
         typer.Option(
@@ -183,7 +175,6 @@ def up(
         new_tenant_credit_nanodollars=(
             parse_dollars(new_tenant_credit, "--new-tenant-credit") if new_tenant_credit else 0
         ),
-        keep_days=keep_days,
         vram_bytes=vram_bytes,
         pinned_bytes=pinned_bytes,
         compiled=compiled,

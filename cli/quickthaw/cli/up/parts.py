@@ -17,7 +17,6 @@ def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
     arguments = ["quickthaw.scheduler", "--data-dir", str(settings.data_dir), "--grpc", grpc]
     arguments += ["--metrics", metrics, "--blob-store", settings.blobs]
     arguments += ["--log-level", settings.log_level]
-    arguments += ["--request-keep-days", str(settings.keep_days)]
     if settings.elastic:
         delay_ms = round(settings.scale_down_delay_seconds * 1000)
         arguments += ["--scale-down-delay-ms", str(delay_ms)]

@@ -37,8 +37,6 @@ class UpSettings:
     prices: Path | None = None
     new_tenant_credit_nanodollars: int = 0
     """What a new tenant may spend until it is granted more; 0 for no bound."""
-    keep_days: int = 90
-    """How long ended requests and their files are kept; 0 for ever."""
     vram_bytes: str | None = None
     pinned_bytes: str | None = None
     log_level: str = "info"
