@@ -167,6 +167,28 @@ async def test_an_input_is_cancelled_by_its_tag(running: Running) -> None:
 # ---- artifacts -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sent", [[b"drawn"], [b"drawn, but longer"], []])
+async def test_a_session_gets_its_files_from_the_worker_or_else_from_the_store(
+    running: Running, sent: list[bytes]
+) -> None:
+    async with FakeWorker(running.address, running.worker_key) as worker:
+        call = running.admin.inference.Realtime()
+        asked = ask("frame")
+        asked.end_only, asked.contents_bytes_max = True, 1000
+        await call.write(asked)
+        assign = await worker.next_assign()
+        assert assign.contents_bytes_max == 1000
+        uri = f"artifacts/{assign.request_id}/0.png"
+        digest = hashlib.sha256(b"drawn").hexdigest()
+        artifact = types_pb2.Artifact(uri=uri, name="0.png", size_bytes=5, sha256=digest)
+        if sent != [b"drawn"]:
+            stored = Path(running.settings.blob_store) / uri
+            stored.parent.mkdir(parents=True)
+            stored.write_bytes(b"drawn")
+        worker.finish(assign, artifacts=[artifact], contents=sent)
+        assert (await until_finished(call)).contents == [b"drawn"]
+
+
 async def a_finished_artifact(
     running: Running, data: bytes, *, stored: bytes | None = None
 ) -> types_pb2.Artifact:

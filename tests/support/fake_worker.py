@@ -281,6 +281,7 @@ class FakeWorker:
         metered_ms: int | None = None,
         output_json: str = '{"images":[]}',
         artifacts: Sequence[types_pb2.Artifact] = (),
+        contents: Sequence[bytes] = (),
         failure: types_pb2.Failure | None = None,
     ) -> None:
         state = {
@@ -300,6 +301,7 @@ class FakeWorker:
                 start_tier=types_pb2.TIER_DISK,
                 output_json=output_json if outcome == "succeeded" else "",
                 artifacts=artifacts,
+                contents=contents,
                 failure=failure,
             )
         )
