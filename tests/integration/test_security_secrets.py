@@ -11,7 +11,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from quickthaw.scheduler.store.database import parse_url
 from quickthaw.v1 import billing_pb2, inference_pb2
+from quickthaw.wire.errors import SettingsInvalid
 from support.schedulers import Caller
 from support.strangers import HOOK_SECRET, SECRET_MODEL, Strangers, two_tenants
 
@@ -112,3 +114,10 @@ async def all_kinds_of_calls(strangers: Strangers, tokens: dict[str, str]) -> li
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await wrong.inference.Get(inference_pb2.GetRequest(request_id=strangers.request_id))
     return [*(f"{each.headers} {each.text}" for each in answers), str(refused.value.details())]
+
+
+@pytest.mark.parametrize("url", ["postgresql//u:pa55word@host/d", "mysql://u:pa55word@host/d"])
+def test_a_store_that_is_no_store_is_not_repeated_with_its_password(url: str) -> None:
+    with pytest.raises(SettingsInvalid) as refused:
+        parse_url(url)
+    assert "pa55word" not in refused.value.message

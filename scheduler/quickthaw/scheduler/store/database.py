@@ -27,8 +27,9 @@ def parse_url(text_url: str) -> URL:
     try:
         url = make_url(text_url)
     except ArgumentError as error:
+        # Not repeated here: a URL with a mistake in it may hold a password all the same.
         raise errors.SettingsInvalid(
-            f"--store {text_url!r} is no URL: write sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+            "--store is no URL: write sqlite:///PATH or postgresql://USER@HOST/DATABASE"
         ) from error
     match url.get_backend_name():
         case "sqlite":

@@ -1,0 +1,100 @@
+"""What the page for operators promises: names that exist, and a backup that can be started."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sqlite3
+from dataclasses import fields
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from quickthaw.gateway import settings as gateway
+from quickthaw.gateway.metrics import GatewayMetrics
+from quickthaw.scheduler import settings as scheduler
+from quickthaw.scheduler.core.lifecycle import RequestState
+from quickthaw.scheduler.metrics import SchedulerMetrics, Snapshot
+from quickthaw.v1 import catalog_pb2, inference_pb2
+from support.fake_worker import FakeWorker
+from support.schedulers import Caller, SchedulerProcess, a_model
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+OTHER_FLAGS = {
+    *("--data-dir", "--store", "--blob-store", "--set", "--stop"),
+}
+"""Of commands, and not limits."""
+
+
+def flags_of(limits: type) -> dict[str, object]:
+    return {"--" + each.name.replace("_", "-"): each.default for each in fields(limits)}
+
+
+def test_every_flag_of_the_page_exists_and_its_table_says_the_defaults() -> None:
+    text = PAGE.read_text()
+    limits = flags_of(scheduler.Limits) | flags_of(gateway.Limits)
+    assert set(re.findall(r"--[a-z-]+[a-z]", text)) - limits.keys() <= OTHER_FLAGS
+    (of_set,) = set(re.findall(r"scheduler\.([a-z-]+)=", text))
+    assert f"--{of_set}" in limits
+    told = {
+        flag: row
+        for row in text.splitlines()
+        if row.startswith("|")
+        for flag in re.findall(r"`(--[a-z-]+)`", row)
+    }
+    for flag, words in (
+        ("--request-keep-days", "90 days"),
+        ("--webhook-keep-days", "30 days"),
+        ("--idempotency-retention-hours", "24 hours"),
+        ("--explanations-max", "20,000"),
+    ):
+        assert words in told[flag]
+        assert limits[flag] == int(re.sub(r"\D", "", words))
+    assert limits["--ledger-keep-days"] == 0
+    assert limits["--deployment-retention-hours"] == 30 * 24
+    assert limits["--upload-seconds"] == 30 * 86_400
+    assert limits["--upload-partial-seconds"] == 86_400
+    assert limits["--input-kept-seconds"] == 7 * 86_400
+
+
+def test_every_metric_of_the_page_exists() -> None:
+    of_scheduler, of_gateway = SchedulerMetrics(), CollectorRegistry()
+    states = {state.value: 0 for state in RequestState}
+    of_scheduler.observe(lambda: Snapshot({}, states, {}, {}, {}, 0))
+    GatewayMetrics(of_gateway)
+    families = [*of_scheduler.registry.collect(), *of_gateway.collect()]
+    known = {f"{f.name}_total" if f.type == "counter" else f.name for f in families}
+    assert set(re.findall(r"quickthaw_[a-z_]+[a-z]", PAGE.read_text())) <= known
+
+
+async def test_a_backup_that_was_taken_under_load_starts_with_all_that_was_accepted_before(
+    tmp_path: Path,
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    with SchedulerProcess(here) as process:
+        caller = Caller(process.grpc, process.key("admin"))
+        await caller.catalog.Register(catalog_pb2.RegisterRequest(model=a_model()))
+        before = [await caller.submit() for _ in range(20)]
+        busy = asyncio.gather(*(caller.submit() for _ in range(200)))
+        await asyncio.to_thread(vacuum_into, here / "quickthaw.db", there / "quickthaw.db")
+        await busy
+        await caller.channel.close()
+    for key in here.glob("*.key"):
+        shutil.copy2(key, there)
+    with SchedulerProcess(there) as process:
+        caller = Caller(process.grpc, process.key("admin"))
+        async with FakeWorker(process.grpc, process.key("worker"), automatic=True):
+            for request_id in before:
+                ended = await caller.until_ended(request_id)
+                assert ended.HasField("receipt")
+        listed = await caller.inference.List(inference_pb2.ListRequestsRequest())
+        assert len(listed.requests) >= len(before)
+        await caller.channel.close()
+
+
+def vacuum_into(store: Path, backup: Path) -> None:
+    connection = sqlite3.connect(store)
+    connection.execute("VACUUM INTO ?", (str(backup),))
+    connection.close()
