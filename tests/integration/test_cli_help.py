@@ -12,7 +12,7 @@ from quickthaw.cli.main import execute
 
 COMMANDS = (
     *("up", "run", "models", "workers", "requests", "usage", "prices", "keys", "explain"),
-    *("quote", "snapshot", "bench", "scheduler", "worker", "gateway"),
+    *("quote", "snapshot", "bench", "scheduler", "worker", "gateway", "packer", "deployments"),
 )
 
 
@@ -61,7 +61,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("quickthaw 0.")
 
 
-@pytest.mark.parametrize("part", ["scheduler", "worker", "gateway"])
+@pytest.mark.parametrize("part", ["scheduler", "worker", "gateway", "packer"])
 def test_a_part_as_a_command_takes_its_own_arguments(part: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "quickthaw.cli", part, "--help"],

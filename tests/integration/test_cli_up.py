@@ -145,7 +145,7 @@ def test_a_packed_model_is_added_run_explained_and_billed(
     assert "num_images" in wrong.stderr
 
 
-@pytest.mark.parametrize("part", ["scheduler", "gateway", "worker"])
+@pytest.mark.parametrize("part", ["scheduler", "gateway", "packer", "worker"])
 def test_a_killed_part_comes_back_where_it_was(platform: Platform, part: str) -> None:
     name = platform.workers()[0] if part == "worker" else part
     before = platform.kill(name)
@@ -160,7 +160,7 @@ def test_a_killed_part_comes_back_where_it_was(platform: Platform, part: str) ->
 def test_sigterm_stops_every_part_and_exits_0(tmp_path: Path) -> None:
     with running_platform(tmp_path, *SMALL) as platform:
         pids = platform.pids()
-        assert len(pids) == 3
+        assert len(pids) == 4
         assert platform.stop() == 0
     assert all(gone(pid) for pid in pids.values())
     assert not (tmp_path / "run.json").exists()

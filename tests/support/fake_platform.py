@@ -188,8 +188,8 @@ class FakePlatform:
 
 
 def _script_name(service: str, method: str) -> str:
-    """Webhooks have calls of the same names as requests."""
-    return f"Webhooks{method}" if service == "Webhooks" else method
+    """Webhooks and deployments have calls of the same names as requests."""
+    return f"{service}{method}" if service in ("Webhooks", "Deployments") else method
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Limits:
     """For all files of a deployment."""
     test_seconds_max: float = 900.0
     """For the self-test, queueing and starting a worker included."""
-    lease_seconds: float = 30.0
+    lease_seconds: float = 15.0
     """Silence after which another packer begins anew."""
     report_seconds: float = 2.0
     """Between two reports of how far it is."""
