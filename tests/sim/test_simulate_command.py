@@ -70,6 +70,24 @@ def test_what_each_part_is_worth_is_told_as_a_change(
     assert "%" in out
 
 
+def test_figures_of_several_seeds_are_their_means(tmp_path: Path) -> None:
+    asked = [*SMALL, "--gpus", "4", "--policy", "modelmesh"]
+    for name, more in (
+        ("one", ["--seed", "1"]),
+        ("two", ["--seed", "2"]),
+        ("both", ["--seeds", "2"]),
+    ):
+        assert simulate(tmp_path, *asked, *more, "--name", name) == 0
+    p99 = {
+        name: json.loads((tmp_path / f"{name}.json").read_text())["results"]["steady"]["modelmesh"][
+            "p99_seconds"
+        ]
+        for name in ("one", "two", "both")
+    }
+    assert p99["one"] != p99["two"]
+    assert p99["both"] == pytest.approx((p99["one"] + p99["two"]) / 2)
+
+
 def test_json_on_stdout_is_what_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +121,7 @@ def test_measured_numbers_are_told_apart_from_assumed_ones(
         (["--set", "load_weight"], "must be NAME=NUMBER"),
         ([*SMALL, "--gpu", "l4=2"], "the largest GPU of this fleet has 24.0"),
         (["--size", "--ablate"], "two questions"),
+        (["--size", "--seeds", "2"], "--size searches with one"),
         (["--replay", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--cold-start", "nowhere.json"], "nowhere.json"),
     ],

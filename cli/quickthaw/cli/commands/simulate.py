@@ -31,7 +31,11 @@ def _many(help_: str, metavar: str, panel: str) -> Any:  # what typer.Option ret
 def simulate(
     trace: Annotated[
         list[str] | None,
-        _many("steady, diurnal, flash or heavy; may be repeated. Default: all.", "NAME", TRAFFIC),
+        _many(
+            "steady, diurnal, flash, heavy or surprising; may be repeated. Default: all.",
+            "NAME",
+            TRAFFIC,
+        ),
     ] = None,
     replay: Annotated[
         Path | None,
@@ -138,6 +142,12 @@ def simulate(
         typer.Option(min=1, max=100_000, help="Where --size gives up.", rich_help_panel=QUESTION),
     ] = 4_096,
     seed: Annotated[int, typer.Option(min=0, rich_help_panel=QUESTION)] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1000, help="Play as many, from --seed on: means.", rich_help_panel=QUESTION
+        ),
+    ] = 1,
     jobs: Annotated[
         int,
         typer.Option(min=0, help="Processes; 0: one a core.", rich_help_panel=RESULT),
@@ -166,7 +176,7 @@ def simulate(
     quickthaw requests export --output mine.jsonl
     quickthaw bench simulate --replay mine.jsonl --size --p99 20   # how many GPUs, which, how dear
     quickthaw bench simulate --replay mine.jsonl --times 3         # would today's fleet survive it
-    quickthaw bench simulate                                       # four traces, eight policies
+    quickthaw bench simulate                                       # five traces, eight policies
     quickthaw bench simulate --trace steady --ablate               # what each part is worth
     ```
     """
@@ -176,6 +186,8 @@ def simulate(
 
     if size and ablate:
         raise UsageFault("--size and --ablate are two questions", "ask them one after the other")
+    if size and seeds > 1:
+        raise UsageFault("--seeds: --size searches with one", "ask again with another --seed")
     chosen = options.known("--policy", policy or [], options.POLICIES)
     changes = options.changes_of(set_ or [])
     basis = SceneSpec(
@@ -190,7 +202,8 @@ def simulate(
         gpu=gpu or [],
         gpus=gpus,
     )
-    session = _Session(Output(json_), asked, jobs or os.cpu_count() or 1, results, name, changes)
+    processes = jobs or os.cpu_count() or 1
+    session = _Session(Output(json_), asked, processes, results, name, changes, seeds)
     if size:
         session.size(Promise(p99, gpus_max))
     elif ablate:
@@ -210,6 +223,7 @@ class _Session:
         folder: Path,
         name: str,
         changes: dict[str, float],
+        seeds: int,
     ) -> None:
         self._out = out
         self._asked = asked
@@ -217,14 +231,15 @@ class _Session:
         self._folder = folder
         self._name = name
         self._changes = changes
+        self._seeds = seeds
         self._err: Console = stderr()
 
     def compare(self, policies: list[str], charts: bool) -> None:
-        from quickthaw.cli.simulate import tables
+        from quickthaw.cli.simulate import recorded, tables
         from quickthaw.scheduler.simulate.study import Task
 
         found = self._run(
-            [Task(s, each, self._changes) for s in self._asked.specs for each in policies]
+            [Task(spec, each, self._changes) for spec in self._drawn() for each in policies]
         )
 
         def render(console: Console) -> None:
@@ -235,14 +250,16 @@ class _Session:
                 console.print()
             self._assumptions(console)
 
-        self._finish("compare", _plain(found), render)
+        self._finish("compare", recorded.compared(found), render)
         self._draw(found)
 
     def ablate(self) -> None:
-        from quickthaw.cli.simulate import tables
+        from quickthaw.cli.simulate import recorded, tables
         from quickthaw.scheduler.simulate.study import ablation
 
-        found = self._run([t for s in self._asked.specs for t in ablation(s, self._changes)])
+        found = self._run(
+            [task for spec in self._drawn() for task in ablation(spec, self._changes)]
+        )
 
         def render(console: Console) -> None:
             for trace, rows in found.items():
@@ -250,10 +267,10 @@ class _Session:
                 console.print()
             self._assumptions(console)
 
-        self._finish("ablate", _plain(found), render)
+        self._finish("ablate", recorded.compared(found), render)
 
     def size(self, promise: Promise) -> None:
-        from quickthaw.cli.simulate import tables
+        from quickthaw.cli.simulate import recorded, tables
         from quickthaw.cli.simulate.advice import advice
         from quickthaw.scheduler.simulate.study import Question, size_all
 
@@ -280,7 +297,7 @@ class _Session:
             self._assumptions(console)
 
         plain = {
-            trace: {"fleets": [_plain_size(each) for each in found], "advice": lines}
+            trace: {"fleets": [recorded.size(each) for each in found], "advice": lines}
             for trace, (found, lines) in answers.items()
         }
         self._finish("size", plain, render)
@@ -302,14 +319,23 @@ class _Session:
         scene = replace(scene, deaths=max(1, workers // 10))
         return Sized(best.kind, workers, simulate(scene, OURS, self._changes))
 
+    def _drawn(self) -> list[SceneSpec]:
+        return [each for spec in self._asked.specs for each in spec.drawn(self._seeds)]
+
     def _run(self, tasks: list[Task]) -> dict[str, dict[str, Figures]]:
+        """By trace and name; means over the seeds."""
+        from quickthaw.scheduler.simulate.outcome import mean
         from quickthaw.scheduler.simulate.study import run_all
 
-        found: dict[str, dict[str, Figures]] = {}
+        found: dict[str, dict[str, list[Figures]]] = {}
         for task, figures in run_all(tasks, self._processes):
-            found.setdefault(task.spec.trace, {})[task.name] = figures
-            self._say(f"{task.spec.trace}: {task.name}")
-        return found
+            found.setdefault(task.spec.trace, {}).setdefault(task.name, []).append(figures)
+            seed = f", seed {task.spec.seed}" if self._seeds > 1 else ""
+            self._say(f"{task.spec.trace}: {task.name}{seed}")
+        return {
+            trace: {name: mean(each) for name, each in rows.items()}
+            for trace, rows in found.items()
+        }
 
     def _say(self, line: str) -> None:
         self._err.print(line, style="dim", markup=False)
@@ -328,11 +354,16 @@ class _Session:
 
     def _finish(self, question: str, answers: dict[str, Any], render: Any) -> None:
         from quickthaw.cli.bench import recording
+        from quickthaw.cli.simulate import recorded
 
         written = recording.document(
             self._name,
             f"quickthaw {' '.join(sys.argv[1:])}",
-            {"question": question, **_parameters(self._asked, self._changes)},
+            {
+                "question": question,
+                "seeds": self._seeds,
+                **recorded.parameters(self._asked, self._changes),
+            },
             answers,
         )
         self._out.show(written, render)
@@ -346,50 +377,3 @@ class _Session:
             self._err.print(f"written: {path}", markup=False)
         else:
             self._err.print("no picture: pip install 'quickthaw[bench]'", markup=False)
-
-
-def _parameters(asked: Setting, changes: dict[str, float]) -> dict[str, object]:
-    from dataclasses import asdict
-
-    spec = asked.specs[0]
-    counts: dict[str, int] = {}
-    for kind in spec.fleet():
-        counts[kind.gpu_type] = counts.get(kind.gpu_type, 0) + 1
-    shown = {
-        name: getattr(spec, name)
-        for name in (
-            *("seed", "requests", "models", "tenants", "load", "rate", "traffic", "disk_gib"),
-            *("deaths", "slow_disks"),
-        )
-    }
-    kinds = {name: _kind(asdict(asked.fleet.kinds[name])) for name in counts}
-    measured = {f"{name}, {what}": text for (name, what), text in asked.fleet.sources.items()}
-    return {
-        **shown,
-        "settings": changes,
-        "workers": counts,
-        "kinds": kinds,
-        "measured": measured,
-        "traces": [each.trace for each in asked.specs],
-    }
-
-
-def _kind(fields: dict[str, Any]) -> dict[str, Any]:
-    tiers = {tier.name.lower(): list(speed) for tier, speed in fields["tiers"].items()}
-    return {**fields, "tiers": tiers}
-
-
-def _plain(found: dict[str, dict[str, Figures]]) -> dict[str, Any]:
-    return {
-        trace: {name: each._asdict() for name, each in rows.items()}
-        for trace, rows in found.items()
-    }
-
-
-def _plain_size(sized: Sized) -> dict[str, Any]:
-    return {
-        "gpu_type": sized.kind.gpu_type,
-        "workers": sized.workers,
-        "dollars_per_hour": sized.dollars_per_hour,
-        "figures": sized.figures._asdict() if sized.figures else None,
-    }

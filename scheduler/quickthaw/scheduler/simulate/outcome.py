@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.model import Tier
@@ -39,6 +39,12 @@ class Figures(NamedTuple):
     refused: int
     """Ended without a result: the deadline was past, or could not be kept."""
     span_seconds: float
+
+
+def mean(found: Sequence[Figures]) -> Figures:
+    """Of simulations that differ by their seeds alone."""
+    means = (type(values[0])(sum(values) / len(found)) for values in zip(*found, strict=True))
+    return Figures._make(means)
 
 
 class Outcome:

@@ -85,6 +85,10 @@ class SceneSpec:
     def fleet(self) -> tuple[GpuKind, ...]:
         return tuple(self.kinds[number % len(self.kinds)] for number in range(self.workers))
 
+    def drawn(self, times: int) -> list[SceneSpec]:
+        """The same with other chances: as many seeds, from `seed` on."""
+        return [replace(self, seed=self.seed + number) for number in range(times)]
+
     def with_fleet(self, kind: GpuKind, workers: int) -> SceneSpec:
         """The same traffic on other workers."""
         return replace(self, rate=self._rate(), traffic=1.0, kinds=(kind,), workers=workers)
