@@ -70,7 +70,7 @@ class Loader:
         device: Device,
         slab: Slab,
         *,
-        readers: int = 24,
+        readers: int = 16,
         retain_pinned: bool = True,
         origins: Sequence[Origin] = (),
         prepared: Prepared | None = None,

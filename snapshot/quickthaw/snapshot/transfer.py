@@ -25,10 +25,14 @@ from quickthaw.snapshot.host_range import HostRange
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.memory import PAGE_BYTES, round_up
 from quickthaw.snapshot.slab import Slab
+from quickthaw.snapshot.spans import Lane, Spans
+from quickthaw.snapshot.tiers import Tier
 from quickthaw.wire.errors import SettingsInvalid
 
 COPY_BYTES = 64 * 1024 * 1024
 IN_FLIGHT_BYTES = 256 * 1024 * 1024
+BEGIN_SECONDS = 0.002
+"""Ten times what it takes all readers of an idle machine to begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,6 @@ class Move:
     _read_until: float = 0.0
     _copy_from: float | None = None
     _left: int = 0
-    _readers: int = 0
-    _next: int = 0
     _fence: Fence | None = None
     _enqueued: threading.Event = field(default_factory=threading.Event)
 
@@ -129,11 +131,11 @@ class Transfer:
 
         Leaving it with an error gives up what has not begun and waits for the rest.
         """
-        job = Job(self, moves)
+        job = Job(self, moves, self._reader_count)
         futures: list[Future[None]] = []
         try:
-            wanted = min(self._reader_count, job.readers_wanted)
-            futures += [self._readers.submit(job.work) for _ in range(wanted)]
+            futures += [self._readers.submit(job.work) for _ in range(job.readers_wanted)]
+            job.let_readers_begin()
             yield job
         except BaseException as error:
             job.give_up(error)
@@ -146,22 +148,29 @@ class Transfer:
 class Job:
     """Several moves under way. Made by `Transfer.moving`."""
 
-    def __init__(self, transfer: Transfer, moves: Sequence[Move]) -> None:
+    def __init__(self, transfer: Transfer, moves: Sequence[Move], readers: int) -> None:
         self._transfer = transfer
         self._moves = tuple(moves)
-        self._changed = threading.Condition()
-        self._in_flight_bytes = 0
+        self._lock = threading.Lock()
         self._error: BaseException | None = None
         for move in self._moves:
             move._left = move.component.data_bytes if move.works else 0
             if not move._left:
                 move._enqueued.set()
                 move.on_enqueued(None)
+        self._spans = Spans([self._lane(move) for move in moves], readers, transfer.in_flight_bytes)
 
     @property
     def readers_wanted(self) -> int:
-        spans = sum(-(-move._left // self._span_bytes(move)) for move in self._moves if move._left)
-        return min(spans, sum(self._readers_of(move) for move in self._moves if move._left))
+        return self._spans.readers_wanted
+
+    def let_readers_begin(self) -> None:
+        """Gives every reader a moment to ask for its first bytes.
+
+        What the caller does next, binding modules, keeps the interpreter busy, and a reader that
+        has not got to its first read by then would wait for it while the disk has nothing to do.
+        """
+        self._spans.wait_until_under_way(BEGIN_SECONDS)
 
     def finish(self, move: Move) -> Transferred:
         """Returns when a component has arrived; raises what kept it, or another of the job."""
@@ -181,10 +190,10 @@ class Job:
 
     def give_up(self, error: BaseException) -> None:
         """No reader begins another span; whoever waits for what is missing gets the error."""
-        with self._changed:
+        with self._lock:
             if self._error is None:
                 self._error = error
-            self._changed.notify_all()
+        self._spans.stop()
         for move in self._moves:
             move._enqueued.set()
 
@@ -197,56 +206,26 @@ class Job:
 
     def work(self) -> None:
         """What each reader thread does."""
-        while (taken := self._take()) is not None:
-            move, start, size = taken
+        while (span := self._spans.take()) is not None:
             try:
-                self._move(move, start, size)
+                self._move(self._moves[span.number], span.start, span.nbytes)
             except BaseException as error:
                 self.give_up(error)
             finally:
-                self._put_back(move, size)
+                self._spans.give_back(span)
 
-    def _take(self) -> tuple[Move, int, int] | None:
-        """The first span that may be read now, in load order; waits for one if there will be."""
-        with self._changed:
-            while self._error is None:
-                waiting = False
-                for move in self._moves:
-                    total = move.component.data_bytes
-                    if not move.works or move._next >= total:
-                        continue
-                    size = min(self._span_bytes(move), total - move._next)
-                    room = self._transfer.in_flight_bytes - self._in_flight_bytes
-                    if move._readers < self._readers_of(move) and (
-                        size <= room or not self._in_flight_bytes
-                    ):
-                        start = move._next
-                        move._next += size
-                        move._readers += 1
-                        self._in_flight_bytes += size
-                        if move._began is None:
-                            move._began = self._transfer.clock()
-                        return move, start, size
-                    waiting = True
-                if not waiting:
-                    return None
-                self._changed.wait()
-            return None
-
-    def _put_back(self, move: Move, size: int) -> None:
-        with self._changed:
-            move._readers -= 1
-            self._in_flight_bytes -= size
-            self._changed.notify_all()
-
-    def _span_bytes(self, move: Move) -> int:
-        """Whole blocks, so that each block is checked by one reader."""
-        span = COPY_BYTES if move.source is None else max(move.source.span_bytes, BLOCK_BYTES)
-        if move.source is None and move.verify:
+    def _lane(self, move: Move) -> Lane:
+        """Spans are whole blocks, so that each block is checked by one reader."""
+        source = move.source
+        span = COPY_BYTES if source is None else max(source.span_bytes, BLOCK_BYTES)
+        if source is None and move.verify:
             span = BLOCK_BYTES
         if move.target is None:
             span = min(span, self._transfer.slab.slot_bytes)
-        return max(span // BLOCK_BYTES, 1) * BLOCK_BYTES
+        span = max(span // BLOCK_BYTES, 1) * BLOCK_BYTES
+        # Each request to somewhere else costs a way there and back: there, spans stay as they are.
+        shrinks = source is not None and source.tier is not Tier.REMOTE
+        return Lane(move._left, span, BLOCK_BYTES if shrinks else span, self._readers_of(move))
 
     def _readers_of(self, move: Move) -> int:
         if move.source is not None:
@@ -255,41 +234,45 @@ class Job:
         return len(os.sched_getaffinity(0)) if move.verify else 1
 
     def _move(self, move: Move, start: int, size: int) -> None:
-        with self._place(move, start) as target:
-            _fill(move, start, size, target)
-            now = self._transfer.clock()
-            fence: Fence | None = None
-            if move.copies:
-                self._copy(move, start, size, target)
-                if move.target is None:
-                    self._transfer.device.fence().wait()  # the slot goes to the next span
+        if move._began is None:
+            move._began = self._transfer.clock()  # at once with another reader's, or just after
+        if (target := move.target) is not None:
+            read = self._bring(move, start, size, target[start:])
+        else:
+            read = self._stream(move, start, size)
         move.on_bytes(size)
-        with self._changed:
-            move._read_until = max(move._read_until, now)
+        with self._lock:
+            move._read_until = max(move._read_until, read)
             move._left -= size
             if move._left:
                 return
-        if move.copies:
-            fence = move._fence = self._transfer.device.fence()
+        fence = move._fence = self._transfer.device.fence() if move.copies else None
         move.on_enqueued(fence)
         move._enqueued.set()
 
-    @contextmanager
-    def _place(self, move: Move, start: int) -> Iterator[memoryview]:
-        """Memory for a span, from its first byte on."""
-        if (target := move.target) is not None:
-            yield target[start:]
-            return
+    def _stream(self, move: Move, start: int, size: int) -> float:
+        """`_bring`, through a slot of the slab's staging part; the next span gets it afterwards."""
         slab = self._transfer.slab
         slot = slab.slots.get()
         try:
-            yield slab.staging.view[slot : slot + slab.slot_bytes]
+            place = slab.staging.view[slot : slot + slab.slot_bytes]
+            read = self._bring(move, start, size, place)
+            self._transfer.device.fence().wait()
+            return read
         finally:
             slab.slots.put(slot)
 
+    def _bring(self, move: Move, start: int, size: int, target: memoryview) -> float:
+        """Reads a span and enqueues its copies; returns when it had been read."""
+        _fill(move, start, size, target)
+        read = self._transfer.clock()
+        if move.copies:
+            self._copy(move, start, size, target)
+        return read
+
     def _copy(self, move: Move, start: int, size: int, target: memoryview) -> None:
         assert move.buffer is not None
-        with self._changed:
+        with self._lock:
             if move._copy_from is None:
                 move._copy_from = self._transfer.clock()
         cut = [(0, size)] if move.room is None else move.room.pieces(start, size, COPY_BYTES)

@@ -29,7 +29,7 @@ class Options:
     device: str = "cpu"
     starts: tuple[From, ...] = tuple(From)
     rounds: int = 7
-    readers: int = 24
+    readers: int = 16
     torch_threads: int = 1
     seed: int = 0
     keep: bool = False

@@ -82,9 +82,9 @@ def cold_start(
     readers: Annotated[
         int,
         typer.Option(
-            min=1, max=64, help="Threads that read, of ours and of the floors; a worker has 24."
+            min=1, max=64, help="Threads that read, of ours and of the floors; a worker has 16."
         ),
-    ] = 24,
+    ] = 16,
     torch_threads: Annotated[
         int,
         typer.Option(

@@ -13,10 +13,10 @@ class DirectSource:
 
     name = "direct"
     tier = Tier.DISK
-    span_bytes = 4 * 1024 * 1024
-    readers = 24
-    """A few of them hash at any moment, so more are needed than the disk alone would want; and many
-    small spans leave less to hash when the disk is done than few large ones."""
+    span_bytes = 16 * 1024 * 1024
+    readers = 16
+    """As much under way as keeps a disk busy while some readers hash. Fewer and larger spans cost
+    less of the processor; near the end of a load they get shorter by themselves (`spans.py`)."""
 
     def __init__(self, descriptor: int, data_start: int, why: str) -> None:
         self.why = why
