@@ -109,13 +109,16 @@ def test_a_reader_that_waits_for_a_span_hears_that_there_will_be_none(end: str) 
     assert first is not None
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(spans.take) for _ in range(2)]
-        if end == "stopped":
-            spans.stop()
-            assert [each.result(10) for each in waiting] == [None, None]
-        else:
-            spans.give_back(first)
-            found = {each.result(10) for each in waiting}
-            assert found == {(0, BLOCK, BLOCK), None}, "the second one waited in vain"
+        try:
+            if end == "stopped":
+                spans.stop()
+                assert [each.result(10) for each in waiting] == [None, None]
+            else:
+                spans.give_back(first)
+                found = {each.result(10) for each in waiting}
+                assert found == {(0, BLOCK, BLOCK), None}, "the second one waited in vain"
+        finally:
+            spans.stop()  # or the pool would never end
     assert spans.take() is None
 
 
