@@ -58,6 +58,31 @@ async def test_a_body_over_the_limit_is_refused_while_it_arrives(tmp_path: Path)
         assert response.status_code == 413
 
 
+async def test_bodies_of_many_callers_together_have_a_limit_and_make_room_again(
+    tmp_path: Path,
+) -> None:
+    """None of them has shown a key that is any good."""
+    head = b"POST /run/quickthaw/shapes HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
+    head += b"Authorization: Key qt_nobody_secret\r\n\r\n"
+    async with (
+        a_gateway(tmp_path, limits=limits(bodies_bytes_max=100_000)) as rig,
+        dialled(rig) as one,
+        dialled(rig) as other,
+    ):
+        readers: dict[asyncio.Task[bytes], asyncio.StreamWriter] = {}
+        for reader, writer in (one, other):
+            writer.write(head + b" " * 59_990)
+            readers[asyncio.create_task(reader.readuntil(b"}"))] = writer
+        refused, waiting = await asyncio.wait(readers, return_when="FIRST_COMPLETED", timeout=20)
+        ((told,), (fits,)) = (refused, waiting)
+        assert told.result().startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 2" in told.result()
+        readers[fits].write(b" " * 10)
+        assert (await fits).startswith(b"HTTP/1.1 401 ")
+        body = json.dumps({"prompt": "x" * 100, "none": "y" * 90_000})
+        assert (await rig.http.post(RUN, content=body)).status_code == 200
+
+
 async def test_arguments_over_the_platforms_limit_are_refused(tmp_path: Path) -> None:
     async with a_gateway(tmp_path) as rig:
         body = json.dumps({"prompt": "x" * INPUT_BYTES_MAX})
@@ -221,3 +246,24 @@ async def test_a_hundred_streams_of_one_request_all_end(tmp_path: Path) -> None:
             await request.succeed()
             answers = await asyncio.gather(*readers)
         assert all('"COMPLETED"' in answer.text for answer in answers)
+
+
+async def test_nothing_is_decoded_for_who_has_no_key(tmp_path: Path) -> None:
+    """A mask that cannot be read is complained of only to who may have it read."""
+    async with a_gateway(tmp_path) as rig:
+        for http, status in ((rig.nobody, 401), (rig.http, 400)):
+            answer = await http.post(
+                "/openai/v1/images/edits",
+                data={"prompt": "x"},
+                files={"image": b"no picture", "mask": b"no picture either"},
+            )
+            assert answer.status_code == status, answer.text
+
+
+async def test_a_file_in_a_form_is_no_larger_than_a_part_of_an_upload(tmp_path: Path) -> None:
+    async with a_gateway(tmp_path, limits=limits(upload_part_bytes_max=10_000)) as rig:
+        files = "/replicate/v1/files"
+        fits = await rig.http.post(files, files={"content": b"x" * 10_000})
+        assert fits.status_code == 201, fits.text
+        large = await rig.http.post(files, files={"content": b"x" * 100_000})
+        assert large.status_code == 413

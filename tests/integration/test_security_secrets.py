@@ -36,6 +36,7 @@ async def test_no_log_at_any_level_and_no_answer_holds_a_secret(
             "a webhook's URL": HOOK_SECRET,
             "links": (tmp_path / "links.secret").read_text().strip(),
         }
+        file_id = strangers.file_id
         tokens = await tokens_of(strangers)
         answers = await all_kinds_of_calls(strangers, tokens)
         secrets |= tokens
@@ -52,6 +53,7 @@ async def test_no_log_at_any_level_and_no_answer_holds_a_secret(
         )
     )
     assert "surface=queue" in logs, "what the gateway logs was not captured"
+    assert file_id not in logs, "who reads a log could read the file"
     for name, secret in secrets.items():
         assert secret not in logs, f"{name} is in a log"
         assert all(secret not in answer for answer in answers), f"{name} is in an answer"

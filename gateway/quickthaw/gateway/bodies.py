@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from quickthaw.gateway.answers import ClientGone, HttpError
+from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.json_text import JsonObject, parse_object
 from quickthaw.gateway.settings import Limits
 
@@ -23,21 +24,25 @@ async def read_arguments(request: Request, limits: Limits) -> JsonObject:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
+    """Raises HttpError 408, 413 or 503, ClientGone."""
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.body_bytes_max:
         raise _too_large(limits)
     body = bytearray()
     try:
         async with asyncio.timeout(limits.body_seconds):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                body += message.get("body", b"")
-                if len(body) > limits.body_bytes_max:
-                    raise _too_large(limits)
-                if not message.get("more_body", False):
-                    return bytes(body)
+            with gateway_of(request).body_room.arriving() as take:
+                while True:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    piece = message.get("body", b"")
+                    take(len(piece))
+                    body += piece
+                    if len(body) > limits.body_bytes_max:
+                        raise _too_large(limits)
+                    if not message.get("more_body", False):
+                        return bytes(body)
     except TimeoutError as error:
         raise HttpError(
             408,

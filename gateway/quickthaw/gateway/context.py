@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from quickthaw.gateway.body_room import BodyRoom
 from quickthaw.gateway.cors import Cors
 from quickthaw.gateway.fanout import Fanout
 from quickthaw.gateway.inputs import Inputs
@@ -47,12 +48,14 @@ class Gateway:
     """Predictions whose way is told to a receiver now."""
     draining: bool = False
     fanout: Fanout = field(init=False)
+    body_room: BodyRoom = field(init=False)
     upload_slots: asyncio.Semaphore = field(init=False)
     """Uploads that may be written at once; the others wait to be read."""
     _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
         self.fanout = Fanout(self.platform, self.limits)
+        self.body_room = BodyRoom(self.limits.bodies_bytes_max)
         self.upload_slots = asyncio.Semaphore(self.limits.uploads_max)
 
     @property

@@ -196,12 +196,19 @@ def _exchange(scope: Scope, path: str) -> Exchange:
     return Exchange(
         surface=surface,
         method=scope.get("method", "WEBSOCKET"),
-        # A link to a file, or to upload one, is a capability and a query may hold a token: neither
-        # is for a log.
-        path=f"/{surface}/..." if surface in _SECRET_PATHS else quote(path)[:_PATH_CHARS_MAX],
+        path=_path_for_log(surface, path),
         client=client[0] if client else "-",
         request_id=str(uuid.uuid4()),
     )
+
+
+def _path_for_log(surface: str, path: str) -> str:
+    """A link to a file, or to upload one, is a capability, whose id may stand behind other prefixes
+    as well; a query may hold a token. Neither is for a log."""
+    if surface in _SECRET_PATHS:
+        return f"/{surface}/..."
+    before, files, _ = path.partition("/files/")
+    return quote(before + files)[:_PATH_CHARS_MAX]
 
 
 def _check_framing(headers: Headers) -> None:

@@ -55,11 +55,11 @@ class Inputs:
     outbound: Outbound
     public_url: str
     secret: bytes
-    _decoding: asyncio.Semaphore = field(init=False)
+    decoding: asyncio.Semaphore = field(init=False)
+    """To be held by whoever decodes a picture: that takes a thread and some bytes a pixel."""
 
     def __post_init__(self) -> None:
-        # Decoding takes a thread and some bytes for every pixel.
-        self._decoding = asyncio.Semaphore(self.limits.inputs_decoded_max)
+        self.decoding = asyncio.Semaphore(self.limits.inputs_decoded_max)
         if self.uploads is not None:
             self.uploads.expiry.judge(KIND, self._judge)
 
@@ -150,7 +150,7 @@ class Inputs:
 
     async def _look_at(self, name: str, data: bytes) -> tuple[int, int]:
         """Width and height, after the whole file was decoded once."""
-        async with self._decoding:
+        async with self.decoding:
             return await asyncio.to_thread(self._decode, name, data)
 
     def _decode(self, name: str, data: bytes) -> tuple[int, int]:

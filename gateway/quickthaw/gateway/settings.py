@@ -24,6 +24,8 @@ class Limits:
     """From a connection's (or a request's) first byte to the end of its headers."""
     body_bytes_max: int = 16 * 1024 * 1024
     """Of a call, with files as data: URIs in it; uploads have their own limits."""
+    bodies_bytes_max: int = 512 * 1024 * 1024
+    """Of all calls whose bodies are arriving; what is more is answered 503."""
     body_seconds: float = 60.0
     keep_alive_seconds: int = 75
     """How long an idle connection stays open between requests."""

@@ -18,6 +18,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from quickthaw.gateway.bodies import read_body
+from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.fal.call_options import read_credential
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.openai.errors import invalid
 from quickthaw.gateway.settings import Limits
@@ -31,12 +33,14 @@ VARIATION_STRENGTH = 0.6
 _IMAGES = ("image", "image[]")
 
 
-async def read_edit(request: Request, limits: Limits) -> JsonObject:
+async def read_edit(request: Request, gateway: Gateway) -> JsonObject:
     """The fields as a JSON body would have them, but for numbers, which are texts; `image_url` and
     perhaps `mask_url` are in them.
 
-    Raises HttpError 400, naming the parameter.
+    Raises HttpError 400, naming the parameter, and Unauthenticated: decoding a mask costs too much
+    for who has no key.
     """
+    limits = gateway.limits
     body = await read_body(request, limits)
 
     async def once() -> Message:
@@ -58,16 +62,18 @@ async def read_edit(request: Request, limits: Limits) -> JsonObject:
         texts["image_url"] = _data_uri(await images[0].read())
         mask = form.get("mask")
         if isinstance(mask, UploadFile):
-            texts["mask_url"] = await asyncio.to_thread(_painted, await mask.read(), limits)
+            await gateway.platform.tenant(read_credential(request.headers))
+            async with gateway.inputs.decoding:
+                texts["mask_url"] = await asyncio.to_thread(_painted, await mask.read(), limits)
     finally:
         await form.close()
     return {name: value for name, value in texts.items() if name not in _IMAGES}
 
 
-async def read_variation(request: Request, limits: Limits) -> JsonObject:
+async def read_variation(request: Request, gateway: Gateway) -> JsonObject:
     """As `read_edit`: a variation is an edit without a prompt that keeps some of the picture
     everywhere, and its pictures are links unless something else is asked for."""
-    given = await read_edit(request, limits)
+    given = await read_edit(request, gateway)
     if "mask_url" in given:
         raise invalid("a variation takes no mask: edit the picture instead", "mask")
     defaults: JsonObject = {

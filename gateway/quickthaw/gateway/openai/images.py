@@ -45,14 +45,14 @@ async def generations(request: Request) -> Response:
 async def edits(request: Request) -> Response:
     """A picture drawn over, where a mask says so or everywhere."""
     gateway = gateway_of(request)
-    body = await read_edit(request, gateway.limits)
+    body = await read_edit(request, gateway)
     return await _drawn(request, gateway, body, kind="image_edit")
 
 
 async def variations(request: Request) -> Response:
     """Pictures like the one that is sent."""
     gateway = gateway_of(request)
-    body = await read_variation(request, gateway.limits)
+    body = await read_variation(request, gateway)
     return await _drawn(request, gateway, body, kind="image_variation")
 
 

@@ -101,10 +101,12 @@ async def _find(request: Request) -> tuple[Gateway, Uploads, StoredFile]:
 
 
 async def _form(request: Request, gateway: Gateway, uploads: Uploads) -> FormData:
-    """Its file is spooled to disk beyond a megabyte. Raises HttpError, ClientGone."""
+    """Its file is spooled to disk beyond a megabyte, so it may be as large as a part of an upload
+    and not as a whole one. Raises HttpError, ClientGone."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise invalid("content", "send the file as multipart/form-data")
-    pieces = body_pieces(request, gateway.limits, uploads.file_bytes_max + FORM_BYTES_MAX)
+    bytes_max = min(uploads.file_bytes_max, gateway.limits.upload_part_bytes_max)
+    pieces = body_pieces(request, gateway.limits, bytes_max + FORM_BYTES_MAX)
     parser = MultiPartParser(
         request.headers,
         # An async generator in all but its declared type.

@@ -1,0 +1,51 @@
+"""Memory for bodies that are arriving, all callers' together.
+
+Who sends a body has not shown a key yet, so that what one connection may send, times the
+connections that there may be, is not to be had for the asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from quickthaw.gateway.answers import HttpError
+
+RETRY_SECONDS = 2
+
+
+@dataclass(slots=True)
+class BodyRoom:
+    """Belongs to the event loop."""
+
+    bytes_max: int
+    _used_bytes: int = field(default=0, init=False)
+
+    @contextmanager
+    def arriving(self) -> Iterator[Callable[[int], None]]:
+        """A function that is told each piece's length before the piece is kept; what it was told is
+        free again with the block. It raises HttpError 503 where there is no room."""
+        held_bytes = 0
+
+        def take(size_bytes: int) -> None:
+            nonlocal held_bytes
+            if self._used_bytes + size_bytes > self.bytes_max:
+                raise _no_room()
+            self._used_bytes += size_bytes
+            held_bytes += size_bytes
+
+        try:
+            yield take
+        finally:
+            self._used_bytes -= held_bytes
+
+
+def _no_room() -> HttpError:
+    return HttpError(
+        503,
+        "too many bodies are arriving at this moment; send it again in a little while",
+        "service_unavailable",
+        # What is left of the body would be read as the next request.
+        {"connection": "close", "retry-after": str(RETRY_SECONDS)},
+    )
