@@ -33,6 +33,10 @@ REPLICATE_JAVASCRIPT = "1.4.0"
 OPENAI_PYTHON = "3.54.0"
 UNDICI = "7.16.0"
 """What makes Node 20 obey HTTPS_PROXY."""
+NODE_VERSIONS = ("22", "24", "26")
+"""Beside the one that is installed: npm's `node` is the runtime itself."""
+PROXY_VERSION = (22, 21)
+"""From here on Node obeys HTTPS_PROXY and has a WebSocket, without being told in code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,41 @@ def node_project(folder: Path, *packages: str) -> Path:
     npm = ("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder))
     subprocess.run([*npm, *packages], check=True)
     return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One Node."""
+
+    program: str
+    version: tuple[int, ...]
+
+    @classmethod
+    def at(cls, program: str) -> Runtime:
+        asked = subprocess.run((program, "--version"), capture_output=True, text=True, check=True)
+        parts = asked.stdout.strip().removeprefix("v").split(".")
+        return cls(program, tuple(int(part) for part in parts))
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
+    def obeys_proxy(self) -> bool:
+        return self.version >= PROXY_VERSION
+
+
+def runtimes(folder: Path) -> list[Runtime]:
+    """The one of this machine, and the newest of each of `NODE_VERSIONS`; none without any."""
+    if shutil.which("npm") is None or (here := shutil.which("node")) is None:
+        return []
+    found = [Runtime.at(here)]
+    for major in NODE_VERSIONS:
+        if found[0].version[0] == int(major):
+            continue
+        project = node_project(folder / f"node-{major}", f"node@{major}")
+        found.append(Runtime.at(str(project / "node_modules" / "node" / "bin" / "node")))
+    return found
 
 
 def told(command: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
@@ -121,29 +160,41 @@ class Runs:
         calls = self.python("openai_python", variables("openai", self._place), package)
         yield Tried("openai (Python)", OPENAI_PYTHON, "OPENAI_BASE_URL", calls)
 
-    def javascript(self) -> Iterator[Tried]:
-        fal = variables("fal", self._place)
-        for version in FAL_JAVASCRIPT:
-            project = node_project(
-                self._folder / f"fal-{version}", f"@fal-ai/client@{version}", f"undici@{UNDICI}"
-            )
-            script = ("node", str(project / "fal-calls.mjs"), MODEL)
-            # Older versions know a proxy in browsers only.
-            options = ("proxy", "middleware", "fetch") if version == FAL_JAVASCRIPT[0] else ()
-            for way in options:
-                environment = {
-                    "FAL_KEY": self._place.key,
-                    "NODE_OPTIONS": "--experimental-websocket",
-                }
-                calls = told((*script, way, self._base), environment)
-                yield Tried("@fal-ai/client (Node)", version, OPTION_NAMES[way], calls)
+    def fal_javascript(
+        self, version: str, project: Path, runtime: Runtime, ways: Sequence[str]
+    ) -> Iterator[Tried]:
+        """By the client's own options that `ways` names, and by environment variables alone."""
+        client = f"@fal-ai/client (Node {runtime.version[0]})"
+        script = (runtime.program, str(project / "fal-calls.mjs"), MODEL)
+        socket = {} if runtime.obeys_proxy else {"NODE_OPTIONS": "--experimental-websocket"}
+        for way in ways:
+            calls = told((*script, way, self._base), {"FAL_KEY": self._place.key, **socket})
+            yield Tried(client, version, OPTION_NAMES[way], calls)
+        if not runtime.obeys_proxy:
             preload = f"--experimental-websocket --require {project / 'env-proxy.cjs'}"
-            calls = told((*script, "connect", self._base), {**fal, "NODE_OPTIONS": preload})
-            yield Tried("@fal-ai/client (Node)", version, "CONNECT", calls)
-        project = node_project(self._folder / "replicate", f"replicate@{REPLICATE_JAVASCRIPT}")
-        command = ("node", str(project / "replicate-calls.mjs"), MODEL, self._base)
+            socket = {"NODE_OPTIONS": preload}
+        environment = {**variables("fal", self._place), **socket}
+        calls = told((*script, "connect", self._base), environment)
+        yield Tried(client, version, "CONNECT", calls)
+
+    def replicate_javascript(self, project: Path, runtime: Runtime) -> Tried:
+        command = (runtime.program, str(project / "replicate-calls.mjs"), MODEL, self._base)
         calls = told(command, variables("replicate", self._place))
-        yield Tried("replicate (Node)", REPLICATE_JAVASCRIPT, "baseUrl", calls)
+        return Tried("replicate (Node)", REPLICATE_JAVASCRIPT, f"Node {runtime.version[0]}", calls)
+
+    def javascript(self, nodes: Sequence[Runtime]) -> Iterator[Tried]:
+        """Every version of the clients on the first Node, the newest ones on all of them."""
+        for version in FAL_JAVASCRIPT:
+            packages = (f"@fal-ai/client@{version}", f"undici@{UNDICI}")
+            project = node_project(self._folder / f"fal-{version}", *packages)
+            newest = version == FAL_JAVASCRIPT[0]
+            for node in nodes if newest else nodes[:1]:
+                # Older versions know a proxy in browsers only.
+                ways = tuple(OPTION_NAMES) if newest else ()
+                yield from self.fal_javascript(version, project, node, ways)
+        project = node_project(self._folder / "replicate", f"replicate@{REPLICATE_JAVASCRIPT}")
+        for node in nodes:
+            yield self.replicate_javascript(project, node)
 
 
 OPTION_NAMES = {"proxy": "proxyUrl", "middleware": "requestMiddleware", "fetch": "fetch"}
@@ -152,8 +203,9 @@ _INTRODUCTION = """# Compatibility
 What published clients, unchanged, come to against this gateway. Written by `scripts/compatibility`
 from a run against `quickthaw up` with the bundled model; do not edit. **CONNECT** is environment
 variables alone, as `quickthaw run-with` sets them (Node before 22.21 also needs
-`tests/node/env-proxy.cjs`); the other ways are the clients' own settings. In Node none of them
-reaches the realtime socket: there the program's global `WebSocket` is one that goes to the gateway.
+`tests/node/env-proxy.cjs`); the other ways are the clients' own settings, `baseUrl` for Replicate's
+in Node. fal's settings do not reach the realtime socket: there the program's global `WebSocket` is
+one that goes to the gateway.
 {versions}
 
 ✓ works · – not in this version, or out of this way's reach · ✗ fails, explained below.
@@ -189,23 +241,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/compatibility", description=__doc__)
     parser.add_argument("--output", type=Path, default=DOCUMENT, help="what to write")
     arguments = parser.parse_args()
-    has_node = shutil.which("node") is not None and shutil.which("npm") is not None
     runs: list[Tried] = []
     with tempfile.TemporaryDirectory(prefix="quickthaw-compatibility-") as name:
         folder = Path(name)
+        nodes = runtimes(folder)
         with running_platform(folder / "data") as platform:
             all_runs = Runs(platform, folder)
             ways = [all_runs.fal_python(), all_runs.others_python()]
-            for found in (*ways, *([all_runs.javascript()] if has_node else [])):
+            for found in (*ways, *([all_runs.javascript(nodes)] if nodes else [])):
                 for run in found:
                     runs.append(run)
                     print(run.client, run.column, json.dumps(run.calls, indent=1), file=sys.stderr)
     node = "Node is not installed here: its clients were not run."
-    if has_node:
-        told_version = subprocess.run(
-            ["node", "--version"], capture_output=True, text=True, check=True
-        )
-        node = f"Node {told_version.stdout.strip().removeprefix('v')}."
+    if nodes:
+        node = f"Node {', '.join(each.name for each in nodes)}."
     versions = f"Python {sys.version.split()[0]}. {node}"
     arguments.output.write_text(document(runs, versions), encoding="utf-8")
     failed = [said for run in runs for said in run.calls.values() if said not in (WORKS, LACKING)]
