@@ -81,6 +81,7 @@ class Gateway:
     async def close(self) -> None:
         if self._chores:
             await asyncio.wait(set(self._chores), timeout=FAREWELL_SECONDS)
+        await self.inputs.outbound.close()
         await self.platform.close()
 
 

@@ -83,54 +83,58 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
     """A gateway that serves for as long as the context is open; leaving it drains."""
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
-    secret = load_secret(settings.link_secret_file)
-    own_credential = Credential(load_key(settings.key_file))
     _say_what_is_missing(settings)
     with contextlib.closing(_listen(settings.http)) as listener:
         address = Address(settings.http.host, listener.getsockname()[1])
         public_url = settings.public_url or f"http://{address}"
         authority = Authority(settings.tls_dir) if settings.tls_dir is not None else None
-        uploads = _uploads(settings, secret)
-        platform = Platform(settings.scheduler, settings.limits)
-        links = Links(secret, public_url)
-        outbound = Outbound(allow_private=settings.input_allow_private)
-        gateway = Gateway(
-            limits=settings.limits,
-            platform=platform,
-            links=links,
-            sealer=Sealer(secret),
-            inputs=Inputs(
-                settings.limits,
-                platform,
-                links,
-                own_credential,
-                uploads,
-                outbound,
-                public_url,
-                secret,
-            ),
-            metrics=metrics,
-            public_url=public_url,
-            own_credential=own_credential,
-            ca_pem=authority.ca_pem if authority is not None else b"",
-            default_model=settings.default_model,
-            cors=Cors(settings.cors_origins),
-            retention=Retention(uploads.blobs, uploads.expiry) if uploads is not None else None,
-            uploads=uploads,
-        )
+        gateway = _gateway(settings, metrics, public_url)
+        gateway.ca_pem = authority.ca_pem if authority is not None else b""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(gateway.close)
-            stack.push_async_callback(outbound.close)
             metrics_url = _serve_metrics(settings, registry, stack)
             lag = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds))
             stack.callback(lag.cancel)
-            if uploads is not None:
+            if gateway.uploads is not None:
                 every_seconds = settings.limits.sweep_seconds
-                await stack.enter_async_context(sweeping(uploads.expiry, every_seconds))
+                await stack.enter_async_context(sweeping(gateway.uploads.expiry, every_seconds))
             tls = _tls(settings, authority)
             await _deliver_webhooks(settings, gateway, stack)
             await stack.enter_async_context(_served(gateway, listener, settings.limits, tls))
             yield Listening(address, public_url, metrics_url)
+
+
+def _gateway(settings: GatewaySettings, metrics: GatewayMetrics, public_url: str) -> Gateway:
+    """What the handlers share. Raises SettingsInvalid."""
+    secret = load_secret(settings.link_secret_file)
+    own_credential = Credential(load_key(settings.key_file))
+    uploads = _uploads(settings, secret)
+    platform = Platform(settings.scheduler, settings.limits)
+    links = Links(secret, public_url)
+    inputs = Inputs(
+        limits=settings.limits,
+        platform=platform,
+        links=links,
+        own_credential=own_credential,
+        uploads=uploads,
+        outbound=Outbound(allow_private=settings.input_allow_private),
+        public_url=public_url,
+        secret=secret,
+    )
+    return Gateway(
+        limits=settings.limits,
+        platform=platform,
+        links=links,
+        sealer=Sealer(secret),
+        inputs=inputs,
+        metrics=metrics,
+        public_url=public_url,
+        own_credential=own_credential,
+        default_model=settings.default_model,
+        cors=Cors(settings.cors_origins),
+        retention=Retention(uploads.blobs, uploads.expiry) if uploads is not None else None,
+        uploads=uploads,
+    )
 
 
 def _uploads(settings: GatewaySettings, secret: bytes) -> Uploads | None:
