@@ -118,6 +118,7 @@ def artifact_from_wire(message: types_pb2.Artifact) -> Artifact:
         sha256=message.sha256,
         width=message.width,
         height=message.height,
+        duration_ms=message.duration_ms,
     )
 
 

@@ -84,6 +84,8 @@ class Artifact:
     width: int
     """Pixels; 0 for what has none."""
     height: int
+    duration_ms: int = 0
+    """Of a video or a sound; 0 for what has none."""
 
 
 @dataclass(frozen=True, slots=True)

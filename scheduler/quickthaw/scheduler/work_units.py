@@ -25,10 +25,12 @@ _NAMED_SIZES = {
 
 
 def work_units(completed: Mapping[str, Any]) -> float:
-    """Steps x megapixels x images of an input with its defaults; what is not there counts as 1."""
+    """Steps x megapixels x images x frames of an input with its defaults; what is not there counts
+    as 1. A sound's length does not count: its pieces are made whole and then cut."""
     steps = _number(completed, "num_inference_steps") or _number(completed, "steps") or 1.0
     images = _number(completed, "num_images") or _number(completed, "num_outputs") or 1.0
-    return steps * images * (_megapixels(completed) or 1.0)
+    frames = _number(completed, "num_frames") or 1.0
+    return steps * images * frames * (_megapixels(completed) or 1.0)
 
 
 def batch_key(completed: Mapping[str, Any]) -> str:

@@ -182,9 +182,11 @@ def test_canonical_text_does_not_depend_on_the_order_of_keys(value: dict[str, An
         ({"image_size": "1000x2000"}, 2.0),
         ({"image_size": "huge"}, 1.0),
         ({"steps": "many"}, 1.0),
+        ({"num_frames": 81, "num_inference_steps": 10, "width": 1000, "height": 500}, 405.0),
+        ({"seconds_total": 30, "num_inference_steps": 100}, 100.0),
     ],
 )
-def test_work_units_are_steps_by_megapixels_by_images(
+def test_work_units_are_steps_by_megapixels_by_images_by_frames(
     completed: dict[str, Any], units: float
 ) -> None:
     assert work_units(completed) == pytest.approx(units)

@@ -30,10 +30,11 @@ async def output_object(
 
 def output_with(request: types_pb2.Request, files: Sequence[JsonObject]) -> JsonObject:
     """The output object around its files, which are in the order of the request's artifacts."""
+    by_kind = _by_kind(files)
     return {
         **object_or_empty(request.output_json),
-        **_by_kind(files),
-        **_facts(request, len(files)),
+        **by_kind,
+        **_facts(request, by_kind),
         "receipt": receipt_json(request.receipt),
     }
 
@@ -66,6 +67,8 @@ def file_object(artifact: types_pb2.Artifact, url: str) -> JsonObject:
     }
     if artifact.width and artifact.height:
         file |= {"width": artifact.width, "height": artifact.height}
+    if artifact.duration_ms:
+        file["duration"] = artifact.duration_ms / 1000
     return file
 
 
@@ -102,14 +105,16 @@ def _by_kind(files: Sequence[JsonObject]) -> JsonObject:
     return output
 
 
-def _facts(request: types_pb2.Request, file_count: int) -> JsonObject:
+def _facts(request: types_pb2.Request, by_kind: JsonObject) -> JsonObject:
     input_ = object_or_empty(request.input_json)
-    output = object_or_empty(request.output_json)
     seed = request.receipt.seed if request.receipt.HasField("seed") else input_.get("seed")
     facts: JsonObject = {
         "timings": {"inference": request.receipt.run_ms / 1000},
         "prompt": input_.get("prompt", ""),
-        # No family has a safety checker in its path yet: nothing was found because nothing looked.
-        "has_nsfw_concepts": output.get("has_nsfw_concepts", [False] * file_count),
     }
+    pictures = by_kind.get("images")
+    if isinstance(pictures, list):
+        output = object_or_empty(request.output_json)
+        # Where nothing was found, it may be that nothing looked: most models have no checker.
+        facts["has_nsfw_concepts"] = output.get("has_nsfw_concepts", [False] * len(pictures))
     return facts if seed is None else {**facts, "seed": seed}

@@ -12,35 +12,24 @@ from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.fal.arguments import PRESETS, SIZE_NAMES, schema_properties
 from quickthaw.gateway.fal.call_options import read_credential
 from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
+from quickthaw.gateway.fal.media import (
+    FILE_SCHEMAS,
+    Medium,
+    category_of,
+    medium_of,
+    output_properties,
+)
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.respond import json_response
 from quickthaw.v1 import catalog_pb2
 
 OPENAPI_VERSION: Final = "3.0.3"
 
-_IMAGE: JsonObject = {
-    "type": "object",
-    "required": ["url"],
-    "properties": {
-        "url": {"type": "string"},
-        "content_type": {"type": "string"},
-        "file_name": {"type": "string"},
-        "file_size": {"type": "integer"},
-        "width": {"type": "integer"},
-        "height": {"type": "integer"},
-    },
-}
 _OUTPUT: JsonObject = {
-    "type": "object",
-    "required": ["images", "timings", "has_nsfw_concepts", "prompt"],
-    "properties": {
-        "images": {"type": "array", "items": {"$ref": "#/components/schemas/Image"}},
-        "timings": {"type": "object", "properties": {"inference": {"type": "number"}}},
-        "seed": {"type": "integer"},
-        "has_nsfw_concepts": {"type": "array", "items": {"type": "boolean"}},
-        "prompt": {"type": "string"},
-        "receipt": {"type": "object", "description": "What the request cost and where it ran."},
-    },
+    "timings": {"type": "object", "properties": {"inference": {"type": "number"}}},
+    "seed": {"type": "integer"},
+    "prompt": {"type": "string"},
+    "receipt": {"type": "object", "description": "What the request cost and where it ran."},
 }
 _QUEUE_STATUS: JsonObject = {
     "type": "object",
@@ -74,11 +63,13 @@ def endpoint_document(
 ) -> JsonObject:
     name = _pascal(endpoint.full)
     schema = object_or_empty(model.input_schema_json)
+    medium = medium_of(schema_properties(schema))
+    file_name, file_properties = FILE_SCHEMAS[medium]
     schemas: JsonObject = {
         "QueueStatus": _ordered(_QUEUE_STATUS),
         f"{name}Input": _input_schema(schema),
-        f"{name}Output": _ordered(_OUTPUT),
-        "Image": _ordered(_IMAGE),
+        f"{name}Output": _output_schema(medium),
+        file_name: _ordered({"type": "object", "required": ["url"], "properties": file_properties}),
         "ImageSize": _ordered(_IMAGE_SIZE),
     }
     return {
@@ -89,7 +80,7 @@ def endpoint_document(
             "description": model.description,
             "x-fal-metadata": {
                 "endpointId": endpoint.full,
-                "category": _category(schema_properties(schema)),
+                "category": category_of(schema_properties(schema)),
                 "thumbnailUrl": "",
                 "playgroundUrl": f"{public_url}/",
                 "documentationUrl": f"{public_url}/openapi.json",
@@ -178,6 +169,17 @@ def _input_schema(schema: Mapping[str, Json]) -> JsonObject:
     )
 
 
+def _output_schema(medium: Medium) -> JsonObject:
+    own = output_properties(medium)
+    return _ordered(
+        {
+            "type": "object",
+            "required": [*own, "timings", "prompt"],
+            "properties": {**own, **_OUTPUT},
+        }
+    )
+
+
 def _size_schema(declared: Json) -> JsonObject:
     default = declared.get("default") if isinstance(declared, Mapping) else None
     return {
@@ -217,10 +219,6 @@ def openapi_schema(schema: Json) -> Json:
 
 def _ordered(schema: JsonObject) -> JsonObject:
     return {**schema, "x-fal-order-properties": list(schema_properties(schema))}
-
-
-def _category(properties: Mapping[str, Json]) -> str:
-    return "image-to-image" if "image_url" in properties else "text-to-image"
 
 
 def _pascal(endpoint: str) -> str:

@@ -17,6 +17,7 @@ from quickthaw.gateway.fal.call_options import CallOptions, read_credential
 from quickthaw.gateway.fal.calls import AttendedRequest, Call
 from quickthaw.gateway.fal.errors import error_answer, failure_answer
 from quickthaw.gateway.fal.ids import parse_endpoint_id
+from quickthaw.gateway.fal.media import Medium, medium_of
 from quickthaw.gateway.fal.to_end import run_to_end
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
@@ -80,6 +81,9 @@ async def _call(request: Request, gateway: Gateway, wanted: Wanted, *, from_form
     model = await gateway.platform.model(credential, endpoint.full)
     schema = object_or_empty(model.input_schema_json)
     properties = schema_properties(schema)
+    if (medium := medium_of(properties)) is not Medium.IMAGE:
+        told = f"{endpoint} makes {medium}, no images: ask for it by fal's or Replicate's API"
+        raise invalid(told, "model", code="operation_not_supported")
     masked = "mask_url" in wanted.arguments
     if "image_url" in wanted.arguments and not edits_pictures(properties, masked=masked):
         raise invalid(f"{endpoint} draws from text only", "model", code="operation_not_supported")

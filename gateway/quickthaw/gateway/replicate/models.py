@@ -14,6 +14,7 @@ from quickthaw.gateway.bodies import read_body
 from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.fal.arguments import schema_properties
 from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.fal.media import Medium, medium_of
 from quickthaw.gateway.fal.schema import openapi_schema
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.replicate.names import find_model, replicate_name, version_id
@@ -117,12 +118,11 @@ def version_json(model: catalog_pb2.Model) -> JsonObject:
         "required": list(required) if isinstance(required, list) else [],
         "properties": properties,
     }
-    output: JsonObject = {
-        "type": "array",
-        "title": "Output",
-        # No `x-cog-array-type`: with it a client would make a generator of the result.
-        "items": {"type": "string", "format": "uri"},
-    }
+    file: JsonObject = {"type": "string", "format": "uri"}
+    # No `x-cog-array-type`: with it a client would make a generator of the result.
+    pictures: JsonObject = {"type": "array", "items": file}
+    one = medium_of(schema_properties(schema)) is not Medium.IMAGE
+    output: JsonObject = {"title": "Output", **(file if one else pictures)}
     return {
         "id": version_id(model.id, model.snapshot_digest),
         "created_at": iso(model.registered_unix_ms),
