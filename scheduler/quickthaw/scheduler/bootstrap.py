@@ -18,6 +18,7 @@ from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import AccountRecovered
 from quickthaw.scheduler.core.machine import Machine
+from quickthaw.scheduler.core.numbers import with_numbers
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings, CrashPolicy, SupplyPolicy
 from quickthaw.scheduler.decision_log import DecisionLog, RecordedMachine, release
@@ -44,7 +45,7 @@ DECISION_LOG = "decisions"
 
 def core_settings(settings: Settings, tenant_weights: dict[str, float]) -> CoreSettings:
     limits = settings.limits
-    return CoreSettings(
+    core = CoreSettings(
         max_attempts=limits.attempts_max,
         lease_ms=limits.lease_ms,
         heartbeat_interval_ms=limits.heartbeat_interval_ms,
@@ -66,6 +67,7 @@ def core_settings(settings: Settings, tenant_weights: dict[str, float]) -> CoreS
             scale_down_delay_ms=limits.scale_down_delay_ms,
         ),
     )
+    return with_numbers(core, settings.core_numbers)
 
 
 async def recall_estimates(store: Store, limits: Limits, core: CoreSettings) -> LearnedEstimates:

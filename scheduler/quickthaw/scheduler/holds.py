@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from quickthaw.scheduler.clock import Clock
 
-HOLD_MS = 5_000
-"""After the last end, without an input."""
-
 
 class Holds:
-    """Belongs to the event loop. A session is any object that lives as long as it does."""
+    """Belongs to the event loop. A session is any object that lives as long as it does; it holds
+    for `hold_ms` after its last end, without an input."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, hold_ms: int) -> None:
         self._clock = clock
+        self._hold_ms = hold_ms
         self._held: dict[str, tuple[object, int]] = {}
 
     def take(self, worker_id: str, session: object) -> None:
@@ -26,7 +25,7 @@ class Holds:
         now_ms = self._clock.now_ms()
         if holder is None or holder[0] is session or holder[1] <= now_ms:
             self.give_up(session)
-            self._held[worker_id] = (session, now_ms + HOLD_MS)
+            self._held[worker_id] = (session, now_ms + self._hold_ms)
 
     def has(self, worker_id: str, session: object) -> bool:
         holder = self._held.get(worker_id)

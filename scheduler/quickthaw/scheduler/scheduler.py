@@ -208,7 +208,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
             submissions,
             requests,
             artifacts,
-            Holds(clock),
+            Holds(clock, limits.realtime_hold_ms),
             realtime_in_flight_max=limits.realtime_in_flight_max,
             run_many_in_flight_max=limits.run_many_in_flight_max,
         ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from quickthaw.scheduler.core.numbers import parse_numbers
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 
@@ -70,6 +71,9 @@ class Limits:
         100, 0, 10_000, "placements a second that go to the store; the newest, if there are more"
     )
     realtime_in_flight_max: int = _limit(16, 1, 1_000, "inputs at once in one realtime session")
+    realtime_hold_ms: int = _limit(
+        5_000, 0, 600_000, "how long an idle realtime session keeps its turn on its worker"
+    )
     run_many_in_flight_max: int = _limit(1_000, 1, 100_000, "calls at once on one RunMany stream")
     worker_outbound_max: int = _limit(
         16_384, 256, 1_000_000, "messages that may wait for one slow worker"
@@ -153,6 +157,8 @@ class Settings:
     """Label of the money metrics by tenant; `standard` for the rest."""
     tenant_concurrency: Mapping[str, int] = field(default_factory=dict)
     """In place of `Limits.tenant_concurrency_max`, by tenant; 0 for no limit."""
+    core_numbers: Mapping[str, float] = field(default_factory=dict)
+    """Of the core's settings, those that have no flag of their own; see `core.numbers`."""
     log_level: str = "info"
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -195,6 +201,14 @@ def _parser() -> _Parser:
         default=[],
         metavar="TENANT=N",
         help="attempts of this tenant at once, 0 for no limit; may be given several times",
+    )
+    parser.add_argument(
+        "--core",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a weight or bound of placement, as `quickthaw bench simulate --set` tries it; may be "
+        "given several times",
     )
     parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
     parser.add_argument("--log-json", action="store_true", help="one JSON object per log line")
@@ -264,6 +278,26 @@ def _parse_tenant_concurrency(pairs: Sequence[str]) -> dict[str, int]:
     return limits
 
 
+_OTHERWISE = {
+    "max_attempts": "--attempts-max",
+    "queue_max_per_tenant": "--tenant-queue-max",
+    "supply.interval_ms": "--supply-interval-ms",
+    "supply.keep_alive_ms": "--keep-alive-ms",
+    "supply.scale_down_delay_ms": "--scale-down-delay-ms",
+    "crash.deaths": "--crash-deaths",
+}
+"""Numbers of the core whose flags are not called like them."""
+
+
+def _parse_core(pairs: Sequence[str]) -> dict[str, float]:
+    numbers = parse_numbers("--core", tuple(pairs))
+    limits = {each.name for each in dataclasses.fields(Limits)}
+    for name in numbers:
+        if name in limits or name in _OTHERWISE:
+            raise SettingsInvalid(f"--core {name}: use {_OTHERWISE.get(name) or _flag(name)}")
+    return numbers
+
+
 def _parse_address(flag: str, text: str) -> Address:
     try:
         return Address.parse(text)
@@ -291,6 +325,7 @@ def parse_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Setti
         prices=prices,
         tenant_classes=_parse_tenant_classes(arguments.tenant_class),
         tenant_concurrency=_parse_tenant_concurrency(arguments.tenant_concurrency),
+        core_numbers=_parse_core(arguments.core),
         log_level=arguments.log_level,
         log_json=arguments.log_json,
         limits=_parse_limits(arguments),

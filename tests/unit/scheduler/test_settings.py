@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from quickthaw.scheduler.__main__ import main
+from quickthaw.scheduler.bootstrap import core_settings
+from quickthaw.scheduler.core.numbers import names
+from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.prices import load_prices, parse_prices
 from quickthaw.scheduler.settings import Limits, parse_settings
 from quickthaw.wire.errors import SettingsInvalid
@@ -34,6 +37,25 @@ def test_every_limit_is_a_flag(tmp_path: Path) -> None:
     limits = parse_settings(flags, {}).limits
     for each in dataclasses.fields(Limits):
         assert getattr(limits, each.name) == one_less(each.name)
+
+
+def test_a_number_of_the_core_reaches_the_core(tmp_path: Path) -> None:
+    flags = ["--data-dir", str(tmp_path), "--core", "queue_ahead=5", "--core", "bypass_max=7"]
+    core = core_settings(parse_settings(flags, {}), {})
+    assert (core.placement.queue_ahead, core.bypass_max) == (5, 7)
+
+
+@pytest.mark.parametrize("name", names(CoreSettings()))
+def test_each_number_of_the_core_has_one_flag(tmp_path: Path, name: str) -> None:
+    flags = ["--data-dir", str(tmp_path), "--core", f"{name}=1"]
+    plain = core_settings(parse_settings(flags[:2], {}), {})
+    try:
+        settings = parse_settings(flags, {})
+    except SettingsInvalid as refused:
+        flag = refused.message.rpartition(" use ")[2]
+        assert flag[2:].replace("-", "_") in {each.name for each in dataclasses.fields(Limits)}
+    else:
+        assert names(core_settings(settings, {})) == {**names(plain), name: 1}
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from random import Random
-from typing import Any
 
 from quickthaw.scheduler.core.model import ModelSpec
-from quickthaw.scheduler.core.settings import CoreSettings, PlacementPolicy
+from quickthaw.scheduler.core.numbers import with_numbers
+from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.simulate.kinds import GIB, GpuKind
 from quickthaw.scheduler.simulate.ours import LEASE_MS, Ours
 from quickthaw.scheduler.simulate.outcome import Figures
@@ -55,20 +55,9 @@ class Task:
 
 
 def core_settings(changes: Mapping[str, float]) -> CoreSettings:
-    """Our policy with some numbers changed, by the names of its settings.
-
-    Raises SettingsInvalid for a name that is none.
-    """
-    of_core = {each.name for each in fields(CoreSettings)} - {"placement", "tenant_weights"}
-    of_placement = {each.name for each in fields(PlacementPolicy)}
-    if unknown := changes.keys() - of_core - of_placement:
-        known = ", ".join(sorted(of_core | of_placement))
-        raise SettingsInvalid(f"the core has no setting {min(unknown)!r}; known: {known}")
-    # By name, from a command line: the names are checked above, the values are numbers.
-    placement: dict[str, Any] = {n: value for n, value in changes.items() if n in of_placement}
-    others: dict[str, Any] = {n: value for n, value in changes.items() if n in of_core}
+    """Our policy with some of its numbers changed, by name. Raises SettingsInvalid."""
     core = CoreSettings(lease_ms=LEASE_MS, queue_max=UNBOUNDED, queue_max_per_tenant=UNBOUNDED)
-    return replace(core, placement=replace(core.placement, **placement), **others)
+    return with_numbers(core, changes)
 
 
 def simulate(scene: Scene, policy: str, changes: Mapping[str, float] | None = None) -> Figures:
