@@ -108,7 +108,7 @@ async def test_a_variation_that_cannot_be_made_is_refused_by_name(
     with pytest.raises(openai.BadRequestError, match="from 1 to 10") as counted:
         await client.images.create_variation(model=MODEL_ID, image=a_png(), n=11)
     assert counted.value.param == "n"
-    with pytest.raises(openai.BadRequestError, match="no picture that can be read") as unread:
+    with pytest.raises(openai.BadRequestError, match="it is none of PNG, JPEG") as unread:
         await client.images.create_variation(model=MODEL_ID, image=b"no picture")
     assert unread.value.param == "image"
 
@@ -199,6 +199,17 @@ async def test_a_failed_run_is_an_error_that_is_not_tried_again(
         await client.images.generate(model=MODEL_ID, prompt="x")
     await failing
     assert len(rig.platform.requests) == 1
+
+
+async def test_an_error_says_what_is_wrong_with_what_and_only_models_are_missing_models(
+    rig: Rig,
+) -> None:
+    body = {"model": MODEL_ID, "prompt": "x", "size": "65x64", "seed": "a"}
+    odd = (await rig.http.post("/openai/v1/images/generations", json=body)).json()["error"]
+    assert "image_size.width: 65 is not a multiple of 8" in odd["message"]
+    assert "seed: " in odd["message"]
+    path = (await rig.http.post("/openai/v1/chat/completions", json={})).json()["error"]
+    assert path["code"] == "unknown_url"
 
 
 async def test_the_catalog_in_its_words(client: openai.AsyncOpenAI) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Detail: TypeAlias = "str | Sequence[Mapping[str, object]]"
 """A text, or a list of `loc`, `msg`, `type` items where arguments are at fault."""
+
+NO_ROUTE: Final = "nothing is served at this path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +21,17 @@ class ErrorAnswer:
 
     @property
     def text(self) -> str:
+        """For a person, in one line."""
         if isinstance(self.detail, str):
             return self.detail
-        return "; ".join(str(item.get("msg")) for item in self.detail)
+        return "; ".join(map(item_text, self.detail))
+
+
+def item_text(item: Mapping[str, object]) -> str:
+    """What is wrong, and with what: `image_size.width: ...`."""
+    location = item.get("loc")
+    path = ".".join(map(str, location[1:])) if isinstance(location, list) else ""
+    return f"{path}: {item.get('msg')}" if path else str(item.get("msg"))
 
 
 class HttpError(Exception):

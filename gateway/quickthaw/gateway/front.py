@@ -22,7 +22,7 @@ from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from quickthaw.gateway.answers import ClientGone, ErrorAnswer, HttpError
+from quickthaw.gateway.answers import NO_ROUTE, ClientGone, ErrorAnswer, HttpError
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.cors import preflight
 from quickthaw.gateway.fal.errors import CLIENT_CLOSED_REQUEST, error_answer
@@ -252,7 +252,7 @@ def _route_answer(error: HTTPException) -> ErrorAnswer:
     headers = dict(error.headers or {})
     match error.status_code:
         case 404:
-            return ErrorAnswer(404, "nothing is served at this path", "not_found", headers)
+            return ErrorAnswer(404, NO_ROUTE, "not_found", headers)
         case 405:
             allowed = headers.get("Allow", "another method")
             return ErrorAnswer(405, f"this path answers {allowed} only", "bad_request", headers)

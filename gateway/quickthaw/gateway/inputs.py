@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.json_text import Json, JsonObject
@@ -180,6 +180,8 @@ class Inputs:
             raise _wrong(
                 name, f"The picture has more than {limits.input_pixels_max} pixels", _LARGE, bounds
             ) from error
+        except UnidentifiedImageError as error:
+            raise _unreadable(name, f"it is none of {', '.join(FORMATS)}") from error
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise _unreadable(name, str(error)[:200]) from error
         return width, height

@@ -178,11 +178,11 @@ class KeyRing:
         """The caller that the `authorization` metadata proves. Raises Unauthenticated."""
         if authorization is None:
             raise errors.Unauthenticated(
-                "no key: send the metadata 'authorization: Key qt_...' (the first admin key is in "
-                "admin.key in the scheduler's data directory)"
+                "no key: send 'authorization: Key qt_...', in gRPC's metadata or HTTP's headers "
+                "(the first admin key is in admin.key in the scheduler's data directory)"
             )
         if not authorization.startswith(_SCHEME):
-            raise errors.Unauthenticated("the authorization metadata must read 'Key qt_...'")
+            raise errors.Unauthenticated("the authorization must read 'Key qt_...'")
         secret = authorization.removeprefix(_SCHEME).strip()
         match = _SECRET_PATTERN.fullmatch(secret)
         record = await self._find(match[1]) if match else None

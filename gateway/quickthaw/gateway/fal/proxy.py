@@ -52,7 +52,7 @@ class Proxy:
 def _target(url: str | None) -> tuple[str, str, str]:
     """Host, path and query."""
     if not url:
-        raise HttpError(400, f"the header {TARGET_HEADER} names the URL to call", "bad_request")
+        raise HttpError(400, f"{TARGET_HEADER} is missing: it names the URL to call", "bad_request")
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
@@ -116,6 +116,8 @@ def _painted(data: bytes, limits: Limits) -> str:
         if not mask.has_transparency_data:
             raise invalid("the mask has no transparency, which says what to draw anew", "mask")
         alpha = mask.convert("RGBA").getchannel("A")
+    except UnidentifiedImageError as error:
+        raise invalid("the mask is none of PNG and WEBP", "mask") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise invalid(f"the mask is no picture that can be read: {error}", "mask") from error
     painted = io.BytesIO()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.responses import Response
 
-from quickthaw.gateway.answers import ErrorAnswer, HttpError
+from quickthaw.gateway.answers import NO_ROUTE, ErrorAnswer, HttpError
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.respond import json_response
 
@@ -15,9 +17,13 @@ _PARAMS = {"image_size": "size", "num_images": "n", "image_url": "image", "mask_
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
+_INVALID = "invalid"
+_OURS = frozenset({_INVALID, "operation_not_supported"})
+
+
 def invalid(message: str, param: str | None, code: str | None = None) -> HttpError:
     """400 for an argument."""
-    item = {"loc": ["body", *([param] if param else [])], "msg": message, "type": code or "invalid"}
+    item = {"loc": ["body", *([param] if param else [])], "msg": message, "type": code or _INVALID}
     return HttpError(400, [item])
 
 
@@ -26,15 +32,24 @@ def error_body(answer: ErrorAnswer) -> JsonObject:
     status = _status(answer)
     param: Json = None
     code: Json = _CODES.get(status, answer.error_type if status != 400 else None)
+    message = answer.text
+    if answer.detail == NO_ROUTE:
+        code = "unknown_url"
     if not isinstance(answer.detail, str) and answer.detail:
         item = answer.detail[0]
-        location = item.get("loc")
-        if isinstance(location, list) and len(location) > 1:
-            param = _PARAMS.get(str(location[1]), str(location[1]))
-        if item.get("type") == "operation_not_supported":
-            code = "operation_not_supported"
+        param = _param(item)
+        if item.get("type") in _OURS:
+            message = str(item.get("msg"))  # It names the parameter in its own words.
+            code = None if item.get("type") == _INVALID else "operation_not_supported"
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": answer.text, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _param(item: Mapping[str, object]) -> str | None:
+    location = item.get("loc")
+    if not isinstance(location, list) or len(location) < 2:
+        return None
+    return _PARAMS.get(str(location[1]), str(location[1]))
 
 
 def error_response(answer: ErrorAnswer) -> Response:
