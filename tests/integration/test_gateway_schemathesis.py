@@ -56,7 +56,8 @@ def answered_well(case: Case, platform: Platform, key: str) -> None:
 def test_every_operation_answers_as_the_document_says(case: Case, platform: Platform) -> None:
     # Made-up names alone would never get past the lookup of the model.
     path = case.path_parameters
-    if "owner" in path and len(str(path["owner"])) % 2:
+    # Not to delete it, or there would be none for the others.
+    if "owner" in path and len(str(path["owner"])) % 2 and case.method != "DELETE":
         path |= {"owner": OWNER, "name": NAME}
     answered_well(case, platform, platform.key)
 

@@ -101,6 +101,14 @@ def caller() -> Caller:
     return _recheck.get()()
 
 
+def check_admits(who: Caller, model_id: str) -> None:
+    """Raises PermissionDenied for a model that the key is not for."""
+    if not who.record.limits.admit(model_id):
+        raise errors.PermissionDenied(
+            f"the key is for {', '.join(who.record.limits.models)} only, not for {model_id!r}"
+        )
+
+
 def tenant_in_question(named: str) -> str:
     """The caller's own tenant unless an admin names another. Raises PermissionDenied."""
     who = caller()

@@ -6,6 +6,7 @@ memory, and a parent that ends it when its time is over.
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -35,26 +36,15 @@ def main() -> None:
     if not isolated:
         print("this system lets nobody leave the network", file=sys.stderr, flush=True)
     try:
-        _say(Packed(_pack(order)))
+        _say(Packed(packed(order)))
     except QuickthawError as error:
         _say(_refused(order, error.reason, error.message))
-    except MemoryError:
-        _say(_out_of_memory(order))
-    except RuntimeError as error:
-        # Tensor libraries say it like this.
-        if "alloc" in str(error).lower():
-            _say(_out_of_memory(order))
-        else:
-            _say(_unreadable(order, error))
-    except OSError as error:
-        full = error.errno is not None and "space" in (error.strerror or "")
-        said = StorageFull("the packer's disk is full") if full else None
-        _say(_unreadable(order, error) if said is None else Refused(said.reason, said.message))
     except Exception as error:  # What strangers' files make of other people's parsers has no list.
-        _say(_unreadable(order, error))
+        _say(_explained(order, error))
 
 
-def _pack(order: Order) -> str:
+def packed(order: Order) -> str:
+    """The digest. Raises as `pack`, and whatever libraries raise for what they cannot read."""
     from quickthaw.cli.making import check_source, packed_in
     from quickthaw.cli.packing import quiet_libraries
     from quickthaw.snapshot import SnapshotStore
@@ -92,6 +82,16 @@ def _check_defaults(order: Order, source: Path, base: Snapshot | None) -> None:
             raise InvalidArgument(
                 f"defaults.{name}: the inputs of the family {family.name} are: {', '.join(known)}"
             )
+
+
+def _explained(order: Order, error: Exception) -> Refused:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _refused(order, StorageFull.reason, "the packer's disk is full")
+    # Tensor libraries say it in an error of their own, and the loader of libraries in another.
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "alloc" in text or "failed to map" in text:
+        return _out_of_memory(order)
+    return _unreadable(order, error)
 
 
 def _out_of_memory(order: Order) -> Refused:

@@ -22,7 +22,10 @@ _ERRORS: Final = {
     "503": "A part of the platform does not answer.",
 }
 _JSON: Final = "application/json"
-_ENDPOINT: Final = "/v1/endpoints/{owner}/{name}"
+_ENDPOINTS: Final = (
+    "/v1/endpoints/{owner}/{name}",
+    "/v1/endpoints/{owner}/{name}/{variant}",
+)
 _OPERATIONS: Final = (
     Operation("post", "/v1/deployments", "Deploy files that were uploaded.", "201", body=_JSON),
     Operation("get", "/v1/deployments", "Your deployments, newest first."),
@@ -32,9 +35,15 @@ _OPERATIONS: Final = (
         "One of them: state, progress, self-test, input schema.",
     ),
     Operation("post", "/v1/deployments/{deployment_id}/cancel", "End it, if it has not ended."),
-    Operation("get", f"{_ENDPOINT}/versions", "What a model has been, newest first."),
-    Operation("post", f"{_ENDPOINT}/rollback", "Make a model one of its versions.", body=_JSON),
-    Operation("delete", _ENDPOINT, "Delete a model with all its versions.", "204", answer=""),
+    *(
+        operation
+        for each in _ENDPOINTS
+        for operation in (
+            Operation("get", f"{each}/versions", "What a model has been, newest first."),
+            Operation("post", f"{each}/rollback", "Make it one of its versions.", body=_JSON),
+            Operation("delete", each, "Delete a model with all its versions.", "204", answer=""),
+        )
+    ),
 )
 
 _TEXT: Final[JsonObject] = {"type": "string"}
@@ -88,12 +97,13 @@ _CURSOR: Final[JsonObject] = {
 
 def deployment_paths() -> JsonObject:
     paths = described_paths(_OPERATIONS, _ERRORS, "Error", _JSON)
-    for path, schema in (("/v1/deployments", _BODY), (f"{_ENDPOINT}/rollback", _ROLLBACK)):
+    rollbacks = ((f"{each}/rollback", _ROLLBACK) for each in _ENDPOINTS)
+    for path, schema in (("/v1/deployments", _BODY), *rollbacks):
         _operation(paths, path, "post")["requestBody"] = {
             "required": True,
             "content": {_JSON: {"schema": schema}},
         }
-    for path in ("/v1/deployments", f"{_ENDPOINT}/versions"):
+    for path in ("/v1/deployments", *(f"{each}/versions" for each in _ENDPOINTS)):
         operation = _operation(paths, path, "get")
         known = operation.get("parameters")
         operation["parameters"] = [*(known if isinstance(known, list) else []), _CURSOR]

@@ -174,6 +174,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             raise errors.PermissionDenied(
                 f"{model.spec.id} is not {who.tenant!r}'s own; changing it needs the scope 'admin'"
             )
+        auth.check_admits(who, model.spec.id)
         return model
 
     def _endpoint(self, model: CatalogModel) -> catalog_pb2.Endpoint:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import grpc.aio
 
-from quickthaw.scheduler.auth import caller
+from quickthaw.scheduler.auth import caller, check_admits
 from quickthaw.scheduler.catalog import Catalog, CatalogModel
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.convert import deployments as convert
@@ -35,6 +35,7 @@ class DeploymentsServicer(deployments_pb2_grpc.DeploymentsServicer):
     ) -> deployments_pb2.Deployment:
         who = caller()
         spec = convert.deployment_spec(request.spec, by_admin=who.may(Scope.ADMIN))
+        check_admits(who, spec.model)
         return convert.deployment_message(await self._deployments.create(who.tenant, spec))
 
     async def Get(

@@ -1,0 +1,292 @@
+"""Custom models by plain HTTP on a whole platform: brought, packed, tried, served, taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from safetensors.torch import load_file, save_file
+
+from quickthaw.client import Scope
+from quickthaw.snapshot import SnapshotStore
+from quickthaw.snapshot.skeleton import build
+from support.loras import lora
+from support.platform import Platform, quickthaw, running_platform, until
+from support.tiny_models import tiny_flux, tiny_sd
+
+PATIENCE_SECONDS = 100.0
+INPUT = {"prompt": "a red circle above a blue square", "seed": 7}
+FAST = {"num_inference_steps": 2}
+PART_BYTES = 64 * 1024
+
+
+@dataclass
+class Tenant:
+    """Somebody with nothing but a key and an HTTP client."""
+
+    http: httpx.Client
+
+    def upload(self, path: Path, name: str | None = None) -> str:
+        """In parts; the URL."""
+        begun = self.http.post(
+            "/cdn/files/upload/multipart", headers={"x-fal-file-name": name or path.name}
+        ).json()
+        url, parts = begun["access_url"], []
+        below = f"{url}/multipart/{begun['uploadId']}"
+        content = path.read_bytes()
+        for number, start in enumerate(range(0, len(content), PART_BYTES), 1):
+            sent = self.http.put(f"{below}/{number}", content=content[start : start + PART_BYTES])
+            assert sent.status_code == 200, sent.text
+            parts.append(sent.json())
+        done = self.http.post(f"{below}/complete", json={"parts": parts})
+        assert done.status_code == 200, done.text
+        return str(url)
+
+    def upload_folder(self, folder: Path) -> list[dict[str, str]]:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        return [{"url": self.upload(path), "path": str(path.relative_to(folder))} for path in paths]
+
+    def deploy(self, name: str, files: object, **wishes: object) -> str:
+        """The deployment's URL."""
+        made = self.http.post("/v1/deployments", json={"name": name, "files": files, **wishes})
+        assert made.status_code == 201, made.text
+        return str(made.json()["urls"]["get"])
+
+    def until(
+        self, url: str, holds: Callable[[Mapping[str, Any]], object], what: str
+    ) -> dict[str, Any]:
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < give_up:
+            try:
+                answer = self.http.get(url)
+            except httpx.TransportError:
+                continue
+            if answer.status_code == 200 and holds(now := answer.json()):
+                return dict(now)
+            time.sleep(0.05)
+        raise AssertionError(f"{what} did not happen: {answer.text}")
+
+    def ended(self, url: str) -> dict[str, Any]:
+        return self.until(url, lambda now: now["finished_at"], "the end")
+
+    def drawn(self, name: str, **more: object) -> bytes:
+        answer = self.http.post(f"/run/{name}", json={**INPUT, **more})
+        assert answer.status_code == 200, answer.text
+        return self.http.get(answer.json()["images"][0]["url"]).content
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with running_platform(tmp_path_factory.mktemp("platform")) as running:
+        yield running
+
+
+def a_tenant(platform: Platform, name: str, *scopes: Scope) -> Tenant:
+    with platform.client() as client:
+        key = client.keys.create(name, scopes or (Scope.CALL, Scope.DEPLOY)).secret
+    headers = {"authorization": f"Key {key}"}
+    return Tenant(httpx.Client(base_url=platform.ready["http"], headers=headers, timeout=60))
+
+
+@pytest.fixture(scope="module")
+def me(platform: Platform) -> Iterator[Tenant]:
+    tenant = a_tenant(platform, "me")
+    yield tenant
+    tenant.http.close()
+
+
+@pytest.fixture(scope="module")
+def sources(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of the bundled model, its UNet alone, a folder of tiny weights."""
+    with platform.client() as client:
+        digest = client.models.get("shapes").snapshot_digest
+    component = SnapshotStore(platform.data_dir / "snapshots").open(digest).manifest.component
+    unet = SimpleNamespace(unet=build(component("unet")))
+    folder = tmp_path_factory.mktemp("sources")
+    lora(folder / "style.safetensors", unet, rank=4, seed=1)
+    lora(folder / "other.safetensors", unet, rank=4, seed=2)
+    base = tiny_sd(0)
+    base.save_pretrained(folder / "tiny")
+    state = {name: each + 0.01 for name, each in base.unet.state_dict().items()}
+    save_file(state, folder / "unet.safetensors")
+    tiny_flux(0).save_pretrained(folder / "flux")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def style(me: Tenant, sources: Path) -> dict[str, Any]:
+    """The first version of `me/style`, deployed."""
+    file = me.upload(sources / "style.safetensors")
+    return me.ended(me.deploy("me/style", [file], base="shapes", defaults=FAST))
+
+
+def test_a_lora_is_tried_as_its_tenant_and_served_as_what_the_command_deploys(
+    platform: Platform, me: Tenant, sources: Path, style: dict[str, Any], tmp_path: Path
+) -> None:
+    assert (style["state"], style["version"], style["attempts"]) == ("ready", 1, 1), style
+    assert style["input_schema"]["properties"]["num_inference_steps"]["default"] == 2
+    tried = style["self_test"]
+    assert tried["receipt"]["model"] == f"self-test/{style['id']}"
+    assert tried["receipt"]["price_nanodollars"] > 0, "the tenant pays for its picture"
+    picture = httpx.get(tried["pictures"][0]).content
+    assert me.drawn("me/style") == picture
+    assert me.drawn("quickthaw/shapes", **FAST) != picture
+    words = ("deploy", sources / "style.safetensors", "--name", "default/style")
+    flags = ("--base", "shapes", "--default", "num_inference_steps=2", "--no-self-test", "--json")
+    done = subprocess.run(
+        quickthaw(*words, *flags),
+        env=platform.environment(),
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert json.loads(done.stdout)["model"]["snapshot_digest"] == style["snapshot"]
+
+
+def test_the_next_version_is_rolled_back_and_all_of_it_deleted(
+    platform: Platform, me: Tenant, sources: Path, style: dict[str, Any]
+) -> None:
+    others_see_nothing(platform, me, style["id"])
+    picture = me.drawn("me/style")
+    file = me.upload(sources / "other.safetensors")
+    assert me.ended(me.deploy("me/style", [file], base="shapes"))["version"] == 2
+    assert me.drawn("me/style", **FAST) != picture
+    back = me.http.post("/v1/endpoints/me/style/rollback", json={"version": 1})
+    assert (back.status_code, back.json()["changed"]) == (200, True)
+    listed = me.http.get("/v1/endpoints/me/style/versions").json()["versions"]
+    assert [(each["version"], each["current"]) for each in listed] == [(2, False), (1, True)]
+    assert me.drawn("me/style") == picture
+    assert me.http.delete("/v1/endpoints/me/style").status_code == 204
+    assert me.http.get("/v1/endpoints/me/style/versions").status_code == 404
+    with platform.client() as client:
+        assert not [each.id for each in client.models.list() if "self-test" in each.id]
+        made = [each for each in client.keys.list("me") if "self-test" in each.label]
+        assert all(each.revoked_unix_ms for each in made)
+
+
+def others_see_nothing(platform: Platform, me: Tenant, deployment: str) -> None:
+    """A rival's every answer is as for what never was; without the scope, all is refused."""
+    with (
+        a_tenant(platform, "rival").http as rival,
+        a_tenant(platform, "me", Scope.CALL).http as caller,
+    ):
+        a_stranger_sees_nothing(rival, me.http, deployment)
+        assert caller.get(f"/v1/deployments/{deployment}").status_code == 403
+        assert caller.delete("/v1/endpoints/me/style").status_code == 403
+
+
+def a_stranger_sees_nothing(rival: httpx.Client, me: httpx.Client, deployment: str) -> None:
+    known = (f"/v1/deployments/{deployment}", "/v1/endpoints/me/style")
+    unknown = ("/v1/deployments/dep_0000000000", "/v1/endpoints/me/never")
+    calls = (
+        *(("GET", ""), ("POST", "/cancel"), ("GET", "/versions")),
+        *(("POST", "/rollback"), ("DELETE", "")),
+    )
+    for there, nowhere in zip(known, unknown, strict=True):
+        for method, rest in calls:
+            body = {"version": 1} if rest == "/rollback" else None
+            seen, never = (
+                rival.request(method, path + rest, json=body) for path in (there, nowhere)
+            )
+            assert seen.status_code == never.status_code in (404, 405), (method, rest)
+            generic = [
+                answer.text.replace(path.rpartition("/")[2], "").replace("me/", "")
+                for answer, path in ((seen, there), (never, nowhere))
+            ]
+            assert generic[0] == generic[1]
+    assert rival.get("/v1/deployments").json()["deployments"] == []
+    stolen = me.get(known[0]).json()["files"][0]["id"]
+    file = {"id": stolen, "path": "a.safetensors"}
+    wish = {"name": "rival/style", "base": "shapes", "files": [file]}
+    assert "is no upload of yours" in rival.post("/v1/deployments", json=wish).text
+    assert me.get("/v1/deployments").json()["deployments"]
+
+
+def test_a_folder_is_deployed_and_a_single_file_over_it(me: Tenant, sources: Path) -> None:
+    folder = me.ended(me.deploy("me/tiny", me.upload_folder(sources / "tiny"), family="sd"))
+    assert folder["state"] == "ready", folder
+    file = me.upload(sources / "unet.safetensors")
+    over = me.ended(me.deploy("me/tuned", [file], base="me/tiny", title="A tuned one"))
+    assert over["state"] == "ready", over
+    assert me.drawn("me/tuned") != me.drawn("me/tiny")
+    assert me.drawn("me/tuned") == httpx.get(over["self_test"]["pictures"][0]).content
+
+
+@pytest.mark.parametrize(
+    ("made", "reason", "said"),
+    [
+        ("tensors of nothing", "", "style.safetensors"),
+        ("another family", "invalid_argument", "is of family flux, but"),
+    ],
+)
+def test_what_cannot_be_packed_fails_by_name_and_changes_nothing(
+    platform: Platform,
+    me: Tenant,
+    sources: Path,
+    tmp_path: Path,
+    made: str,
+    reason: str,
+    said: str,
+) -> None:
+    if made == "another family":
+        files = me.upload_folder(sources / "flux")
+    else:
+        plain = tmp_path / "plain.dat"  # nothing that a gateway looks at
+        state = load_file(sources / "unet.safetensors")
+        save_file({f"odd.{name}": each for name, each in state.items()}, plain)
+        files = [{"url": me.upload(plain), "path": "style.safetensors"}]
+    ended = me.ended(me.deploy("me/refused", files, base="shapes"))
+    assert ended["state"] == "failed"
+    assert said in ended["error"]["message"]
+    assert reason in ended["error"]["type"]
+    assert str(platform.data_dir) not in json.dumps(ended)
+    assert me.http.get("/v1/endpoints/me/refused/versions").status_code == 404
+
+
+def test_a_packer_that_is_killed_halfway_is_replaced_and_leaves_nothing(
+    platform: Platform, me: Tenant, sources: Path
+) -> None:
+    url = me.deploy("me/killed", [me.upload(sources / "style.safetensors")], base="shapes")
+    me.until(url, lambda now: "looking" in now["step"], "packing")
+    platform.kill("packer")
+    assert me.http.get("/v1/endpoints/me/killed/versions").status_code == 404
+    ended = me.ended(url)
+    assert (ended["state"], ended["attempts"], ended["version"]) == ("ready", 2, 1), ended
+
+
+def test_a_scheduler_that_is_killed_meanwhile_costs_no_try(
+    platform: Platform, me: Tenant, sources: Path
+) -> None:
+    url = me.deploy("me/steady", [me.upload(sources / "style.safetensors")], base="shapes")
+    me.until(url, lambda now: "packing" in now["step"] or "looking" in now["step"], "packing")
+    os.kill(platform.pids()["scheduler"], signal.SIGKILL)
+    ended = me.ended(url)
+    assert (ended["state"], ended["attempts"]) == ("ready", 1), ended
+
+
+def test_one_that_is_cancelled_ends_its_packing_and_the_next_begins(
+    platform: Platform, me: Tenant, sources: Path
+) -> None:
+    file = me.upload(sources / "style.safetensors")
+    first = me.deploy("me/never", [file], base="shapes")
+    me.until(first, lambda now: now["state"] == "packing", "packing")
+    second = me.deploy("me/next", [file], base="shapes")
+    assert me.http.post(f"{first}/cancel").json()["state"] == "cancelled"
+    assert me.ended(second)["state"] == "ready"
+    assert me.ended(first)["state"] == "cancelled"
+    assert me.http.get("/v1/endpoints/me/never/versions").status_code == 404
+    work = platform.data_dir / "packer"
+    asyncio.run(
+        until(lambda: not [each for each in work.iterdir() if each.is_dir()], "a clean work folder")
+    )
