@@ -107,3 +107,33 @@ def test_files_that_cannot_be_fetched_now_can_be_fetched_later(
     told = quickthaw("run", "shapes", "prompt=x")
     assert told.status == 1
     assert f"quickthaw requests save {answers.REQUEST_ID}" in told.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "requests list --state lost",
+        "webhooks list --state lost",
+        "deployments list --state lost",
+        "keys create team --scope king",
+        "keys create team --expires yesterday",
+        "keys update abc --expires yesterday",
+        "usage --by weather",
+        "env photoshop",
+        "run-with photoshop -- true",
+    ],
+)
+def test_a_word_that_is_none_is_named_before_a_platform_is_looked_for(
+    quickthaw: Quickthaw, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    monkeypatch.delenv("QUICKTHAW_GRPC")
+    told = quickthaw(*arguments.split())
+    assert told.status == 2, told.err
+    wrong = next(
+        word
+        for word in arguments.split()
+        if word in ("lost", "king", "yesterday", "weather", "photoshop")
+    )
+    assert repr(wrong) in told.err
+    assert "hint:" in told.err
+    assert "valid" not in told.err, "that is Python's way to say it"

@@ -106,8 +106,13 @@ CLIENTS: Mapping[str, Callable[[Place], dict[str, str]]] = {
 }
 
 
-def variables(client: str, place: Place) -> dict[str, str]:
+def check_client(client: str) -> None:
     """Raises UsageFault for a client that is not known."""
     if client not in CLIENTS:
         raise UsageFault(f"no client {client!r}", f"known are: {', '.join(CLIENTS)}")
+
+
+def variables(client: str, place: Place) -> dict[str, str]:
+    """Raises UsageFault for a client that is not known."""
+    check_client(client)
     return CLIENTS[client](place)

@@ -31,8 +31,9 @@ def env(client: ClientArgument, data_dir: DataDirOption = None, json_: JsonOptio
     gateway, which answers for fal's names and refuses every other. A program that needs others too
     is better started with `NO_PROXY` for those. The key in the output is the platform's own.
     """
-    from quickthaw.cli.pointing import find_place, variables
+    from quickthaw.cli.pointing import check_client, find_place, variables
 
+    check_client(client)
     found = variables(client, find_place(data_dir))
     Output(json_).show(
         found,
@@ -54,8 +55,9 @@ def run_with(
     quickthaw run-with fal -- python app.py
     ```
     """
-    from quickthaw.cli.pointing import find_place, variables
+    from quickthaw.cli.pointing import check_client, find_place, variables
 
+    check_client(client)
     wanted = command[1:] if command[0] == "--" else command
     if not wanted:
         raise UsageFault("there is no command to run", "quickthaw run-with fal -- python app.py")

@@ -40,14 +40,10 @@ def list_deployments(
     quickthaw deployments list --state failed
     ```
     """
-    from quickthaw.cli.errors import UsageFault
+    from quickthaw.cli.words import read_words
     from quickthaw.client import DeploymentState
 
-    try:
-        states = [DeploymentState(name.lower()) for name in state or ()]
-    except ValueError as error:
-        known = ", ".join(each for each in DeploymentState if each is not DeploymentState.UNKNOWN)
-        raise UsageFault(f"--state: {error}", f"choose from {known}") from error
+    states = read_words("--state", state or (), DeploymentState)
     with session.client() as client:
         found = list(client.deployments.list(states=states, limit=limit))
 

@@ -116,20 +116,18 @@ def create(
     quickthaw keys create web --requests-per-minute 60 --max-price 0.05 --model "acme/*"
     ```
     """
-    from quickthaw.cli.errors import UsageFault
+    from quickthaw.cli.words import read_words
     from quickthaw.client import KeyLimits, Scope
 
-    try:
-        scopes = [Scope(name.lower()) for name in scope or ("call",)]
-    except ValueError as error:
-        raise UsageFault(f"--scope: {error}", "choose from call, deploy, admin, worker") from error
+    scopes = read_words("--scope", scope or ("call",), Scope)
+    expires_unix_ms = parse_time(expires, "--expires")
     limits = _changed(KeyLimits(), requests_per_minute, concurrent_requests, max_price, model)
     with session.client() as client:
         made = client.keys.create(
             tenant,
             scopes,
             label=label,
-            expires_unix_ms=parse_time(expires, "--expires"),
+            expires_unix_ms=expires_unix_ms,
             limits=limits,
         )
     _hand_out(session, made, key_file)
@@ -183,7 +181,7 @@ def update(
 
     if model and any_model:
         raise UsageFault("--model and --any-model contradict each other", "give one of them")
-    key_id = _key_id(key)
+    key_id, expires_unix_ms = _key_id(key), _expiry(expires)
     with session.client() as client:
         known = next((each for each in client.keys.list() if each.key_id == key_id), None)
         before = known.limits if known is not None else None
@@ -194,7 +192,7 @@ def update(
         changed = client.keys.update(
             key_id,
             label=label,
-            expires_unix_ms=_expiry(expires),
+            expires_unix_ms=expires_unix_ms,
             limits=limits if limits != before else None,
         )
     session.out.show(changed, lambda console: console.print(f"{changed.key_id} is changed"))

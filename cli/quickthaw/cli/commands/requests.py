@@ -41,14 +41,10 @@ def list_requests(
     quickthaw requests list --state failed --limit 5
     ```
     """
-    from quickthaw.cli.errors import UsageFault
+    from quickthaw.cli.words import read_words
     from quickthaw.client import RequestState
 
-    try:
-        states = [RequestState(name.lower()) for name in state or ()]
-    except ValueError as error:
-        known = ", ".join(each for each in RequestState if each is not RequestState.UNKNOWN)
-        raise UsageFault(f"--state: {error}", f"choose from {known}") from error
+    states = read_words("--state", state or (), RequestState)
     with session.client() as client:
         found = list(client.list(states=states, model=model, limit=limit))
 

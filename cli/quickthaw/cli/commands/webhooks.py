@@ -40,14 +40,10 @@ def list_webhooks(
     quickthaw webhooks list --state failed
     ```
     """
-    from quickthaw.cli.errors import UsageFault
+    from quickthaw.cli.words import read_words
     from quickthaw.client import WebhookState
 
-    try:
-        states = [WebhookState(name.lower()) for name in state or ()]
-    except ValueError as error:
-        known = ", ".join(each for each in WebhookState if each is not WebhookState.UNKNOWN)
-        raise UsageFault(f"--state: {error}", f"choose from {known}") from error
+    states = read_words("--state", state or (), WebhookState)
     with session.client() as client:
         found = list(client.webhooks.list(states=states, limit=limit))
 
