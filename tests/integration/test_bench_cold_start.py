@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from quickthaw.cli.bench import cold_start
+from quickthaw.cli.bench.floors import DEPTHS, Floors
 from quickthaw.cli.bench.options import Options
 from quickthaw.cli.bench.peers.registry import find
 from quickthaw.cli.bench.plot import plot
@@ -84,6 +85,7 @@ def test_every_loader_is_measured_from_every_tier(written: dict[str, Any]) -> No
         assert rows[key]["seconds"]["p50"] > 0
     assert rows["quickthaw/remote"]["how"] == ["remote"]
     assert rows["quickthaw/disk"]["how"] != ["page_cache"]
+    assert rows["floors/disk"]["how"][0] in {depth.words for depth in DEPTHS}
     assert rows["quickthaw/page-cache"]["how"] == ["page_cache"]
 
 
@@ -265,6 +267,16 @@ def test_page_cache_states_are_looked_at(tmp_path: Path) -> None:
         change([path])
         with path.open("rb") as file:
             assert cached_fraction(file.fileno(), 1 << 20) == wanted
+
+
+def test_a_floor_that_read_less_than_all_is_no_floor(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(3 << 20))
+    floors = Floors([path], "cpu", 2, "")
+    floors.direct()
+    os.truncate(path, 1 << 20)
+    with pytest.raises(OSError, match="came back short"):
+        floors.direct()
 
 
 def test_tiers_are_measured_in_one_order_whatever_was_asked(tmp_path: Path) -> None:

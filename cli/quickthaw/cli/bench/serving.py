@@ -120,6 +120,7 @@ class _FloorLane:
         floors = Floors(
             list(settings.subject.files.values()), settings.device, settings.readers, settings.url
         )
+        self._how = {From.DISK: floors.depth.words}
         self._runs = {
             From.DISK: floors.direct,
             From.PAGE_CACHE: floors.page_cache,
@@ -133,7 +134,8 @@ class _FloorLane:
     def run(self, start: From, *, verify: bool) -> Outcome:
         cpu, began = time.process_time(), time.perf_counter()
         self._runs[start]()
-        return Outcome(time.perf_counter() - began, time.process_time() - cpu)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        return Outcome(seconds, cpu, how=self._how.get(start, ""))
 
     def wrong(self) -> list[str]:
         return []
