@@ -215,7 +215,7 @@ def essence(decided: Sequence[commands.Command]) -> Decided:
 def _without_payload(event: events.Event) -> events.Event:
     """Payloads pass through the core untouched; they are the requests' outputs."""
     if isinstance(event, events.AttemptFinished) and event.payload is not None:
-        return replace(event, payload=None)
+        return event._replace(payload=None)
     return event
 
 

@@ -37,9 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 class Outbox(Protocol):
-    """Where messages for workers go. Both methods drop what has no stream to go to."""
+    """Where messages for workers go. All methods drop what has no stream to go to."""
 
     def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None: ...
+
+    def acknowledge(self, worker_id: str, attempt_id: str) -> None:
+        """The worker may forget the attempt, whose end is durable."""
+        ...
 
     def close(self, worker_id: str, detail: str) -> None: ...
 
@@ -83,7 +87,8 @@ class Dispatcher:
         """Raises QueueFull, ModelCannotFit or whatever else refuses a request for now. What is
         on its way into the journal counts as queued."""
         self.live.check_room(request.view.input_json)
-        error = self.machine.admission_error(request.job, self.clock.now_ms())
+        # It was submitted just now.
+        error = self.machine.admission_error(request.job, request.job.submitted_ms)
         if error is not None:
             raise error
         if self.machine.queue_length() + self._being_journalled >= self._queue_max:
@@ -240,7 +245,8 @@ class Dispatcher:
             if isinstance(command, commands.Immediate):
                 self._at_once(command)
             elif isinstance(command, commands.JournalSoon):
-                self._metrics.count(command)
+                if isinstance(command, commands.JournalProgress):
+                    self._metrics.count(command)
                 self._behind.note(command)
             elif isinstance(command, commands.Journal):
                 rows.extend(self._rows(command))
@@ -330,6 +336,8 @@ class Dispatcher:
     ) -> Callable[[], None]:
         if isinstance(command, commands.TellEnd):
             return partial(self._tell_end, command)
+        if isinstance(command, commands.SendFinishedAck):
+            return partial(self._outbox.acknowledge, command.worker_id, command.attempt_id)
         return partial(self._send, command)
 
     # ---- what callers and watchers see ------------------------------------------------------

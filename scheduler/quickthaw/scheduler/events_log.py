@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -29,14 +29,27 @@ class Entry(NamedTuple, Generic[Payload]):
 
 
 class _Log(Generic[Payload]):
-    __slots__ = ("changed", "entries", "finished", "next_sequence", "watchers")
+    __slots__ = ("changed", "entries", "finished", "next_sequence", "size_bytes", "watchers")
 
     def __init__(self, first_sequence: int) -> None:
         self.entries: list[Entry[Payload]] = []
         self.next_sequence = first_sequence
+        self.size_bytes = 0
         self.finished = False
         self.watchers = 0
-        self.changed = asyncio.Event()
+        self.changed: asyncio.Event | None = None
+        """Set by the next entry, and done with then; None while nobody waits for it."""
+
+    def news(self) -> Awaitable[object]:
+        """Waits for the next entry, or for the end of all watches."""
+        if self.changed is None:
+            self.changed = asyncio.Event()
+        return self.changed.wait()
+
+    def tell(self) -> None:
+        if self.changed is not None:
+            self.changed.set()
+            self.changed = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +88,7 @@ class EventsLog(Generic[Payload]):
         """Ends every watch with an error."""
         self._closed = why
         for log in self._logs.values():
-            log.changed.set()
+            log.tell()
 
     def append(
         self,
@@ -92,22 +105,24 @@ class EventsLog(Generic[Payload]):
             return
         log.entries.append(Entry(log.next_sequence, unix_ms, payload, droppable, final, size_bytes))
         log.next_sequence += 1
+        log.size_bytes += size_bytes
         self._total_bytes += size_bytes
         if len(log.entries) > self._limits.per_request_max:
             self._drop_one(log)
         if final:
             log.finished = True
             self._finished[request_id] = None
-        if log.watchers:
-            log.changed.set()
-            log.changed = asyncio.Event()
-        self._make_room()
+        if log.changed is not None:
+            log.tell()
+        if final or self._total_bytes > self._limits.total_bytes_max:
+            self._make_room()
 
     def _drop_one(self, log: _Log[Payload]) -> None:
         """The oldest entry that may go. A log of states alone is bounded by the attempts."""
         for index, entry in enumerate(log.entries):
             if entry.droppable:
                 self._total_bytes -= entry.size_bytes
+                log.size_bytes -= entry.size_bytes
                 del log.entries[index]
                 return
 
@@ -117,8 +132,7 @@ class EventsLog(Generic[Payload]):
             or self._total_bytes > self._limits.total_bytes_max
         ):
             request_id, _ = self._finished.popitem(last=False)
-            log = self._logs.pop(request_id)
-            self._total_bytes -= sum(entry.size_bytes for entry in log.entries)
+            self._total_bytes -= self._logs.pop(request_id).size_bytes
         if self._total_bytes > self._limits.total_bytes_max:
             for log in self._logs.values():
                 self._drop_one(log)
@@ -145,7 +159,7 @@ class EventsLog(Generic[Payload]):
         log.watchers += 1
         try:
             while True:
-                changed = log.changed
+                seen = log.next_sequence
                 for entry in _after(log.entries, after_sequence):
                     after_sequence = entry.sequence
                     yield entry
@@ -153,8 +167,8 @@ class EventsLog(Generic[Payload]):
                     return
                 if self._closed is not None:
                     raise self._closed
-                if changed is log.changed:
-                    await changed.wait()
+                if seen == log.next_sequence:
+                    await log.news()
         finally:
             log.watchers -= 1
 

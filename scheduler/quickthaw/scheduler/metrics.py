@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import Tier
+from quickthaw.scheduler.tallies import Spreads, Tallies
 
 STANDARD_CLASS = "standard"
 _NANODOLLARS = 1e9
@@ -60,50 +61,46 @@ class SchedulerMetrics:
         self.registry = CollectorRegistry()
         self._tenant_classes = tenant_classes or {}
         registry = self.registry
-        self.submitted = Counter(
-            "quickthaw_requests_submitted", "Requests accepted.", registry=registry
-        )
-        self.finished = Counter(
-            "quickthaw_requests_finished", "Requests that ended.", ["state"], registry=registry
-        )
-        self.queue_seconds = Histogram(
+        self.submitted = Tallies(
+            "quickthaw_requests_submitted", "Requests accepted.", registry
+        ).labels()
+        finished = Tallies("quickthaw_requests_finished", "Requests that ended.", registry, "state")
+        self._queue_seconds = Spreads(
             "quickthaw_queue_seconds",
             "From a request's acceptance to the start of the attempt that ended it.",
-            buckets=_WAIT_BUCKETS,
-            registry=registry,
-        )
-        self.placements = Counter(
+            registry,
+            _WAIT_BUCKETS,
+        ).labels()
+        placements = Tallies(
             "quickthaw_placements",
             "Attempts that began to run, by the farthest tier that a component came from.",
-            ["tier"],
-            registry=registry,
+            registry,
+            "tier",
         )
-        self.cold_starts = Counter(
-            "quickthaw_cold_starts",
-            "Attempts for which something had to be loaded.",
-            registry=registry,
-        )
-        self.load_seconds = Histogram(
+        self._cold_starts = Tallies(
+            "quickthaw_cold_starts", "Attempts for which something had to be loaded.", registry
+        ).labels()
+        load_seconds = Spreads(
             "quickthaw_load_seconds",
             "Time to bring a model up before a run, by the farthest tier.",
-            ["tier"],
-            buckets=_WAIT_BUCKETS,
-            registry=registry,
+            registry,
+            _WAIT_BUCKETS,
+            "tier",
         )
-        self.run_seconds = Histogram(
-            "quickthaw_run_seconds", "Metered run time.", buckets=_WAIT_BUCKETS, registry=registry
-        )
+        self._run_seconds = Spreads(
+            "quickthaw_run_seconds", "Metered run time.", registry, _WAIT_BUCKETS
+        ).labels()
         self.evictions = Counter(
             "quickthaw_evictions", "Components that left VRAM by order.", registry=registry
         )
         self.attempts_lost = Counter(
             "quickthaw_attempts_lost", "Attempts whose worker was lost.", registry=registry
         )
-        self.billed_seconds = Counter(
-            "quickthaw_billed_seconds", "Run time charged.", ["tenant_class"], registry=registry
+        self._billed_seconds = Tallies(
+            "quickthaw_billed_seconds", "Run time charged.", registry, "tenant_class"
         )
-        self.billed_dollars = Counter(
-            "quickthaw_billed_dollars", "Money charged.", ["tenant_class"], registry=registry
+        self._billed_dollars = Tallies(
+            "quickthaw_billed_dollars", "Money charged.", registry, "tenant_class"
         )
         self.budget_alerts = Counter(
             "quickthaw_budget_alerts",
@@ -162,24 +159,14 @@ class SchedulerMetrics:
         )
         for kind in ("attach", "watch", "realtime"):
             self.streams.labels(kind)
-        # Looking a label up costs more than the counting, and these are counted for each request.
         self._of_tier = {
-            tier: (self.placements.labels(label), self.load_seconds.labels(label))
+            tier: (placements.labels(label), load_seconds.labels(label))
             for tier in (None, *Tier)
             if (label := _tier_label(tier))
         }
         self._of_end = {
-            state: self.finished.labels(state.value) for state in RequestState if state.terminal
+            state: finished.labels(state.value) for state in RequestState if state.terminal
         }
-        self._of_class: dict[str, tuple[Counter, Counter]] = {}
-
-    def _billed(self, tenant_class: str) -> tuple[Counter, Counter]:
-        if (counters := self._of_class.get(tenant_class)) is None:
-            counters = self._of_class[tenant_class] = (
-                self.billed_seconds.labels(tenant_class),
-                self.billed_dollars.labels(tenant_class),
-            )
-        return counters
 
     def observe(self, read: Callable[[], Snapshot | None]) -> None:
         """Adds what is read at each scrape. `read` is called from the endpoint's thread; None, if
@@ -207,17 +194,17 @@ class SchedulerMetrics:
                 placements.inc()
                 load_seconds.observe(attempt.load_ms / 1000)
                 if attempt.start_tier is not Tier.VRAM:
-                    self.cold_starts.inc()
+                    self._cold_starts.inc()
             case commands.JournalEnd(ledger=line, settled=settled) if line is not None:
                 for alert in settled.alerts:
                     self.budget_alerts.labels(
                         self.tenant_class(alert.account.tenant), alert.kind.value
                     ).inc()
-                billed_seconds, billed_dollars = self._billed(self.tenant_class(line.tenant))
-                billed_seconds.inc(line.billed_ms / 1000)
-                billed_dollars.inc(line.price_nanodollars / _NANODOLLARS)
+                paying = self.tenant_class(line.tenant)
+                self._billed_seconds.labels(paying).inc(line.billed_ms / 1000)
+                self._billed_dollars.labels(paying).inc(line.price_nanodollars / _NANODOLLARS)
                 if line.metered_ms:
-                    self.run_seconds.observe(line.metered_ms / 1000)
+                    self._run_seconds.observe(line.metered_ms / 1000)
                 if line.waiver == "worker_lost":
                     self.attempts_lost.inc()
             case _:
@@ -226,7 +213,7 @@ class SchedulerMetrics:
     def ended(self, command: commands.TellEnd) -> None:
         end = command.end
         self._of_end[end.state].inc()
-        self.queue_seconds.observe(end.receipt.queue_ms / 1000)
+        self._queue_seconds.observe(end.receipt.queue_ms / 1000)
         if end.failure is not None:
             self.failures.labels(end.failure.reason).inc()
 

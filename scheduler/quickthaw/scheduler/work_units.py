@@ -13,6 +13,13 @@ _OF_ONE = frozenset(
     {"prompt", "negative_prompt", "seed", "output_format", "preview_every", "sync_mode"}
 )
 
+_COUNT = ("num_images", "num_outputs")
+_SIZE = ("image_size", "width", "height")
+_WORK = frozenset(("num_inference_steps", "steps", "num_frames", *_COUNT, *_SIZE))
+"""All that `work_units` reads: most inputs that are not for pictures have none of it."""
+_OUTPUTS = frozenset((*_COUNT, *_SIZE, "num_frames", "fps", "frames_per_second", "duration"))
+_ONE_OUTPUT = OutputUnits(images=1)
+
 # The image sizes that public clients name instead of giving pixels.
 _NAMED_SIZES = {
     "square_hd": (1024, 1024),
@@ -27,6 +34,8 @@ _NAMED_SIZES = {
 def work_units(completed: Mapping[str, Any]) -> float:
     """Steps x megapixels x images x frames of an input with its defaults; what is not there counts
     as 1. A sound's length does not count: its pieces are made whole and then cut."""
+    if _WORK.isdisjoint(completed):
+        return 1.0
     steps = _number(completed, "num_inference_steps") or _number(completed, "steps") or 1.0
     images = _number(completed, "num_images") or _number(completed, "num_outputs") or 1.0
     frames = _number(completed, "num_frames") or 1.0
@@ -46,6 +55,8 @@ def batch_key(completed: Mapping[str, Any]) -> str:
 def output_units(completed: Mapping[str, Any]) -> OutputUnits:
     """What an input with its defaults asks for: the images, their pixels, the length of a video.
     Where the input does not say, one image and no more."""
+    if _OUTPUTS.isdisjoint(completed):
+        return _ONE_OUTPUT
     images = int(_number(completed, "num_images") or _number(completed, "num_outputs") or 1)
     pixels = round((_megapixels(completed) or 0.0) * 1e6)
     frames = _number(completed, "num_frames") or 0.0

@@ -24,6 +24,8 @@ class WorkerStream:
         self._outbound: deque[fleet_pb2.SchedulerMessage] = deque()
         # What was decided before the Welcome could go out: it goes right after it.
         self._held: list[fleet_pb2.SchedulerMessage] | None = []
+        # Ends to acknowledge, which all go in one message.
+        self._ended: list[str] = []
         self._changed = asyncio.Event()
         self.closed: errors.QuickthawError | None = None
         self._left = asyncio.Event()
@@ -67,6 +69,11 @@ class WorkerStream:
             )
         self._changed.set()
 
+    def acknowledge(self, attempt_id: str) -> None:
+        """An end that the worker need not repeat."""
+        self._ended.append(attempt_id)
+        self._changed.set()
+
     def close(self, why: errors.QuickthawError) -> None:
         if self.closed is None:
             self.closed = why
@@ -77,13 +84,18 @@ class WorkerStream:
 
         Raises what the stream was closed with, after the last message is out.
         """
-        while not self._outbound:
+        while not self._outbound and (not self._ended or self._held is not None):
             if self.closed is not None:
                 raise self.closed
             self._changed.clear()
             await self._changed.wait()
-        count = min(len(self._outbound), limits.FRAME_MESSAGES_MAX)
-        return fleet_pb2.SchedulerFrame(messages=[self._outbound.popleft() for _ in range(count)])
+        count = min(len(self._outbound), limits.FRAME_MESSAGES_MAX - 1)
+        messages = [self._outbound.popleft() for _ in range(count)]
+        if self._ended:
+            acknowledged = fleet_pb2.FinishedAck(attempt_ids=self._ended)
+            messages.append(fleet_pb2.SchedulerMessage(finished_ack=acknowledged))
+            self._ended = []
+        return fleet_pb2.SchedulerFrame(messages=messages)
 
 
 class WorkerStreams:
@@ -140,6 +152,10 @@ class WorkerStreams:
     def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None:
         if (stream := self._streams.get(worker_id)) is not None:
             stream.send(message)
+
+    def acknowledge(self, worker_id: str, attempt_id: str) -> None:
+        if (stream := self._streams.get(worker_id)) is not None:
+            stream.acknowledge(attempt_id)
 
     def close(self, worker_id: str, detail: str) -> None:
         if (stream := self._streams.get(worker_id)) is not None:

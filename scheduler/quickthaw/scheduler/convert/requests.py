@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from quickthaw.scheduler.convert.webhook_targets import target
 from quickthaw.scheduler.convert.words import (
@@ -31,8 +31,7 @@ _FAILURE_CHARS_MAX = 4_000
 _VIOLATION_CHARS_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A SubmitRequest whose own fields are checked; model and input are not yet."""
 
     model: str
@@ -57,36 +56,45 @@ class Submission:
 
 def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:
     """`key_id`: the key that submits, for its bill. Raises InvalidArgument."""
-    for name in (
-        *("deadline_unix_ms", "second_worth_nanodollars", "price_cap_nanodollars"),
-        *("start_deadline_unix_ms", "attempts_max", "model_queue_max"),
-    ):
-        if getattr(message, name) < 0:
-            raise invalid(name, f"must not be negative, but is {getattr(message, name)}")
+    deadline_ms, start_deadline_ms = message.deadline_unix_ms, message.start_deadline_unix_ms
+    worth, price_cap = message.second_worth_nanodollars, message.price_cap_nanodollars
+    attempts_max, model_queue_max = message.attempts_max, message.model_queue_max
+    # All at once: what one of them is below zero is below zero.
+    if (deadline_ms | start_deadline_ms | worth | price_cap | attempts_max | model_queue_max) < 0:
+        raise _negative(message)
     if message.wait_ms > WAIT_MS_MAX:
         raise invalid("wait_ms", f"must be at most {WAIT_MS_MAX}, but is {message.wait_ms}")
     return Submission(
         model=checked_text("model", message.model, chars_max=NAME_CHARS_MAX, required=True),
         input_json=message.input_json,
         priority=priority_from_wire(message.priority),
-        deadline_ms=message.deadline_unix_ms,
+        deadline_ms=deadline_ms,
         idempotency_key=checked_text(
             "idempotency_key",
             message.idempotency_key,
             chars_max=limits.IDEMPOTENCY_KEY_CHARS_MAX,
         ),
         worker_hint=checked_text("worker_hint", message.worker_hint, chars_max=NAME_CHARS_MAX),
-        second_worth_nanodollars=message.second_worth_nanodollars,
-        price_cap_nanodollars=message.price_cap_nanodollars,
-        start_deadline_ms=message.start_deadline_unix_ms,
-        attempts_max=message.attempts_max,
-        model_queue_max=message.model_queue_max,
+        second_worth_nanodollars=worth,
+        price_cap_nanodollars=price_cap,
+        start_deadline_ms=start_deadline_ms,
+        attempts_max=attempts_max,
+        model_queue_max=model_queue_max,
         accept_invalid_input=message.accept_invalid_input,
         webhook=target(message.webhook) if message.HasField("webhook") else None,
         key_id=key_id,
         wait_ms=message.wait_ms,
         found_wrong=_found_wrong(message),
     )
+
+
+def _negative(message: inference_pb2.SubmitRequest) -> errors.InvalidArgument:
+    names = (
+        *("deadline_unix_ms", "second_worth_nanodollars", "price_cap_nanodollars"),
+        *("start_deadline_unix_ms", "attempts_max", "model_queue_max"),
+    )
+    name = next(name for name in names if getattr(message, name) < 0)
+    return invalid(name, f"must not be negative, but is {getattr(message, name)}")
 
 
 def _found_wrong(message: inference_pb2.SubmitRequest) -> tuple[errors.FieldViolation, ...]:

@@ -46,8 +46,13 @@ ToWorker: TypeAlias = (
     | commands.SendPrefetch
     | commands.SendWelcome
     | commands.SendHeartbeatAck
-    | commands.SendFinishedAck
 )
+
+_OUTCOMES = {
+    types_pb2.REQUEST_STATE_SUCCEEDED: Outcome.SUCCEEDED,
+    types_pb2.REQUEST_STATE_FAILED: Outcome.FAILED,
+    types_pb2.REQUEST_STATE_CANCELLED: Outcome.CANCELLED,
+}
 
 Heard: TypeAlias = events.Event | fleet_pb2.AttemptEvent
 """What one message means: facts for the core, or something for those who watch."""
@@ -132,12 +137,7 @@ def heard(worker_id: WorkerId, message: fleet_pb2.WorkerMessage) -> Iterator[Hea
 
 
 def _finished(worker_id: WorkerId, message: fleet_pb2.AttemptFinished) -> events.AttemptFinished:
-    outcomes = {
-        types_pb2.REQUEST_STATE_SUCCEEDED: Outcome.SUCCEEDED,
-        types_pb2.REQUEST_STATE_FAILED: Outcome.FAILED,
-        types_pb2.REQUEST_STATE_CANCELLED: Outcome.CANCELLED,
-    }
-    outcome = outcomes.get(message.outcome)
+    outcome = _OUTCOMES.get(message.outcome)
     if outcome is None:
         raise invalid("finished.outcome", "must be SUCCEEDED, FAILED or CANCELLED")
     failure: Failure | None = None
@@ -279,9 +279,6 @@ def scheduler_message(
                 ],
             )
             return fleet_pb2.SchedulerMessage(heartbeat_ack=ack)
-        case commands.SendFinishedAck():
-            finished = fleet_pb2.FinishedAck(attempt_ids=[command.attempt_id])
-            return fleet_pb2.SchedulerMessage(finished_ack=finished)
 
 
 def _whereabouts(found: Iterable[commands.Peers]) -> list[fleet_pb2.Whereabouts]:

@@ -8,7 +8,7 @@ through the core untouched: the shell gets them back in the command that they le
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from quickthaw.scheduler.core.accounts import Account, AccountChange, AccountId
 from quickthaw.scheduler.core.lifecycle import RequestState
@@ -34,8 +34,7 @@ from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.sanctions import Quarantine
 
 
-@dataclass(frozen=True, slots=True)
-class RequestJournalled:
+class RequestJournalled(NamedTuple):
     """A new request is durable and so is accepted. Check `Machine.admission_error` before."""
 
     job: Job
@@ -174,14 +173,12 @@ class ResidencyChanged:
     removed: tuple[Residency, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptLoading:
+class AttemptLoading(NamedTuple):
     worker_id: WorkerId
     attempt_id: AttemptId
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRunning:
+class AttemptRunning(NamedTuple):
     """The model is ready and the run begins: the meter opens."""
 
     worker_id: WorkerId
@@ -190,8 +187,7 @@ class AttemptRunning:
     start_tier: Tier | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptFinished:
+class AttemptFinished(NamedTuple):
     """May come more than once; `metered_ms` is the worker's monotonic span of the run, `outputs`
     what it delivered."""
 

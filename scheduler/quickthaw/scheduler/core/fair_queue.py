@@ -313,7 +313,7 @@ class FairQueue:
 
     def position(self, request_id: RequestId, exact_max: int) -> int:
         """How many go before it: exact up to `exact_max`, beyond that an estimate."""
-        if request_id in self._ahead:
+        if request_id in self._ahead or len(self._waiting) == 1:
             return 0
         waiting = self._waiting[request_id]
         tenant = self._tenants[waiting.job.tenant]

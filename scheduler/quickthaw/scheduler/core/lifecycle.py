@@ -27,6 +27,9 @@ class RequestState(Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    # Members are looked up by what they are, at every step of every request.
+    __hash__ = object.__hash__
+
     @property
     def terminal(self) -> bool:
         return not TRANSITIONS[self]
@@ -52,6 +55,7 @@ TRANSITIONS: Mapping[RequestState, frozenset[RequestState]] = {
 
 _PROGRESS = (RequestState.PLACED, RequestState.LOADING, RequestState.RUNNING)
 HELD = frozenset(_PROGRESS)
+_TO_SUCCESS = (*_PROGRESS, RequestState.SUCCEEDED)
 
 
 class Step(NamedTuple):
@@ -97,6 +101,11 @@ def path(start: RequestState, end: RequestState) -> tuple[RequestState, ...]:
 
     Empty if the worker is behind us: its news is old. `end` is LOADING, RUNNING or SUCCEEDED.
     """
-    if end is RequestState.SUCCEEDED:
-        return (*path(start, RequestState.RUNNING), end)
-    return _PROGRESS[_PROGRESS.index(start) + 1 : _PROGRESS.index(end) + 1]
+    return _PATHS[start, end]
+
+
+_PATHS: Mapping[tuple[RequestState, RequestState], tuple[RequestState, ...]] = {
+    (start, end): _TO_SUCCESS[_TO_SUCCESS.index(start) + 1 : _TO_SUCCESS.index(end) + 1]
+    for start in _PROGRESS
+    for end in _TO_SUCCESS
+}

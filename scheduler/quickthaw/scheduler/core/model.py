@@ -277,8 +277,7 @@ class Estimate(NamedTuple):
     samples: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerLine:
+class LedgerLine(NamedTuple):
     """A closed meter. One for each ended attempt; `attempt_id` is its key, so replays absorb.
 
     `unit` is empty where time is charged; else `micro_units` (millionths of it) were delivered. A
@@ -307,8 +306,7 @@ class LedgerLine:
     unit_price_nanodollars: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a request cost and why it ran where it did; its money equals the last ledger line's.
 
     A request that ended before it was ever placed has an empty worker and no price.

@@ -50,7 +50,7 @@ def on_finished(state: State, event: AttemptFinished) -> bool:
     _note_load(state, tracked, event.load_ms, event.start_tier)
     meter(tracked, event.metered_ms)
     if event.outcome is Outcome.SUCCEEDED or event.metered_ms:
-        advance(state, tracked, RequestState.RUNNING)
+        advance(state, tracked, RequestState.RUNNING, over=True)
     stopping = tracked.stopping
     if stopping is not None and stopping.reason == DEADLINE_EXPIRED:
         end(state, tracked, RequestState.FAILED, stopping)
@@ -112,8 +112,9 @@ def owned(state: State, worker_id: WorkerId, attempt_id: AttemptId) -> Tracked |
     )
 
 
-def advance(state: State, tracked: Tracked, to: RequestState) -> None:
-    """Follows the worker to LOADING or RUNNING through every state between; old news is nothing."""
+def advance(state: State, tracked: Tracked, to: RequestState, *, over: bool = False) -> None:
+    """Follows the worker to LOADING or RUNNING through every state between; old news is nothing.
+    `over`: its end is known too, and foretold no more."""
     for step in path(tracked.life.state, to):
         attempt = opened(tracked)
         if step is RequestState.LOADING:
@@ -121,7 +122,8 @@ def advance(state: State, tracked: Tracked, to: RequestState) -> None:
         elif step is RequestState.RUNNING:
             tracked.attempt = attempt._replace(started_ms=state.now_ms)
             quarantine.note_run(state, tracked.job.model)
-            _expect_run_end(state, tracked, attempt)
+            if not over:
+                _expect_run_end(state, tracked, attempt)
         tracked.life.to(step, state.now_ms)
         state.out.append(JournalProgress(opened(tracked), step))
         tell_progress(state, tracked, attempt, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import AsyncIterator
 
@@ -106,15 +105,14 @@ class RealtimeSession:
                 f"{self._in_flight_max} inputs of this session are in flight; wait for one to end",
                 retry_delay_seconds=0.1,
             )
-        submission = dataclasses.replace(
-            convert.submission(message.submit, auth.caller().key_id),
+        submission = convert.submission(message.submit, auth.caller().key_id)._replace(
             contents_bytes_max=min(message.contents_bytes_max, CONTENTS_BYTES_MAX),
         )
         if not submission.worker_hint:
-            submission = dataclasses.replace(submission, worker_hint=self._worker_hint)
+            submission = submission._replace(worker_hint=self._worker_hint)
         # Of several inputs in flight one goes ahead: the worker is held for a run, not for a burst.
         if not self._running and self._holds.has(submission.worker_hint, self):
-            submission = dataclasses.replace(submission, ahead=True)
+            submission = submission._replace(ahead=True)
         begun = None
         if not submission.idempotency_key:
             begun = self._submissions.begin_ahead(self._tenant, submission)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
 from operator import itemgetter
+from typing import NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -94,8 +94,7 @@ NEWEST_ONLY: Mapping[Statement, str] = {Statement.UPSERT_ACCOUNT: "account"}
 """Statements of which a transaction needs only the last row for each value of this column."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One set of values for one statement, by column name (`key_` before those that select)."""
 
     statement: Statement
@@ -141,7 +140,8 @@ class _Insert:
     def values(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
         """Raises ProgrammingError, as the driver does with parameters by name."""
         try:
-            return self._get(row)
+            found: tuple[Value, ...] = self._get(row)
+            return found
         except KeyError as error:
             raise sqlite3.ProgrammingError(f"no value for {error.args[0]}") from error
 
