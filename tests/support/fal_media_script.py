@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import fal_client
 
@@ -15,7 +16,7 @@ FILM = {**STEPS, "num_frames": 9, "fps": 6, "image_size": {"width": 64, "height"
 def main(picture: str) -> None:
     told: dict[str, object] = {}
     told["wan"] = fal_client.subscribe("test/wan", {**FILM, "prompt": "a red circle"})
-    uploaded = fal_client.upload_file(picture)
+    uploaded = fal_client.upload_file(Path(picture))
     told["svd"] = fal_client.subscribe("test/svd", {**FILM, "image_url": uploaded})
     told["audio"] = fal_client.subscribe(
         "test/audio", {**STEPS, "prompt": "a red circle", "seconds_total": 4}

@@ -84,7 +84,8 @@ def encode(
     with tempfile.TemporaryDirectory(prefix="quickthaw-video-") as folder:
         path = Path(folder) / f"video.{chosen.container}"
         # Without the library's version and the time in it, the same frames are the same file.
-        settings = {"fflags": "+bitexact", "movflags": "+faststart"}
+        settings = {"fflags": "+bitexact"}
+        settings |= {"movflags": "+faststart"} if chosen.container == "mp4" else {}
         with av.open(str(path), "w", format=chosen.container, options=settings) as file:
             stream = file.add_stream(
                 chosen.encoder, rate=Fraction(fps), options=dict(_OPTIONS[chosen.encoder])
