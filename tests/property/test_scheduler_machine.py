@@ -80,24 +80,29 @@ class CoreMachine(RuleBasedStateMachine):
 
     def feed(self, event: Event, *, after_ms: int = 0) -> None:
         commands = self.scenario.feed(event, after_ms=after_ms)
-        for assign in of_kind(commands, SendAssign):
-            truth = self.truth[assign.worker_id]
-            holder = [t for t in self.truth.values() if assign.attempt_id in t.assigned]
-            assert holder in ([], [truth]), "one attempt went to two workers"
-            truth.assigned[assign.attempt_id] = assign
-            worker = self.scenario.machine.worker(assign.worker_id)
-            assert worker is not None
-            in_use = {digest for held in worker.held.values() for digest in held.model.sizes}
-            assert in_use.isdisjoint(assign.evict_digests), "what an open attempt uses must go"
-        for prefetch in of_kind(commands, SendPrefetch):
-            truth, sizes = self.truth[prefetch.worker_id], prefetch.model.sizes
-            assert not truth.assigned, "a worker that has something to do is to prefetch"
-            truth.coming = {digest: sizes[digest] for digest in prefetch.digests}
+        for command in commands:
+            # In order: a prefetch that is sent before an Assign is given up for it.
+            if isinstance(command, SendAssign):
+                self._assigned(command)
+            elif isinstance(command, SendPrefetch):
+                truth, sizes = self.truth[command.worker_id], command.model.sizes
+                assert not truth.assigned, "a worker that has something to do is to prefetch"
+                truth.coming = {digest: sizes[digest] for digest in command.digests}
         for unload in of_kind(commands, SendUnload):
             self.truth[unload.worker_id].unloading += unload.digests
         for welcome in of_kind(commands, SendWelcome):
             for attempt_id in welcome.revoked_attempt_ids:
                 self.truth[welcome.worker_id].assigned.pop(attempt_id, None)
+
+    def _assigned(self, assign: SendAssign) -> None:
+        truth = self.truth[assign.worker_id]
+        holder = [t for t in self.truth.values() if assign.attempt_id in t.assigned]
+        assert holder in ([], [truth]), "one attempt went to two workers"
+        truth.assigned[assign.attempt_id] = assign
+        worker = self.scenario.machine.worker(assign.worker_id)
+        assert worker is not None
+        in_use = {digest for held in worker.held.values() for digest in held.model.sizes}
+        assert in_use.isdisjoint(assign.evict_digests), "what an open attempt uses must go"
 
     # ---- callers -----------------------------------------------------------------------------
 

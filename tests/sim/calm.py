@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from quickthaw.scheduler.core import commands as out
 from quickthaw.scheduler.core import events as into
-from quickthaw.scheduler.core.estimates import LoadLine
+from quickthaw.scheduler.core.estimates import LoadLine, LoadLines
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import (
     AttemptId,
@@ -34,6 +34,7 @@ from quickthaw.scheduler.core.settings import CoreSettings
 
 BYTES_PER_SECOND = 10.0
 """Of every load: sizes are small numbers here."""
+_LINE = LoadLine(0.0, 1.0 / BYTES_PER_SECOND)
 
 
 def load_seconds(size_bytes: int) -> float:
@@ -46,8 +47,11 @@ class Known:
     def __init__(self, unit_seconds: Mapping[str, float]) -> None:
         self._unit_seconds = unit_seconds
 
-    def load_line(self, worker_id: WorkerId, tier: Tier) -> LoadLine:
-        return LoadLine(0.0, 1.0 / BYTES_PER_SECOND)
+    def load_lines(self, worker_id: WorkerId) -> LoadLines:
+        return (_LINE, _LINE, _LINE)
+
+    def fastest_line(self, tier: Tier) -> LoadLine:
+        return _LINE
 
     def load_seconds(self, worker_id: WorkerId, tier: Tier, size_bytes: int) -> Estimate:
         return Estimate(load_seconds(size_bytes), load_seconds(size_bytes), 100)

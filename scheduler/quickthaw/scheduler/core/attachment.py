@@ -86,7 +86,8 @@ def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | Non
     if held is not None:
         fresh.evicts = held.evicts & worker.resident[Tier.VRAM].keys()
         fresh.expected_end_ms = held.expected_end_ms
-        fresh.expected_ms, fresh.running = held.expected_ms, held.running
+        fresh.expected_run_ms, fresh.loaded_ms = held.expected_run_ms, held.loaded_ms
+        fresh.running = held.running
         fresh.ended_ms, fresh.run = held.ended_ms, held.run
     lease = state.ledger.get(report.attempt_id)
     if lease is not None:

@@ -53,12 +53,15 @@ def place(
     job, worker = tracked.job, state.fleet.workers[chosen.worker_id]
     number = tracked.attempts + 1
     attempt_id = attempt_id_of(job.request_id, number)
-    expected_ms = math.ceil((chosen.load_seconds + chosen.run_seconds) * 1000)
+    load_ms = math.ceil(chosen.load_seconds * 1000)
+    run_ms = math.ceil(chosen.run_seconds * 1000)
+    loaded_ms = max(state.now_ms, worker.loads_until_ms) + load_ms if load_ms else 0
     held = Held(
         job.model,
         chosen.evict_digests,
-        state.now_ms + math.ceil(chosen.drain_seconds * 1000) + expected_ms,
-        expected_ms=expected_ms,
+        state.now_ms + math.ceil(chosen.drain_seconds * 1000) + load_ms + run_ms,
+        expected_run_ms=run_ms,
+        loaded_ms=loaded_ms,
         expected_load_seconds=chosen.load_seconds,
         load_tier=chosen.start_tier,
     )

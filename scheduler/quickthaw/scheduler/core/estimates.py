@@ -10,9 +10,10 @@ default says.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from quickthaw.scheduler.core.model import (
     Estimate,
@@ -41,6 +42,8 @@ SECONDS_LEAST = 0.0005
 
 _NOTHING = Estimate(0.0, 0.0)
 
+_LOAD_TIERS = (Tier.PINNED, Tier.DISK, Tier.REMOTE)
+
 
 class LoadLine(NamedTuple):
     """The median load time of `n` bytes: `latency_seconds + n x seconds_per_byte`."""
@@ -49,9 +52,17 @@ class LoadLine(NamedTuple):
     seconds_per_byte: float
 
 
+LoadLines: TypeAlias = tuple[LoadLine, LoadLine, LoadLine]
+"""From pinned memory, from disk and from afar."""
+
+
 class Estimates(Protocol):
-    def load_line(self, worker_id: WorkerId, tier: Tier) -> LoadLine:
-        """For placement, which asks for many sizes: the p50 of `load_seconds` as a line."""
+    def load_lines(self, worker_id: WorkerId) -> LoadLines:
+        """For placement, which asks for many sizes: the p50s of `load_seconds` as lines."""
+        ...
+
+    def fastest_line(self, tier: Tier) -> LoadLine:
+        """No load from this tier or a farther one, on any worker, takes less than that."""
         ...
 
     def load_seconds(self, worker_id: WorkerId, tier: Tier, size_bytes: int) -> Estimate:
@@ -112,7 +123,11 @@ class LearnedEstimates:
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
         self._speeds: OrderedDict[WorkerId, Mapping[Tier, TierSpeed]] = OrderedDict()
-        self._lines: dict[tuple[WorkerId, Tier], LoadLine] = {}  # made when asked for
+        self._lines: dict[WorkerId, LoadLines] = {}  # made when asked for
+        slowest = LoadLine(math.inf, math.inf)
+        self._fastest: dict[Tier, LoadLine] = dict.fromkeys(_LOAD_TIERS, slowest)
+        for tier in _LOAD_TIERS:
+            self._note_fastest(tier, _line(DEFAULT_SPEEDS[tier], 1.0))
         self._load_ratio: _Bounded[tuple[WorkerId, Tier]] = _Bounded(1.0, entries_max)
         self._unit_seconds: _Bounded[tuple[ModelId, str]] = _Bounded(
             DEFAULT_RUN_SECONDS_PER_UNIT, entries_max
@@ -128,17 +143,40 @@ class LearnedEstimates:
         self._speeds[spec.worker_id] = {**DEFAULT_SPEEDS, **spec.tier_speeds}
         if len(self._speeds) > self._entries_max:
             self._speeds.popitem(last=False)
-        self._lines.clear()
+        self._lines.pop(spec.worker_id, None)
+        for tier, line in zip(_LOAD_TIERS, self.load_lines(spec.worker_id), strict=True):
+            self._note_fastest(tier, line)
+            self._note_fastest(tier, _line(self._speeds[spec.worker_id][tier], 1.0))
 
-    def load_line(self, worker_id: WorkerId, tier: Tier) -> LoadLine:
-        if (line := self._lines.get((worker_id, tier))) is None:
-            speed = self._speeds.get(worker_id, DEFAULT_SPEEDS)[tier]
-            ratio = self._load_ratio.get((worker_id, tier)).p50
-            line = LoadLine(ratio * speed.latency_seconds, ratio / speed.bytes_per_second)
+    def load_lines(self, worker_id: WorkerId) -> LoadLines:
+        if (lines := self._lines.get(worker_id)) is None:
+            lines = (
+                self._line(worker_id, Tier.PINNED),
+                self._line(worker_id, Tier.DISK),
+                self._line(worker_id, Tier.REMOTE),
+            )
             if len(self._lines) >= self._entries_max:
                 self._lines.clear()
-            self._lines[worker_id, tier] = line
-        return line
+            self._lines[worker_id] = lines
+        return lines
+
+    def fastest_line(self, tier: Tier) -> LoadLine:
+        return self._fastest[tier]
+
+    def _line(self, worker_id: WorkerId, tier: Tier) -> LoadLine:
+        speed = self._speeds.get(worker_id, DEFAULT_SPEEDS)[tier]
+        return _line(speed, self._load_ratio.get((worker_id, tier)).p50)
+
+    def _note_fastest(self, tier: Tier, line: LoadLine) -> None:
+        """A bound over all that ever were: one that has become slower is not forgotten, as that
+        would take a look at all."""
+        for nearer in _LOAD_TIERS:
+            if nearer <= tier:
+                latency_seconds, seconds_per_byte = self._fastest[nearer]
+                self._fastest[nearer] = LoadLine(
+                    min(latency_seconds, line.latency_seconds),
+                    min(seconds_per_byte, line.seconds_per_byte),
+                )
 
     def load_seconds(self, worker_id: WorkerId, tier: Tier, size_bytes: int) -> Estimate:
         if size_bytes == 0:
@@ -164,7 +202,9 @@ class LearnedEstimates:
         raw_seconds = expected / known.p50
         self._calibration["load"].note(known.scaled(raw_seconds), actual)
         self._load_ratio.add((worker_id, tier), actual / raw_seconds)
-        self._lines.pop((worker_id, tier), None)
+        self._lines.pop(worker_id, None)
+        if tier in self._fastest:
+            self._note_fastest(tier, self._line(worker_id, tier))
 
     def ran(self, model: ModelId, gpu_type: str, work_units: float, seconds: float) -> None:
         known = self._unit_seconds.find((model, gpu_type))
@@ -192,3 +232,7 @@ class LearnedEstimates:
 
     def calibration(self) -> Mapping[str, Calibration]:
         return self._calibration
+
+
+def _line(speed: TierSpeed, ratio: float) -> LoadLine:
+    return LoadLine(ratio * speed.latency_seconds, ratio / speed.bytes_per_second)

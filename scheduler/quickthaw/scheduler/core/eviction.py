@@ -62,7 +62,10 @@ class GreedyDual:
 
     def reload_seconds(self, digests: Iterable[Digest]) -> float:
         """The time that it will take to bring these back."""
-        return sum(self._entries.get(digest, _UNKNOWN).reload_seconds for digest in digests)
+        seconds, known = 0.0, self._entries
+        for digest in digests:
+            seconds += known.get(digest, _UNKNOWN).reload_seconds
+        return seconds
 
     def ordered(self, sizes: Iterable[tuple[Digest, int]]) -> list[tuple[Digest, int]]:
         """Components with their sizes, least credit first."""

@@ -58,6 +58,8 @@ class Tried(NamedTuple):
     waits_for: WorkerId | None
     hopeless: bool
     """No other request for the same model would have fared better."""
+    choosy: bool = False
+    """Nobody else's request waited then; see `query.Query`."""
 
 
 class Waiting:

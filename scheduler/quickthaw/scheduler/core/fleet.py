@@ -45,8 +45,9 @@ class Held:
         "evicts",
         "expected_end_ms",
         "expected_load_seconds",
-        "expected_ms",
+        "expected_run_ms",
         "load_tier",
+        "loaded_ms",
         "model",
         "run",
         "running",
@@ -58,7 +59,8 @@ class Held:
         evicts: Iterable[Digest],
         expected_end_ms: int,
         *,
-        expected_ms: int = 0,
+        expected_run_ms: int = 0,
+        loaded_ms: int = 0,
         expected_load_seconds: float = 0.0,
         load_tier: Tier = Tier.VRAM,
     ) -> None:
@@ -67,8 +69,9 @@ class Held:
         """The first attempt of the batch that it is part of; None if it is to run alone."""
         self.evicts = set(evicts)
         self.expected_end_ms = expected_end_ms
-        self.expected_ms = expected_ms
-        """Of its own load and run, without what it waits for before."""
+        self.expected_run_ms = expected_run_ms
+        self.loaded_ms = loaded_ms
+        """When its load should be done; 0 if it needs none."""
         self.expected_load_seconds = expected_load_seconds
         self.load_tier = load_tier
         self.running = False
@@ -96,7 +99,11 @@ class Worker:
         "held",
         "incoming",
         "kind",
+        "kind_number",
         "last_heard_ms",
+        "loads_until_ms",
+        "on_disk",
+        "pinned",
         "places",
         "planned",
         "planned_bytes",
@@ -114,6 +121,8 @@ class Worker:
         self.spec = spec
         self.worker_id = spec.worker_id
         self.kind = kind
+        self.kind_number = 0
+        """Its class's, as `Fleet` counts them."""
         self.depth = depth
         """Attempts that it may hold at once."""
         self.attached_ms = now_ms
@@ -134,6 +143,8 @@ class Worker:
         """It gets nothing until then, because it died too often; 0 if it did not."""
         self.resident: dict[Tier, dict[Digest, int]] = {tier: {} for tier in Tier}
         """Digest to size, by tier, as the worker reported it."""
+        self.pinned = self.resident[Tier.PINNED]
+        self.on_disk = self.resident[Tier.DISK]
         self.held: dict[AttemptId, Held] = {}
         self.incoming: dict[Digest, int] = {}
         """On their way to VRAM by a prefetch: digest to size. They count as there."""
@@ -148,6 +159,8 @@ class Worker:
         self.planned_bytes = 0
         self.available_ms = 0
         """When one attempt more could begin to run; in the past if it could at once."""
+        self.loads_until_ms = 0
+        """When the next load could begin: they go one by one, beside the runs."""
         self._working_bytes = 0
         self._working_bytes_least = 0
         self._evictable: Sequence[tuple[Digest, int]] | None = None
@@ -251,7 +264,8 @@ class Worker:
         return alone + list(together.values())
 
     def replan_runs(self) -> None:
-        """When the next run could begin, and what those that run at once need."""
+        """When the next load and the next run could begin, and what those that run at once need."""
+        self.loads_until_ms = max([held.loaded_ms for held in self.held.values()], default=0)
         if self.spec.batch_max > 1:
             self._replan_batches()
             return

@@ -6,8 +6,8 @@ Changes to a worker go through `Fleet`, which keeps the index in step.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import count, islice
 
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.fleet import LOWER_TIERS, Held, Worker, WorkerClass
@@ -23,7 +23,37 @@ from quickthaw.scheduler.core.model import (
 )
 from quickthaw.scheduler.core.pricing import PriceTable
 
-_Ring = OrderedDict[WorkerId, None]
+_Ring = OrderedDict[Worker, None]
+"""Workers in an order, by identity: nothing of them is read to find the next."""
+
+
+class Lot:
+    """The workers of one class. Those that accept are in rings by the number of runs they hold."""
+
+    __slots__ = ("kind", "number", "rings", "size")
+
+    def __init__(self, kind: WorkerClass, number: int) -> None:
+        self.kind = kind
+        self.number = number
+        """A small one, no other class's while this one has workers."""
+        self.size = 0
+        """All workers, also those that do not accept."""
+        self.rings: list[_Ring] = []
+
+    def least_loaded(self) -> Iterator[Worker]:
+        """Those that accept, emptiest first."""
+        for ring in self.rings:
+            yield from ring
+
+    def emptiest(self, limit: int) -> list[Worker]:
+        """The first of `least_loaded`."""
+        found: list[Worker] = []
+        for ring in self.rings:
+            if ring:
+                found += islice(ring, limit - len(found))
+                if len(found) == limit:
+                    break
+        return found
 
 
 class Fleet:
@@ -47,46 +77,42 @@ class Fleet:
         # Per tier and component, the ready workers that have it: least recently assigned first, so
         # that a bounded look at a popular component's holders sees those with room.
         self._holders: dict[Tier, dict[Digest, _Ring]] = {tier: {} for tier in Tier}
-        # Per class, who accepts, by the number of attempts held.
-        self._open: dict[WorkerClass, list[_Ring]] = {}
-        self._bucket: dict[WorkerId, int] = {}
-        self._class_sizes: dict[WorkerClass, int] = {}
+        self._lots: dict[WorkerClass, Lot] = {}
+        self._ring_of: dict[Worker, _Ring] = {}  # of its lot
 
     # ---- reading -----------------------------------------------------------------------------
 
+    def lots(self) -> Collection[Lot]:
+        """The attached workers by class."""
+        return self._lots.values()
+
     def classes(self) -> Iterable[WorkerClass]:
         """Of all attached workers."""
-        return self._class_sizes.keys()
+        return self._lots.keys()
 
     def class_sizes(self) -> Iterable[tuple[WorkerClass, int]]:
         """How many attached workers each class has."""
-        return self._class_sizes.items()
+        return ((lot.kind, lot.size) for lot in self._lots.values())
 
     def pool_of(self, model: ModelId) -> ModelId | None:
         """What a worker must be dedicated to for this model to run there; None for nothing."""
         return model if model in self.dedicated else None
 
-    def holders(self, digest: Digest, tier: Tier) -> Iterable[WorkerId]:
+    def holding(self, digest: Digest, tier: Tier) -> Collection[Worker]:
         """Least recently assigned first; for VRAM by plan."""
         return self._holders[tier].get(digest, ())
+
+    def holders(self, digest: Digest, tier: Tier) -> Iterable[WorkerId]:
+        """As `holding`, by their ids."""
+        return (worker.worker_id for worker in self.holding(digest, tier))
 
     def longest_silent(self) -> Worker | None:
         return next(iter(self.workers.values()), None)
 
     def least_loaded(self, kind: WorkerClass) -> Iterator[WorkerId]:
         """Those of a class that accept, emptiest first."""
-        for ring in self._open.get(kind, ()):
-            yield from ring
-
-    def emptiest(self, kind: WorkerClass, limit: int) -> list[WorkerId]:
-        """The first of `least_loaded`."""
-        found: list[WorkerId] = []
-        for ring in self._open.get(kind, ()):
-            if ring:
-                found += islice(ring, limit - len(found))
-                if len(found) == limit:
-                    break
-        return found
+        lot = self._lots.get(kind)
+        return (worker.worker_id for worker in lot.least_loaded()) if lot is not None else iter(())
 
     def changed_since(self, version: int, limit: int) -> list[Worker] | None:
         """The workers that changed since `version`; None if they are more than `limit`, or one of
@@ -128,13 +154,13 @@ class Fleet:
         self.version += 1
         self._left_version = self.version
         self._changed.pop(worker_id, None)
-        self._leave_bucket(worker)
+        self._leave_ring(worker)
         self._index(worker, ready=False)
         self._leave_class(worker)
 
     def dedicate(self, worker: Worker, model: ModelId | None) -> None:
         """From now on it serves this endpoint alone; None for all that are not dedicated."""
-        self._leave_bucket(worker)
+        self._leave_ring(worker)
         self._leave_class(worker)
         worker.kind = worker.kind._replace(dedicated_to=model)
         self._enter_class(worker)
@@ -146,7 +172,7 @@ class Fleet:
         """What its seconds cost from now on."""
         if rate == worker.kind.rate_nanodollars_per_second:
             return
-        self._leave_bucket(worker)
+        self._leave_ring(worker)
         self._leave_class(worker)
         worker.kind = worker.kind._replace(rate_nanodollars_per_second=rate)
         self._enter_class(worker)
@@ -164,16 +190,18 @@ class Fleet:
         if ready != worker.ready:
             self._index(worker, ready)
         worker.accepts = ready and worker.places < worker.depth
-        bucket = worker.places if worker.accepts else -1
-        if bucket == self._bucket.get(worker.worker_id, -1):
-            return
-        self._leave_bucket(worker)
-        if bucket >= 0:
-            rings = self._open[worker.kind]
-            while len(rings) <= bucket:
+        ring: _Ring | None = None
+        if worker.accepts:
+            rings = self._lots[worker.kind].rings
+            while len(rings) <= worker.places:
                 rings.append(OrderedDict())
-            rings[bucket][worker.worker_id] = None
-            self._bucket[worker.worker_id] = bucket
+            ring = rings[worker.places]
+        if ring is self._ring_of.get(worker):
+            return
+        self._leave_ring(worker)
+        if ring is not None:
+            ring[worker] = None
+            self._ring_of[worker] = ring
             self.open_count += 1
 
     def change_residency(
@@ -189,11 +217,11 @@ class Fleet:
                 for held in worker.held.values():
                     held.evicts.discard(digest)
             elif worker.ready:
-                self._drop_holder(tier, digest, worker.worker_id)
+                self._drop_holder(tier, digest, worker)
         for digest, tier, size_bytes in added:
             worker.resident[tier][digest] = size_bytes
             if tier is not Tier.VRAM and worker.ready:
-                self._add_holder(tier, digest, worker.worker_id)
+                self._add_holder(tier, digest, worker)
         for digest, tier, size_bytes in added:
             if tier is Tier.VRAM:
                 worker.incoming.pop(digest, None)
@@ -213,7 +241,7 @@ class Fleet:
         self._replan(worker)
         if worker.ready:
             for digest in held.model.sizes:
-                self._holders[Tier.VRAM][digest].move_to_end(worker.worker_id)
+                self._holders[Tier.VRAM][digest].move_to_end(worker)
 
     def release(self, worker: Worker, attempt_id: AttemptId, now_ms: int) -> None:
         """The attempt has ended; evictions that it asked for and that never came are off. Those
@@ -225,13 +253,14 @@ class Fleet:
         for other in worker.held.values():
             if not other.running:
                 end_ms = other.expected_end_ms - gained_ms
-                least_ms = now_ms + other.expected_ms
+                loaded_ms = other.loaded_ms if other.loaded_ms > now_ms else now_ms
+                least_ms = loaded_ms + other.expected_run_ms
                 other.expected_end_ms = end_ms if end_ms > least_ms else least_ms
         self._replan(worker)
         for digest in held.model.sizes:
             ring = self._holders[Tier.VRAM].get(digest)
-            if ring is not None and worker.worker_id in ring:
-                ring.move_to_end(worker.worker_id, last=False)
+            if ring is not None and worker in ring:
+                ring.move_to_end(worker, last=False)
 
     def expect(self, worker: Worker, sizes: Mapping[Digest, int]) -> None:
         """A prefetch is on its way to VRAM; without sizes, none is any more."""
@@ -265,10 +294,10 @@ class Fleet:
         if worker.ready:
             for digest in before:
                 if digest not in worker.planned:
-                    self._drop_holder(Tier.VRAM, digest, worker.worker_id)
+                    self._drop_holder(Tier.VRAM, digest, worker)
             for digest in worker.planned:
                 if digest not in before:
-                    self._add_holder(Tier.VRAM, digest, worker.worker_id)
+                    self._add_holder(Tier.VRAM, digest, worker)
         self.refresh(worker)
 
     def _index(self, worker: Worker, ready: bool) -> None:
@@ -277,40 +306,45 @@ class Fleet:
         if ready != worker.ready:
             worker.ready = ready
             for digest in worker.planned:
-                change(Tier.VRAM, digest, worker.worker_id)
+                change(Tier.VRAM, digest, worker)
             for tier in LOWER_TIERS:
                 for digest in worker.resident[tier]:
-                    change(tier, digest, worker.worker_id)
+                    change(tier, digest, worker)
 
     def _touch(self, worker: Worker, digest: Digest, size_bytes: int) -> None:
         below = worker.tier_below(digest)
         reload = self._estimates.load_seconds(worker.worker_id, below, size_bytes)
         worker.credits.touch(digest, size_bytes, reload.p50)
 
-    def _add_holder(self, tier: Tier, digest: Digest, worker_id: WorkerId) -> None:
-        self._holders[tier].setdefault(digest, OrderedDict())[worker_id] = None
+    def _add_holder(self, tier: Tier, digest: Digest, worker: Worker) -> None:
+        self._holders[tier].setdefault(digest, OrderedDict())[worker] = None
 
-    def _drop_holder(self, tier: Tier, digest: Digest, worker_id: WorkerId) -> None:
+    def _drop_holder(self, tier: Tier, digest: Digest, worker: Worker) -> None:
         ring = self._holders[tier].get(digest)
         if ring is not None:
-            ring.pop(worker_id, None)
+            ring.pop(worker, None)
             if not ring:
                 del self._holders[tier][digest]
 
     def _enter_class(self, worker: Worker) -> None:
-        self._class_sizes[worker.kind] = self._class_sizes.get(worker.kind, 0) + 1
-        self._open.setdefault(worker.kind, [])
+        lot = self._lots.get(worker.kind)
+        if lot is None:
+            taken = {each.number for each in self._lots.values()}
+            number = next(number for number in count() if number not in taken)
+            lot = self._lots[worker.kind] = Lot(worker.kind, number)
+        lot.size += 1
+        worker.kind = lot.kind  # one object for all: what many read stays in the processor's cache
+        worker.kind_number = lot.number
 
     def _leave_class(self, worker: Worker) -> None:
-        self._class_sizes[worker.kind] -= 1
-        if self._class_sizes[worker.kind] == 0:
-            del self._class_sizes[worker.kind]
-            self._open.pop(worker.kind, None)
+        lot = self._lots[worker.kind]
+        lot.size -= 1
+        if lot.size == 0:
+            del self._lots[worker.kind]
 
-    def _leave_bucket(self, worker: Worker) -> None:
-        bucket = self._bucket.pop(worker.worker_id, None)
-        if bucket is not None:
-            del self._open[worker.kind][bucket][worker.worker_id]
+    def _leave_ring(self, worker: Worker) -> None:
+        if (ring := self._ring_of.pop(worker, None)) is not None:
+            del ring[worker]
             self.open_count -= 1
 
 

@@ -25,6 +25,7 @@ from quickthaw.scheduler.core import (
 )
 from quickthaw.scheduler.core.accounts import Account, AccountId
 from quickthaw.scheduler.core.commands import Command, SendFinishedAck
+from quickthaw.scheduler.core.considered import of_one_refusal
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import (
     AccountChanged,
@@ -61,7 +62,6 @@ from quickthaw.scheduler.core.model import (
     Job,
     ModelSpec,
     Quote,
-    Refusal,
     RequestId,
     WorkerId,
 )
@@ -320,10 +320,10 @@ class Machine:
         attempt = tracked.attempts + 1
         before = tuple(decision for decision in known if decision.attempt < attempt)
         if (held := state.limits.may_start(tracked.job)) is not None:
-            refusal = Refusal(EVERY_WORKER, held.reason, held.detail)
-            return (*before, Decision(attempt, state.now_ms, None, (), (refusal,)))
+            refused = of_one_refusal(EVERY_WORKER, held.reason, held.detail)
+            return (*before, Decision(attempt, state.now_ms, None, refused))
         query = Query(tracked.job, tracked.lost_on, alone=bool(tracked.killed_on))
         now = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
         if isinstance(now, Placement):
             return known
-        return (*before, Decision(attempt, state.now_ms, None, now.candidates, now.refusals))
+        return (*before, Decision(attempt, state.now_ms, None, now.considered))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, Protocol
 
 RequestId = NewType("RequestId", str)
 AttemptId = NewType("AttemptId", str)
@@ -359,6 +359,16 @@ class Refusal(NamedTuple):
     detail: str = ""
 
 
+class Explained(Protocol):
+    """What was found out about workers for a decision; see `considered`."""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]: ...
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Why a request ran where it did, or why nothing could take it then (no chosen worker)."""
@@ -366,9 +376,17 @@ class Decision:
     attempt: int
     decided_ms: int
     chosen_worker_id: WorkerId | None
-    candidates: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
+    considered: Explained
     tie_break: str = ""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Best first."""
+        return self.considered.candidates
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        return self.considered.refusals
 
 
 @dataclass(frozen=True, slots=True)

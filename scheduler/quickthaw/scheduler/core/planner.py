@@ -124,9 +124,11 @@ class _Pass:
             not (overtaken or impatient),
             self._queued_on,
             alone=bool(tracked.killed_on),
+            choosy=len(state.queue) == state.queue.length_of(job.tenant),
         )
-        if waiting.tried and not (special or impatient) and self._still(waiting.tried, query):
-            self._pass_over(waiting, waiting.tried)
+        tried = None if special or impatient else waiting.tried
+        if tried and tried.choosy == query.choosy and self._still(tried, query):
+            self._pass_over(waiting, tried)
             return
         while True:
             found = place(
@@ -135,7 +137,7 @@ class _Pass:
             if isinstance(found, Unplaced):
                 if job.deadline_ms and end_if_hopeless(state, tracked):
                     return
-                self._wait(waiting, found, for_all=not special)
+                self._wait(waiting, found, choosy=query.choosy, for_all=not special)
                 return
             overtaken = self._overtaken(waiting)
             rival = (
@@ -150,10 +152,10 @@ class _Pass:
                 return
         self._place(waiting, found)
 
-    def _wait(self, waiting: Waiting, found: Unplaced, *, for_all: bool) -> None:
+    def _wait(self, waiting: Waiting, found: Unplaced, *, choosy: bool, for_all: bool) -> None:
         state = self._state
         hopeless = for_all and not found.for_the_job_only
-        waiting.tried = Tried(state.fleet.version, found.waits_for, hopeless)
+        waiting.tried = Tried(state.fleet.version, found.waits_for, hopeless, choosy)
         self._decide(waiting, None, found, "")
         if found.waits_for is not None and waiting.impatient_at_ms == 0:
             wait_ms = max(1, math.ceil(found.wait_seconds * 1000))
@@ -306,9 +308,7 @@ class _Pass:
     ) -> None:
         state, request_id = self._state, waiting.job.request_id
         attempt = state.requests[request_id].attempts + (chosen is None)
-        decision = Decision(
-            attempt, state.now_ms, chosen, found.candidates, found.refusals, tie_break
-        )
+        decision = Decision(attempt, state.now_ms, chosen, found.considered, tie_break)
         state.decisions.add(request_id, decision)
 
     def _reserve(self, waiting: Waiting) -> None:
@@ -337,7 +337,7 @@ class _Pass:
 def describe(found: Placement) -> str:
     """One line for people: why this worker."""
     chosen: Candidate = found.chosen
-    others = len(found.candidates) - 1
+    others = found.considered.candidates_count - 1
     where = "all of it in VRAM" if found.warm else f"from {chosen.start_tier.name.lower()}"
     told = (
         f"{chosen.worker_id}: {where}, wait {chosen.drain_seconds:.2f} s, load "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
+from quickthaw.scheduler.core.considered import Considered
 from quickthaw.scheduler.core.model import Candidate, Job, Refusal, Tier, WorkerId
 
 JOB_REASONS = frozenset({"excluded", "price_cap", "deadline", "alone"})
@@ -18,9 +19,16 @@ class Placement:
     """The chosen worker. `warm`: all of the model is there, or on its way there."""
 
     chosen: Candidate
-    candidates: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
+    considered: Considered
     tie_break: str
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return self.considered.candidates
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        return self.considered.refusals
 
     @property
     def warm(self) -> bool:
@@ -29,18 +37,25 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """No worker now. `waits_for` has the model and is worth waiting for, at most `wait_seconds`:
-    as long as the best of the others would have cost, so that waiting at most doubles that."""
+    """No worker now. `waits_for` is full and worth waiting for, at most `wait_seconds`: as long as
+    the best of the others would have cost, so that waiting at most doubles that."""
 
-    candidates: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
+    considered: Considered
     waits_for: WorkerId | None = None
     wait_seconds: float = 0.0
 
     @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return self.considered.candidates
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        return self.considered.refusals
+
+    @property
     def for_the_job_only(self) -> bool:
         """Another request for the same model might fare better."""
-        return self.waits_for is not None or any(r.reason in JOB_REASONS for r in self.refusals)
+        return self.waits_for is not None or bool(self.considered.refused_for(JOB_REASONS))
 
 
 class Query(NamedTuple):
@@ -50,10 +65,13 @@ class Query(NamedTuple):
     excluded: frozenset[WorkerId] = frozenset()
     """Workers on which the request was lost; they are asked again when nobody else could ever."""
     patient: bool = True
-    """It may be told to wait for a worker that has the model."""
+    """It may be told to wait for a full worker rather than load a copy elsewhere."""
     queued_on: Mapping[WorkerId, int] = MappingProxyType({})
     """How many requests before it wait for a full worker already."""
     alone: bool = False
     """It ended a worker's process, and goes only where nothing else would be taken along."""
     hypothetical: bool = False
     """For a quote: workers without a place or room now count as if they had it in time."""
+    choosy: bool = False
+    """Nobody else's request waits, who could go first meanwhile: a patient one may wait for a full
+    worker also if another one has the model and could take it."""

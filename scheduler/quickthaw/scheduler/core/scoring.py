@@ -1,86 +1,78 @@
-"""The score of each candidate for one request, and the choice among them; see `placement`."""
+"""The score of each candidate for one request, and the choice among them; see `placement`.
+
+This is the hottest code of the scheduler: a decision looks at a dozen workers in some 40 us. Hence
+plain tuples for what is made once for each worker, and bounds that leave out whoever cannot win.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
+from quickthaw.scheduler.core.considered import Considered, Refused, Scored
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.eviction import choose_victims
 from quickthaw.scheduler.core.fleet import Worker, WorkerClass
-from quickthaw.scheduler.core.index import Fleet
-from quickthaw.scheduler.core.model import Candidate, Digest, Estimate, Refusal, Tier, WorkerId
+from quickthaw.scheduler.core.index import Fleet, Lot
+from quickthaw.scheduler.core.model import Candidate, Digest, Tier, WorkerId
 from quickthaw.scheduler.core.pricing import dollars
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.settings import PlacementPolicy
 
+_Why: TypeAlias = tuple[str, str, tuple[object, ...]]
+"""Why a worker is out of the question: as the end of a `Refused`."""
 
-class _Scored(NamedTuple):
-    """A candidate with what orders it; compared as a tuple, and ids differ."""
+_Kind: TypeAlias = tuple[float, float, float, float, int, _Why | None]
+"""What the job's run means on one class of workers: the score of a worker that has everything and
+no queue; what a second of loading adds to the score; seconds to run; what a second on it is worth,
+in seconds of the caller's; how many runs that is learned from; and why none is in question."""
 
-    score_seconds: float
-    missing_bytes: int
-    held: int
-    worker_id: WorkerId
-    candidate: Candidate
-
-
-class _Kind(NamedTuple):
-    """What the job's run means on one class of workers."""
-
-    of: WorkerClass
-    run: Estimate
-    run_p50: float
-    second_costs: float
-    """What one second on it is worth, in seconds of the caller's."""
-    load_costs: float
-    """What a second of loading adds to the score."""
-    least_seconds: float
-    """The score of a worker that has everything and no queue."""
-    refusal: tuple[str, str] | None
-    """Why none of them is in question: the reason's word and the numbers."""
-
-
-_Prospect: TypeAlias = tuple[float, int, int, WorkerId, tuple[Worker, _Kind, float, float, Tier]]
-"""A worker before it is known what must leave it: its score without the cost of that, missing
-bytes, attempts held, its id; then the worker, its kind, drain and load seconds and the farthest
-tier. A plain tuple, as there are a dozen for each decision."""
+_Prospect: TypeAlias = tuple[
+    float, int, int, WorkerId, tuple[Worker, _Kind, float, float, Tier, int]
+]
+"""A worker that lacks room, before it is known what must leave it: as the first four of `Scored`,
+but for the cost of that; then the worker, its kind, seconds to wait and to load, the farthest tier
+and how many bytes must leave."""
 
 _Awaited: TypeAlias = tuple[float, int, int, WorkerId]
-"""As the first four of a prospect: a full worker that has the whole model."""
-
-_NOTHING_MISSING = (0, 0.0, Tier.VRAM)
+"""As the first four of `Scored`: a full worker that might be worth waiting for."""
 
 
 class Scorer:
-    """The state of one decision: look at workers, `settle`, `choose`.
+    """The state of one decision: `look_at` workers, `settle`, `choose`.
 
     In a fleet small enough for every worker to be explained each gets its full score. In a larger
     one whoever cannot beat the best so far is passed over by a bound, which changes no choice.
     """
 
     __slots__ = (
-        "_bars_nobody",
-        "_best_seconds",
+        "_awaited_seconds",
+        "_deadline_ms",
         "_estimates",
         "_exclude",
-        "_explains",
         "_fleet",
+        "_hypothetical",
         "_job",
         "_kinds",
         "_lambda",
         "_largest",
-        "_largest_bytes",
         "_now_ms",
+        "_open",
+        "_plain",
         "_policy",
         "_pool",
         "_prospects",
         "_query",
-        "_refusals",
+        "_refused",
         "_seen",
+        "_sizes",
         "_waiting",
+        "_waits_for_any",
         "_wanted_bytes",
-        "open",
+        "_working_bytes",
+        "best_seconds",
+        "explains",
     )
 
     def __init__(
@@ -91,28 +83,265 @@ class Scorer:
         policy: PlacementPolicy,
         now_ms: int,
     ) -> None:
-        self._job = job = query.job
+        job = query.job
+        self._job = job
         self._fleet = fleet
         self._estimates = estimates
         self._policy = policy
-        self._pool = fleet.pool_of(job.model.id)
+        self._pool = job.model.id if job.model.id in fleet.dedicated else None
         self._now_ms = now_ms
         self._query = query
+        self._hypothetical = query.hypothetical
+        self._deadline_ms = job.deadline_ms
+        self._working_bytes = job.model.working_bytes
+        self._wanted_bytes = job.model.weight_bytes + job.model.working_bytes
         self._exclude = _binding_exclusions(query, fleet) if query.excluded else query.excluded
-        self._bars_nobody = not (self._exclude or query.alone)
+        self._plain = not (self._exclude or query.alone)
         worth = job.second_worth_nanodollars or policy.second_worth_nanodollars
         self._lambda = 1.0 / worth
-        self._wanted_bytes = job.model.weight_bytes + job.model.working_bytes
-        self._largest: Digest | None
-        self._largest, self._largest_bytes = next(iter(job.model.sizes.items()), (None, 0))
-        self._explains = len(fleet.workers) <= policy.explain_workers_max
-        self._best_seconds = math.inf
-        self._kinds: dict[WorkerClass, _Kind] = {}
-        self._seen: set[WorkerId] = set()
-        self._refusals: list[Refusal] = []
+        self._sizes = sizes = job.model.sizes
+        self._largest: Digest | None = next(iter(sizes), None)
+        workers = len(fleet.workers)
+        self.explains = workers <= policy.explain_workers_max
+        """Whether every worker is to be scored or refused, so that the decision can be told in
+        full."""
+        self._waits_for_any = query.hypothetical or workers <= policy.wait_workers_max
+        self.best_seconds = math.inf
+        """The best score so far, where that bounds the search."""
+        self._awaited_seconds = math.inf
+        """What a full worker has to beat: that, and the best that could be waited for."""
+        self._kinds: dict[int, _Kind] = {}
+        self._seen: set[Worker] = set()
+        self._refused: list[Refused] = []
         self._waiting: list[_Awaited] = []
         self._prospects: list[_Prospect] = []
-        self.open: list[_Scored] = []
+        self._open: list[Scored] = []
+
+    @property
+    def found(self) -> bool:
+        """Some worker could take it; to be asked after `settle`."""
+        return bool(self._open)
+
+    def look_at(self, workers: Iterable[Worker]) -> None:
+        """Assesses them or notes why not; each once, however often it is named. Whoever cannot win
+        is passed over in silence."""
+        seen, kinds, plain, now_ms = self._seen, self._kinds, self._plain, self._now_ms
+        for worker in workers:
+            if worker in seen:
+                continue
+            seen.add(worker)
+            kind = kinds.get(worker.kind_number) or self._on(worker.kind, worker.kind_number)
+            drain_ms = worker.available_ms - now_ms
+            drain_seconds = drain_ms / 1000 if drain_ms > 0 else 0.0
+            bound = self.best_seconds if worker.accepts else self._awaited_seconds
+            if kind[0] + drain_seconds > bound:
+                continue
+            if plain and kind[5] is None and worker.ready and worker.reserved_for is None:
+                why = self._assess(worker, kind, drain_seconds)
+            else:
+                why = self._limits(worker, kind) or self._assess(worker, kind, drain_seconds)
+            if why is not None:
+                self._refused.append((worker.worker_id, *why))
+
+    def beatable(self, lots: list[Lot], nearest: Tier) -> list[Lot]:
+        """Those whose workers, of which nothing is known but that they have the largest component
+        in tier `nearest` at best, might be chosen: a bound, and cheap."""
+        best_seconds = self.best_seconds
+        if best_seconds == math.inf:
+            return lots
+        load_seconds = 0.0
+        if nearest is not Tier.VRAM and self._largest is not None:
+            latency_seconds, seconds_per_byte = self._estimates.fastest_line(nearest)
+            load_seconds = latency_seconds + self._sizes[self._largest] * seconds_per_byte
+        left: list[Lot] = []
+        for lot in lots:
+            kind = self._kinds.get(lot.number) or self._on(lot.kind, lot.number)
+            if kind[5] is None and kind[0] + kind[1] * load_seconds <= best_seconds:
+                left.append(lot)
+        return left
+
+    def settle(self) -> None:
+        """Works out what those that lack room would evict, the most promising first. Those that
+        cannot win any more even if that were free are refused as `costlier` without the work."""
+        if not self._prospects:
+            return
+        self._prospects.sort()
+        for prospect in self._prospects:
+            least, worker_id = prospect[0], prospect[3]
+            if least > self.best_seconds and worker_id != self._job.worker_hint:
+                detail, told = "at least {:.2f} s against {:.2f} s", (least, self.best_seconds)
+                self._refused.append((worker_id, "costlier", detail, told))
+            else:
+                self._make_room(prospect)
+        self._prospects.clear()
+
+    def choose(self) -> Placement | Unplaced:
+        """To be called after `settle`, once."""
+        scored = self._open
+        considered = Considered(scored, self._refused, self._policy.load_weight)
+        if not scored:
+            return Unplaced(considered)
+        best = min(scored)
+        if self._waiting and self._query.patient and (best[1] or self._query.choosy):
+            awaited = min(self._waiting)
+            if awaited[0] < best[0]:
+                return Unplaced(considered, awaited[3], best[0])
+        if self._job.worker_hint:
+            hinted = self._hinted_or(best, considered)
+            if hinted is not best:
+                return Placement(considered.candidate(hinted), considered, "hint")
+        tie_break = _tie_break(best, scored) if len(scored) > 1 else ""
+        return Placement(considered.candidate(best), considered, tie_break)
+
+    # ---- one worker --------------------------------------------------------------------------
+
+    def _limits(self, worker: Worker, kind: _Kind) -> _Why | None:
+        """Why it is out of the question whatever it holds: the reason's word and the numbers."""
+        if not worker.ready:
+            return worker.state.value, "", ()
+        if kind[5] is not None:
+            return kind[5]
+        if self._query.alone and worker.held:
+            told = "the request ended a worker's process and is tried on an empty one"
+            return "alone", told, ()
+        if worker.worker_id in self._exclude:
+            return "excluded", "the request was lost there", ()
+        if worker.reserved_for is not None and worker.reserved_for != self._job.request_id:
+            told = "for {}, which was passed over too often"
+            return "reserved", told, (worker.reserved_for,)
+        return None
+
+    def _assess(self, worker: Worker, kind: _Kind, wait_seconds: float) -> _Why | None:
+        """Adds the worker to the open, the prospective or the waiting ones, or says why not."""
+        least_seconds, load_costs, run_p50, second_costs, samples, _why = kind
+        planned, sizes, now_ms = worker.planned, self._sizes, self._now_ms
+        missing_bytes, load_seconds, tier = 0, 0.0, Tier.VRAM
+        full = not worker.accepts and not self._hypothetical
+        # The largest alone settles it for most that lack something.
+        if self._largest not in planned or not sizes.keys() <= planned.keys():
+            if full and not self._waits_for_any:
+                return "depth", _DEPTH, (len(worker.held), worker.depth)
+            missing_bytes, load_seconds, tier = self._load(worker, planned)
+            # The load goes on while others run, but after theirs.
+            wait_seconds -= load_seconds
+            load_wait_seconds = (worker.loads_until_ms - now_ms) / 1000
+            if full:
+                load_wait_seconds = max(load_wait_seconds, _next_end(worker, now_ms))
+            if wait_seconds < load_wait_seconds:
+                wait_seconds = load_wait_seconds
+            if wait_seconds < 0.0:
+                wait_seconds = 0.0
+        if full:
+            wait_seconds += self._query.queued_on.get(worker.worker_id, 0) * run_p50
+        score_seconds = least_seconds + wait_seconds + load_costs * load_seconds
+        if score_seconds > self.best_seconds:
+            return None
+        if self._deadline_ms:
+            # An unlearned run time is a guess, and no ground for refusing somebody.
+            surely = wait_seconds + load_seconds + (run_p50 if samples else 0.0)
+            if now_ms + surely * 1000 > self._deadline_ms:
+                return "deadline", "would end {:.1f} s from now", (surely,)
+        held, worker_id = len(worker.held), worker.worker_id
+        if full:
+            self._waiting.append((score_seconds, missing_bytes, held, worker_id))
+            if score_seconds < self._awaited_seconds and not self.explains:
+                self._awaited_seconds = score_seconds
+            return "depth", _DEPTH, (held, worker.depth)
+        need_bytes = worker.planned_bytes + missing_bytes - worker.kind.vram_bytes
+        need_bytes += worker.working_bytes(self._working_bytes)
+        if need_bytes > 0:
+            rest = (worker, kind, wait_seconds, load_seconds, tier, need_bytes)
+            self._prospects.append((score_seconds, missing_bytes, held, worker_id, rest))
+        else:
+            terms = (run_p50, second_costs, wait_seconds, load_seconds, tier, 0.0, ())
+            self._add((score_seconds, missing_bytes, held, worker_id, terms))
+        return None
+
+    def _add(self, scored: Scored) -> None:
+        self._open.append(scored)
+        if scored[0] < self.best_seconds and not self.explains:
+            self.best_seconds = scored[0]
+            if self.best_seconds < self._awaited_seconds:
+                self._awaited_seconds = self.best_seconds
+
+    def _load(self, worker: Worker, planned: Mapping[Digest, int]) -> tuple[int, float, Tier]:
+        """Missing bytes, the seconds to bring them, and the farthest tier they come from."""
+        pinned, on_disk = worker.pinned, worker.on_disk
+        pinned_bytes = disk_bytes = remote_bytes = 0
+        for digest, size_bytes in self._sizes.items():
+            if digest in planned:
+                continue
+            if digest in pinned:
+                pinned_bytes += size_bytes
+            elif digest in on_disk:
+                disk_bytes += size_bytes
+            else:
+                remote_bytes += size_bytes
+        from_pinned, from_disk, from_remote = self._estimates.load_lines(worker.worker_id)
+        seconds, farthest = 0.0, Tier.VRAM
+        if pinned_bytes:
+            latency_seconds, seconds_per_byte = from_pinned
+            seconds, farthest = latency_seconds + pinned_bytes * seconds_per_byte, Tier.PINNED
+        if disk_bytes:
+            latency_seconds, seconds_per_byte = from_disk
+            seconds += latency_seconds + disk_bytes * seconds_per_byte
+            farthest = Tier.DISK
+        if remote_bytes:
+            latency_seconds, seconds_per_byte = from_remote
+            seconds += latency_seconds + remote_bytes * seconds_per_byte
+            farthest = Tier.REMOTE
+        return pinned_bytes + disk_bytes + remote_bytes, seconds, farthest
+
+    def _make_room(self, prospect: _Prospect) -> None:
+        """Scores a worker that something must leave, or says that too little can."""
+        score_seconds, missing_bytes, held, worker_id, rest = prospect
+        worker, kind, wait_seconds, load_seconds, tier, need_bytes = rest
+        evict = choose_victims(worker.evictable(), self._sizes, need_bytes)
+        if evict is None:
+            if not self._query.hypothetical:
+                told = "{} bytes more than can be freed now"
+                self._refused.append((worker_id, "vram_in_use", told, (need_bytes,)))
+                return
+            evict = ()
+        reload_seconds = self._policy.eviction_weight * worker.credits.reload_seconds(evict)
+        score_seconds += reload_seconds
+        terms = (kind[2], kind[3], wait_seconds, load_seconds, tier, reload_seconds, evict)
+        self._add((score_seconds, missing_bytes, held, worker_id, terms))
+
+    # ---- one class of workers ----------------------------------------------------------------
+
+    def _on(self, of: WorkerClass, number: int) -> _Kind:
+        job = self._job
+        run = self._estimates.run_seconds(job.model.id, of.gpu_type, job.work_units)
+        run_p50, run_p95, samples = run
+        second_costs = self._lambda * of.rate_nanodollars_per_second
+        load_costs = 1.0 + self._policy.load_weight + second_costs
+        why: _Why | None = None
+        if (
+            of.dedicated_to != self._pool
+            or of.vram_bytes < self._wanted_bytes
+            or job.price_cap_nanodollars
+        ):
+            why = self._class_refusal(of, run_p95)
+        kind = (run_p50 * (1.0 + second_costs), load_costs, run_p50, second_costs, samples, why)
+        self._kinds[number] = kind
+        return kind
+
+    def _class_refusal(self, of: WorkerClass, run_p95: float) -> _Why | None:
+        """Why none of a class is in question."""
+        if of.dedicated_to != self._pool:
+            if of.dedicated_to is not None:
+                return "dedicated", "to {}", (of.dedicated_to,)
+            return "dedicated", "the endpoint runs on workers that are reserved for it", ()
+        if self._wanted_bytes > of.vram_bytes:
+            told = "needs {} bytes of {}, even when empty"
+            return "vram", told, (self._wanted_bytes, of.vram_bytes)
+        if cap := self._job.price_cap_nanodollars:
+            price = self._price_nanodollars(of, run_p95)
+            if price > cap:
+                told = f"{dollars(price)} at p95 is over the cap of {dollars(cap)}"
+                return "price_cap", "{}", (told,)
+        return None
 
     def _price_nanodollars(self, kind: WorkerClass, run_seconds: float) -> int:
         """What the caller pays there; the price term of the score goes by what the GPU is worth."""
@@ -123,259 +352,34 @@ class Scorer:
             prices.expected_nanodollars(job.model.id, kind.gpu_type, job.outputs, run_seconds)
         )
 
-    def look_at(self, worker: Worker) -> None:
-        """Assesses a worker or notes why not; once for each worker."""
-        worker_id = worker.worker_id
-        if worker_id in self._seen:
-            return
-        self._seen.add(worker_id)
-        if (kind := self._kinds.get(worker.kind)) is None:
-            kind = self._on(worker.kind)
-        if self._best_seconds < math.inf and self._cannot_win(worker, kind):
-            return
-        if (
-            self._bars_nobody
-            and kind.refusal is None
-            and worker.ready
-            and worker.reserved_for is None
-        ):
-            refusal = self._assess(worker, kind)
-        else:
-            refusal = self._limits(worker, kind) or self._assess(worker, kind)
-        if refusal is not None:
-            self._refusals.append(Refusal(worker_id, *refusal))
-
-    def look_at_everyone(self) -> None:
-        if self._query.hypothetical:
-            self.explain_everyone()
-            return
-        for kind in self._fleet.classes():
-            for worker_id in self._fleet.least_loaded(kind):
-                self.look_at(self._fleet.workers[worker_id])
-        if self._explains:
-            self.explain_everyone()
-
-    def explain_everyone(self) -> None:
-        for worker in self._fleet.workers.values():
-            self.look_at(worker)
-
-    def settle(self) -> None:
-        """Works out what those that lack room would evict, the most promising first. Those that
-        cannot win any more even if that were free are refused as `costlier` without the work."""
-        for prospect in sorted(self._prospects):
-            least, worker_id = prospect[0], prospect[3]
-            if least > self._best_seconds and worker_id != self._job.worker_hint:
-                detail = f"at least {least:.2f} s against {self._best_seconds:.2f} s"
-                self._refusals.append(Refusal(worker_id, "costlier", detail))
-                continue
-            scored = self._evicting(prospect)
-            if isinstance(scored, Refusal):
-                self._refusals.append(scored)
-            else:
-                self._open(scored)
-        self._prospects.clear()
-
-    def choose(self) -> Placement | Unplaced:
-        """To be called after `settle`."""
-        refusals = tuple(self._refusals)
-        self.open.sort()
-        candidates = tuple([scored.candidate for scored in self.open])
-        if not self.open:
-            return Unplaced(candidates, refusals)
-        best = self.open[0]
-        if self._query.patient and self._waiting:
-            score_seconds, _missing, _held, worker_id = min(self._waiting)
-            if score_seconds < best.score_seconds and best.missing_bytes:
-                return Unplaced(candidates, refusals, worker_id, best.score_seconds)
-        chosen, tie_break = self._hinted_or(best), self._tie_break(best)
-        if chosen is not best:
-            tie_break = "hint"
-        return Placement(chosen.candidate, candidates, refusals, tie_break)
-
-    # ---- one worker --------------------------------------------------------------------------
-
-    def _cannot_win(self, worker: Worker, kind: _Kind) -> bool:
-        """Whether it loses to the best so far even if it needs no eviction and has what it lacks
-        pinned: a few look-ups in place of an assessment. A full worker that has the model is
-        worth waiting for only if it beats the best, too."""
-        least_seconds = kind.least_seconds
-        if worker.available_ms > self._now_ms:
-            least_seconds += (worker.available_ms - self._now_ms) / 1000
-        if self._largest not in worker.planned:
-            if not worker.accepts:
-                return True
-            line = self._estimates.load_line(worker.worker_id, Tier.PINNED)
-            load_seconds = line.latency_seconds + self._largest_bytes * line.seconds_per_byte
-            least_seconds += load_seconds * kind.load_costs
-        return least_seconds > self._best_seconds
-
-    def _limits(self, worker: Worker, kind: _Kind) -> tuple[str, str] | None:
-        """Why it is out of the question whatever it holds: the reason's word and the numbers."""
-        job = self._job
-        if not worker.ready:
-            return worker.state.value, ""
-        if kind.refusal is not None:
-            return kind.refusal
-        if self._query.alone and worker.held:
-            return "alone", "the request ended a worker's process and is tried on an empty one"
-        if worker.worker_id in self._exclude:
-            return "excluded", "the request was lost there"
-        if worker.reserved_for is not None and worker.reserved_for != job.request_id:
-            return "reserved", f"for {worker.reserved_for}, which was passed over too often"
-        return None
-
-    def _class_refusal(self, of: WorkerClass, run: Estimate) -> tuple[str, str] | None:
-        """Why none of a class is in question."""
-        if of.dedicated_to != self._pool:
-            if of.dedicated_to is not None:
-                return "dedicated", f"to {of.dedicated_to}"
-            return "dedicated", "the endpoint runs on workers that are reserved for it"
-        if self._wanted_bytes > of.vram_bytes:
-            room = of.vram_bytes
-            return "vram", f"needs {self._wanted_bytes} bytes of {room}, even when empty"
-        if cap := self._job.price_cap_nanodollars:
-            price = self._price_nanodollars(of, run.p95)
-            if price > cap:
-                return "price_cap", f"{dollars(price)} at p95 is over the cap of {dollars(cap)}"
-        return None
-
-    def _assess(self, worker: Worker, kind: _Kind) -> tuple[str, str] | None:
-        """Adds the worker to the open, the prospective or the waiting ones, or says why not."""
-        job, now_ms, run_p50 = self._job, self._now_ms, kind.run_p50
-        planned = worker.planned
-        # The largest alone settles it for most that lack something.
-        resident = (
-            self._largest in planned or self._largest is None
-        ) and job.model.sizes.keys() <= planned.keys()
-        full = not worker.accepts and not self._query.hypothetical
-        if full and not resident:
-            return "depth", f"holds {len(worker.held)} of {worker.depth} attempts"
-        missing_bytes, load_seconds, tier = _NOTHING_MISSING if resident else self._load(worker)
-        drain_seconds = 0.0
-        if worker.available_ms > now_ms:
-            drain_seconds = (worker.available_ms - now_ms) / 1000
-        if full:
-            drain_seconds += self._query.queued_on.get(worker.worker_id, 0) * run_p50
-        least_seconds = kind.least_seconds + drain_seconds + kind.load_costs * load_seconds
-        if least_seconds > self._best_seconds:
-            return None
-        if job.deadline_ms:
-            # An unlearned run time is a guess, and no ground for refusing somebody.
-            surely = drain_seconds + load_seconds + (run_p50 if kind.run.samples else 0.0)
-            if now_ms + surely * 1000 > job.deadline_ms:
-                return "deadline", f"would end {surely:.1f} s from now"
-        held, worker_id = len(worker.held), worker.worker_id
-        if full:
-            self._waiting.append((least_seconds, missing_bytes, held, worker_id))
-            return "depth", f"holds {held} of {worker.depth} attempts"
-        terms = (worker, kind, drain_seconds, load_seconds, tier)
-        prospect = (least_seconds, missing_bytes, held, worker_id, terms)
-        if self._need_bytes(worker, missing_bytes) > 0:
-            self._prospects.append(prospect)
-        else:
-            self._open(self._scored(prospect))
-        return None
-
-    def _open(self, scored: _Scored) -> None:
-        self.open.append(scored)
-        if scored[0] < self._best_seconds and not self._explains:
-            self._best_seconds = scored[0]
-
-    def _need_bytes(self, worker: Worker, missing_bytes: int) -> int:
-        """How much must leave the worker first, if positive."""
-        used_bytes = worker.planned_bytes + worker.working_bytes(self._job.model.working_bytes)
-        return used_bytes + missing_bytes - worker.kind.vram_bytes
-
-    def _evicting(self, prospect: _Prospect) -> _Scored | Refusal:
-        worker = prospect[4][0]
-        need_bytes = self._need_bytes(worker, prospect[1])
-        victims = choose_victims(worker.evictable(), self._job.model.sizes, need_bytes)
-        if victims is None and not self._query.hypothetical:
-            detail = f"{need_bytes} bytes more than can be freed now"
-            return Refusal(worker.worker_id, "vram_in_use", detail)
-        evict = victims or ()
-        term = self._policy.eviction_weight * worker.credits.reload_seconds(evict)
-        return self._scored(prospect, evict, term)
-
-    def _scored(
-        self, prospect: _Prospect, evict: tuple[Digest, ...] = (), eviction_seconds: float = 0.0
-    ) -> _Scored:
-        least_seconds, missing_bytes, held, worker_id, terms = prospect
-        _worker, kind, drain_seconds, load_seconds, tier = terms
-        score_seconds = least_seconds + eviction_seconds
-        candidate = Candidate(
-            worker_id,
-            score_seconds,
-            drain_seconds,
-            load_seconds,
-            kind.run_p50,
-            self._policy.load_weight * load_seconds,
-            kind.second_costs * (load_seconds + kind.run_p50),
-            eviction_seconds,
-            tier,
-            evict,
-        )
-        return _Scored(score_seconds, missing_bytes, held, worker_id, candidate)
-
-    def _load(self, worker: Worker) -> tuple[int, float, Tier]:
-        """Missing bytes, the seconds to bring them, and the farthest tier they come from."""
-        planned, on_disk = worker.planned, worker.resident[Tier.DISK]
-        pinned = worker.resident[Tier.PINNED]
-        pinned_bytes = disk_bytes = remote_bytes = 0
-        for digest, size_bytes in self._job.model.sizes.items():
-            if digest in planned:
-                continue
-            if digest in pinned:
-                pinned_bytes += size_bytes
-            elif digest in on_disk:
-                disk_bytes += size_bytes
-            else:
-                remote_bytes += size_bytes
-        seconds, farthest = 0.0, Tier.VRAM
-        # Written out three times: it is asked for a dozen workers of each decision.
-        load_line, worker_id = self._estimates.load_line, worker.worker_id
-        if pinned_bytes:
-            latency_seconds, seconds_per_byte = load_line(worker_id, Tier.PINNED)
-            seconds, farthest = latency_seconds + pinned_bytes * seconds_per_byte, Tier.PINNED
-        if disk_bytes:
-            latency_seconds, seconds_per_byte = load_line(worker_id, Tier.DISK)
-            seconds += latency_seconds + disk_bytes * seconds_per_byte
-            farthest = Tier.DISK
-        if remote_bytes:
-            latency_seconds, seconds_per_byte = load_line(worker_id, Tier.REMOTE)
-            seconds += latency_seconds + remote_bytes * seconds_per_byte
-            farthest = Tier.REMOTE
-        return pinned_bytes + disk_bytes + remote_bytes, seconds, farthest
-
-    def _on(self, worker_class: WorkerClass) -> _Kind:
-        job = self._job
-        run = self._estimates.run_seconds(job.model.id, worker_class.gpu_type, job.work_units)
-        second_costs = self._lambda * worker_class.rate_nanodollars_per_second
-        least_seconds = run.p50 * (1.0 + second_costs)
-        refusal = self._class_refusal(worker_class, run)
-        load_costs = 1.0 + self._policy.load_weight + second_costs
-        kind = _Kind(worker_class, run, run.p50, second_costs, load_costs, least_seconds, refusal)
-        self._kinds[worker_class] = kind
-        return kind
-
     # ---- the choice --------------------------------------------------------------------------
 
-    def _hinted_or(self, best: _Scored) -> _Scored:
-        for scored in self.open if self._job.worker_hint else ():
-            if scored.worker_id == self._job.worker_hint:
-                late = _finish(scored.candidate) - _finish(best.candidate)
+    def _hinted_or(self, best: Scored, considered: Considered) -> Scored:
+        for scored in self._open:
+            if scored[3] == self._job.worker_hint:
+                late = _finish(considered.candidate(scored)) - _finish(considered.candidate(best))
                 return scored if late <= self._policy.hint_slack_seconds else best
         return best
 
-    def _tie_break(self, best: _Scored) -> str:
-        equals = [s for s in self.open if s.score_seconds == best.score_seconds and s is not best]
-        if not equals:
-            return ""
-        if all(s.missing_bytes > best.missing_bytes for s in equals):
-            return "more of the model resident"
-        if all(s[:3] != best[:3] for s in equals):
-            return "fewer attempts held"
-        return "worker id"
+
+_DEPTH = "holds {} of {} attempts"
+
+
+def _next_end(worker: Worker, now_ms: int) -> float:
+    """Seconds until a full worker has a place, and the next load can begin there."""
+    return (min([held.expected_end_ms for held in worker.held.values()]) - now_ms) / 1000
+
+
+def _tie_break(best: Scored, scored: list[Scored]) -> str:
+    """By what the best of equals won; empty if it has none."""
+    equals = [each for each in scored if each[0] == best[0] and each is not best]
+    if not equals:
+        return ""
+    if all(each[1] > best[1] for each in equals):
+        return "more of the model resident"
+    if all(each[:3] != best[:3] for each in equals):
+        return "fewer attempts held"
+    return "worker id"
 
 
 def _finish(candidate: Candidate) -> float:

@@ -29,6 +29,11 @@ class PlacementPolicy:
     """Least loaded workers looked at in each class of equal price, type and size."""
     explain_workers_max: int = 32
     """Fleets up to this size get a reason for every worker, not only for those looked at."""
+    wait_workers_max: int = 16
+    """In fleets up to this size a request may wait for any full worker, not only for one that has
+    its model: better than on a slow GPU at once. In larger ones some other fast one is soon free;
+    in simulated fleets of 8 that makes p99 4 to 25 % less, of 16 cost 3 % less, of 30 p99 4 % more.
+    """
     queue_ahead: int = 1
     """Attempts a worker may hold beyond those that run: the next one loads meanwhile."""
 
