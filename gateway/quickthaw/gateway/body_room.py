@@ -1,4 +1,5 @@
-"""Memory for bodies that are arriving, all callers' together.
+"""Memory for what callers send faster than it is used, all callers' together: bodies that arrive,
+and messages of WebSockets that wait for their turn.
 
 Who sends a body has not shown a key yet, so that what one connection may send, times the
 connections that there may be, is not to be had for the asking.
@@ -30,15 +31,24 @@ class BodyRoom:
 
         def take(size_bytes: int) -> None:
             nonlocal held_bytes
-            if self._used_bytes + size_bytes > self.bytes_max:
+            if not self.take(size_bytes):
                 raise _no_room()
-            self._used_bytes += size_bytes
             held_bytes += size_bytes
 
         try:
             yield take
         finally:
-            self._used_bytes -= held_bytes
+            self.give_back(held_bytes)
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether there was room for as much; then it is to be given back."""
+        if self._used_bytes + size_bytes > self.bytes_max:
+            return False
+        self._used_bytes += size_bytes
+        return True
+
+    def give_back(self, size_bytes: int) -> None:
+        self._used_bytes -= size_bytes
 
 
 def _no_room() -> HttpError:

@@ -25,7 +25,8 @@ class Limits:
     body_bytes_max: int = 16 * 1024 * 1024
     """Of a call, with files as data: URIs in it; uploads have their own limits."""
     bodies_bytes_max: int = 512 * 1024 * 1024
-    """Of all calls whose bodies are arriving; what is more is answered 503."""
+    """Of all bodies that are arriving, and of WebSockets' messages that wait for their turn; what
+    is more is answered 503, or its WebSocket closed with 1013."""
     body_seconds: float = 60.0
     keep_alive_seconds: int = 75
     """How long an idle connection stays open between requests."""

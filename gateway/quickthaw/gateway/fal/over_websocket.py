@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from quickthaw.gateway.answers import ClientGone, HttpError
+from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.fal.errors import error_answer
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.sockets import Opened, open_socket
@@ -33,6 +34,7 @@ from quickthaw.wire.status import translate
 CALLS_WAITING_MAX = 16
 NORMAL_CLOSURE = 1000
 POLICY_VIOLATION = 1008
+TRY_AGAIN_LATER = 1013
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -41,7 +43,7 @@ async def over_websocket(websocket: WebSocket) -> None:
     """What is wrong with the path or the key is an HTTP answer in place of the upgrade."""
     opened = await open_socket(websocket)
     await websocket.accept()
-    calls: asyncio.Queue[bytes] = asyncio.Queue(CALLS_WAITING_MAX)
+    calls = _Calls(opened.gateway)
     gone = asyncio.Event()
     answering = asyncio.create_task(_answer_all(websocket, opened, calls, gone))
     reading = asyncio.create_task(_read(websocket, calls))
@@ -55,9 +57,10 @@ async def over_websocket(websocket: WebSocket) -> None:
         answering.cancel()
         reading.cancel()
         await asyncio.wait({answering, reading})
+        calls.clear()
 
 
-async def _read(websocket: WebSocket, calls: asyncio.Queue[bytes]) -> None:
+async def _read(websocket: WebSocket, calls: _Calls) -> None:
     """All the time, so that pings are answered and a caller that leaves is noticed."""
     while (message := await websocket.receive())["type"] == "websocket.receive":
         frame = message.get("text")
@@ -65,14 +68,53 @@ async def _read(websocket: WebSocket, calls: asyncio.Queue[bytes]) -> None:
             await websocket.close(POLICY_VIOLATION, "a call is a text frame of JSON arguments")
             return
         try:
-            calls.put_nowait(frame.encode())
-        except asyncio.QueueFull:
-            await websocket.close(POLICY_VIOLATION, f"over {CALLS_WAITING_MAX} calls are waiting")
+            calls.put(frame.encode())
+        except _TooMany as refused:
+            await websocket.close(refused.code, str(refused))
             return
 
 
+class _TooMany(Exception):
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class _Calls:
+    """That wait for their turn: so many, and of so many bytes together."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._room = gateway.body_room
+        self._bytes_max = gateway.limits.body_bytes_max
+        self._waiting: asyncio.Queue[bytes] = asyncio.Queue(CALLS_WAITING_MAX)
+        self._waiting_bytes = 0
+
+    def put(self, body: bytes) -> None:
+        """Raises _TooMany. One that waits alone may be as long as a frame: its answer says so."""
+        if self._waiting.full():
+            raise _TooMany(POLICY_VIOLATION, f"over {CALLS_WAITING_MAX} calls are waiting")
+        if self._waiting_bytes and self._waiting_bytes + len(body) > self._bytes_max:
+            raise _TooMany(POLICY_VIOLATION, f"over {self._bytes_max} bytes of calls are waiting")
+        if not self._room.take(len(body)):
+            raise _TooMany(TRY_AGAIN_LATER, "too much is arriving at this moment")
+        self._waiting_bytes += len(body)
+        self._waiting.put_nowait(body)
+
+    async def get(self) -> bytes:
+        return self._taken(await self._waiting.get())
+
+    def clear(self) -> None:
+        while not self._waiting.empty():
+            self._taken(self._waiting.get_nowait())
+
+    def _taken(self, body: bytes) -> bytes:
+        self._waiting_bytes -= len(body)
+        self._room.give_back(len(body))
+        return body
+
+
 async def _answer_all(
-    websocket: WebSocket, opened: Opened, calls: asyncio.Queue[bytes], gone: asyncio.Event
+    websocket: WebSocket, opened: Opened, calls: _Calls, gone: asyncio.Event
 ) -> None:
     while True:
         try:

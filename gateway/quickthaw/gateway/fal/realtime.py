@@ -1,7 +1,8 @@
 """`WebSocket /run/{id}/realtime`: arguments in, outputs out, one connection for many of them.
 
 The connection is read all the time, so that pings are answered during a run and the newest inputs
-win: those that wait are `max_buffering` at most, and beyond that the oldest goes. Inputs run one
+win: those that wait are `max_buffering` at most, and as many bytes as one may have; beyond that the
+oldest goes. Inputs run one
 after the other, on one session with the scheduler, which keeps them on one worker.
 """
 
@@ -13,6 +14,7 @@ from collections import deque
 from starlette.websockets import WebSocket
 
 from quickthaw.gateway.answers import ErrorAnswer, HttpError
+from quickthaw.gateway.body_room import BodyRoom
 from quickthaw.gateway.fal.errors import error_answer, failure_answer
 from quickthaw.gateway.fal.frames import BadFrame, decode, encode, error_frame, timings_frame
 from quickthaw.gateway.fal.realtime_output import packed_output
@@ -20,6 +22,7 @@ from quickthaw.gateway.fal.realtime_runs import Runs
 from quickthaw.gateway.fal.sockets import Opened, open_socket
 from quickthaw.gateway.json_text import render
 from quickthaw.gateway.respond import error_body
+from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX
 from quickthaw.v1 import types_pb2
 from quickthaw.wire.status import translate
 
@@ -28,6 +31,7 @@ BUFFERING_MAX = 60
 REQUEST_ID_CHARS_MAX = 200
 NORMAL_CLOSURE = 1000
 POLICY_VIOLATION = 1008
+TRY_AGAIN_LATER = 1013
 _UNAUTHORIZED = render({"status": "error", "error": "Unauthorized"})
 """What fal's JavaScript client gives its token up for."""
 _REASON_CHARS_MAX = 4000
@@ -38,7 +42,7 @@ async def realtime(websocket: WebSocket) -> None:
     buffering = _buffering(websocket.query_params.get("max_buffering"))
     opened = await open_socket(websocket)
     await websocket.accept()
-    inbox = _Inbox(websocket, buffering)
+    inbox = _Inbox(websocket, opened.gateway.body_room, buffering)
     runs = Runs(opened)
     serving = asyncio.create_task(_serve(websocket, opened, inbox, runs))
     try:
@@ -50,22 +54,46 @@ async def realtime(websocket: WebSocket) -> None:
         inbox.reading.cancel()
         runs.close()
         await asyncio.wait({serving, inbox.reading})
+        inbox.clear()
 
 
 class _Inbox:
     """Reads the connection to its end; keeps the newest `buffering` inputs that nobody took."""
 
-    def __init__(self, websocket: WebSocket, buffering: int) -> None:
+    def __init__(self, websocket: WebSocket, room: BodyRoom, buffering: int) -> None:
         self._websocket = websocket
-        self._frames: deque[bytes | str] = deque(maxlen=buffering)
+        self._room = room
+        self._buffering = buffering
+        self._frames: deque[bytes | str] = deque()
+        self._waiting_bytes = 0
         self._news = asyncio.Event()
         self.reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         while (message := await self._websocket.receive())["type"] == "websocket.receive":
-            frame = message.get("bytes")
-            self._frames.append(message["text"] if frame is None else frame)
+            data = message.get("bytes")
+            frame: bytes | str = message["text"] if data is None else data
+            while self._frames and (
+                len(self._frames) >= self._buffering
+                or self._waiting_bytes + len(frame) > MESSAGE_BYTES_MAX
+            ):
+                self._take()
+            if not self._room.take(len(frame)):
+                await self._websocket.close(TRY_AGAIN_LATER, "too much is arriving at this moment")
+                return
+            self._frames.append(frame)
+            self._waiting_bytes += len(frame)
             self._news.set()
+
+    def clear(self) -> None:
+        while self._frames:
+            self._take()
+
+    def _take(self) -> bytes | str:
+        frame = self._frames.popleft()
+        self._waiting_bytes -= len(frame)
+        self._room.give_back(len(frame))
+        return frame
 
     async def next(self, idle_seconds: float) -> bytes | str:
         """Raises TimeoutError."""
@@ -73,7 +101,7 @@ class _Inbox:
             self._news.clear()
             async with asyncio.timeout(idle_seconds):
                 await self._news.wait()
-        return self._frames.popleft()
+        return self._take()
 
 
 async def _serve(websocket: WebSocket, opened: Opened, inbox: _Inbox, runs: Runs) -> None:
