@@ -25,7 +25,9 @@ from support.loras import lora
 from support.platform import Platform, quickthaw, running_platform, until
 from support.tiny_models import tiny_flux, tiny_sd
 
-PATIENCE_SECONDS = 100.0
+pytestmark = pytest.mark.timeout(300)  # each deployment imports torch in a process of its own
+
+PATIENCE_SECONDS = 200.0
 INPUT = {"prompt": "a red circle above a blue square", "seed": 7}
 FAST = {"num_inference_steps": 2}
 PART_BYTES = 64 * 1024

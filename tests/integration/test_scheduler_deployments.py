@@ -157,6 +157,24 @@ async def test_a_key_without_the_scope_deploys_nothing_and_packs_nothing(
     assert isinstance(await refusal(Packer(me).lease()), errors.PermissionDenied)
 
 
+async def test_a_key_for_some_models_deploys_and_deletes_those_only(
+    running: Running, me: Caller, packer: Packer
+) -> None:
+    made = await running.admin.accounts.CreateKey(
+        billing_pb2.CreateKeyRequest(
+            tenant="me",
+            scopes=[billing_pb2.SCOPE_CALL, billing_pb2.SCOPE_DEPLOY],
+            limits=billing_pb2.KeyLimits(models=["me/mine", "test/tiny"]),
+        )
+    )
+    limited = Caller(running.address, made.secret)
+    await brought(me, packer)
+    gone = catalog_pb2.RemoveRequest(id="me/style")
+    for call in (ask(limited), limited.catalog.Remove(gone)):
+        assert isinstance(await refusal(call), errors.PermissionDenied)
+    assert (await ask(limited, a_spec("me/mine"))).state == WAITING
+
+
 async def test_another_tenant_sees_nothing_of_a_deployment(running: Running, me: Caller) -> None:
     asked = await ask(me)
     rival = await a_deployer(running, "rival")
@@ -236,13 +254,13 @@ async def test_a_cancelled_one_is_taken_from_its_packer_with_what_it_staged(
     assert (await deployments_of(me).Cancel(wanted)).state == CANCELLED, "as it was"
 
 
-async def test_everything_outlives_a_restart(tmp_path: Path) -> None:
-    async with a_scheduler(tmp_path / "data") as running:
+async def test_everything_outlives_a_restart(tmp_path: Path, store_url: str) -> None:
+    async with a_scheduler(tmp_path / "data", store_url=store_url) as running:
         me = await a_deployer(running, "me")
         asked, other = await ask(me), await ask(me, a_spec("me/other"))
         leased = await Packer(running.admin).lease()
         await Packer(running.admin).report(leased, step="packing unet")
-    async with a_scheduler(tmp_path / "data", models=[]) as running:
+    async with a_scheduler(tmp_path / "data", store_url=store_url, models=[]) as running:
         again = Caller(running.address, me.key)
         packer = Packer(running.admin)
         known = await look(again, asked.deployment_id)

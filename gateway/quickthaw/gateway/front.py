@@ -26,7 +26,7 @@ from quickthaw.gateway.answers import NO_ROUTE, ClientGone, ErrorAnswer, HttpErr
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.cors import preflight
 from quickthaw.gateway.fal.errors import CLIENT_CLOSED_REQUEST, error_answer
-from quickthaw.gateway.respond import REQUEST_ID_HEADER, error_response
+from quickthaw.gateway.respond import REQUEST_ID_HEADER, answer_and_linger, error_response
 from quickthaw.gateway.surfaces import route_path, surface_of
 from quickthaw.wire.errors import QuickthawError, Unavailable
 from quickthaw.wire.status import translate
@@ -129,7 +129,11 @@ class Front:
                 if exchange.status == SWITCHING_PROTOCOLS:
                     await send({"type": "websocket.close", "code": 1011})
                 return
-            await self._said(exchange, answer)(scope, receive, send)
+            said = self._said(exchange, answer)
+            if scope["type"] == "http" and said.headers.get("connection") == "close":
+                await answer_and_linger(said, scope, receive, send)
+            else:
+                await said(scope, receive, send)
 
     def _check_room(self) -> None:
         limit = self._gateway.limits.websockets_max

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from quickthaw.gateway.answers import ErrorAnswer
 from quickthaw.gateway.bodies import until_gone
@@ -18,6 +18,8 @@ from quickthaw.v1 import types_pb2
 RUNNER_HINTS_HEADER = "x-fal-runner-hints"
 REQUEST_ID_HEADER = "x-fal-request-id"
 ERROR_TYPE_HEADER = "x-fal-error-type"
+LINGER_SECONDS = 2.0
+LINGER_BYTES_MAX = 64 * 1024 * 1024
 
 
 def json_response(
@@ -46,6 +48,28 @@ def error_response(answer: ErrorAnswer) -> Response:
     if answer.error_type is not None:
         headers[ERROR_TYPE_HEADER] = answer.error_type
     return json_response(error_body(answer), answer.status, headers)
+
+
+async def answer_and_linger(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """The whole answer, then a while in which what the caller still sends is passed over.
+
+    To close a connection on which bytes arrive resets it, and the answer might be lost with it.
+    """
+
+    async def hold(message: Message) -> None:
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await send({**message, "more_body": True} if last else message)
+
+    await response(scope, receive, hold)
+    passed_bytes = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while passed_bytes < LINGER_BYTES_MAX:
+                message = await receive()
+                if not message.get("more_body", False):  # its end, or the caller's
+                    break
+                passed_bytes += len(message["body"])
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _items(answer: ErrorAnswer) -> list[Json]:
