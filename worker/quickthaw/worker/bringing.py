@@ -10,6 +10,7 @@ from quickthaw.snapshot import LoadReport, Manifest, SnapshotStore
 from quickthaw.snapshot import Tier as StoreTier
 from quickthaw.wire.errors import (
     FailedPrecondition,
+    InvalidArgument,
     ModelCannotFit,
     NotFound,
     ResourceExhausted,
@@ -76,11 +77,33 @@ def cannot_fit(model: str, manifest: Manifest, total_bytes: int) -> ModelCannotF
     )
 
 
+def other_family(digest: str, found: str, wanted: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"snapshot {digest[:12]} is of the family {found!r}, not {wanted!r} as the catalog says; "
+        "register the model again"
+    )
+
+
 def out_of_memory(what: str) -> ResourceExhausted:
     return ResourceExhausted(
         f"out of device memory while {what}, also after evicting everything idle; ask for a "
         "smaller image or fewer images, or use a worker with more memory",
         metadata={"resource": "vram"},
+    )
+
+
+def component_digests(manifest: Manifest) -> frozenset[str]:
+    return frozenset(part.digest for part in manifest.components)
+
+
+def resident_summary(manifest: Manifest) -> LoadSummary:
+    """Of a model that was there already."""
+    parts = {part.digest: part for part in manifest.components}.values()
+    return LoadSummary(
+        tuple(
+            ComponentLoad(part.name, part.digest, part.data_bytes, Tier.VRAM, "", 0.0, 0.0)
+            for part in parts
+        )
     )
 
 

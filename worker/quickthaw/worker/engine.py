@@ -94,8 +94,14 @@ class DiffusionEngine:
         await self._in_loader(begin)
 
     def load_at_once(self, assignment: Assignment) -> LoadSummary | None:
-        """The host belongs to the threads, so there is always one to wait for."""
-        return None
+        """Of a model that is up, unless the loader is at something or runs may be batched, for
+        which the input has to be read."""
+        if self._host is None or self._batch_max > 1:
+            return None
+        summary = self._host.load_resident(assignment)
+        if summary is not None:
+            self._speeds.observe(summary)
+        return summary
 
     def run_at_once(self, assignment: Assignment) -> tuple[RunResult, float] | None:
         return None

@@ -26,20 +26,19 @@ from quickthaw.snapshot import (
 from quickthaw.snapshot import Tier as StoreTier
 from quickthaw.snapshot.compiled import Usage
 from quickthaw.snapshot.plan import plan
-from quickthaw.wire.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    ResourceExhausted,
-)
+from quickthaw.wire.errors import FailedPrecondition, ResourceExhausted
 from quickthaw.worker.ahead import Answers
 from quickthaw.worker.arrivals import Arrivals
-from quickthaw.worker.attempts import Assignment, ComponentLoad, LoadSummary, NoRoomYet, Tier
+from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, Tier
 from quickthaw.worker.bringing import (
     TIER_OF,
     cannot_fit,
+    component_digests,
     import_snapshot,
     is_folder_here,
+    other_family,
     out_of_memory,
+    resident_summary,
     summary_of,
     withdrawn,
 )
@@ -68,10 +67,6 @@ class _Model:
     @property
     def digests(self) -> frozenset[str]:
         return component_digests(self.loaded.manifest)
-
-
-def component_digests(manifest: Manifest) -> frozenset[str]:
-    return frozenset(part.digest for part in manifest.components)
 
 
 class ModelHost:
@@ -191,6 +186,21 @@ class ModelHost:
                 self._order.touch(component_digests(manifest))
             return summary
 
+    def load_resident(self, assignment: Assignment) -> LoadSummary | None:
+        """As `load`, of a model that is up; None, with nothing done, where that could take time."""
+        if assignment.evict_digests or not self.promoting.idle or not self._moves.acquire(False):
+            return None
+        try:
+            if assignment.snapshot_digest not in self._models:
+                return None
+            digests = component_digests(self._manifest(assignment))
+            summary = self._take_resident(assignment.snapshot_digest, assignment.attempt_id)
+            with self._lock:
+                self._order.touch(digests)
+            return summary
+        finally:
+            self._moves.release()
+
     def _manifest(self, assignment: Assignment) -> Manifest:
         digest = assignment.snapshot_digest
         with self._lock:
@@ -206,10 +216,7 @@ class ModelHost:
             self._drop_withdrawn()
             raise withdrawn(min(found), assignment.model)
         if assignment.family and manifest.family != assignment.family:
-            raise InvalidArgument(
-                f"snapshot {digest[:12]} is of the family {manifest.family!r}, not "
-                f"{assignment.family!r} as the catalog says; register the model again"
-            )
+            raise other_family(digest, manifest.family, assignment.family)
         return manifest
 
     def _take_resident(self, digest: str, attempt_id: str) -> LoadSummary | None:
@@ -218,14 +225,7 @@ class ModelHost:
             if model is None:
                 return None
             model.users.add(attempt_id)
-            loaded = model.loaded
-        parts = {part.digest: part for part in loaded.manifest.components}.values()
-        return LoadSummary(
-            tuple(
-                ComponentLoad(part.name, part.digest, part.data_bytes, Tier.VRAM, "", 0.0, 0.0)
-                for part in parts
-            )
-        )
+        return resident_summary(model.loaded.manifest)
 
     def _bring_up(self, assignment: Assignment) -> LoadSummary:
         digest = assignment.snapshot_digest

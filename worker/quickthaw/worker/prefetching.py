@@ -98,6 +98,12 @@ class Promoting:
             self._last = True
             self._stop = self._stop or self._snapshot != snapshot_digest
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way."""
+        with self._changed:
+            return self._snapshot is None
+
     def give_way(self, snapshot_digest: str) -> None:
         """`stop`, and returns when nothing is on its way but what this snapshot needs as well."""
         self.stop(snapshot_digest)
