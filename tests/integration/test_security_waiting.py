@@ -66,9 +66,11 @@ async def test_what_waits_of_all_callers_has_a_bound_and_makes_room_when_one_lea
                 assert await close_code(other) == TRY_AGAIN_LATER
         async with connected(rig, path) as third:
             await third.send(an_input("runs", 10))
-            await rig.platform.submitted(3)
+            request = await rig.platform.submitted(3)
             await third.send(an_input("waits", 60_000))
             await read_by_now(third)
+            await request.succeed()
+            await asyncio.wait_for(rig.platform.submitted(4), 20)
 
 
 async def test_inputs_of_one_connection_give_way_by_their_bytes_too(
