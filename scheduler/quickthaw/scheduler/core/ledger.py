@@ -49,7 +49,9 @@ class Ledger:
             return False
         sizes = held.model.sizes
         missing = sum(size for digest, size in sizes.items() if digest not in worker.planned)
-        freed = sum(size for digest, size in worker.evictable() if digest in held.evicts)
+        freed = 0
+        if held.evicts:
+            freed = sum(size for digest, size in worker.evictable() if digest in held.evicts)
         working = worker.working_bytes_with(held)
         return worker.planned_bytes + missing - freed + working <= worker.spec.vram_bytes
 
@@ -66,10 +68,10 @@ class Ledger:
         with nothing changed, if it does not fit."""
         if not self.can_hold(worker, held):
             return None
-        held.evicts |= worker.leaving() - worker.needed() - held.model.sizes.keys()
         # A worker gives a prefetch up for an Assign of something else; what of it comes
         # nevertheless shall go.
-        held.evicts |= worker.incoming.keys() - worker.needed() - held.model.sizes.keys()
+        if going := worker.leaving() | worker.incoming.keys():
+            held.evicts |= going - worker.needed() - held.model.sizes.keys()
         self.adopt(worker, attempt_id, request_id, held, now_ms)
         return tuple(sorted(held.evicts))
 

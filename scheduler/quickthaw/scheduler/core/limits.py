@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple, TypeVar, assert_never
 
 from quickthaw.scheduler.core.accounts import AccountId
@@ -177,6 +178,7 @@ class Limits:
                 self._queue.open_gate(model, room)
 
 
+@lru_cache(4_096)
 def _gate(account_id: AccountId) -> str:
     # No model's id begins so.
     return f"account:{account_id}"

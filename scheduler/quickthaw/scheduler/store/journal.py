@@ -51,7 +51,7 @@ class JournalLimits:
     busy_writes: int = 3
     """After a commit of so many, the next one waits for company, up to `gather_seconds` or until
     `gather_writes` are there: a commit costs as much processor time as a dozen requests."""
-    gather_writes: int = 32
+    gather_writes: int = 16
     gather_seconds: float = 0.005
     retry_delay_seconds: float = 1.0
     backoff_first_seconds: float = 0.05
