@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -233,3 +234,38 @@ def test_a_request_outlives_the_keys_that_lead_to_it(tmp_path: Path) -> None:
     parse_settings(flags, {})
     with pytest.raises(SettingsInvalid, match="--request-keep-days"):
         parse_settings([*flags, "--idempotency-retention-hours", "48"], {})
+
+
+async def test_input_and_output_that_nobody_wants_kept_are_forgotten_once_they_were_told(
+    tmp_path: Path, store_url: str
+) -> None:
+    async with an_archive(tmp_path, store_url) as archive:
+        admin = archive.running.admin
+        async with FakeWorker(archive.running.address, archive.running.worker_key) as worker:
+            told = await admin.submit(io_kept_ms=60_000)
+            worker.finish(await worker.next_assign(), metered_ms=10)
+            await admin.until_ended(told)
+            hooked = await admin.submit(io_kept_ms=60_000, webhook=HOOK)
+            worker.finish(await worker.next_assign(), metered_ms=10)
+            await admin.until_ended(hooked)
+            kept = await admin.submit()
+            worker.finish(await worker.next_assign(), metered_ms=10)
+            await admin.until_ended(kept)
+        waiting = await admin.submit(io_kept_ms=1)
+        await archive.sweep()
+        assert await said(archive, told) == ("a red circle", '{"images":[]}')
+        archive.clock.pass_days(0.01)
+        await archive.sweep()
+        assert await said(archive, told) == (None, "")
+        for other in (hooked, kept):
+            assert await said(archive, other) == ("a red circle", '{"images":[]}')
+        assert await said(archive, waiting) == ("a red circle", "")
+        found = await admin.inference.Get(inference_pb2.GetRequest(request_id=told))
+        assert (found.state, found.receipt.billed_ms) == (types_pb2.REQUEST_STATE_SUCCEEDED, 10)
+
+
+async def said(archive: Archive, request_id: str) -> tuple[str | None, str]:
+    """The prompt and the output that the store has of a request."""
+    wanted = inference_pb2.GetRequest(request_id=request_id)
+    found = await archive.running.admin.inference.Get(wanted)
+    return json.loads(found.input_json).get("prompt"), found.output_json

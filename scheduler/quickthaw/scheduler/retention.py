@@ -23,9 +23,11 @@ from quickthaw.scheduler.store.retention import (
     closed_lines,
     ended_requests,
     idempotency_purge,
+    io_purge,
     ledger_purge,
     request_purge,
     settled_webhooks,
+    short_lived,
     webhook_purge,
 )
 from quickthaw.scheduler.store.statements import Row
@@ -90,11 +92,23 @@ class Retention:
         keep = self._keep
         if keep.idempotency_ms:
             await self._write(idempotency_purge(self._before_ms(keep.idempotency_ms)))
+        await self._forget()
         await self._purge("webhooks", keep.webhooks_ms, settled_webhooks, self._delete_webhooks)
         await self._purge("requests", keep.requests_ms, ended_requests, self._delete_requests)
         await self._purge("ledger", keep.ledger_ms, closed_lines, self._delete_lines)
         if keep.ledger_ms:
             await self._write(alert_purge(self._before_ms(keep.ledger_ms)))
+
+    async def _forget(self) -> None:
+        """What callers did not want kept."""
+        now_ms = self._clock.now_ms()
+        while not (self._store.journal.faulty or self._store.journal.behind):
+            found = await self._store.reader.run(lambda c: short_lived(c, now_ms, PORTION))
+            if found:
+                await self._write(io_purge(found))
+                self._purged.labels("short_lived").inc(len(found))
+            if len(found) < PORTION:
+                return
 
     async def _purge(self, table: str, keep_ms: int, find: Find, delete: Delete) -> None:
         if not keep_ms:

@@ -183,6 +183,7 @@ class Submissions:
             model_version=model.version,
             input_json=request.view.input_json,
             idempotency=idempotency,
+            io_kept_ms=submission.io_kept_ms,
         )
         if submission.webhook is not None:
             view = request.view
@@ -250,6 +251,7 @@ class Submissions:
                 model_version=model.version,
                 input_json=input_json,
                 idempotency=(submission.idempotency_key, fingerprint) if fingerprint else None,
+                io_kept_ms=submission.io_kept_ms,
             ),
             *refused_rows(view, columns),
         ]
@@ -314,6 +316,7 @@ class Submissions:
             model_version=model.version,
             input_json=request.view.input_json,
             idempotency=None,
+            io_kept_ms=submission.io_kept_ms,
         )
         if not self._dispatcher.accept_ahead(request, rows):
             return None

@@ -33,6 +33,8 @@ class CallOptions:
     """The loss of its worker ends the request."""
     keep_seconds: float | None = None
     """How long what is made is kept; None: as long as the blob store exists."""
+    io_kept_seconds: float | None = None
+    """After the end, how long input and output are kept; None: as long as the request."""
 
 
 def read_options(headers: Mapping[str, str]) -> CallOptions:
@@ -46,6 +48,7 @@ def read_options(headers: Mapping[str, str]) -> CallOptions:
         idempotency_key=_idempotency_key(headers.get("idempotency-key", "")),
         no_retry=headers.get("x-fal-no-retry", "").strip().lower() in _YES,
         keep_seconds=_keep_seconds(headers),
+        io_kept_seconds=DELIVERY_SECONDS if _keeps_nothing(headers) else None,
     )
 
 
@@ -71,9 +74,13 @@ def _keep_seconds(headers: Mapping[str, str]) -> float | None:
     """By the caller's lifecycle, or by its wish that nothing stays once it is delivered."""
     wish = headers.get("x-fal-object-lifecycle-preference")
     seconds = None if wish is None else read_lifecycle(wish, None).seconds
-    if headers.get("x-fal-store-io", "").strip() == "0":
+    if _keeps_nothing(headers):
         seconds = min(seconds or DELIVERY_SECONDS, DELIVERY_SECONDS)
     return seconds
+
+
+def _keeps_nothing(headers: Mapping[str, str]) -> bool:
+    return headers.get("x-fal-store-io", "").strip() == "0"
 
 
 def _start_timeout(text: str | None) -> float | None:

@@ -72,6 +72,7 @@ class Call:
             worker_hint=self.options.worker_hint,
             idempotency_key=self.options.idempotency_key if keyed else "",
             attempts_max=1 if self.options.no_retry else 0,
+            io_kept_ms=int(1000 * (self.options.io_kept_seconds or 0)),
         )
 
     def explain(self, error: QuickthawError) -> Exception:

@@ -52,6 +52,7 @@ class Submission(NamedTuple):
     wait_ms: int = 0
     contents_bytes_max: int = 0
     found_wrong: tuple[errors.FieldViolation, ...] = ()
+    io_kept_ms: int = 0
 
 
 def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:
@@ -85,6 +86,7 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
         key_id=key_id,
         wait_ms=message.wait_ms,
         found_wrong=_found_wrong(message),
+        io_kept_ms=message.io_kept_ms,
     )
 
 

@@ -17,6 +17,7 @@ _OF_A_REQUEST = (
     Statement.PURGE_WEBHOOK_OF,
     Statement.PURGE_EXPLANATION_OF,
     Statement.PURGE_REQUEST,
+    Statement.DELETE_SHORT_LIVED,
 )
 
 
@@ -27,6 +28,23 @@ def ended_requests(connection: Connection, before_ms: int, size_max: int) -> lis
         select(columns.request_id)
         .where(columns.finished_unix_ms > 0, columns.finished_unix_ms < before_ms)
         .order_by(columns.finished_unix_ms)
+        .limit(size_max)
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def short_lived(connection: Connection, now_ms: int, size_max: int) -> list[str]:
+    """Requests that have ended and whose input and output have been kept for long enough. A webhook
+    that is still to be told says what they were."""
+    request, kept, hook = schema.requests.c, schema.short_lived.c, schema.webhooks.c
+    told = select(hook.request_id).where(
+        hook.request_id == kept.request_id, hook.state.not_in(SETTLED)
+    )
+    statement = (
+        select(kept.request_id)
+        .join_from(schema.short_lived, schema.requests, request.request_id == kept.request_id)
+        .where(request.finished_unix_ms > 0, request.finished_unix_ms + kept.kept_ms < now_ms)
+        .where(~told.exists())
         .limit(size_max)
     )
     return list(connection.execute(statement).scalars())
@@ -63,6 +81,15 @@ def request_purge(request_ids: Sequence[str]) -> list[Row]:
     return [
         Row(statement, {"key_request_id": request_id})
         for statement in _OF_A_REQUEST
+        for request_id in request_ids
+    ]
+
+
+def io_purge(request_ids: Sequence[str]) -> list[Row]:
+    """Leaves the requests and their bill, without what was asked for and what came of it."""
+    return [
+        Row(statement, {"key_request_id": request_id})
+        for statement in (Statement.FORGET_REQUEST_IO, Statement.DELETE_SHORT_LIVED)
         for request_id in request_ids
     ]
 

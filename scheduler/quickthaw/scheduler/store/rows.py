@@ -47,8 +47,10 @@ def request_rows(
     model_version: str,
     input_json: str,
     idempotency: tuple[str, str] | None,
+    io_kept_ms: int = 0,
 ) -> list[Row]:
-    """A new request, and its idempotency key with the fingerprint of what was asked for."""
+    """A new request, its idempotency key with the fingerprint of what was asked for, and how long
+    its input and output are kept if not for as long as itself."""
     rows = [
         Row(
             Statement.INSERT_REQUEST,
@@ -92,6 +94,9 @@ def request_rows(
                 },
             )
         )
+    if io_kept_ms:
+        values: dict[str, Value] = {"request_id": job.request_id, "kept_ms": io_kept_ms}
+        rows.append(Row(Statement.INSERT_SHORT_LIVED, values))
     return rows
 
 

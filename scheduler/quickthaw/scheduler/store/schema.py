@@ -356,6 +356,14 @@ signing_keys = Table(
 )
 
 # Why requests ran where they did; the newest, as many as a setting says.
+# Requests whose input and output go so long after their end; a row goes with them.
+short_lived = Table(
+    "short_lived",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("kept_ms", BigInteger, nullable=False),
+)
+
 explanations = Table(
     "explanations",
     metadata,

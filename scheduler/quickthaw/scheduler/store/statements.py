@@ -63,6 +63,7 @@ class Statement(IntEnum):
     RELEASE_MODEL = 24
     DELETE_RELEASES = 25
     INSERT_RELEASE = 26
+    INSERT_SHORT_LIVED = 27
     INSERT_WEBHOOK = 40
     DUE_WEBHOOK = 41
     CLAIM_WEBHOOK = 42
@@ -85,6 +86,8 @@ class Statement(IntEnum):
     PURGE_WEBHOOK = 74
     PURGE_LEDGER = 75
     PURGE_ALERTS = 76
+    FORGET_REQUEST_IO = 77
+    DELETE_SHORT_LIVED = 78
 
 
 INSERT_ROWS_MAX = 64
@@ -117,6 +120,7 @@ _PROGRESS = ("state", "loading_unix_ms", "started_unix_ms", "load_ms", "start_ti
 # In the text itself: a parameter would have to be given with every row.
 _ZERO = literal_column("0", Integer)
 _ONE = literal_column("1", Integer)
+_EMPTY = literal_column("''", String)
 
 
 def _key(table: Table, column: str) -> ColumnElement[bool]:
@@ -355,6 +359,13 @@ class Statements:
                 ),
             ),
             Statement.PURGE_LEDGER: delete(schema.ledger).where(_key(schema.ledger, "attempt_id")),
+            Statement.INSERT_SHORT_LIVED: self._insert(schema.short_lived),
+            Statement.FORGET_REQUEST_IO: update(schema.requests)
+            .where(_key(schema.requests, "request_id"))
+            .values(input_json=literal_column("'{}'", String), output_json=_EMPTY),
+            Statement.DELETE_SHORT_LIVED: delete(schema.short_lived).where(
+                _key(schema.short_lived, "request_id")
+            ),
             Statement.PURGE_ALERTS: delete(schema.budget_alerts).where(
                 schema.budget_alerts.c.raised_unix_ms < bindparam("key_raised_unix_ms")
             ),
