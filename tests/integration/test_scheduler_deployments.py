@@ -28,7 +28,9 @@ READY = deployments_pb2.DEPLOYMENT_STATE_READY
 FAILED = deployments_pb2.DEPLOYMENT_STATE_FAILED
 WAITING = deployments_pb2.DEPLOYMENT_STATE_WAITING
 CANCELLED = deployments_pb2.DEPLOYMENT_STATE_CANCELLED
-LIMITS = replace(FAST, tenant_deployments_max=2, tenant_snapshots_max=3)
+LIMITS = replace(
+    FAST, tenant_deployments_max=2, tenant_snapshots_max=3, tenant_deployments_kept_max=3
+)
 
 
 class Hands:
@@ -363,6 +365,15 @@ async def test_what_operators_set_up_under_a_tenants_name_is_not_replaced(
 ) -> None:
     await running.admin.catalog.Register(catalog_pb2.RegisterRequest(model=a_model("me/theirs")))
     assert isinstance(await refusal(ask(me, a_spec("me/theirs"))), errors.AlreadyExists)
+
+
+async def test_of_the_ended_ones_the_newest_are_remembered(me: Caller, packer: Packer) -> None:
+    made = [await brought(me, packer) for _ in range(5)]
+    listed = await deployments_of(me).List(deployments_pb2.ListDeploymentsRequest())
+    # One more than is kept: it ended after the others were counted.
+    assert [each.deployment_id for each in listed.deployments] == [
+        each.deployment_id for each in reversed(made[1:])
+    ]
 
 
 async def test_deployments_are_listed_in_pages_newest_first(me: Caller, packer: Packer) -> None:

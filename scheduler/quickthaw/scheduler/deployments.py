@@ -38,10 +38,12 @@ from quickthaw.scheduler.store.deployments import (
     deployment,
     deployment_page,
     due_deployments,
+    gone_row,
     new_row,
     open_counts,
     open_of,
     purge_row,
+    surplus_of,
 )
 from quickthaw.scheduler.store.statements import Row
 from quickthaw.scheduler.store.store import Store
@@ -58,6 +60,7 @@ class DeploymentLimits:
     open_max: int
     tenant_open_max: int
     attempts_max: int
+    tenant_kept_max: int
     retention_hours: int
 
 
@@ -128,7 +131,10 @@ class Deployments:
                 due_ms=now_ms,
             )
             purge = purge_row(now_ms - self._limits.retention_hours * _HOUR_MS)
-            await asyncio.shield(self._store.journal.offer([new_row(made), purge]))
+            kept = self._limits.tenant_kept_max
+            surplus = await self._store.reader.run(lambda c: surplus_of(c, tenant, kept))
+            rows = [new_row(made), purge, *map(gone_row, surplus)]
+            await asyncio.shield(self._store.journal.offer(rows))
         self._tell()
         return made
 

@@ -315,6 +315,7 @@ def _deployments(
             open_max=limits.deployments_waiting_max,
             tenant_open_max=limits.tenant_deployments_max,
             attempts_max=limits.deployment_attempts_max,
+            tenant_kept_max=limits.tenant_deployments_kept_max,
             retention_hours=limits.deployment_retention_hours,
         ),
     )

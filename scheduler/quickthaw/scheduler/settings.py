@@ -128,6 +128,9 @@ class Limits:
     deployment_attempts_max: int = _limit(
         3, 1, 100, "packers that may be lost under one deployment"
     )
+    tenant_deployments_kept_max: int = _limit(
+        1_000, 1, 1_000_000, "ended deployments of one tenant that can be asked about"
+    )
     deployment_retention_hours: int = _limit(
         720, 1, 87_600, "how long ended deployments can be asked about"
     )

@@ -50,6 +50,10 @@ def purge_row(finished_before_ms: int) -> Row:
     return Row(Statement.PURGE_DEPLOYMENTS, {"key_finished_unix_ms": finished_before_ms})
 
 
+def gone_row(deployment_id: str) -> Row:
+    return Row(Statement.DELETE_DEPLOYMENT, {"key_deployment_id": deployment_id})
+
+
 def _changing(deployment: Deployment) -> dict[str, Value]:
     return {
         "state": deployment.state.value,
@@ -95,6 +99,18 @@ def open_of(connection: Connection, tenant: str) -> list[Deployment]:
         _columns.finished_unix_ms == 0, _columns.tenant == tenant
     )
     return [_deployment(row) for row in connection.execute(statement).mappings()]
+
+
+def surplus_of(connection: Connection, tenant: str, kept: int) -> list[str]:
+    """Ended ones of the tenant beyond the newest; a part of them, if there are many."""
+    statement = (
+        select(_columns.deployment_id)
+        .where(_columns.tenant == tenant, _columns.finished_unix_ms > 0)
+        .order_by(_columns.deployment_id.desc())
+        .offset(kept)
+        .limit(_NAMES_AT_ONCE)
+    )
+    return list(connection.execute(statement).scalars())
 
 
 def deployment_page(

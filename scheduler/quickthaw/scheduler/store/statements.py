@@ -79,6 +79,7 @@ class Statement(IntEnum):
     INSERT_DEPLOYMENT = 60
     UPDATE_DEPLOYMENT = 61
     PURGE_DEPLOYMENTS = 62
+    DELETE_DEPLOYMENT = 63
     PURGE_ATTEMPTS_OF = 70
     PURGE_WEBHOOK_OF = 71
     PURGE_EXPLANATION_OF = 72
@@ -324,6 +325,9 @@ class Statements:
             Statement.UPDATE_DEPLOYMENT: update(schema.deployments)
             .where(_key(schema.deployments, "deployment_id"))
             .values({name: bindparam(name) for name in _DEPLOYMENT}),
+            Statement.DELETE_DEPLOYMENT: delete(schema.deployments).where(
+                _key(schema.deployments, "deployment_id")
+            ),
             Statement.PURGE_DEPLOYMENTS: delete(schema.deployments).where(
                 schema.deployments.c.finished_unix_ms > _ZERO,
                 schema.deployments.c.finished_unix_ms < bindparam("key_finished_unix_ms"),
