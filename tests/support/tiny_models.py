@@ -114,10 +114,9 @@ def vae(**overrides: Any) -> Any:
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-        latent_channels=4,
         norm_num_groups=4,
         sample_size=32,
-        **overrides,
+        **{"latent_channels": 4, **overrides},
     )
 
 

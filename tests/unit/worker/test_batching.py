@@ -22,6 +22,7 @@ from quickthaw.worker.drawing import draw
 from quickthaw.worker.families import BATCHING, picture_adapter
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.ports import RunStopped
+from support.other_models import tiny_sd3
 from support.snapshots import a_loader
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 
@@ -116,7 +117,8 @@ def pixels(result: End) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("family", "make"), [("sd", tiny_sd), ("sdxl", tiny_sdxl), ("flux", tiny_flux)]
+    ("family", "make"),
+    [("sd", tiny_sd), ("sdxl", tiny_sdxl), ("flux", tiny_flux), ("sd3", tiny_sd3)],
 )
 @pytest.mark.parametrize("images", [1, 2])
 def test_a_picture_is_the_same_beside_others_but_for_the_rounding_of_sums(
