@@ -31,6 +31,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "options",
             "remote",
             "load_cycles",
+            "media",
             "power_cuts",
             "fuzz_snapshots",
         )
