@@ -18,16 +18,18 @@ def begins(worker: VirtualWorker) -> list[tuple[str, str]]:
     return [(step.what, step.attempt.key) for step in worker.begin()[0]]
 
 
-def test_the_next_model_loads_beside_a_run_and_the_one_after_it_not_before_that_one_runs() -> None:
+def test_models_load_beside_a_run_until_two_wait_loaded() -> None:
     worker = VirtualWorker("w", ASSUMED["h100"], Random(1))
-    first, second, third = attempts = [an_attempt(name) for name in ("a", "b", "c")]
+    first, second, third, fourth = attempts = [an_attempt(name) for name in "abcd"]
     worker.waiting.extend(attempts)
     assert begins(worker) == [("loaded", "a")]
     worker.loaded(first)
     assert begins(worker) == [("ran", "a"), ("loaded", "b")]
     worker.loaded(second)
+    assert begins(worker) == [("loaded", "c")]
+    worker.loaded(third)
     assert begins(worker) == []
     worker.ran(first)
-    assert begins(worker) == [("ran", "b"), ("loaded", "c")]
-    worker.loaded(third)
-    assert worker.backlog() == 2
+    assert begins(worker) == [("ran", "b"), ("loaded", "d")]
+    worker.loaded(fourth)
+    assert worker.backlog() == 3

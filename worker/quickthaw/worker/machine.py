@@ -2,7 +2,7 @@
 
 Times are seconds of one monotonic clock, passed in; metered time is the whole milliseconds between
 the start of a run and its end. Loads begin one at a time, in order of assignment, and at most
-`concurrency` models wait loaded while others run, so a load overlaps the run before it without
+`ready_max` models wait loaded while others run, so a load overlaps the runs before it without
 filling the device with models that cannot run yet. A snapshot runs once at a time, for pipelines
 are not re-entrant; the next attempt waits with its meter closed. Those that wait so, have the same
 snapshot and equal batch keys run as one batch when their turn comes; its time is shared out among
@@ -54,10 +54,14 @@ from quickthaw.worker.held import HeldAttempt, LimitedRuns, whole_ms
 
 class AttemptMachine:
     """`concurrency`: runs at once. `attempts_max`: attempts held that have not ended. `batch_max`:
-    attempts in one run; 1 runs each alone."""
+    attempts in one run; 1 runs each alone. `ready_max`: models that may wait loaded, as many as run
+    at least."""
 
-    def __init__(self, concurrency: int, attempts_max: int, batch_max: int = 1) -> None:
+    def __init__(
+        self, concurrency: int, attempts_max: int, batch_max: int = 1, ready_max: int = 1
+    ) -> None:
         self._batch_max = batch_max
+        self._ready_max = max(concurrency, ready_max)
         self._concurrency = concurrency
         self._attempts_max = attempts_max
         self._attempts: OrderedDict[str, HeldAttempt] = OrderedDict()
@@ -364,7 +368,7 @@ class AttemptMachine:
 
     def _may_load(self) -> bool:
         """Whether the next load brings no more models to the device than may wait there."""
-        if len(self._ready) < self._concurrency:
+        if len(self._ready) < self._ready_max:
             return True
         first = self._attempts[next(iter(self._waiting))].assignment.snapshot_digest
         ready = {self._attempts[each].assignment.snapshot_digest for each in self._ready}

@@ -96,7 +96,12 @@ class Worker:
             video_codec=settings.video_codec,
         )
         self.shell = Shell(
-            AttemptMachine(settings.concurrency, settings.attempts_max, settings.batch_max),
+            AttemptMachine(
+                settings.concurrency,
+                settings.attempts_max,
+                settings.batch_max,
+                settings.ready_max,
+            ),
             self._engine_for,
             store,
             self._outbox,

@@ -53,6 +53,7 @@ class WorkerSettings:
     pinned_bytes: int | None
     concurrency: int
     batch_max: int
+    ready_max: int
     attempts_max: int
     events_max: int
     blob_store: str
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pinned-bytes", metavar="SIZE", help="host memory for the pinned tier")
     add("--concurrency", default="1", metavar="N", help="attempts that run at once (1)")
     add("--batch-max", default="1", metavar="N", help="like attempts in one run, 1 for alone (1)")
+    add("--ready-max", default="2", metavar="N", help="models that wait loaded for a run (2)")
     add("--attempts-max", default="64", metavar="N", help="attempts held, not ended (64)")
     add("--events-max", default="512", metavar="N", help="previews, logs and progress queued (512)")
     add("--blob-store", metavar="URL", help="folder or URL for outputs (DATA-DIR/blobs)")
@@ -171,6 +173,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         pinned_bytes=_size("--pinned-bytes", given.pinned_bytes),
         concurrency=_whole("--concurrency", given.concurrency, 1, 1024),
         batch_max=_whole("--batch-max", given.batch_max, 1, 64),
+        ready_max=_whole("--ready-max", given.ready_max, 1, 1024),
         attempts_max=_whole("--attempts-max", given.attempts_max, 1, 100_000),
         events_max=_whole("--events-max", given.events_max, 1, 100_000),
         blob_store=given.blob_store or str(data_dir / "blobs"),

@@ -1,9 +1,9 @@
 """The workers of a simulation: they load, run and drop what they are told, on virtual time.
 
-One worker loads one model while it runs another, and begins the next load only when none waits
-loaded, as a real one does. True times come from the worker's `GpuKind` with log-normal noise;
-policies see only what happened. Every worker checks what it is told: over-committed memory or a
-model run without its weights ends the simulation.
+One worker loads one model while it runs another, and begins a load only while fewer than
+`READY_MAX` models wait loaded, as a real one does (`--ready-max`). True times come from the
+worker's `GpuKind` with log-normal noise; policies see only what happened. Every worker checks what
+it is told: over-committed memory or a model run without its weights ends the simulation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from quickthaw.scheduler.core.model import Digest, ModelSpec, Residency, Tier
 from quickthaw.scheduler.simulate.kinds import GpuKind
+
+READY_MAX = 2
 
 
 class Attempt:
@@ -120,7 +122,7 @@ class VirtualWorker:
                 self.vram.move_to_end(digest)
             seconds = attempt.run_seconds / self.kind.speed * self._jitter()
             steps.append(Step("ran", attempt, seconds))
-        may_load = self.loading is None and self.waiting and not self.ready
+        may_load = self.loading is None and self.waiting and len(self.ready) < READY_MAX
         if may_load and self._room_for(self.waiting[0], change):
             attempt = self.loading = self.waiting.popleft()
             attempt.load_seconds, attempt.tier = self._bring(attempt.model, change)
