@@ -191,3 +191,50 @@ def test_more_than_the_offer_is_refused_with_what_is_free(
     with pytest.raises(ResourceExhausted, match="evict") as caught:
         device.allocate(65 * MIB)
     assert caught.value.metadata["resource"] == "vram"
+
+
+def test_a_caller_in_inference_mode_may_load(
+    packed: tuple[SnapshotStore, dict[str, str]], loader: Loader
+) -> None:
+    """The mode is that thread's alone: memory made in it would refuse the readers' copies."""
+    with torch.inference_mode():
+        loaded = loader.load(packed[1]["sd"])
+    names = [part.name for part in loaded.manifest.components]
+    assert_equal(loaded.pipeline, BUILDERS["sd"](0), names)
+    assert torch.isfinite(draw(loaded.pipeline)).all()
+    loaded.release()
+
+
+def test_an_overlapped_load_draws_what_a_whole_one_draws(
+    packed: tuple[SnapshotStore, dict[str, str]], loader: Loader
+) -> None:
+    """Here the stream waits at the gates and the thread does not."""
+    digest = packed[1]["sd"]
+    with loader.load(digest) as whole:
+        picture = draw(whole.pipeline).cpu()
+    for tier in (Tier.VRAM, Tier.PINNED):
+        for _ in range(5):
+            evict_all(loader, digest, Tier.VRAM)
+            if tier is Tier.PINNED:
+                evict_all(loader, digest, Tier.PINNED)
+            with loader.load(digest, overlap=True) as early:
+                assert torch.equal(draw(early.pipeline).cpu(), picture)
+                early.wait()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device on this machine")
+def test_weights_go_to_the_device_that_was_named_from_threads_that_have_another(
+    packed: tuple[SnapshotStore, dict[str, str]],
+) -> None:
+    second = CudaDevice(1)
+    torch.cuda.set_device(0)
+    slab = Slab(64 * MIB, device=second, staging_bytes=16 * MIB)
+    loader = Loader(packed[0], second, slab)
+    before = torch.cuda.memory_allocated(0)
+    with loader.load(packed[1]["sd"]) as loaded:
+        assert loaded.pipeline.unet.device == torch.device("cuda", 1)
+        names = [part.name for part in loaded.manifest.components]
+        assert_equal(loaded.pipeline, BUILDERS["sd"](0), names)
+        assert torch.cuda.memory_allocated(0) == before
+    loader.close()
+    slab.close()

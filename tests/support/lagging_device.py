@@ -51,6 +51,7 @@ class LaggingDevice:
         self.torch_device = self._memory.torch_device
         self.total_bytes = capacity_bytes
         self.pending: list[_Copy] = []
+        self.pending_bytes_max = 0
         self.register = self._memory.register
         self.unregister = self._memory.unregister
 
@@ -68,6 +69,8 @@ class LaggingDevice:
         assert isinstance(target, OwnBuffer)
         with self._order:
             self.pending.append(_Copy(target, offset, source))
+            pending_bytes = sum(copy.source.nbytes for copy in self.pending)
+            self.pending_bytes_max = max(self.pending_bytes_max, pending_bytes)
 
     def fence(self) -> Fence:
         with self._order:

@@ -61,10 +61,11 @@ def a_loader(
     slab_bytes: int = 24 * MIB,
     staging_bytes: int = 8 * MIB,
     device: Device | None = None,
+    readers: int = 2,
     **settings: Any,
 ) -> Iterator[Loader]:
     slab = Slab(slab_bytes, staging_bytes=staging_bytes, touch_threads=1)
-    loader = Loader(store, device or CpuDevice(vram_bytes), slab, readers=2, **settings)
+    loader = Loader(store, device or CpuDevice(vram_bytes), slab, readers=readers, **settings)
     try:
         yield loader
     finally:

@@ -32,7 +32,8 @@ class CudaBuffer:
         self.nbytes = nbytes
         self._device = device
         # A pool belongs to the device that is current in this thread, whichever thread that is.
-        with torch.cuda.device(device):
+        # Made in inference mode, memory could not be copied into by threads that are not in it.
+        with torch.cuda.device(device), torch.inference_mode(mode=False):
             self._pool: torch.cuda.MemPool | None = torch.cuda.MemPool()
             with torch.cuda.use_mem_pool(self._pool, device=device):
                 whole = torch.empty(segment_bytes(nbytes), dtype=torch.uint8, device=device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ class Move:
 class Transfer:
     """Moves components with the given slab, device and reader threads.
 
-    `in_flight_bytes`: at most so much is being read at once, or one span if that is more.
+    `in_flight_bytes`: of each job at most so much is being read at once, and being copied to the
+    device, or one span if that is more.
     """
 
     def __init__(
@@ -153,6 +155,8 @@ class Job:
         self._moves = tuple(moves)
         self._lock = threading.Lock()
         self._error: BaseException | None = None
+        self._copying: deque[tuple[Fence, int]] = deque()
+        self._copying_bytes = 0
         for move in self._moves:
             move._left = move.component.data_bytes if move.works else 0
             if not move._left:
@@ -217,7 +221,9 @@ class Job:
     def _lane(self, move: Move) -> Lane:
         """Spans are whole blocks, so that each block is checked by one reader."""
         source = move.source
-        span = COPY_BYTES if source is None else max(source.span_bytes, BLOCK_BYTES)
+        span = min(COPY_BYTES, self._transfer.in_flight_bytes // 4)
+        if source is not None:
+            span = max(source.span_bytes, BLOCK_BYTES)
         if source is None and move.verify:
             span = BLOCK_BYTES
         if move.target is None:
@@ -238,6 +244,8 @@ class Job:
             move._began = self._transfer.clock()  # at once with another reader's, or just after
         if (target := move.target) is not None:
             read = self._bring(move, start, size, target[start:])
+            if move.copies:
+                self._note_copies(size)
         else:
             read = self._stream(move, start, size)
         move.on_bytes(size)
@@ -269,6 +277,24 @@ class Job:
         if move.copies:
             self._copy(move, start, size, target)
         return read
+
+    def _note_copies(self, size: int) -> None:
+        """Waits for the oldest copies if more are under way than may be.
+
+        What is enqueued cannot be taken back: a load that is given up would go on for as long as
+        its copies take, and those of a more urgent one would come after all of them.
+        """
+        fence = self._transfer.device.fence()
+        due: list[Fence] = []
+        with self._lock:
+            self._copying.append((fence, size))
+            self._copying_bytes += size
+            while self._copying_bytes > self._transfer.in_flight_bytes and len(self._copying) > 1:
+                oldest, nbytes = self._copying.popleft()
+                self._copying_bytes -= nbytes
+                due.append(oldest)
+        for oldest in due:
+            oldest.wait()
 
     def _copy(self, move: Move, start: int, size: int, target: memoryview) -> None:
         assert move.buffer is not None

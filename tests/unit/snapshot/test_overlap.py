@@ -17,7 +17,10 @@ from support.snapshots import MIB, a_loader, draw, flip_bit
 
 
 class Held:
-    """A progress callback that lets nothing of the named components through until told."""
+    """A progress callback that lets nothing of the named components through until told.
+
+    One call is made at a time, so with two readers it may keep components back that come before.
+    """
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -53,7 +56,7 @@ def test_the_text_encoder_runs_while_the_denoiser_is_on_its_way(
     held = Held("unet")
     with a_loader(store) as loader, loader.load(digests["sd"]) as whole:
         picture = draw(whole.pipeline)
-    with a_loader(store) as loader:
+    with a_loader(store, readers=1) as loader:
         loaded = loader.load(digests["sd"], overlap=True, on_progress=held)
         assert held.waiting.wait(30)
         tokens = torch.zeros((1, 4), dtype=torch.long)
@@ -80,7 +83,7 @@ def test_a_late_component_that_is_corrupt_fails_at_its_gate(
     flip_bit(damaged.component_path(part.digest), part.data_start)
     device = LaggingDevice(64 * MIB) if own_memory else CpuDevice(64 * MIB)
     slab = Slab(24 * MIB, staging_bytes=8 * MIB)
-    loader = Loader(damaged, device, slab)
+    loader = Loader(damaged, device, slab, readers=1)
     held = Held("unet")
     loaded = loader.load(digests["sd"], overlap=True, on_progress=held)
     with drawing(loaded.pipeline) as drawn:
@@ -145,7 +148,7 @@ def test_a_load_takes_over_what_another_gave_up(
     held = Held("unet", "vae")
     with a_loader(store) as loader, loader.load(digests["sd-tuned"]) as whole:
         picture = draw(whole.pipeline)
-    with a_loader(store) as loader:
+    with a_loader(store, readers=1) as loader:
         first = loader.load(digests["sd"], overlap=True, on_progress=held)
         assert held.waiting.wait(30)
         second = loader.load(digests["sd-tuned"], overlap=True)

@@ -207,6 +207,31 @@ def test_nothing_is_overwritten_before_its_copy_has_happened(
         assert again.data[:DATA_BYTES].numpy().tobytes() == content
 
 
+@pytest.mark.parametrize("from_disk", [True, False])
+def test_copies_under_way_are_bounded_so_that_an_urgent_load_waits_for_few(
+    from_disk: bool,
+    component: Component,
+    path: Path,
+    content: bytes,
+    readers: ThreadPoolExecutor,
+) -> None:
+    device = LaggingDevice(80 * MIB)
+    slab = Slab(48 * MIB, staging_bytes=4 * MIB)
+    limit = 4 * BLOCK_BYTES
+    transfer = Transfer(slab, device, readers, 1, time.perf_counter, in_flight_bytes=limit)
+    room = slab.allocate(component.data_bytes)
+    buffer = device.allocate(component.data_bytes)
+    if from_disk:
+        fill(transfer, component, path, room, buffer)
+    else:
+        fill(transfer, component, path, room, None)
+        send(transfer, component, room, buffer)
+    # The copy that goes over the bound is the one whose reader then waits.
+    assert limit < DATA_BYTES
+    assert device.pending_bytes_max <= limit + BLOCK_BYTES
+    assert buffer.data[:DATA_BYTES].numpy().tobytes() == content
+
+
 def test_a_load_that_is_given_up_leaves_no_copy_under_way(
     component: Component, path: Path, readers: ThreadPoolExecutor
 ) -> None:

@@ -61,3 +61,24 @@ def test_whoever_watches_is_told_of_faults_and_of_nothing_else() -> None:
     with pytest.raises(RuntimeError), ending_at_faults(told.append):
         raise fault
     assert told == [fault]
+
+
+def test_a_lost_device_is_found_behind_a_library_s_words_wherever_the_weights_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No thread but the one that made the device has it as its current one."""
+    asked: list[int] = []
+
+    def synchronize(index: int) -> None:
+        asked.append(index)
+        raise torch.AcceleratorError(BROKEN)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", {0: 0, 1: 7, 2: 0}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    told: list[BaseException] = []
+    with pytest.raises(ValueError, match="a library"), ending_at_faults(told.append):
+        raise ValueError("a library: something went wrong")
+    assert asked == [1]
+    assert [str(each) for each in told] == [BROKEN]

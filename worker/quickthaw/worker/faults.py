@@ -73,7 +73,11 @@ def _fault_behind(error: Exception) -> Exception | None:
         return None
     # Libraries wrap what they got in words of their own; a broken context fails again.
     try:
-        torch.cuda.synchronize()
+        for index in range(torch.cuda.device_count()):
+            # The worker's own need not be this thread's current one, and asking another would make
+            # a context there, in memory that its own worker counts upon.
+            if torch.cuda.memory_reserved(index):
+                torch.cuda.synchronize(index)
     except Exception as again:
         return again if is_device_fault(again) else None
     return None
