@@ -124,6 +124,7 @@ def test_players_get_the_part_that_they_seek_to(by_fal: Any) -> None:
     url = by_fal["wan"]["video"]["url"]
     whole = httpx.get(url)
     assert (whole.headers["content-type"], whole.headers["accept-ranges"]) == ("video/mp4", "bytes")
+    assert "media-src 'self'" in whole.headers["content-security-policy"]
     part = httpx.get(url, headers={"range": "bytes=100-199"})
     assert (part.status_code, part.content) == (206, whole.content[100:200])
 

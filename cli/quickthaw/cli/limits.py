@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 
 from quickthaw.client import JsonValue
+
+STEPS_MIN = 5
+"""Allowed numbers from here on are told by their step."""
 
 
 def spell(value: JsonValue) -> str:
@@ -39,6 +43,8 @@ def _choices(rule: Mapping[str, JsonValue]) -> Sequence[Mapping[str, JsonValue]]
 def _own_limits(rule: Mapping[str, JsonValue]) -> str:
     allowed = rule.get("enum")
     if isinstance(allowed, list) and allowed:
+        if step := _even_step(allowed):
+            return f"{allowed[0]} to {allowed[-1]}, in steps of {step}"
         *most, last = (spell(each) for each in allowed)
         return f"{', '.join(most)} or {last}" if most else last
     properties = rule.get("properties")
@@ -51,6 +57,15 @@ def _own_limits(rule: Mapping[str, JsonValue]) -> str:
         return f"to {rule['maxLength']} characters"
     text = _span(rule.get("minimum"), rule.get("maximum"))
     return f"{text}, in steps of {step}" if (step := rule.get("multipleOf")) and text else text
+
+
+def _even_step(allowed: Sequence[JsonValue]) -> int:
+    """Between many whole numbers that lie evenly; 0 for any others."""
+    numbers = [each for each in allowed if type(each) is int]
+    if len(numbers) < max(len(allowed), STEPS_MIN):
+        return 0
+    apart = {later - earlier for earlier, later in itertools.pairwise(numbers)}
+    return max(apart.pop(), 0) if len(apart) == 1 else 0
 
 
 def _span(low: JsonValue, high: JsonValue) -> str:

@@ -64,9 +64,10 @@ def _headers(facts: FileFacts) -> dict[str, str]:
         "etag": facts.etag,
         # A link names one file: what it leads to never changes.
         "cache-control": f"private, max-age={facts.max_age_seconds}, immutable",
-        # Whatever a model or a caller wrote, it is no page of ours.
+        # Whatever a model or a caller wrote, it is no page of ours. A browser that shows a video by
+        # itself puts it into a page with this policy, where it is media of its own URL.
         "x-content-type-options": "nosniff",
-        "content-security-policy": "default-src 'none'; sandbox",
+        "content-security-policy": "default-src 'none'; media-src 'self'; sandbox",
     }
 
 

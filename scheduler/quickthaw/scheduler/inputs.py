@@ -20,6 +20,7 @@ VIOLATIONS_MAX = 32
 
 _SHOWN_CHARS_MAX = 80
 _DEFAULTS_DEPTH_MAX = 16
+_NUMBERS_SHOWN_MAX = 5
 
 
 class InputSchema:
@@ -174,6 +175,17 @@ def _path(parts: list[str | int]) -> str:
     return "input" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts)
 
 
+def _options(options: list[Json], value: Json) -> str:
+    """What an enumeration allows: of many numbers those next to the value."""
+    numbers = [each for each in options if type(each) is int]
+    if len(numbers) < max(len(options), _NUMBERS_SHOWN_MAX) or type(value) is not int:
+        return f"one of {_show(options)}"
+    lower = [each for each in numbers if each < value]
+    higher = [each for each in numbers if each > value]
+    near = [*([max(lower)] if lower else []), *([min(higher)] if higher else [])]
+    return f"{' or '.join(map(str, near))}, the nearest of what the model takes"
+
+
 def _what_is_wrong(error: jsonschema_rs.ValidationError) -> str:
     value: Json = error.instance
     match error.kind:
@@ -181,7 +193,7 @@ def _what_is_wrong(error: jsonschema_rs.ValidationError) -> str:
             wanted = " or ".join(str(name) for name in error.kind.types)
             return f"must be of type {wanted}, not {_type_name(value)}"
         case Kind.Enum():
-            return f"must be one of {_show(error.kind.options)}, not {_show(value)}"
+            return f"must be {_options(error.kind.options, value)}, not {_show(value)}"
         case Kind.Minimum():
             return f"must be at least {error.kind.limit}, not {_show(value)}"
         case Kind.Maximum():

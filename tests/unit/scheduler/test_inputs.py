@@ -120,6 +120,19 @@ def test_an_alternative_says_why_each_way_does_not_fit() -> None:
     assert "must be of type object, not string" in told
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (10, "must be 9 or 13, the nearest of what the model takes, not 10"),
+        (400, "must be 257, the nearest of what the model takes, not 400"),
+        (-3, "must be 1, the nearest of what the model takes, not -3"),
+    ],
+)
+def test_of_many_numbers_the_nearest_are_named(given: int, told: str) -> None:
+    frames = schema_of(num_frames={"type": "integer", "enum": [*range(1, 258, 4)]})
+    assert violations(json.dumps({"num_frames": given}), frames)["input.num_frames"] == told
+
+
 def test_a_reference_to_elsewhere_is_refused_and_never_fetched() -> None:
     with pytest.raises(errors.InvalidArgument, match="input schema"):
         schema_of(x={"$ref": "http://127.0.0.1:9/schema.json"})
