@@ -43,8 +43,8 @@ def _choices(rule: Mapping[str, JsonValue]) -> Sequence[Mapping[str, JsonValue]]
 def _own_limits(rule: Mapping[str, JsonValue]) -> str:
     allowed = rule.get("enum")
     if isinstance(allowed, list) and allowed:
-        if step := _even_step(allowed):
-            return f"{allowed[0]} to {allowed[-1]}, in steps of {step}"
+        if even := _even_step(allowed):
+            return f"{allowed[0]} to {allowed[-1]}, in steps of {even}"
         *most, last = (spell(each) for each in allowed)
         return f"{', '.join(most)} or {last}" if most else last
     properties = rule.get("properties")
