@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import webhooks_pb2, webhooks_pb2_grpc
 from support.receiver import Received, Receiver, a_receiver
 from support.whole import Whole, a_whole_platform
@@ -228,3 +229,32 @@ async def test_without_retries_a_lost_worker_ends_the_request(tmp_path: Path) ->
         result = await whole.http.get(url)
         assert result.status_code == 500
         assert result.headers["x-fal-needs-retry"] == "true"
+
+
+async def test_slow_receivers_of_what_is_told_on_the_way_delay_nothing_that_is_promised(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    all_slots = asyncio.Event()
+    silent: list[asyncio.StreamWriter] = []
+
+    def says_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        silent.append(writer)
+        if len(silent) >= Limits().webhook_deliveries_max:
+            all_slots.set()
+
+    server = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
+    async with server, a_whole_platform(tmp_path) as whole, whole.worker():
+        port = server.sockets[0].getsockname()[1]
+        body = {
+            "input": {"prompt": "x"},
+            "webhook": f"http://127.0.0.1:{port}/",
+            "webhook_events_filter": ["start"],
+        }
+        for _ in range(Limits().webhook_deliveries_max):
+            made = await whole.http.post("/replicate/v1/models/test/tiny/predictions", json=body)
+            assert made.status_code == 201, made.text
+        await asyncio.wait_for(all_slots.wait(), 30)
+        await submit(whole, receiver.url)
+        await asyncio.wait_for(taken(receiver), Limits().webhook_seconds / 2)
+        for writer in silent:
+            writer.close()

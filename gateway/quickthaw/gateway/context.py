@@ -43,7 +43,8 @@ class Gateway:
     uploads: Uploads | None = None
     """None: there is no blob store, so nobody can bring files."""
     webhook_outbound: Outbound | None = None
-    """Calls the receivers of webhooks; None where the gateway delivers none."""
+    """Calls the receivers of webhooks that are told on the way; None where the gateway delivers
+    none at all."""
     followed: int = 0
     """Predictions whose way is told to a receiver now."""
     draining: bool = False

@@ -265,13 +265,18 @@ async def _deliver_webhooks(
     """Only a gateway with a key of its own may claim what is due."""
     if not gateway.own_credential:
         return
-    outbound = Outbound(
-        allow_private=settings.webhook_allow_private,
-        open_max=settings.limits.webhook_deliveries_max,
+    # Two of them: slow receivers of what is told on the way must not delay what is promised.
+    promised, on_the_way = (
+        Outbound(
+            allow_private=settings.webhook_allow_private,
+            open_max=settings.limits.webhook_deliveries_max,
+        )
+        for _ in range(2)
     )
-    stack.push_async_callback(outbound.close)
-    gateway.webhook_outbound = outbound
-    deliverer = Deliverer(gateway, outbound, WEBHOOK_BODIES)
+    stack.push_async_callback(promised.close)
+    stack.push_async_callback(on_the_way.close)
+    gateway.webhook_outbound = on_the_way
+    deliverer = Deliverer(gateway, promised, WEBHOOK_BODIES)
     await stack.enter_async_context(delivering(deliverer))
 
 

@@ -67,8 +67,8 @@ def up(
         str | None,
         typer.Option(
             metavar="URL",
-            help="The journal: sqlite:///PATH or postgresql://... Default: $QUICKTHAW_STORE, where a "
-            "URL with a password belongs, else SQLite in DIR.",
+            help="The journal: sqlite:///PATH or postgresql://... Default: $QUICKTHAW_STORE, where "
+            "a URL with a password belongs, else SQLite in DIR.",
             show_default=False,
         ),
     ] = None,
