@@ -69,6 +69,7 @@ class Tenant:
         self, url: str, holds: Callable[[Mapping[str, Any]], object], what: str
     ) -> dict[str, Any]:
         give_up = time.monotonic() + PATIENCE_SECONDS
+        said = "nothing"
         while time.monotonic() < give_up:
             try:
                 answer = self.http.get(url)
@@ -76,8 +77,9 @@ class Tenant:
                 continue
             if answer.status_code == 200 and holds(now := answer.json()):
                 return dict(now)
+            said = answer.text
             time.sleep(0.05)
-        raise AssertionError(f"{what} did not happen: {answer.text}")
+        raise AssertionError(f"{what} did not happen: {said}")
 
     def ended(self, url: str) -> dict[str, Any]:
         return self.until(url, lambda now: now["finished_at"], "the end")

@@ -4,6 +4,7 @@ from quickthaw.client import methods
 from quickthaw.v1 import (
     billing_pb2,
     catalog_pb2,
+    deployments_pb2,
     fleet_pb2,
     inference_pb2,
     traffic_pb2,
@@ -27,7 +28,15 @@ def described() -> dict[str, tuple[str, str]]:
             method.input_type.full_name,
             method.output_type.full_name,
         )
-        for file in (inference_pb2, catalog_pb2, fleet_pb2, billing_pb2, traffic_pb2, webhooks_pb2)
+        for file in (
+            inference_pb2,
+            catalog_pb2,
+            deployments_pb2,
+            fleet_pb2,
+            billing_pb2,
+            traffic_pb2,
+            webhooks_pb2,
+        )
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
