@@ -3,13 +3,12 @@
 A child serves one component from its page cache through the workers' own peer server. In turns,
 this process reads it into touched memory by a plain socket (one connection and no checks: the
 ceiling), by the load path's remote (ranges in parallel, each block checked), and as a pull to the
-disk (blocks and SHA-256 checked). Prints JSON: GB/s and this process's CPU seconds a GB, medians.
+disk (blocks and SHA-256 checked). Records GB/s and this process's CPU seconds a GB, medians.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import secrets
 import socket
@@ -23,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from bench.support import RESULTS, record
 
 from quickthaw.snapshot import Component, SnapshotStore
 from quickthaw.snapshot.format import TensorSpec
@@ -121,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=512, help="size of the component")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -158,7 +160,7 @@ def main() -> None:
         for name, runs in found.items()
     }
     about = {"bytes": part.data_bytes, "rounds": given.rounds, "parallel": settings.parallel}
-    print(json.dumps({**about, "cpus": os.cpu_count(), "ways": answer}, indent=1))
+    record("remote", about, answer, given.results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Results as tables of the pages that tell them, so that no page has numbers of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+Rows = list[list[str]]
+
+_MARKED = re.compile(
+    r"(?P<begin><!-- (?P<name>[a-z_]+)\.json(?: (?P<part>[a-z]+))?: begin -->\n).*?"
+    r"(?P<end><!-- (?P=name)\.json(?: (?P=part))?: end -->)",
+    re.DOTALL,
+)
+
+
+def refreshed(text: str, result_of: Callable[[str], Result | None]) -> str:
+    """`text` with new tables between its marks, `<!-- NAME.json PART: begin -->` and `end`.
+
+    `result_of` is asked for NAME; where it has none, what is there stays. Raises `ValueError` for
+    marks that no table is made for.
+    """
+
+    def table(mark: re.Match[str]) -> str:
+        name, part = mark["name"], mark["part"] or ""
+        if (make := TABLES.get((name, part))) is None:
+            raise ValueError(f"there is no table {part!r} of {name}.json")
+        if (result := result_of(name)) is None:
+            return mark[0]
+        return f"{mark['begin']}{_caption(name, result)}\n\n{_table(make(result))}\n{mark['end']}"
+
+    return _MARKED.sub(table, text)
+
+
+def _caption(name: str, result: Result) -> str:
+    return (
+        f"`bench/results/{name}.json`, {result['cores']} cores of {result['cpu']}, load average "
+        f"{result['load_average']:g}:"
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(cells)} |" for cells in rows)
+    return "\n".join([head, f"| {' | '.join('---' for _ in rows[0])} |", *body])
+
+
+def weights(result: Result) -> Rows:
+    rows = [
+        [
+            *("", "size", "cold load", "CPU time of a picture"),
+            *("error of the denoiser's answer, largest / mean", "of the picture"),
+        ]
+    ]
+    for model, found in result["results"].items():
+        for name, line in found["weights"].items():
+            original = name == "original"
+            answer, picture = line["denoiser_error"], line["picture_error"]
+            rows.append(
+                [
+                    model if original else f"{model}, {name}",
+                    f"{line['megabytes']:.1f} MB",
+                    f"{line['cold_load_seconds']['median'] * 1e3:.0f} ms",
+                    f"{line['picture_cpu_seconds']['median']:.2f} s",
+                    "" if original else f"{answer['max']:.1%} / {answer['mean']:.2%}",
+                    "" if original else f"{picture['max']:.3f} / {picture['mean']:.4f}",
+                ]
+            )
+    return rows
+
+
+def code(result: Result) -> Rows:
+    rows = [["", "first picture in a new process", "CPU time of a later one", "pictures differ by"]]
+    for model, found in result["results"].items():
+        for name, line in found["code"].items():
+            if name == "compile_ahead":
+                continue
+            error = line["picture_error"]
+            rows.append(
+                [
+                    f"{model}, {name}",
+                    f"{line['first_picture_seconds']:.1f} s",
+                    f"{line['later_cpu_seconds']['median']:.2f} s",
+                    "" if name == "eager" else f"{error['max']:.2g} / {error['mean']:.1g}",
+                ]
+            )
+    return rows
+
+
+def remote(result: Result) -> Rows:
+    rows = [["", "GB/s", "CPU-seconds a GB"]]
+    for name, line in result["results"].items():
+        speed, cpu = line["gb_per_second"], line["cpu_seconds_per_gb"]
+        rows.append([name, f"{speed:.2f}", f"{cpu:.2f}"])
+    return rows
+
+
+TABLES: Mapping[tuple[str, str], Callable[[Result], Rows]] = {
+    ("options", "weights"): weights,
+    ("options", "code"): code,
+    ("remote", ""): remote,
+}

@@ -1,0 +1,92 @@
+"""The tables of docs/options.md and docs/remote.md are what their results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.tables import TABLES, refreshed
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = "a\n<!-- remote.json: begin -->\nold\n<!-- remote.json: end -->\nb\n"
+MACHINE = {"cpu": "a processor", "cores": 2, "load_average": 0.5}
+
+
+def median(value: float) -> dict[str, float]:
+    return {"median": value, "min": 0.0, "max": 9.0}
+
+
+def a_line(max_error: float, mean_error: float) -> dict[str, Any]:
+    return {
+        "megabytes": 14.61,
+        "cold_load_seconds": median(0.0124),
+        "picture_cpu_seconds": median(0.591),
+        "denoiser_error": {"max": max_error, "mean": mean_error},
+        "picture_error": {"max": 0.05, "mean": 0.0007},
+    }
+
+
+def code_line(first: float) -> dict[str, Any]:
+    return {
+        "first_picture_seconds": first,
+        "later_cpu_seconds": median(0.4),
+        "picture_error": {"max": 0.04, "mean": 0.003},
+    }
+
+
+OPTIONS = {
+    **MACHINE,
+    "results": {
+        "shapes": {
+            "weights": {"original": a_line(0, 0), "int8": a_line(0.003, 0.0006)},
+            "code": {"compile_ahead": {}, "eager": code_line(1.2), "torch.compile": code_line(90)},
+        }
+    },
+}
+
+
+def test_only_what_is_between_the_marks_changes_and_the_machine_is_named() -> None:
+    result = {**MACHINE, "results": {"socket": {"gb_per_second": 1.5, "cpu_seconds_per_gb": 0.17}}}
+    after = refreshed(PAGE, {"remote": result}.get)
+    assert after.startswith("a\n<!-- remote.json: begin -->\n`bench/results/remote.json`, 2 cores")
+    assert "| socket | 1.50 | 0.17 |" in after
+    assert "old" not in after
+    assert after.endswith("\n<!-- remote.json: end -->\nb\n")
+    assert refreshed(after, {"remote": result}.get) == after
+
+
+def test_a_page_whose_result_was_never_recorded_stays_as_it_is() -> None:
+    assert refreshed(PAGE, lambda _: None) == PAGE
+
+
+def test_marks_that_no_table_is_made_for_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no table 'shapes' of options.json"):
+        refreshed(
+            "<!-- options.json shapes: begin -->\n<!-- options.json shapes: end -->", lambda _: None
+        )
+
+
+def test_eight_bits_are_compared_with_the_original_and_the_original_with_nothing() -> None:
+    _, original, int8 = TABLES["options", "weights"](OPTIONS)
+    assert original == ["shapes", "14.6 MB", "12 ms", "0.59 s", "", ""]
+    assert int8 == ["shapes, int8", "14.6 MB", "12 ms", "0.59 s", "0.3% / 0.06%", "0.050 / 0.0007"]
+
+
+def test_each_way_to_run_compiled_code_has_a_line() -> None:
+    _, eager, compiled = TABLES["options", "code"](OPTIONS)
+    assert eager == ["shapes, eager", "1.2 s", "0.40 s", ""]
+    assert compiled == ["shapes, torch.compile", "90.0 s", "0.40 s", "0.04 / 0.003"]
+
+
+@pytest.mark.parametrize("page", ["options", "remote"])
+def test_the_pages_say_what_their_results_say(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert f"<!-- {page}.json" in text
+
+    def result(name: str) -> Any:
+        path = ROOT / "bench" / "results" / f"{name}.json"
+        return json.loads(path.read_bytes()) if path.exists() else None
+
+    assert refreshed(text, result) == text, "run scripts/bench-tables"
