@@ -40,19 +40,21 @@ class InputSchema:
             # The first line says what; the rest repeats the schema.
             raise _bad_schema(str(error).splitlines()[0]) from error
         self._schema = schema
+        self._has_defaults = '"default"' in json.dumps(schema)
 
     def complete(self, input_json: str) -> dict[str, Json]:
         """The input with the schema's defaults filled in. Raises InvalidInput, MessageTooLarge."""
         value = parse_input(input_json)
-        _fill_defaults(self._schema, self._schema, value, _DEFAULTS_DEPTH_MAX)
+        if self._has_defaults:
+            _fill_defaults(self._schema, self._schema, value, _DEFAULTS_DEPTH_MAX)
+        if self._validator.is_valid(value):  # half the time of a look for what is wrong
+            return value
         violations: list[errors.FieldViolation] = []
         for error in self._validator.iter_errors(value):
             violations.extend(_describe(error, self._schema))
             if len(violations) >= VIOLATIONS_MAX:
                 break
-        if violations:
-            raise _invalid(violations[:VIOLATIONS_MAX])
-        return value
+        raise _invalid(violations[:VIOLATIONS_MAX])
 
 
 def parse_input(input_json: str) -> dict[str, Json]:

@@ -10,6 +10,9 @@ from collections import deque
 from quickthaw.v1 import fleet_pb2
 from quickthaw.wire import errors, limits
 
+ACKNOWLEDGED_AFTER_SECONDS = 0.02
+"""At the latest: of a busy worker's ends none is acknowledged by a frame of its own."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,6 +29,7 @@ class WorkerStream:
         self._held: list[fleet_pb2.SchedulerMessage] | None = []
         # Ends to acknowledge, which all go in one message.
         self._ended: list[str] = []
+        self._overdue = False
         self._changed = asyncio.Event()
         self.closed: errors.QuickthawError | None = None
         self._left = asyncio.Event()
@@ -70,9 +74,17 @@ class WorkerStream:
         self._changed.set()
 
     def acknowledge(self, attempt_id: str) -> None:
-        """An end that the worker need not repeat."""
+        """An end that the worker need not repeat. It goes with the next message, or a little later
+        alone: nothing waits for it."""
         self._ended.append(attempt_id)
-        self._changed.set()
+        if len(self._ended) == 1:
+            loop = asyncio.get_running_loop()
+            loop.call_later(ACKNOWLEDGED_AFTER_SECONDS, self._acknowledge_alone)
+
+    def _acknowledge_alone(self) -> None:
+        if self._ended:
+            self._overdue = True
+            self._changed.set()
 
     def close(self, why: errors.QuickthawError) -> None:
         if self.closed is None:
@@ -84,7 +96,7 @@ class WorkerStream:
 
         Raises what the stream was closed with, after the last message is out.
         """
-        while not self._outbound and (not self._ended or self._held is not None):
+        while not self._outbound and (not self._overdue or self._held is not None):
             if self.closed is not None:
                 raise self.closed
             self._changed.clear()
@@ -94,7 +106,7 @@ class WorkerStream:
         if self._ended:
             acknowledged = fleet_pb2.FinishedAck(attempt_ids=self._ended)
             messages.append(fleet_pb2.SchedulerMessage(finished_ack=acknowledged))
-            self._ended = []
+            self._ended, self._overdue = [], False
         return fleet_pb2.SchedulerFrame(messages=messages)
 
 
