@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
@@ -223,8 +225,35 @@ def _played(
     return placed
 
 
-def small_case(seed: int) -> float:
-    """Our cost over the best possible one, for a few requests at once."""
+def best_in_turn(
+    jobs: list[Job],
+    workers: dict[WorkerId, WorkerSpec],
+    holding: dict[WorkerId, set[Digest]],
+    policy: CoreSettings,
+) -> float:
+    """Of one who tries every worker for each job as it comes, and knows of no later one."""
+    choice: tuple[WorkerSpec, ...] = ()
+    cost = 0.0
+    for number in range(1, len(jobs) + 1):
+        tried = [(*choice, worker) for worker in workers.values()]
+        costs = [
+            total_cost(_played(jobs[:number], each, holding), workers, policy) for each in tried
+        ]
+        cost = min(costs)
+        choice = tried[costs.index(cost)]
+    return cost
+
+
+class Ratios(NamedTuple):
+    """Our cost for a few requests at once."""
+
+    to_best: float
+    """Over the least possible one, all requests being known beforehand."""
+    to_best_in_turn: float
+    """Over that of the best decision on each of them as it comes."""
+
+
+def small_case(seed: int) -> Ratios:
     random = Random(seed)
     shared = Component(Digest("text"), 5)
     models = [a_model(name, random.randrange(5, 40), shared) for name in "kl"]
@@ -250,14 +279,22 @@ def small_case(seed: int) -> float:
         calm.submit(job)
     calm.run()
     ours = total_cost(list(calm.done.values()), workers, settings)
-    return ours / best_cost(jobs, workers, holding, settings)
+    return Ratios(
+        ours / best_cost(jobs, workers, holding, settings),
+        ours / best_in_turn(jobs, workers, holding, settings),
+    )
 
 
 def test_small_cases_cost_little_more_than_the_best_that_could_be_done() -> None:
-    """The best knows all requests beforehand; ours decides on each as it comes."""
-    ratios: dict[int, float] = {}
+    """Whoever knows all requests beforehand does better at times, whatever we do: a fast worker may
+    turn out to be wanted for the next one, which no decision can know. Every case is judged
+    against the best decisions on what was known, and nearly all of them against the best of all."""
+    ratios: dict[int, Ratios] = {}
     on_each_seed_of(range(SEEDS), lambda seed: ratios.update({seed: small_case(seed)}))
-    beyond = {seed: ratio for seed, ratio in ratios.items() if ratio > 1.25}
-    assert statistics.mean(ratios.values()) <= 1.05
-    assert len(beyond) <= 0.02 * len(ratios), beyond
-    assert max(ratios.values()) <= 1.6, beyond
+    in_turn = {seed: ratio.to_best_in_turn for seed, ratio in ratios.items()}
+    assert max(in_turn.values()) <= 1.25, max(in_turn.items(), key=itemgetter(1))
+    assert statistics.mean(in_turn.values()) <= 1.01
+    beyond = {seed: ratio.to_best for seed, ratio in ratios.items() if ratio.to_best > 1.25}
+    assert statistics.mean(ratio.to_best for ratio in ratios.values()) <= 1.02
+    assert len(beyond) <= max(2, 0.002 * len(ratios)), beyond
+    assert max(ratio.to_best for ratio in ratios.values()) <= 1.3, beyond

@@ -5,16 +5,16 @@ The score follows `start = wait + load`, `finish = start + run` and
     score = (finish - now) + mu x load + lambda x price x (load + run) + nu x reload(evicted)
 
 in seconds. The first term is ServerlessLLM's estimate (OSDI 2024) with the missing *components* in
-place of the whole model; the others charge a request for what it costs others and its caller. A
-load goes on while others run, so a worker's queue counts only as far as it outlasts the load.
+place of the whole model; the others charge a request for what it costs others and its caller.
 Candidates come from an index: those that hold something of the model, the least loaded of each
 price class, the caller's hint; nearest first, until nobody farther away could win. Ties: the lower
 score, then more of the model resident, then fewer attempts held, then the worker's id.
 
-A worker that has the whole model but no place left is scored as well, and in a small fleet any full
-one. If it wins, the request waits for it (`Unplaced.waits_for`) rather than load a copy elsewhere;
-the machine bounds the wait. It does not wait where another worker has the model, too, unless nobody
-else's request could go first meanwhile: that would be unfair.
+A worker that has the whole model but no place left is scored as well; where there are few workers
+any full one is, and a load hides what runs beside it. If a full one wins, the request waits for it
+(`Unplaced.waits_for`) rather than load a copy elsewhere; the machine bounds the wait. It does not
+wait where another worker has the model, too, unless nobody else's request could go first
+meanwhile: that would be unfair.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ class Scorer:
         "_deadline_ms",
         "_estimates",
         "_exclude",
+        "_few",
         "_fleet",
         "_hypothetical",
         "_job",
@@ -68,7 +69,6 @@ class Scorer:
         "_seen",
         "_sizes",
         "_waiting",
-        "_waits_for_any",
         "_wanted_bytes",
         "_working_bytes",
         "best_seconds",
@@ -105,7 +105,7 @@ class Scorer:
         self.explains = workers <= policy.explain_workers_max
         """Whether every worker is to be scored or refused, so that the decision can be told in
         full."""
-        self._waits_for_any = query.hypothetical or workers <= policy.wait_workers_max
+        self._few = workers <= policy.few_workers_max
         self.best_seconds = math.inf
         """The best score so far, where that bounds the search."""
         self._awaited_seconds = math.inf
@@ -219,18 +219,11 @@ class Scorer:
         full = not worker.accepts and not self._hypothetical
         # The largest alone settles it for most that lack something.
         if self._largest not in planned or not sizes.keys() <= planned.keys():
-            if full and not self._waits_for_any:
+            if full and not self._few:
                 return "depth", _DEPTH, (len(worker.held), worker.depth)
             missing_bytes, load_seconds, tier = self._load(worker, planned)
-            # The load goes on while others run, but after theirs.
-            wait_seconds -= load_seconds
-            load_wait_seconds = (worker.loads_until_ms - now_ms) / 1000
-            if full:
-                load_wait_seconds = max(load_wait_seconds, _next_end(worker, now_ms))
-            if wait_seconds < load_wait_seconds:
-                wait_seconds = load_wait_seconds
-            if wait_seconds < 0.0:
-                wait_seconds = 0.0
+            if self._few:
+                wait_seconds = _beside_load(worker, wait_seconds - load_seconds, now_ms, full)
         if full:
             wait_seconds += self._query.queued_on.get(worker.worker_id, 0) * run_p50
         score_seconds = least_seconds + wait_seconds + load_costs * load_seconds
@@ -365,9 +358,14 @@ class Scorer:
 _DEPTH = "holds {} of {} attempts"
 
 
-def _next_end(worker: Worker, now_ms: int) -> float:
-    """Seconds until a full worker has a place, and the next load can begin there."""
-    return (min([held.expected_end_ms for held in worker.held.values()]) - now_ms) / 1000
+def _beside_load(worker: Worker, hidden_seconds: float, now_ms: int, full: bool) -> float:
+    """How long a request waits besides its load, which goes on while others run: as much as they
+    outlast it (`hidden_seconds`, perhaps less than nothing), and at least until it can begin, after
+    the loads of the others and, on a full worker, after an end."""
+    begins_ms = max(worker.loads_until_ms, now_ms)
+    if full:
+        begins_ms = max(begins_ms, min([held.expected_end_ms for held in worker.held.values()]))
+    return max(hidden_seconds, (begins_ms - now_ms) / 1000)
 
 
 def _tie_break(best: Scored, scored: list[Scored]) -> str:

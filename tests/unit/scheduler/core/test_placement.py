@@ -241,6 +241,51 @@ def test_a_request_waits_for_a_full_worker_that_has_its_model_if_that_is_sooner(
     assert impatient.chosen.worker_id == "w2"
 
 
+def test_a_request_waits_for_a_fast_worker_rather_than_run_on_a_slow_one_at_once(
+    cluster: Cluster,
+) -> None:
+    """Where there are few workers: among many, another fast one is soon free."""
+    for seconds, gpu_type in ((1.0, "h100"), (60.0, "cheap")):
+        cluster.estimates.ran(a_model("n").id, gpu_type, 1.0, seconds)
+    cluster.add(a_worker("fast", gpu_type="h100"))
+    cluster.add(a_worker("slow", gpu_type="cheap"))
+    cluster.busy("fast", until_ms=2_000, attempts=2)
+    found = cluster.place(a_job(model=a_model("n")))
+    assert isinstance(found, Unplaced)
+    assert found.waits_for == "fast"
+    assert cluster.winner(a_job(model=a_model("n")), "fast") == "slow"
+    for number in range(20):
+        cluster.add(a_worker(f"other_{number}", gpu_type="cheap"))
+    assert isinstance(cluster.place(a_job(model=a_model("n"))), Placement)
+
+
+def test_a_request_waits_beside_another_warm_worker_only_if_nobody_else_waits(
+    cluster: Cluster,
+) -> None:
+    """Or others would go first, on the worker that it declined."""
+    model = a_model("m")
+    for worker_id, until_ms, attempts in (("soon", 2_000, 2), ("late", 90_000, 1)):
+        cluster.add(a_worker(worker_id), *resident(model))
+        cluster.busy(worker_id, until_ms=until_ms, attempts=attempts)
+    assert cluster.winner(a_job(model=model)) == "late"
+    query = Query(a_job(model=model), choosy=True)
+    found = place(query, cluster.fleet, cluster.estimates, POLICY, 0)
+    assert isinstance(found, Unplaced)
+    assert found.waits_for == "soon"
+
+
+def test_a_load_hides_the_run_beside_it_and_waits_for_the_load_before_it(cluster: Cluster) -> None:
+    cluster.add(a_worker("w1"))
+    worker = cluster.fleet.workers[WorkerId("w1")]
+    running = Held(a_model("running"), (), 5_000, loaded_ms=2_000)
+    cluster.fleet.hold(worker, AttemptId("other.1"), running)
+    # 4 GiB at half a GiB a second, after half a second: longer than the run that is left.
+    candidate = cluster.place(a_job(model=a_model("big", gib=4))).candidates[0]
+    assert (candidate.drain_seconds, candidate.load_seconds) == pytest.approx((2.0, 8.5))
+    candidate = cluster.place(a_job(model=a_model("small", gib=0.5))).candidates[0]
+    assert (candidate.drain_seconds, candidate.load_seconds) == pytest.approx((3.5, 1.5))
+
+
 # ---- the index ---------------------------------------------------------------------------------
 
 
