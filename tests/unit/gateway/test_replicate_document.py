@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from quickthaw.gateway import replicate, webhooks
+from quickthaw.gateway import deployments, replicate, webhooks
 from quickthaw.gateway.openapi import gateway_document
 
 
-def test_every_route_of_replicate_and_of_webhooks_is_documented_and_none_else() -> None:
+def test_every_route_of_replicate_webhooks_and_deployments_is_documented_and_none_else() -> None:
     paths = gateway_document("http://gw")["paths"]
     assert isinstance(paths, dict)
     documented = {
@@ -17,7 +17,7 @@ def test_every_route_of_replicate_and_of_webhooks_is_documented_and_none_else() 
     }
     routed = {
         (route.path, method)
-        for route in (*replicate.ROUTES, *webhooks.ROUTES)
+        for route in (*replicate.ROUTES, *webhooks.ROUTES, *deployments.ROUTES)
         if isinstance(route, Route)
         for method in route.methods or ()
     }
