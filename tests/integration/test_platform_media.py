@@ -142,16 +142,16 @@ def test_openai_refuses_a_model_of_videos_by_name(platform: Platform) -> None:
 
 
 def test_replicate_gets_one_file_and_not_a_list(platform: Platform) -> None:
-    client = httpx.Client(
+    input_ = {**fal_media_script.FILM, "prompt": "a red circle"}
+    with httpx.Client(
         base_url=f"{platform.ready['http']}/replicate/v1",
         headers={"authorization": f"Bearer {platform.key}", "prefer": "wait=60"},
         timeout=90,
-    )
-    input_ = {**fal_media_script.FILM, "prompt": "a red circle"}
-    answer = client.post("/models/test/wan/predictions", json={"input": input_}).json()
+    ) as client:
+        answer = client.post("/models/test/wan/predictions", json={"input": input_}).json()
+        schema = client.get("/models/test/wan").json()["latest_version"]["openapi_schema"]
     assert answer["status"] == "succeeded", answer
     assert isinstance(answer["output"], str)
-    schema = client.get("/models/test/wan").json()["latest_version"]["openapi_schema"]
     assert schema["components"]["schemas"]["Output"]["type"] == "string"
 
 
