@@ -102,19 +102,6 @@ def test_metered_time_is_the_run_alone_in_whole_milliseconds() -> None:
     assert end.metered_ms == 2345
 
 
-def test_loads_go_on_beside_a_run_until_as_many_wait_loaded_as_may() -> None:
-    machine = AttemptMachine(1, 16, ready_max=2)
-    running(machine, "a")
-    assert BeginLoad(an_assignment("b")) in assigned(machine, "b")
-    assert assigned(machine, "c") == []
-    assert BeginLoad(an_assignment("c")) in machine.handle(LoadReturned("b", LOADED), 1.0)
-    assert assigned(machine, "d") == []
-    assert machine.handle(LoadReturned("c", LOADED), 2.0) == []
-    commands = machine.handle(RunReturned("a", DRAWN), 3.0)
-    assert BeginRun(an_assignment("b")) in commands
-    assert BeginLoad(an_assignment("d")) in commands
-
-
 def test_the_next_run_begins_while_outputs_are_stored() -> None:
     machine = a_machine()
     running(machine, "a")

@@ -120,3 +120,19 @@ def test_without_batching_each_runs_alone() -> None:
     machine.handle(LoadReturned("a", ALIKE), 0.0)
     machine.handle(LoadReturned("b", ALIKE), 0.0)
     assert begun(machine.handle(RunReturned("a", DRAWN), 1.0)) == ["b"]
+
+
+def test_loads_go_on_beside_a_run_until_as_many_wait_loaded_as_may() -> None:
+    """Of different models, so that none of them is a batch."""
+    machine, alone = AttemptMachine(1, 16, ready_max=2), LoadSummary(total_seconds=0.5)
+    assigned(machine, "a", "snapshot a")
+    machine.handle(LoadReturned("a", alone), 0.5)
+    assert BeginLoad(an_assignment("b", "snapshot b")) in assigned(machine, "b", "snapshot b")
+    assert assigned(machine, "c", "snapshot c") == []
+    loads = machine.handle(LoadReturned("b", alone), 1.0)
+    assert BeginLoad(an_assignment("c", "snapshot c")) in loads
+    assert assigned(machine, "d", "snapshot d") == []
+    assert machine.handle(LoadReturned("c", alone), 2.0) == []
+    commands = machine.handle(RunReturned("a", DRAWN), 3.0)
+    assert begun(commands) == ["b"]
+    assert BeginLoad(an_assignment("d", "snapshot d")) in commands

@@ -45,10 +45,8 @@ class WorkerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerMark:
-    """What an operator wants of a worker, for as long as it takes, restarts of ours included.
-
-    A cordon is of whichever process has the id; a drain is of one, `incarnation`.
-    """
+    """What an operator wants of a worker, for as long as it takes, restarts of ours included. A
+    cordon is of whichever process has the id; a drain is of one, `incarnation`."""
 
     worker_id: WorkerId
     cordoned: bool = False
@@ -360,7 +358,7 @@ class Refusal(NamedTuple):
 
 
 class Explained(Protocol):
-    """What was found out about workers for a decision; see `considered`."""
+    """What was found out about workers for a decision, candidates best first; see `considered`."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]: ...
@@ -381,7 +379,6 @@ class Decision:
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """Best first."""
         return self.considered.candidates
 
     @property
