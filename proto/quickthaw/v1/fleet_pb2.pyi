@@ -528,7 +528,9 @@ Global___AttemptEvent: _TypeAlias = AttemptEvent  # noqa: Y015
 
 @_typing.final
 class AttemptFinished(_message.Message):
-    """The end of an attempt. Sent again after a reconnect until acknowledged."""
+    """The end of an attempt. Sent again after a reconnect until acknowledged. A success that no frame
+    had told of yet comes without AttemptLoading and AttemptRunning before it: it says what they would.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
