@@ -160,8 +160,8 @@ def check_starvation(seed: int) -> None:
     longest_ms = max(done.load_ms + done.run_ms for done in calm.done.values())
     for request_id, turn_ms in turns.items():
         done = calm.done[request_id]
-        # The worker that it reserves may have one that runs and one that is next.
-        ect_ms = 2 * longest_ms + done.load_ms
+        # The worker that it reserves may have one that runs and those that are next.
+        ect_ms = (1 + settings.placement.queue_ahead) * longest_ms + done.load_ms
         waited_ms = done.started_ms - turn_ms
         assert waited_ms <= WAIT_LIMIT_MS + TICK_MS + ect_ms, (request_id, waited_ms, ect_ms)
 

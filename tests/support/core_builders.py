@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TypeVar
 
 from quickthaw.scheduler.core.commands import (
@@ -140,10 +141,12 @@ def of_kind(commands: list[Command], kind: type[_C]) -> list[_C]:
 
 class Scenario:
     """A machine that is fed events; `close` (the fixture's teardown) and every event check what
-    must hold whatever happens."""
+    must hold whatever happens. Its workers hold one attempt beyond those that run, so that two
+    requests fill one, whatever the default is."""
 
     def __init__(self, settings: CoreSettings | None = None) -> None:
-        self.settings = settings or CoreSettings()
+        settings = settings or CoreSettings()
+        self.settings = replace(settings, placement=replace(settings.placement, queue_ahead=1))
         self.machine = Machine(self.settings, PRICES)
         self.now_ms = 1_000
         self.accepted: set[RequestId] = set()
