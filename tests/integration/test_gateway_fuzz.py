@@ -60,7 +60,7 @@ async def test_nonsense_is_the_callers_fault_and_the_gateway_goes_on(
 ) -> None:
     calls: list[tuple[bytes, dict[str, str]]] = []
 
-    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=25, derandomize=True, database=None)
     @given(bodies, headers)
     def collect(body: bytes, fields: dict[str, str]) -> None:
         calls.append((body, fields))

@@ -19,7 +19,6 @@ LACKING = (501, 503)
 """All that a whole gateway may answer from 500 on: it lacks something, and says so."""
 FEW = settings(
     max_examples=6,  # of each operation: there are dozens
-    deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

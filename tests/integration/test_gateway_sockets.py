@@ -165,7 +165,7 @@ messages = st.one_of(
 
 
 @given(messages)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_whatever_a_frame_holds_it_is_arguments_or_a_bad_frame(frame: bytes | str) -> None:
     with contextlib.suppress(BadFrame):
         json.dumps(decode(frame), allow_nan=False)
@@ -253,9 +253,7 @@ def test_a_goodbye_without_a_code_is_answered_with_a_normal_one(gateway: Rig) ->
 
 
 @given(st.lists(frames(), max_size=6))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_sequence_of_frames_harms_the_gateway(gateway: Rig, sent: list[bytes]) -> None:
     connection = upgraded(gateway)
     with contextlib.closing(connection), contextlib.suppress(ConnectionError):

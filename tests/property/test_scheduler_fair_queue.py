@@ -14,7 +14,7 @@ from quickthaw.scheduler.core.sorted_tags import SortedTags, Tag
 from support.core_builders import a_job, a_model
 
 # A busy machine makes generation slow, which says nothing about the queue.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])
 
 costs = st.lists(st.integers(1, 1_000), min_size=30, max_size=30)
 weights = st.floats(0.25, 4.0)

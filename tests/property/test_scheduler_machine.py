@@ -277,6 +277,5 @@ TestCoreMachine = CoreMachine.TestCase
 TestCoreMachine.settings = settings(
     max_examples=300,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -55,7 +55,7 @@ def frozen(module: nn.Module, room: int) -> tuple[Header, dict[str, str], torch.
     return header, dict(found.aliases), memory[room:]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(described=tensors, room=st.sampled_from([0, 256, 4096]))
 def test_a_bound_module_has_the_bytes_of_its_buffer(
     described: list[tuple[torch.dtype, tuple[int, ...], bool, bool]], room: int

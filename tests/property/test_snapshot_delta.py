@@ -39,7 +39,7 @@ def drawn(layout: list[tuple[torch.dtype, tuple[int, ...]]], seed: int) -> dict[
     changes=st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=5),
     span_blocks=st.integers(1, 4),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_delta_gives_the_bytes_of_the_full_file(
     layout: list[tuple[torch.dtype, tuple[int, ...]]], changes: list[set[int]], span_blocks: int
 ) -> None:

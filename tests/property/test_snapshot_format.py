@@ -94,7 +94,7 @@ def transfer() -> Iterator[Transfer]:
 
 
 @given(tensors=tensor_dicts())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_tensors_round_trip_and_open_with_safetensors(
     tensors: dict[str, torch.Tensor], transfer: Transfer
 ) -> None:
@@ -119,7 +119,7 @@ def test_any_tensors_round_trip_and_open_with_safetensors(
 
 
 @given(tensors=tensor_dicts())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_file_of_safetensors_is_read_as_safetensors_reads_it(
     tensors: dict[str, torch.Tensor],
 ) -> None:
@@ -182,7 +182,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Component, Path, 
 
 
 @given(damage=DAMAGE)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_no_damage_gets_past_a_verifying_load(
     damage: tuple[str, int, int], transfer: Transfer, written: tuple[Component, Path, bytes]
 ) -> None:
@@ -203,7 +203,7 @@ def test_no_damage_gets_past_a_verifying_load(
 
 
 @given(damage=DAMAGE)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_damaged_header_is_refused_or_still_describes_the_file(
     damage: tuple[str, int, int],
 ) -> None:

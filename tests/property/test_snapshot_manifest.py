@@ -74,7 +74,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(place=st.sampled_from(places(DOCUMENT)), value=VALUES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_changed_manifest_is_refused_or_still_safe(place: tuple[Any, ...], value: Any) -> None:
     document = copy.deepcopy(DOCUMENT)
     parent = document
@@ -95,7 +95,7 @@ def test_a_changed_manifest_is_refused_or_still_safe(place: tuple[Any, ...], val
 
 
 @given(where=st.integers(0), bit=st.integers(0, 7))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_flipped_bit_never_crashes_the_parser(where: int, bit: int) -> None:
     encoded = bytearray(encode_manifest(MANIFEST))
     encoded[where % len(encoded)] ^= 1 << bit

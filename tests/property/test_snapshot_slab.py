@@ -72,4 +72,4 @@ class SlabMachine(RuleBasedStateMachine):
 
 
 TestSlab = SlabMachine.TestCase
-TestSlab.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestSlab.settings = settings(max_examples=40, stateful_step_count=40)

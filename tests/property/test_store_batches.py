@@ -112,7 +112,7 @@ def _keep(store: Store, noted: Sequence[Row]) -> None:
     store.journal.keep(noted)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.tuples(a_life(1), a_life(2)))
 def test_one_large_transaction_leaves_what_many_small_ones_leave(
     lives: tuple[list[Step], ...],
@@ -122,7 +122,7 @@ def test_one_large_transaction_leaves_what_many_small_ones_leave(
     assert together == asyncio.run(written_at_once(steps, batch_max=1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(a_life(1), st.data())
 def test_what_is_written_behind_ends_up_as_if_every_step_had_been_written(
     life: list[Step], data: st.DataObject

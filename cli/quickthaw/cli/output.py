@@ -102,7 +102,10 @@ def describe(error: Exception) -> dict[str, object]:
             hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
             # What the message says already needs no hint.
             described["hint"] = "" if "`quickthaw " in error.message else hint
-            described["violations"] = plain(error.violations)
+            described["violations"] = [
+                {name: word for name, word in dataclasses.asdict(each).items() if word}
+                for each in error.violations
+            ]
             described["metadata"] = dict(error.metadata)
             described["retry_delay_seconds"] = error.retry_delay_seconds
         case PartFailed():

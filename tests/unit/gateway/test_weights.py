@@ -51,7 +51,7 @@ def refused(content: bytes, cuts: Sequence[int] = ()) -> str:
     return str(caught.value)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(0, 40), max_size=6),
     padding=st.integers(0, 90_000),
@@ -69,14 +69,14 @@ def test_a_whole_file_passes_unchanged_however_it_is_cut(
     assert arrived(content, cuts) == content
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(missing=st.integers(1, 200), cuts=st.lists(st.integers(0, 300), max_size=4))
 def test_a_file_that_is_cut_short_never_passes(missing: int, cuts: list[int]) -> None:
     content = a_file(two_tensors(), 16)
     assert "cut short" in refused(content[: max(0, len(content) - missing)], cuts)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(garbage=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=4))
 def test_garbage_is_refused_and_never_crashes_the_check(garbage: bytes, cuts: list[int]) -> None:
     refused(garbage, cuts)

@@ -262,7 +262,7 @@ rows = st.lists(
 
 
 @given(rows)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_int8_is_never_off_by_more_than_half_a_step(values: list[list[float]]) -> None:
     weight = torch.tensor(values)
     encoded, scale = encode(weight, INT8)
@@ -272,7 +272,7 @@ def test_int8_is_never_off_by_more_than_half_a_step(values: list[list[float]]) -
 
 
 @given(rows)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_fp8_is_never_off_by_more_than_a_sixteenth_or_the_smallest_step(
     values: list[list[float]],
 ) -> None:

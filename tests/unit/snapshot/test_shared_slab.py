@@ -126,7 +126,7 @@ def test_a_shared_slab_needs_room_for_its_index(descriptor: int) -> None:
 
 
 @given(damage=st.lists(st.tuples(st.integers(0, INDEX_BYTES - 1), st.binary(max_size=80))))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_damage_to_the_index_gives_a_range_that_is_not_its_own(
     damage: list[tuple[int, bytes]],
 ) -> None:

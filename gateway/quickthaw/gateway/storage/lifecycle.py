@@ -87,5 +87,7 @@ def _rule(value: object) -> tuple[str, Decision]:
 
 def _wrong(what: str) -> HttpError:
     return HttpError(
-        400, f"the object lifecycle in the headers cannot be followed: {what}", "bad_request"
+        400,
+        f"X-Fal-Object-Lifecycle (or -Lifecycle-Preference) cannot be followed: {what}",
+        "bad_request",
     )
