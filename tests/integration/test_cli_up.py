@@ -128,6 +128,7 @@ def test_a_packed_model_is_added_run_explained_and_billed(
     assert receipt["start_tier"] == "disk"
     assert receipt["load"]["skeleton_seconds"] > 0
     assert receipt["load"]["first_step_seconds"] > 0
+    assert receipt["load"]["encode_seconds"] > 0
     (picture,) = answer["files"]
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
 

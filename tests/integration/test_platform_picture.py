@@ -99,6 +99,7 @@ def test_the_first_run_is_cold_and_says_where_its_time_went_the_next_is_warm(
     assert cold.load.total_seconds >= cold.load.bytes_seconds > 0
     assert cold.load.skeleton_seconds >= 0
     assert cold.load.first_step_seconds > 0
+    assert 0 < cold.load.encode_seconds <= cold.load_ms / 1_000
     assert {part.source for part in cold.load.components} <= {Tier.PINNED, Tier.DISK}
     assert warm.start_tier is Tier.VRAM
     assert warm.load is not None

@@ -96,6 +96,7 @@ def a_receipt() -> types_pb2.Receipt:
             skeleton_seconds=0.04,
             bytes_seconds=0.12,
             bind_seconds=0.002,
+            encode_seconds=0.03,
             total_seconds=0.25,
             first_step_seconds=0.4,
         ),

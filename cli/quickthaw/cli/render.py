@@ -126,6 +126,7 @@ def load_breakdown(report: LoadReport) -> str:
         ("skeleton", report.skeleton_seconds),
         ("bytes", report.bytes_seconds),
         ("bind", report.bind_seconds),
+        ("prompt", report.encode_seconds),
         ("first step", report.first_step_seconds),
     )
     return " · ".join(f"{name} {seconds(value)}" for name, value in parts)

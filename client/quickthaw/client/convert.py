@@ -143,6 +143,7 @@ def load_from_wire(message: types_pb2.LoadReport) -> LoadReport:
         bind_seconds=message.bind_seconds,
         total_seconds=message.total_seconds,
         first_step_seconds=message.first_step_seconds,
+        encode_seconds=message.encode_seconds,
         compiled=message.compiled,
     )
 

@@ -117,6 +117,8 @@ class LoadReport:
     first_step_seconds: float
     compiled: str = ""
     """How much of the run was compiled code; empty if nothing was."""
+    encode_seconds: float = 0.0
+    """Of the load: the prompt was encoded while the rest was on its way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,6 +309,7 @@ class LoadReport(_message.Message):
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
     FIRST_STEP_SECONDS_FIELD_NUMBER: _builtins.int
     COMPILED_FIELD_NUMBER: _builtins.int
+    ENCODE_SECONDS_FIELD_NUMBER: _builtins.int
     manifest_seconds: _builtins.float
     """Finding and reading the manifest."""
     skeleton_seconds: _builtins.float
@@ -323,6 +324,8 @@ class LoadReport(_message.Message):
     """Start of the run to the end of the first step."""
     compiled: _builtins.str
     """How much of the run was compiled code, such as "114 of 114 block calls"; empty for none."""
+    encode_seconds: _builtins.float
+    """Encoding the prompt while the rest was on its way: a part of the load, and so never charged."""
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentLoad]:
         """In load order."""
@@ -338,10 +341,11 @@ class LoadReport(_message.Message):
         total_seconds: _builtins.float = ...,
         first_step_seconds: _builtins.float = ...,
         compiled: _builtins.str = ...,
+        encode_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind_seconds", b"bind_seconds", "bytes_seconds", b"bytes_seconds", "compiled", b"compiled", "components", b"components", "first_step_seconds", b"first_step_seconds", "manifest_seconds", b"manifest_seconds", "skeleton_seconds", b"skeleton_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind_seconds", b"bind_seconds", "bytes_seconds", b"bytes_seconds", "compiled", b"compiled", "components", b"components", "encode_seconds", b"encode_seconds", "first_step_seconds", b"first_step_seconds", "manifest_seconds", b"manifest_seconds", "skeleton_seconds", b"skeleton_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

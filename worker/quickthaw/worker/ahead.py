@@ -23,6 +23,8 @@ class Answers:
 
     def __init__(self) -> None:
         self._found: dict[Question, Any] = {}
+        self.seconds = 0.0
+        """How long encoding took."""
         self.asking = False
         """Whether to stop the pipeline after the first answer."""
 

@@ -110,6 +110,8 @@ class LoadSummary:
     skeleton_seconds: float = 0.0
     bytes_seconds: float = 0.0
     bind_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    """The attempt's prompt, while the rest of the model was on its way."""
     total_seconds: float = 0.0
     batch_key: str = ""
     """Attempts of one snapshot with equal keys may run as one batch; empty for never."""

@@ -16,6 +16,7 @@ from quickthaw.wire.errors import (
     ResourceExhausted,
     SnapshotCorrupt,
 )
+from quickthaw.worker.ahead import Answers
 from quickthaw.worker.attempts import ComponentLoad, LoadSummary, Tier
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def resident_summary(manifest: Manifest) -> LoadSummary:
     )
 
 
-def summary_of(report: LoadReport) -> LoadSummary:
+def summary_of(report: LoadReport, ahead: Answers | None = None) -> LoadSummary:
     return LoadSummary(
         tuple(
             ComponentLoad(
@@ -126,5 +127,6 @@ def summary_of(report: LoadReport) -> LoadSummary:
         skeleton_seconds=report.skeleton_seconds + report.tokenizer_seconds,
         bytes_seconds=report.bytes_seconds,
         bind_seconds=report.bind_seconds + report.pipeline_seconds,
+        encode_seconds=ahead.seconds if ahead is not None else 0.0,
         total_seconds=report.total_seconds,
     )

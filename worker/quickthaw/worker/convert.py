@@ -222,6 +222,7 @@ def load_report(
         total_seconds=summary.total_seconds,
         first_step_seconds=first_step_seconds,
         compiled=compiled,
+        encode_seconds=summary.encode_seconds,
     )
 
 

@@ -244,7 +244,7 @@ class ModelHost:
             self._models[digest] = _Model(loaded, {assignment.attempt_id})
         if self._arrivals is not None:
             self._arrivals.loaded(digest)
-        return summary_of(loaded.report)
+        return summary_of(loaded.report, self._answers.get(assignment.attempt_id))
 
     def _load(self, assignment: Assignment) -> LoadedModel:
         """Encodes the attempt's prompt while the rest of the model is still on its way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from quickthaw.snapshot import LoadedModel
 from quickthaw.worker.ahead import Answers
@@ -22,7 +23,11 @@ def encode(loaded: LoadedModel, reader: InputReader, assignment: Assignment) -> 
     """
     try:
         request = reader.read(assignment.input_json)
-        return encode_ahead(loaded.pipeline, adapter(loaded.manifest.family), request)
+        began = time.monotonic()
+        answers = encode_ahead(loaded.pipeline, adapter(loaded.manifest.family), request)
+        if answers is not None:
+            answers.seconds = time.monotonic() - began
+        return answers
     except Exception as error:
         logger.info("nothing encoded ahead for %s: %s", assignment.attempt_id, error)
         return None

@@ -53,6 +53,7 @@ def _load_json(load: types_pb2.LoadReport) -> JsonObject:
         "skeleton_seconds": load.skeleton_seconds,
         "bytes_seconds": load.bytes_seconds,
         "bind_seconds": load.bind_seconds,
+        "encode_seconds": load.encode_seconds,
         "total_seconds": load.total_seconds,
         "first_step_seconds": load.first_step_seconds,
         "compiled": load.compiled,
