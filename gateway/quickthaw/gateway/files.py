@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.file_response import FileFacts, file_response
 from quickthaw.gateway.ranges import ByteRange
 from quickthaw.gateway.storage import StoredFile, no_such_file

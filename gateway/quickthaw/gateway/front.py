@@ -25,7 +25,7 @@ from starlette.websockets import WebSocketDisconnect
 from quickthaw.gateway.answers import NO_ROUTE, ClientGone, ErrorAnswer, HttpError
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.cors import preflight
-from quickthaw.gateway.fal.errors import CLIENT_CLOSED_REQUEST, error_answer
+from quickthaw.gateway.errors import CLIENT_CLOSED_REQUEST, error_answer
 from quickthaw.gateway.respond import REQUEST_ID_HEADER, answer_and_linger, error_response
 from quickthaw.gateway.surfaces import route_path, surface_of
 from quickthaw.wire.errors import QuickthawError, Unavailable

@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from quickthaw.gateway.answers import HttpError
-from quickthaw.gateway.fal.arguments import translate_arguments, with_previews
+from quickthaw.gateway.arguments import translate_arguments, with_previews
 from quickthaw.gateway.json_text import JsonObject, parse_object, render
 from support.fake_inference import SCHEMA
 

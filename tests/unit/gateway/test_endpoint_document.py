@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 from typing import cast
 
-from quickthaw.gateway.fal.ids import parse_endpoint_id
 from quickthaw.gateway.fal.schema import endpoint_document
+from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.v1 import catalog_pb2
 from support.fake_inference import SCHEMA

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from quickthaw.gateway.answers import HttpError
-from quickthaw.gateway.fal.ids import parse_endpoint_id, parse_request_id, try_endpoint_id
+from quickthaw.gateway.ids import parse_endpoint_id, parse_request_id, try_endpoint_id
 
 
 @pytest.mark.parametrize(

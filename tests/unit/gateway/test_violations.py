@@ -4,8 +4,8 @@ from typing import cast
 
 import pytest
 
-from quickthaw.gateway.fal.violations import schema_violations, stated_violations
 from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.violations import schema_violations, stated_violations
 from quickthaw.wire.errors import FieldViolation
 from support.fake_inference import SCHEMA
 

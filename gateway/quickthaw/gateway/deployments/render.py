@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from quickthaw.gateway.fal.receipt import receipt_json
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.links import Links
+from quickthaw.gateway.receipts import receipt_json
 from quickthaw.v1 import catalog_pb2, deployments_pb2, types_pb2
 
 

@@ -22,9 +22,9 @@ from starlette.routing import Route
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import read_arguments
 from quickthaw.gateway.context import Gateway, gateway_of
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.deployments.asked import read_spec, wrong
 from quickthaw.gateway.deployments.render import deployment_json, self_test_json, version_json
-from quickthaw.gateway.fal.call_options import read_credential
 from quickthaw.gateway.json_text import JsonObject, object_or_empty
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import json_response

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from quickthaw.gateway.answers import HttpError
-from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.calls import CallOptions
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.storage.lifecycle import read_lifecycle
 from quickthaw.v1 import types_pb2
-from quickthaw.wire.errors import InvalidArgument, Unauthenticated
+from quickthaw.wire.errors import InvalidArgument
 from quickthaw.wire.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
-KEY_CHARS_MAX = 512
 DELIVERY_SECONDS = 300.0
 """How long a caller that wants nothing kept has for fetching what was made."""
 HINT_CHARS_MAX = 200
 _YES = frozenset({"1", "true", "yes"})
 START_TIMEOUT_SECONDS_MAX = 7 * 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    credential: Credential
-    priority: types_pb2.Priority.ValueType
-    start_timeout_seconds: float | None
-    """From submission until a worker must have begun."""
-    worker_hint: str
-    idempotency_key: str
-    no_retry: bool = False
-    """The loss of its worker ends the request."""
-    keep_seconds: float | None = None
-    """How long what is made is kept; None: as long as the blob store exists."""
-    io_kept_seconds: float | None = None
-    """After the end, how long input and output are kept; None: as long as the request."""
 
 
 def read_options(headers: Mapping[str, str]) -> CallOptions:
@@ -50,24 +33,6 @@ def read_options(headers: Mapping[str, str]) -> CallOptions:
         keep_seconds=_keep_seconds(headers),
         io_kept_seconds=DELIVERY_SECONDS if _keeps_nothing(headers) else None,
     )
-
-
-def read_credential(headers: Mapping[str, str]) -> Credential:
-    """The caller's key for the scheduler, which alone decides whether it is good.
-
-    Raises Unauthenticated for what no key looks like; no header at all is passed on as none,
-    since a scheduler may run with authorization off.
-    """
-    value = headers.get("authorization", "").strip()
-    if not value:
-        return Credential("")
-    scheme, _, key = value.partition(" ")
-    key = key.strip()
-    if scheme.lower() not in ("key", "bearer") or not key:
-        raise Unauthenticated("the Authorization header is `Key <key>` or `Bearer <key>`")
-    if len(key) > KEY_CHARS_MAX or not (key.isascii() and key.isprintable()) or " " in key:
-        raise Unauthenticated("that is no key: keys look like qt_<id>_<secret>")
-    return Credential(f"Key {key}")
 
 
 def _keep_seconds(headers: Mapping[str, str]) -> float | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from quickthaw.gateway.answers import ErrorAnswer
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.errors import failure_answer
-from quickthaw.gateway.fal.violations import schema_violations
+from quickthaw.gateway.errors import failure_answer
 from quickthaw.gateway.json_text import object_or_empty
 from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.violations import schema_violations
 from quickthaw.v1 import types_pb2
 from quickthaw.wire.errors import InvalidInput, QuickthawError
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 
+from quickthaw.gateway.artifacts import data_uri, read_data_uri
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.receipt import receipt_json
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.receipts import receipt_json
 from quickthaw.v1 import inference_pb2, types_pb2
 
 
@@ -70,25 +70,6 @@ def file_object(artifact: types_pb2.Artifact, url: str) -> JsonObject:
     if artifact.duration_ms:
         file["duration"] = artifact.duration_ms / 1000
     return file
-
-
-def data_uri(content_type: str, data: bytes) -> str:
-    return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
-
-
-async def read_whole(gateway: Gateway, credential: Credential, uri: str) -> bytes:
-    """For files whose size is known to be bounded."""
-    data = bytearray()
-    async for part in gateway.platform.read_artifact(credential, uri):
-        data += part.data
-    return bytes(data)
-
-
-async def read_data_uri(
-    gateway: Gateway, credential: Credential, artifact: types_pb2.Artifact
-) -> str:
-    data = await read_whole(gateway, credential, artifact.uri)
-    return data_uri(artifact.content_type, data)
 
 
 def _by_kind(files: Sequence[JsonObject]) -> JsonObject:

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket
 
 from quickthaw.gateway.answers import ClientGone, HttpError
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.errors import error_answer
+from quickthaw.gateway.errors import error_answer
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.sockets import Opened, open_socket
 from quickthaw.gateway.fal.stream import stream

@@ -9,15 +9,9 @@ from starlette.responses import Response
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.fal.calls import read_call
 from quickthaw.gateway.fal.ended import failed_answer
-from quickthaw.gateway.fal.ids import (
-    EndpointId,
-    parse_endpoint_id,
-    parse_request_id,
-    try_endpoint_id,
-)
 from quickthaw.gateway.fal.output import output_object
 from quickthaw.gateway.fal.status import (
     Stage,
@@ -28,12 +22,18 @@ from quickthaw.gateway.fal.status import (
     unfinished_status,
 )
 from quickthaw.gateway.fal.status_stream import status_events
-from quickthaw.gateway.fal.violations import found_wrong
 from quickthaw.gateway.follow import TERMINAL
 from quickthaw.gateway.front import exchange_of
+from quickthaw.gateway.ids import (
+    EndpointId,
+    parse_endpoint_id,
+    parse_request_id,
+    try_endpoint_id,
+)
 from quickthaw.gateway.json_text import Json, object_or_empty
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import REQUEST_ID_HEADER, EventStream, json_response, runner_hints
+from quickthaw.gateway.violations import found_wrong
 from quickthaw.gateway.webhooks.target import webhook_target
 from quickthaw.v1 import types_pb2, webhooks_pb2
 from quickthaw.wire.errors import (

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from quickthaw.gateway.answers import ErrorAnswer, HttpError
 from quickthaw.gateway.body_room import BodyRoom
-from quickthaw.gateway.fal.errors import error_answer, failure_answer
+from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.gateway.fal.frames import BadFrame, decode, encode, error_frame, timings_frame
 from quickthaw.gateway.fal.realtime_output import packed_output
 from quickthaw.gateway.fal.realtime_runs import Runs

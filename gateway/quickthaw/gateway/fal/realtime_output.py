@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quickthaw.gateway.fal.calls import Call
+from quickthaw.gateway.artifacts import data_uri, read_whole
+from quickthaw.gateway.calls import Call
 from quickthaw.gateway.fal.frames import Packed
-from quickthaw.gateway.fal.output import data_uri, file_object, output_with, read_whole
+from quickthaw.gateway.fal.output import file_object, output_with
 from quickthaw.v1 import types_pb2
 
 

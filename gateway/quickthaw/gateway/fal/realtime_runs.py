@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from quickthaw.gateway.fal.calls import Call
+from quickthaw.gateway.calls import Call
 from quickthaw.gateway.fal.sockets import Opened
-from quickthaw.gateway.fal.violations import violations_from
 from quickthaw.gateway.platform import PAUSE_SECONDS, PAUSE_SECONDS_MAX, RealtimeStream
+from quickthaw.gateway.violations import violations_from
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.errors import Unavailable

@@ -7,13 +7,14 @@ from starlette.responses import Response
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import until_gone
-from quickthaw.gateway.fal.calls import Call, read_call
-from quickthaw.gateway.fal.errors import failure_answer
+from quickthaw.gateway.calls import Call
+from quickthaw.gateway.errors import failure_answer
+from quickthaw.gateway.fal.calls import read_call
 from quickthaw.gateway.fal.output import output_object
-from quickthaw.gateway.fal.to_end import run_to_end
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.respond import REQUEST_ID_HEADER, json_response, runner_hints
+from quickthaw.gateway.to_end import run_to_end
 from quickthaw.v1 import types_pb2
 
 

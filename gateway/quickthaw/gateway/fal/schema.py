@@ -8,19 +8,14 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quickthaw.gateway.arguments import PRESETS, SIZE_NAMES
 from quickthaw.gateway.context import gateway_of
-from quickthaw.gateway.fal.arguments import PRESETS, SIZE_NAMES, schema_properties
-from quickthaw.gateway.fal.call_options import read_credential
-from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
-from quickthaw.gateway.fal.media import (
-    FILE_SCHEMAS,
-    Medium,
-    category_of,
-    medium_of,
-    output_properties,
-)
+from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.media import Medium, medium_of
 from quickthaw.gateway.respond import json_response
+from quickthaw.gateway.schemas import openapi_schema, schema_properties
 from quickthaw.v1 import catalog_pb2
 
 OPENAPI_VERSION: Final = "3.0.3"
@@ -31,6 +26,22 @@ _OUTPUT: JsonObject = {
     "prompt": {"type": "string"},
     "receipt": {"type": "object", "description": "What the request cost and where it ran."},
 }
+_FILE: Final[JsonObject] = {
+    "url": {"type": "string"},
+    "content_type": {"type": "string"},
+    "file_name": {"type": "string"},
+    "file_size": {"type": "integer"},
+}
+_SIDES: Final[JsonObject] = {"width": {"type": "integer"}, "height": {"type": "integer"}}
+_LASTING: Final[JsonObject] = {"duration": {"type": "number", "description": "Seconds."}}
+
+_FILE_SCHEMAS: Final[Mapping[Medium, tuple[str, JsonObject]]] = {
+    Medium.IMAGE: ("Image", {**_FILE, **_SIDES}),
+    Medium.VIDEO: ("Video", {**_FILE, **_SIDES, **_LASTING}),
+    Medium.AUDIO: ("Audio", {**_FILE, **_LASTING}),
+}
+"""The name and the properties of a file object."""
+
 _QUEUE_STATUS: JsonObject = {
     "type": "object",
     "required": ["status", "request_id"],
@@ -64,7 +75,7 @@ def endpoint_document(
     name = _pascal(endpoint.full)
     schema = object_or_empty(model.input_schema_json)
     medium = medium_of(schema_properties(schema))
-    file_name, file_properties = FILE_SCHEMAS[medium]
+    file_name, file_properties = _FILE_SCHEMAS[medium]
     schemas: JsonObject = {
         "QueueStatus": _ordered(_QUEUE_STATUS),
         f"{name}Input": _input_schema(schema),
@@ -80,7 +91,7 @@ def endpoint_document(
             "description": model.description,
             "x-fal-metadata": {
                 "endpointId": endpoint.full,
-                "category": category_of(schema_properties(schema)),
+                "category": _category(schema_properties(schema)),
                 "thumbnailUrl": "",
                 "playgroundUrl": f"{public_url}/",
                 "documentationUrl": f"{public_url}/openapi.json",
@@ -170,7 +181,7 @@ def _input_schema(schema: Mapping[str, Json]) -> JsonObject:
 
 
 def _output_schema(medium: Medium) -> JsonObject:
-    own = output_properties(medium)
+    own = _output_properties(medium)
     return _ordered(
         {
             "type": "object",
@@ -178,6 +189,22 @@ def _output_schema(medium: Medium) -> JsonObject:
             "properties": {**own, **_OUTPUT},
         }
     )
+
+
+def _output_properties(medium: Medium) -> JsonObject:
+    """What of an output object is the medium's own."""
+    name, _ = _FILE_SCHEMAS[medium]
+    file: JsonObject = {"$ref": f"#/components/schemas/{name}"}
+    match medium:
+        case Medium.IMAGE:
+            return {
+                "images": {"type": "array", "items": file},
+                "has_nsfw_concepts": {"type": "array", "items": {"type": "boolean"}},
+            }
+        case Medium.VIDEO:
+            return {"video": file}
+        case Medium.AUDIO:
+            return {"audio_file": file}
 
 
 def _size_schema(declared: Json) -> JsonObject:
@@ -191,34 +218,14 @@ def _size_schema(declared: Json) -> JsonObject:
     }
 
 
-def openapi_schema(schema: Json) -> Json:
-    """JSON Schema 2020-12 in the words of OpenAPI 3.0, which has no null type and other limits."""
-    if isinstance(schema, str) or not isinstance(schema, (Mapping, Sequence)):
-        return schema
-    if isinstance(schema, Sequence):
-        return [openapi_schema(item) for item in schema]
-    converted: JsonObject = {
-        name: openapi_schema(value) for name, value in schema.items() if not name.startswith("$")
-    }
-    types = converted.get("type")
-    if isinstance(types, list):
-        named = [name for name in types if name != "null"]
-        converted["type"] = named[0] if named else "object"
-        converted["nullable"] = "null" in types
-    if "const" in converted:
-        converted["enum"] = [converted.pop("const")]
-    for exclusive, inclusive in (
-        ("exclusiveMinimum", "minimum"),
-        ("exclusiveMaximum", "maximum"),
-    ):
-        limit = converted.get(exclusive)
-        if isinstance(limit, (int, float)) and not isinstance(limit, bool):
-            converted |= {inclusive: limit, exclusive: True}
-    return converted
-
-
 def _ordered(schema: JsonObject) -> JsonObject:
     return {**schema, "x-fal-order-properties": list(schema_properties(schema))}
+
+
+def _category(properties: Mapping[str, Json]) -> str:
+    """As fal's catalog files its models."""
+    begins_with = "image" if "image_url" in properties else "text"
+    return f"{begins_with}-to-{medium_of(properties)}"
 
 
 def _pascal(endpoint: str) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from starlette.websockets import WebSocket
 
+from quickthaw.gateway.calls import Call, CallOptions, make_call
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.call_options import CallOptions, read_options
-from quickthaw.gateway.fal.calls import Call, make_call
-from quickthaw.gateway.fal.ids import EndpointId, parse_endpoint_id
+from quickthaw.gateway.fal.call_options import read_options
 from quickthaw.gateway.fal.token_query import with_token
+from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.wire.errors import ModelNotFound
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.errors import failure_answer
-from quickthaw.gateway.fal.ids import EndpointId
-from quickthaw.gateway.follow import TERMINAL, next_event
+from quickthaw.gateway.errors import failure_answer
+from quickthaw.gateway.follow import TERMINAL
+from quickthaw.gateway.ids import EndpointId
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.replay import replay
 from quickthaw.v1 import inference_pb2, types_pb2
-
-LOG_SILENCE_SECONDS = 0.05
-"""A running request's past lines arrive in one go: this long after one, there is no other."""
-LOG_REPLAY_SECONDS = 0.25
-"""And this long at most, however much a running request has to say."""
 
 _LEVELS: Mapping[str, str] = {"debug": "DEBUG", "warning": "WARN", "error": "ERROR"}
 
@@ -81,20 +76,13 @@ async def replayed_logs(
 ) -> list[Json]:
     """Every line so far, the newest `log_lines_max`; at least one once the request has ended."""
     lines: deque[Json] = deque(maxlen=gateway.limits.log_lines_max)
-    ended = request.state in TERMINAL
-    seconds = gateway.limits.call_seconds if ended else LOG_REPLAY_SECONDS
-    silence = None if ended else LOG_SILENCE_SECONDS
-    watch = gateway.platform.watch(credential, request.request_id, timeout_seconds=seconds + 1)
-    try:
-        async with asyncio.timeout(seconds):
-            while (event := await asyncio.wait_for(next_event(watch), silence)) is not None:
-                if event.HasField("log"):
-                    lines.append(log_line(event))
-    except TimeoutError:
-        pass  # The request is still running; a later poll has the rest.
-    finally:
-        await watch.aclose()
-    if ended and not lines:
+
+    def take(event: inference_pb2.Event) -> None:
+        if event.HasField("log"):
+            lines.append(log_line(event))
+
+    await replay(gateway, credential, request, take)
+    if request.state in TERMINAL and not lines:
         lines.append(closing_line(request))
     return list(lines)
 

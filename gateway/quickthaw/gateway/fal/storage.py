@@ -26,7 +26,7 @@ from starlette.routing import Route
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import body_pieces, declared_bytes, read_arguments
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.fal.upload_seals import open_ticket, seal_ticket, seal_token, uploader
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.platform import Credential
@@ -39,7 +39,7 @@ from quickthaw.gateway.storage import (
     Uploads,
 )
 from quickthaw.gateway.storage.lifecycle import Lifecycle, read_lifecycle
-from quickthaw.gateway.storage.names import display_name, media_type, url_name
+from quickthaw.gateway.storage.names import display_name, file_url, media_type
 from quickthaw.gateway.storage.uploads import PARTS_MAX
 
 _ETAG_CHARS_MAX: Final = 200
@@ -67,7 +67,7 @@ async def upload_whole(request: Request) -> Response:
     gateway = gateway_of(request)
     ticket, _ = await _ticket_from_headers(request, gateway)
     stored = await _store(request, gateway, ticket)
-    return json_response({"access_url": file_url(gateway, stored.file_id, stored.name)})
+    return json_response({"access_url": file_url(gateway.public_url, stored.file_id, stored.name)})
 
 
 async def begin_multipart(request: Request) -> Response:
@@ -76,7 +76,7 @@ async def begin_multipart(request: Request) -> Response:
     seconds = gateway.limits.upload_partial_seconds
     return json_response(
         {
-            "access_url": file_url(gateway, ticket.file_id, ticket.name),
+            "access_url": file_url(gateway.public_url, ticket.file_id, ticket.name),
             "uploadId": seal_ticket(gateway, ticket, credential, seconds),
         }
     )
@@ -105,7 +105,7 @@ async def put_whole(request: Request) -> Response:
         )
     stored = await _store(request, gateway, ticket)
     return json_response(
-        {"file_url": file_url(gateway, stored.file_id, stored.name)},
+        {"file_url": file_url(gateway.public_url, stored.file_id, stored.name)},
         headers={"etag": f'"{stored.sha256}"'},
     )
 
@@ -134,12 +134,8 @@ async def complete_multipart(request: Request) -> Response:
         stored = await _uploads(gateway).complete(ticket, parts)
     except (QuotaExceeded, UploadRefused) as error:
         raise _refusal(error) from error
-    url = file_url(gateway, stored.file_id, stored.name)
+    url = file_url(gateway.public_url, stored.file_id, stored.name)
     return json_response({"access_url": url, "file_url": url, "file_size": stored.size_bytes})
-
-
-def file_url(gateway: Gateway, file_id: str, name: str) -> str:
-    return f"{gateway.public_url}/files/{file_id}/{url_name(name)}"
 
 
 async def _store(request: Request, gateway: Gateway, ticket: Ticket) -> StoredFile:
@@ -199,7 +195,7 @@ async def _initiated(request: Request, below: str, seconds: float) -> Response:
     return json_response(
         {
             "upload_url": f"{gateway.public_url}/files/{below}/{sealed}",
-            "file_url": file_url(gateway, ticket.file_id, ticket.name),
+            "file_url": file_url(gateway.public_url, ticket.file_id, ticket.name),
         }
     )
 

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from quickthaw.gateway.answers import ErrorAnswer, HttpError
 from quickthaw.gateway.bodies import until_gone
-from quickthaw.gateway.fal.calls import AttendedRequest, Call, read_call
-from quickthaw.gateway.fal.errors import error_answer
+from quickthaw.gateway.calls import AttendedRequest, Call
+from quickthaw.gateway.errors import error_answer
+from quickthaw.gateway.fal.calls import read_call
 from quickthaw.gateway.fal.output import preview_object
 from quickthaw.gateway.fal.run import output_of_success
 from quickthaw.gateway.front import exchange_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from quickthaw.gateway.calls import CallOptions
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.call_options import CallOptions
-from quickthaw.gateway.fal.ids import EndpointId
 from quickthaw.gateway.fal.tokens import verify
+from quickthaw.gateway.ids import EndpointId
 
 
 def with_token(

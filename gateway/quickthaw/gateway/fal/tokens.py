@@ -15,8 +15,8 @@ from starlette.responses import Response
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import read_arguments
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
-from quickthaw.gateway.fal.ids import EndpointId
+from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.ids import EndpointId
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import json_response

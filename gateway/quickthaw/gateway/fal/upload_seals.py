@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.sealed import SealBroken

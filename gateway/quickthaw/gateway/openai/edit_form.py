@@ -19,7 +19,7 @@ from starlette.types import Message
 
 from quickthaw.gateway.bodies import read_body
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.openai.errors import invalid
 from quickthaw.gateway.settings import Limits

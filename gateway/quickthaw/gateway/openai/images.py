@@ -10,21 +10,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.arguments import translate_arguments, with_previews
+from quickthaw.gateway.artifacts import read_whole
 from quickthaw.gateway.bodies import read_arguments, until_gone
+from quickthaw.gateway.calls import AttendedRequest, Call, CallOptions
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.arguments import schema_properties, translate_arguments, with_previews
-from quickthaw.gateway.fal.call_options import CallOptions, read_credential
-from quickthaw.gateway.fal.calls import AttendedRequest, Call
-from quickthaw.gateway.fal.errors import error_answer, failure_answer
-from quickthaw.gateway.fal.ids import parse_endpoint_id
-from quickthaw.gateway.fal.media import Medium, medium_of
-from quickthaw.gateway.fal.to_end import run_to_end
+from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.gateway.front import exchange_of
+from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.media import Medium, medium_of
 from quickthaw.gateway.openai.arguments import Wanted, read_wanted
 from quickthaw.gateway.openai.edit_form import edits_pictures, from_text, read_edit, read_variation
 from quickthaw.gateway.openai.errors import error_body, invalid
 from quickthaw.gateway.respond import EventStream, json_response
+from quickthaw.gateway.schemas import schema_properties
+from quickthaw.gateway.to_end import run_to_end
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire.status import translate
 
@@ -92,14 +94,7 @@ async def _call(request: Request, gateway: Gateway, wanted: Wanted, *, from_form
     input_ = await gateway.inputs.bring(credential, translated.input, properties)
     if wanted.stream and wanted.partial_images:
         input_ = with_previews(input_, schema, wanted.partial_images)
-    options = CallOptions(
-        credential=credential,
-        priority=types_pb2.PRIORITY_NORMAL,
-        start_timeout_seconds=None,
-        worker_hint="",
-        idempotency_key="",
-    )
-    return Call(gateway, endpoint, options, schema, input_, sync_mode=False)
+    return Call(gateway, endpoint, CallOptions(credential), schema, input_, sync_mode=False)
 
 
 def _succeeded(finished: types_pb2.Request) -> types_pb2.Request:
@@ -125,10 +120,7 @@ async def _picture(call: Call, wanted: Wanted, artifact: types_pb2.Artifact) -> 
 
 
 async def _base64(call: Call, artifact: types_pb2.Artifact) -> str:
-    data = bytearray()
-    async for part in call.gateway.platform.read_artifact(call.credential, artifact.uri):
-        data += part.data
-    return base64.b64encode(data).decode()
+    return base64.b64encode(await read_whole(call.gateway, call.credential, artifact.uri)).decode()
 
 
 def _facts(wanted: Wanted, finished: types_pb2.Request | None) -> JsonObject:

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quickthaw.gateway.context import gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
-from quickthaw.gateway.fal.ids import parse_endpoint_id
+from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.respond import json_response
 from quickthaw.v1 import catalog_pb2

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quickthaw.gateway.context import gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.webhooks.signing import secret_text
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quickthaw.gateway.fal.call_options import CallOptions
 from quickthaw.gateway.json_text import JsonObject
-from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.replicate.errors import invalid
-from quickthaw.v1 import types_pb2
 
 EVENTS = ("start", "output", "logs", "completed")
 WAIT_SECONDS_MAX = 60.0
@@ -65,13 +62,3 @@ def wait_seconds(headers: Mapping[str, str]) -> float:
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:4]) <= WAIT_SECONDS_MAX:
         raise invalid("Prefer", "wait must be 1 to 60 seconds")
     return int(text) - WAIT_MARGIN_SECONDS
-
-
-def options(credential: Credential) -> CallOptions:
-    return CallOptions(
-        credential=credential,
-        priority=types_pb2.PRIORITY_NORMAL,
-        start_timeout_seconds=None,
-        worker_hint="",
-        idempotency_key="",
-    )

@@ -18,8 +18,7 @@ from starlette.responses import Response
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import body_pieces
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
-from quickthaw.gateway.fal.storage import file_url
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.replicate.errors import invalid
 from quickthaw.gateway.replicate.models import iso, page
@@ -32,7 +31,7 @@ from quickthaw.gateway.storage import (
     no_such_file,
 )
 from quickthaw.gateway.storage.lifecycle import Lifecycle
-from quickthaw.gateway.storage.names import display_name, media_type
+from quickthaw.gateway.storage.names import display_name, file_url, media_type
 from quickthaw.wire.errors import ArtifactNotFound
 
 METADATA_BYTES_MAX = 16 * 1024
@@ -184,5 +183,5 @@ def _file_json(gateway: Gateway, stored: StoredFile, note: JsonObject) -> JsonOb
         "metadata": note.get("metadata", {}),
         "created_at": iso(int(stored.created_seconds * 1000)),
         "expires_at": None if expires is None else iso(int(expires * 1000)),
-        "urls": {"get": file_url(gateway, stored.file_id, stored.name)},
+        "urls": {"get": file_url(gateway.public_url, stored.file_id, stored.name)},
     }

@@ -12,13 +12,12 @@ from starlette.responses import Response
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import read_body
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.arguments import schema_properties
-from quickthaw.gateway.fal.call_options import read_credential
-from quickthaw.gateway.fal.media import Medium, medium_of
-from quickthaw.gateway.fal.schema import openapi_schema
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.media import Medium, medium_of
 from quickthaw.gateway.replicate.names import find_model, replicate_name, version_id
 from quickthaw.gateway.respond import json_response
+from quickthaw.gateway.schemas import openapi_schema, schema_properties
 from quickthaw.v1 import catalog_pb2
 
 PAGE_SIZE = 100

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.ids import try_endpoint_id
+from quickthaw.gateway.ids import try_endpoint_id
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.replicate.errors import invalid
 from quickthaw.v1 import catalog_pb2

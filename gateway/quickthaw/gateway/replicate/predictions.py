@@ -9,15 +9,15 @@ from starlette.responses import Response
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import read_arguments, until_gone
+from quickthaw.gateway.calls import Call, CallOptions, make_call
 from quickthaw.gateway.context import Gateway, gateway_of
-from quickthaw.gateway.fal.call_options import read_credential
-from quickthaw.gateway.fal.calls import Call, make_call
-from quickthaw.gateway.fal.ids import parse_endpoint_id, parse_request_id
+from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.follow import TERMINAL, follow, next_event
 from quickthaw.gateway.front import exchange_of
+from quickthaw.gateway.ids import parse_endpoint_id, parse_request_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.platform import Credential
-from quickthaw.gateway.replicate.creating import Wanted, options, read_wanted, wait_seconds
+from quickthaw.gateway.replicate.creating import Wanted, read_wanted, wait_seconds
 from quickthaw.gateway.replicate.errors import invalid
 from quickthaw.gateway.replicate.hooks import tell_on_the_way
 from quickthaw.gateway.replicate.models import page
@@ -101,7 +101,8 @@ async def _create(
     model: catalog_pb2.Model,
 ) -> Response:
     wait_until = asyncio.get_running_loop().time() + wait_seconds(request.headers)
-    call = await make_call(gateway, parse_endpoint_id(model.id), options(credential), wanted.input)
+    endpoint, options = parse_endpoint_id(model.id), CallOptions(credential)
+    call = await make_call(gateway, endpoint, options, wanted.input)
     log = Log(gateway.limits.log_lines_max)
     accepted = await until_gone(request.receive, _submit(call, wanted, wait_until))
     request_id = accepted.request_id

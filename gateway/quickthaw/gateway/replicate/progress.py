@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.status import LOG_REPLAY_SECONDS, LOG_SILENCE_SECONDS
-from quickthaw.gateway.follow import TERMINAL, next_event
 from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.replay import replay
 from quickthaw.v1 import inference_pb2, types_pb2
 
 _BAR_CHARS = 10
@@ -52,16 +50,5 @@ def progress_line(step: int, steps: int) -> str:
 async def replayed(gateway: Gateway, credential: Credential, request: types_pb2.Request) -> Log:
     """Everything so far."""
     log = Log(gateway.limits.log_lines_max)
-    ended = request.state in TERMINAL
-    seconds = gateway.limits.call_seconds if ended else LOG_REPLAY_SECONDS
-    silence = None if ended else LOG_SILENCE_SECONDS
-    watch = gateway.platform.watch(credential, request.request_id, timeout_seconds=seconds + 1)
-    try:
-        async with asyncio.timeout(seconds):
-            while (event := await asyncio.wait_for(next_event(watch), silence)) is not None:
-                log.take(event)
-    except TimeoutError:
-        pass  # It is running still; a later poll has the rest.
-    finally:
-        await watch.aclose()
+    await replay(gateway, credential, request, log.take)
     return log

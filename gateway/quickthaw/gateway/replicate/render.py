@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quickthaw.gateway.artifacts import read_data_uri
 from quickthaw.gateway.context import Gateway
-from quickthaw.gateway.fal.output import read_data_uri
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.replicate.models import iso

@@ -29,6 +29,11 @@ def url_name(name: str) -> str:
     return _NOT_FOR_URLS.sub("-", plain)[-URL_NAME_CHARS_MAX:].lstrip(".-") or "file"
 
 
+def file_url(public_url: str, file_id: str, name: str) -> str:
+    """Of an upload; whoever knows the id may read it."""
+    return f"{public_url}/files/{file_id}/{url_name(name)}"
+
+
 def media_type(given: str | None) -> str:
     """A content type as it may stand in a header; bytes of no known kind for anything else."""
     lowered = (given or "").strip().lower()

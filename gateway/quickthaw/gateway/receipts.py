@@ -1,4 +1,4 @@
-"""A receipt as JSON: an extra field of every output, which fal's clients pass on untouched."""
+"""A receipt as JSON: an extra field of what dialects answer, which clients pass on untouched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from quickthaw.gateway.json_text import JsonObject
 from quickthaw.v1 import types_pb2
 
 
-def tier_name(tier: types_pb2.Tier.ValueType) -> str:
+def _tier_name(tier: types_pb2.Tier.ValueType) -> str:
     return types_pb2.Tier.Name(tier).removeprefix("TIER_").lower()
 
 
@@ -25,7 +25,7 @@ def receipt_json(receipt: types_pb2.Receipt) -> JsonObject:
         "rate_nanodollars_per_second": receipt.rate_nanodollars_per_second,
         "price_version": receipt.price_version,
         "attempts": receipt.attempts,
-        "start_tier": tier_name(receipt.start_tier),
+        "start_tier": _tier_name(receipt.start_tier),
         "placement": receipt.placement,
         "seed": receipt.seed if receipt.HasField("seed") else None,
         "waiver": receipt.waiver,
@@ -42,7 +42,7 @@ def _load_json(load: types_pb2.LoadReport) -> JsonObject:
                 "name": component.name,
                 "digest": component.digest,
                 "size_bytes": component.size_bytes,
-                "source": tier_name(component.source),
+                "source": _tier_name(component.source),
                 "copier": component.copier,
                 "read_seconds": component.read_seconds,
                 "copy_seconds": component.copy_seconds,

@@ -1,4 +1,4 @@
-"""What is wrong with a model's arguments, in the words that fal's clients look for.
+"""What is wrong with a model's arguments, as items with `loc`, `msg` and `type`.
 
 Only asked after the platform refused an input: the schema says again what it said there, but with
 the kind of each violation and its limit, which a description for a person does not carry.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quickthaw.gateway.fal.errors import error_answer, failure_answer
+from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.v1 import types_pb2
 from quickthaw.wire.errors import BY_REASON, Unavailable, error_for_reason
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quickthaw.gateway.fal.calls import AttendedRequest, Call
+from quickthaw.gateway.calls import AttendedRequest, Call
 from quickthaw.gateway.front import Exchange
 from quickthaw.v1 import types_pb2
 from quickthaw.wire.errors import Internal, QuickthawError, Unavailable

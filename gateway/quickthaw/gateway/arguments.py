@@ -1,4 +1,4 @@
-"""fal's argument names and habits, turned into the input of a model of ours.
+"""Arguments as callers of every dialect give them, turned into the input of a model of ours.
 
 The platform's models use fal's names, so that little is left to translate: picture sizes by name,
 explicit nulls, arguments that a model does not have (fal ignores them), `format` for
@@ -13,6 +13,7 @@ from typing import Final
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.json_text import Json, JsonObject
+from quickthaw.gateway.schemas import schema_properties
 
 PRESETS: Final[Mapping[str, tuple[int, int]]] = {
     "square_hd": (1024, 1024),
@@ -59,11 +60,6 @@ def with_previews(input_: JsonObject, schema: Mapping[str, Json], previews: int)
     steps = input_.get("num_inference_steps", _default(properties, "num_inference_steps"))
     every = max(1, steps // previews) if isinstance(steps, int) else 1
     return {**input_, "preview_every": every}
-
-
-def schema_properties(schema: Mapping[str, Json]) -> Mapping[str, Json]:
-    properties = schema.get("properties")
-    return properties if isinstance(properties, Mapping) else {}
 
 
 def _default(properties: Mapping[str, Json], name: str) -> Json:

@@ -1,4 +1,7 @@
-"""Errors of the platform as fal's clients know them: a status, a detail, an error type.
+"""Errors of the platform as answers: a status, a detail, an error type.
+
+The words are fal's, which every route speaks that is in no other dialect; those say them over in
+their own (`openai/errors.py`, `replicate/errors.py`).
 
 Statuses that make a client try again by itself (408, 409, 429, 502, 503, 504) are kept for what may
 pass by itself.
@@ -11,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from quickthaw.gateway.answers import ErrorAnswer
-from quickthaw.gateway.fal.violations import Item, stated_violations, violations_from
+from quickthaw.gateway.violations import Item, stated_violations, violations_from
 from quickthaw.v1 import types_pb2
 from quickthaw.wire import errors
 

@@ -1,0 +1,239 @@
+"""A call on its way to the scheduler: what was asked, and the request that it became."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.arguments import translate_arguments, with_previews
+from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.errors import error_answer, start_timeout_answer
+from quickthaw.gateway.follow import Events, follow, next_event
+from quickthaw.gateway.ids import EndpointId
+from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty, render
+from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.schemas import schema_properties
+from quickthaw.gateway.violations import schema_violations
+from quickthaw.v1 import inference_pb2, types_pb2
+from quickthaw.wire.errors import (
+    DeadlineExpired,
+    InvalidInput,
+    MessageTooLarge,
+    ModelNotFound,
+    QuickthawError,
+)
+from quickthaw.wire.limits import INPUT_BYTES_MAX
+
+logger = logging.getLogger(__name__)
+
+_WITH_PICTURES: Mapping[str, tuple[str, ...]] = {
+    "image-to-image": ("image_url",),
+    "inpainting": ("image_url", "mask_url"),
+}
+"""Ends of ids, and what calls by them must have."""
+_WAITING = (types_pb2.REQUEST_STATE_UNSPECIFIED, types_pb2.REQUEST_STATE_QUEUED)
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    credential: Credential
+    priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_NORMAL
+    start_timeout_seconds: float | None = None
+    """From submission until a worker must have begun."""
+    worker_hint: str = ""
+    idempotency_key: str = ""
+    no_retry: bool = False
+    """The loss of its worker ends the request."""
+    keep_seconds: float | None = None
+    """How long what is made is kept; None: as long as the blob store exists."""
+    io_kept_seconds: float | None = None
+    """After the end, how long input and output are kept; None: as long as the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    gateway: Gateway
+    endpoint: EndpointId
+    options: CallOptions
+    schema: JsonObject
+    input: JsonObject
+    sync_mode: bool
+    found_wrong: Sequence[Mapping[str, object]] = ()
+    """What must end the request before it runs, as the items of an error's detail."""
+
+    @property
+    def credential(self) -> Credential:
+        return self.options.credential
+
+    def submission(self, *, keyed: bool = False) -> inference_pb2.SubmitRequest:
+        """`keyed`: with the caller's idempotency key. Raises MessageTooLarge."""
+        input_json = render(self.input)
+        if len(input_json) > INPUT_BYTES_MAX:
+            raise MessageTooLarge(
+                f"the arguments are {len(input_json)} bytes of JSON and at most {INPUT_BYTES_MAX} "
+                "are taken; send large files by URL"
+            )
+        return inference_pb2.SubmitRequest(
+            model=self.endpoint.full,
+            input_json=input_json,
+            priority=self.options.priority,
+            worker_hint=self.options.worker_hint,
+            idempotency_key=self.options.idempotency_key if keyed else "",
+            attempts_max=1 if self.options.no_retry else 0,
+            io_kept_ms=int(1000 * (self.options.io_kept_seconds or 0)),
+        )
+
+    def explain(self, error: QuickthawError) -> Exception:
+        """A refusal of the arguments with the kind of each violation, anything else as it is."""
+        if not isinstance(error, InvalidInput):
+            return error
+        answer = error_answer(error, schema_violations(self.input, self.schema))
+        return HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
+
+
+async def make_call(
+    gateway: Gateway,
+    endpoint: EndpointId,
+    options: CallOptions,
+    arguments: JsonObject,
+    *,
+    previews: bool = False,
+) -> Call:
+    """Raises HttpError for a size with no meaning, the platform's errors for model and key."""
+    endpoint, schema, wanted = await served(gateway, options.credential, endpoint)
+    translated = translate_arguments(arguments, schema)
+    if missing := [name for name in wanted if not translated.input.get(name)]:
+        raise HttpError(
+            422,
+            [
+                {"loc": ["body", name], "msg": "Field required", "type": "missing"}
+                for name in missing
+            ],
+        )
+    input_: dict[str, Json] = await gateway.inputs.bring(
+        options.credential, translated.input, schema_properties(schema)
+    )
+    if previews:
+        input_ = with_previews(input_, schema, gateway.limits.previews_per_stream)
+    return Call(gateway, endpoint, options, schema, input_, translated.sync_mode)
+
+
+async def served(
+    gateway: Gateway, credential: Credential, endpoint: EndpointId
+) -> tuple[EndpointId, JsonObject, tuple[str, ...]]:
+    """The model's own id, its input schema, and what a call by this id has to give.
+
+    fal has ids of their own for drawing over a picture, and here one model does both.
+    """
+    try:
+        model = await gateway.platform.model(credential, endpoint.full)
+        return endpoint, object_or_empty(model.input_schema_json), ()
+    except ModelNotFound:
+        wanted = _WITH_PICTURES.get(endpoint.path[-1] if endpoint.path else "")
+        if wanted is None:
+            raise
+        base = replace(endpoint, path=endpoint.path[:-1])
+        schema = object_or_empty(
+            (await gateway.platform.model(credential, base.full)).input_schema_json
+        )
+        if not set(wanted) <= schema_properties(schema).keys():
+            raise
+        return base, schema, wanted
+
+
+class AttendedRequest:
+    """A request whose caller waits for it on an open connection, and which ends if that closes."""
+
+    def __init__(self, call: Call, request_id: str) -> None:
+        self._call = call
+        self.request_id = request_id
+        self._finished = False
+
+    @classmethod
+    async def submit(cls, call: Call) -> AttendedRequest:
+        gateway = call.gateway
+        submitting = asyncio.ensure_future(
+            gateway.platform.submit(call.credential, call.submission())
+        )
+        try:
+            accepted = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            # The caller left while the scheduler may be accepting: the request must not outlive it.
+            gateway.start(cls._cancel_unseen(call, submitting))
+            raise
+        except QuickthawError as error:
+            raise call.explain(error) from error
+        await gateway.keep_for(accepted.request_id, call.options.keep_seconds)
+        return cls(call, accepted.request_id)
+
+    async def events(self) -> Events:
+        """Until the last one.
+
+        Raises HttpError 504 when the caller's start timeout passes, DeadlineExpired when the run
+        takes longer than any may.
+        """
+        call = self._call
+        now = asyncio.get_running_loop().time
+        end_by = now() + call.gateway.limits.run_seconds_max
+        limit_seconds = call.options.start_timeout_seconds
+        start_by = end_by if limit_seconds is None else now() + limit_seconds
+        events = follow(call.gateway.platform, call.credential, self.request_id)
+        try:
+            while True:
+                left_seconds = max(0.0, min(start_by, end_by) - now())
+                event = await asyncio.wait_for(next_event(events), left_seconds)
+                if event is None:
+                    return
+                if has_started(event):
+                    start_by = end_by
+                self._finished = event.HasField("finished")
+                yield event
+        except TimeoutError as error:
+            if start_by < end_by:
+                answer = start_timeout_answer()
+                raise HttpError(
+                    answer.status, answer.detail, answer.error_type, answer.headers
+                ) from error
+            raise DeadlineExpired(
+                f"the run took over {call.gateway.limits.run_seconds_max:g} s and was cancelled; "
+                "use the queue for longer ones"
+            ) from error
+        finally:
+            await events.aclose()
+
+    def abandon(self) -> None:
+        """Cancels the request unless it has ended; to be called when the caller is done with it."""
+        if not self._finished:
+            self._finished = True
+            self._call.gateway.start(_cancel(self._call, self.request_id))
+
+    @staticmethod
+    async def _cancel_unseen(
+        call: Call, submitting: asyncio.Future[inference_pb2.SubmitResponse]
+    ) -> None:
+        try:
+            accepted = await submitting
+        except QuickthawError:
+            return  # It was refused: nothing to cancel.
+        await _cancel(call, accepted.request_id)
+
+
+def has_started(event: inference_pb2.Event) -> bool:
+    """Whether a worker has begun, or nothing will begin any more."""
+    match event.WhichOneof("kind"):
+        case "state_change":
+            return event.state_change.state not in _WAITING
+        case None:
+            return False
+        case _:
+            return True
+
+
+async def _cancel(call: Call, request_id: str) -> None:
+    try:
+        await call.gateway.platform.cancel(call.credential, request_id)
+    except QuickthawError as error:
+        logger.warning("request %s was left running: %s", request_id, error.message)
