@@ -1,15 +1,17 @@
 """How fast the platform itself is: journalled no-op requests, beside Ray Serve's no-op deployment.
 
     python -m bench.scheduler [--rounds 5] [--seconds 4] [--callers 64] [--without-ray]
+        [--compiled]
 
 Ours is the whole path of a request, each step in its own process: the caller's gRPC (a `Run` for a
 lone caller, one `RunMany` stream for many in a process, and for comparison a `Run` each), the
 admission, placement, a worker's stream, the worker's `noop` family, and one commit (SQLite, full
 sync) before the answer, with the request, its attempt, the ledger line and the terminal state: of a
-Run without an idempotency key nobody is told anything before its end. Ray Serve's is a
-deployment handle called from the driver: no journal, no bill. All stay up for the whole run and
-are measured in turn, so that a drift of the machine meets all. `fdatasync` of the same disk is
-printed beside the rates, because it bounds ours.
+Run without an idempotency key nobody is told anything before its end. Ray Serve's is a deployment
+handle called from the driver: no journal, no bill. `--compiled` builds the wheel with the
+scheduler's core compiled, as docs/operations.md has it, and runs the scheduler from that. All stay
+up for the whole run and are measured in turn, so that a drift of the machine meets all. `fdatasync`
+of the same disk is printed beside the rates, because it bounds ours.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import asyncio
 import logging
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -91,12 +95,17 @@ def fdatasync_ms(folder: Path) -> list[float]:
 
 @asynccontextmanager
 async def part(
-    folder: Path, name: str, arguments: tuple[str, ...]
+    folder: Path, name: str, arguments: tuple[str, ...], wheel: Path | None = None
 ) -> AsyncIterator[dict[str, str]]:
-    """One process of the platform, ended with the block; its id and its ready line's values."""
+    """One process of the platform, ended with the block; its id and its ready line's values.
+    Its code is `wheel`'s, an unpacked one, or what is installed."""
     process = await Process.start(
         Command(
-            name, (f"quickthaw.{name}", *arguments), f"quickthaw-{name}", folder / f"{name}.log", {}
+            name,
+            (f"quickthaw.{name}", *arguments),
+            f"quickthaw-{name}",
+            folder / f"{name}.log",
+            {"PYTHONPATH": str(wheel)} if wheel else {},
         )
     )
     try:
@@ -105,14 +114,33 @@ async def part(
         await process.stop(grace_seconds=10)
 
 
+def compiled_wheel(folder: Path) -> Path:
+    """Builds it, for a minute or two, and unpacks it."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "HATCH_BUILD_HOOK_ENABLE_CUSTOM": "true"},
+        check=True,
+        stdout=sys.stderr,
+    )
+    [wheel] = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(folder / "wheel")
+    return folder / "wheel"
+
+
 @asynccontextmanager
-async def quickthaw_noop(folder: Path, callers: int) -> AsyncIterator[System]:
+async def quickthaw_noop(
+    folder: Path, callers: int, wheel: Path | None = None
+) -> AsyncIterator[System]:
     scheduler = part(
         folder,
         "scheduler",
         ("--data-dir", str(folder), "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
+        wheel,
     )
     async with scheduler as listening:
+        assert wheel is None or listening["core"] == "compiled", listening
         worker = part(
             folder,
             "worker",
@@ -232,7 +260,8 @@ def cpu_seconds(system: System) -> Mapping[str, Mapping[str, float]]:
 
 async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     samples: dict[str, list[Sample]] = {}
-    async with quickthaw_noop(folder, arguments.callers) as ours:
+    wheel = compiled_wheel(folder) if arguments.compiled else None
+    async with quickthaw_noop(folder, arguments.callers, wheel) as ours:
         systems = {
             "quickthaw": ours,
             "quickthaw, a call each": System(ours.single, ours.single, ours.parts),
@@ -301,10 +330,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of load in a round (4)")
     parser.add_argument("--callers", type=int, default=64, help="requests under way at once (64)")
     parser.add_argument("--without-ray", action="store_true", help="measure ours alone")
+    parser.add_argument("--compiled", action="store_true", help="the scheduler's core, by mypyc")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="quickthaw-bench-") as folder:
         results = asyncio.run(measure(arguments, Path(folder)))
-    parameters = {name: getattr(arguments, name) for name in ("rounds", "seconds", "callers")}
+    names = ("rounds", "seconds", "callers", "compiled")
+    parameters = {name: getattr(arguments, name) for name in names}
     record("scheduler", parameters, results)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import uvloop
 
+from quickthaw.scheduler.core import machine
 from quickthaw.scheduler.scheduler import start
 from quickthaw.scheduler.settings import Settings, parse_settings
 from quickthaw.wire.errors import QuickthawError, SettingsInvalid
@@ -35,7 +36,8 @@ async def serve(settings: Settings) -> None:
     scheduler = await start(settings)
     print(
         f"quickthaw-scheduler ready grpc={scheduler.grpc_address} "
-        f"metrics=http://{scheduler.metrics_address}/metrics",
+        f"metrics=http://{scheduler.metrics_address}/metrics "
+        f"core={'interpreted' if machine.__file__.endswith('.py') else 'compiled'}",
         flush=True,
     )
     _tune_python()

@@ -1,0 +1,91 @@
+"""A hook of the wheel's build: the scheduler's pure core as C, by mypyc.
+
+Off unless HATCH_BUILD_HOOK_ENABLE_CUSTOM is true, as docs/operations.md says; needs a C compiler.
+The compiled modules exist in the wheel alone, beside the very sources that they were made from:
+none ever lies in the working tree, where it would hide what changes there. The sources are copied
+away first, because mypyc leaves what it makes beside what it reads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE_ROOTS = ("proto", "scheduler")
+"""What is compiled, and what that imports of ours."""
+
+CORE = Path("quickthaw/scheduler/core")
+INTERPRETED = frozenset(
+    {
+        "__init__",
+        "numbers",  # takes the settings' dataclasses apart, when a process starts
+        # Data only; mypyc 2.4 fails at a class whose field is annotated with plain `object`, as the
+        # payloads are that the core passes on unseen.
+        "commands",
+        "events",
+    }
+)
+BESIDE_THE_CORE = (Path("quickthaw/scheduler/store/rows.py"),)
+"""As hot as the core, and as pure."""
+
+REQUIRES = ("mypy>=2.4", "setuptools>=77")
+
+
+class CompiledCore(BuildHookInterface[Any]):
+    def dependencies(self) -> list[str]:
+        return list(REQUIRES)
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Raises RuntimeError for an editable build, and where the modules cannot be compiled."""
+        if version == "editable":
+            raise RuntimeError("an editable installation runs its sources: its core stays Python")
+        self._folder = Path(tempfile.mkdtemp(prefix="quickthaw-core-"))
+        for library in compile_core(Path(self.root), self._folder):
+            name = library.relative_to(self._folder).as_posix()
+            build_data["force_include"][str(library)] = name
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        shutil.rmtree(self._folder)
+
+
+def compile_core(root: Path, folder: Path) -> list[Path]:
+    """The extension modules, in `folder` where a wheel has them."""
+    for source_root in SOURCE_ROOTS:
+        shutil.copytree(
+            root / source_root / "quickthaw",
+            folder / "quickthaw",
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__", "*.so"),
+        )
+    core = sorted((folder / CORE).glob("*.py"))
+    modules = [CORE / each.name for each in core if each.stem not in INTERPRETED]
+    # Types are `scripts/check`'s business: here the libraries that the rest imports may be missing.
+    options = (
+        *("--namespace-packages", "--explicit-package-bases", "--config-file="),
+        *("--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=build/mypy"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypyc", *options, *map(str, (*modules, *BESIDE_THE_CORE))],
+        cwd=folder,
+        env={**os.environ, "MYPYC_OPT_LEVEL": "2", "MYPYC_DEBUG_LEVEL": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"the scheduler's core could not be compiled; is there a C compiler, with Python's "
+            f"headers? Without HATCH_BUILD_HOOK_ENABLE_CUSTOM nothing is compiled.\n{done.stdout}"
+        )
+    shutil.rmtree(folder / "build")
+    return sorted(folder.rglob("*.so"))
