@@ -69,6 +69,15 @@ def test_a_whole_file_passes_unchanged_however_it_is_cut(
     assert arrived(content, cuts) == content
 
 
+@pytest.mark.parametrize("header_bytes", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(header_bytes: int) -> None:
+    content = a_file(two_tensors(), 16)
+    padding = header_bytes - int.from_bytes(content[:8], "little")
+    content = a_file(two_tensors(), 16, padding)
+    assert int.from_bytes(content[:8], "little") == header_bytes
+    assert arrived(content) == content
+
+
 @settings(max_examples=60)
 @given(missing=st.integers(1, 200), cuts=st.lists(st.integers(0, 300), max_size=4))
 def test_a_file_that_is_cut_short_never_passes(missing: int, cuts: list[int]) -> None:
@@ -85,8 +94,8 @@ def test_garbage_is_refused_and_never_crashes_the_check(garbage: bytes, cuts: li
 @pytest.mark.parametrize(
     ("beginning", "said"),
     [
-        (b"\x80\x02}q\x00", "pickle"),
-        (b"\x80\x04\x95", "pickle"),
+        (b"\x80\x02}q\x00X\x01\x00", "pickle"),
+        (b"\x80\x04\x95\x10\x01\x00\x00\x00", "pickle"),
         (b"PK\x03\x04\x00\x00", "pickle"),
         (b"\xff" * 8, "header"),
         ((1).to_bytes(8, "little"), "header"),
@@ -99,6 +108,13 @@ async def test_what_is_no_safetensors_file_is_refused_at_its_first_bytes(
     check = WeightsCheck(NAME)
     with pytest.raises(UploadRefused, match=said):
         await check.take(beginning)
+
+
+async def test_a_pickle_of_a_few_bytes_is_called_one() -> None:
+    check = WeightsCheck(NAME)
+    await check.take(b"\x80\x04N.")
+    with pytest.raises(UploadRefused, match="pickle"):
+        check.end()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ class WeightsCheck:
     def end(self, size_bytes: int | None = None) -> None:
         """`size_bytes`: of a file whose later bytes were not given."""
         size_bytes = self._seen_bytes if size_bytes is None else size_bytes
+        if len(self._head) < LENGTH_BYTES and self._begins_as_pickle():
+            self._refuse_pickle()
         if self._file_bytes is None or size_bytes < self._file_bytes:
             told = f" of {self._file_bytes}" if self._file_bytes is not None else ""
             self._refuse(f"it is cut short after {size_bytes}{told} bytes")
@@ -81,11 +83,14 @@ class WeightsCheck:
         return self._file_bytes is not None
 
     async def _look(self) -> None:
-        if self._head[:4] == _ZIP or bytes(self._head[:2]) in _PICKLES:
-            self._refuse(f"this is a pickle, and none is read; {_CONVERT}")
+        if self._head[:4] == _ZIP:
+            self._refuse_pickle()
         if len(self._head) < LENGTH_BYTES:
             return
         header_bytes = int.from_bytes(self._head[:LENGTH_BYTES], "little")
+        # A header of 640 bytes begins as a pickle does, but for the zeros after it.
+        if self._begins_as_pickle() and header_bytes > HEADER_BYTES_MAX:
+            self._refuse_pickle()
         if not 2 <= header_bytes <= HEADER_BYTES_MAX:
             self._refuse(
                 f"its first bytes tell of a header of {header_bytes} bytes, and a safetensors "
@@ -104,6 +109,12 @@ class WeightsCheck:
         )
         self._head.clear()
         self._file_bytes = LENGTH_BYTES + header_bytes + data_bytes
+
+    def _begins_as_pickle(self) -> bool:
+        return bytes(self._head[:2]) in _PICKLES
+
+    def _refuse_pickle(self) -> NoReturn:
+        self._refuse(f"this is a pickle, and none is read; {_CONVERT}")
 
     def _data_bytes(self, text: bytes) -> int:
         """How long the data behind the header is."""
