@@ -336,7 +336,8 @@ def main() -> None:
         results = asyncio.run(measure(arguments, Path(folder)))
     names = ("rounds", "seconds", "callers", "compiled")
     parameters = {name: getattr(arguments, name) for name in names}
-    record("scheduler", parameters, results)
+    name = "scheduler_compiled" if arguments.compiled else "scheduler"
+    record(name, parameters, results, module="scheduler")
 
 
 if __name__ == "__main__":

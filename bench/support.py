@@ -17,12 +17,14 @@ def record(
     parameters: Mapping[str, object],
     results: Mapping[str, object],
     folder: Path = RESULTS,
+    module: str = "",
 ) -> Path:
-    """Writes `<name>.json` to `folder` and prints it. `parameters` include the seed, if any.
+    """Writes `<name>.json` to `folder` and prints it. `parameters` include the seed, if any;
+    `module` is the benchmark's, if it is not named as its result.
 
     The newest run of a name replaces the one before: git has the history, beside the code.
     """
-    command = f"python -m bench.{name} {' '.join(sys.argv[1:])}"
+    command = f"python -m bench.{module or name} {' '.join(sys.argv[1:])}"
     written = recording.document(name, command, parameters, results)
     print(json.dumps(written, indent=2))
     return recording.write(written, folder)
