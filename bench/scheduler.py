@@ -27,7 +27,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -261,16 +261,16 @@ def cpu_seconds(system: System) -> Mapping[str, Mapping[str, float]]:
 async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     samples: dict[str, list[Sample]] = {}
     wheel = compiled_wheel(folder) if arguments.compiled else None
-    async with quickthaw_noop(folder, arguments.callers, wheel) as ours:
-        systems = {
-            "quickthaw": ours,
-            "quickthaw, a call each": System(ours.single, ours.single, ours.parts),
-        }
-        if arguments.without_ray:
-            await alternate(systems, arguments, samples)
-        else:
-            async with ray_serve_noop(arguments.callers) as theirs:
-                await alternate({**systems, "ray_serve": theirs}, arguments, samples)
+    async with AsyncExitStack() as parts:
+        systems: dict[str, System] = {}
+        if not arguments.without_ray:
+            # First, for it forks, which a process with gRPC's threads had better not.
+            theirs = await parts.enter_async_context(ray_serve_noop(arguments.callers))
+            systems["ray_serve"] = theirs
+        ours = await parts.enter_async_context(quickthaw_noop(folder, arguments.callers, wheel))
+        systems["quickthaw"] = ours
+        systems["quickthaw, a call each"] = System(ours.single, ours.single, ours.parts)
+        await alternate(systems, arguments, samples)
     sync_ms = fdatasync_ms(folder)
     results: dict[str, object] = {name: summary(each) for name, each in samples.items()}
     results["fdatasync_ms"] = {
