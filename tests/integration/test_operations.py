@@ -23,8 +23,9 @@ from support.schedulers import Caller, SchedulerProcess, a_model
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 OTHER_FLAGS = {
     *("--data-dir", "--store", "--blob-store", "--set", "--stop"),
+    *("--no-deps", "--force-reinstall"),
 }
-"""Of commands, and not limits."""
+"""Of commands, pip's among them, and not limits."""
 
 
 def flags_of(limits: type) -> dict[str, object]:

@@ -363,9 +363,9 @@ def refuse_pickle_name(name: str) -> None:
 
 
 def refuse_pickle_bytes(start: bytes, where: str) -> None:
-    """Raises if a file whose first 8 bytes are `start` is a pickle, or the zip archive that
-    torch.save writes. A header of 640 bytes begins as a pickle does, but for the zeros after it."""
+    """Raises if a file whose first 9 bytes are `start` is a pickle, or the zip archive that
+    torch.save writes. The length of a header of 640 bytes begins as a pickle does."""
     pickled = start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"
-    header = len(start) == 8 and int.from_bytes(start, "little") <= HEADER_BYTES_MAX
+    header = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= HEADER_BYTES_MAX
     if start[:4] == b"PK\x03\x04" or (pickled and not header):
         invalid(Problem.UNSAFE, where, f"this is a pickle, not safetensors. {_CONVERT}")

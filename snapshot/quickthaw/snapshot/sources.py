@@ -144,7 +144,7 @@ def _variant(folder: Path, modules: tuple[str, ...]) -> str | None:
 
 def _header(path: Path) -> Header:
     with path.open("rb") as file:
-        refuse_pickle_bytes(file.read(8), str(path))
+        refuse_pickle_bytes(file.read(9), str(path))
         return read_header(file, str(path))
 
 

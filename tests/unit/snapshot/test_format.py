@@ -145,11 +145,11 @@ def test_a_header_is_read_from_the_start_wherever_the_file_stands(tmp_path: Path
 
 @pytest.mark.parametrize("length", [0x0280, 0x0580, HEADER_BYTES_MAX - 0x10000 + 0x0480])
 def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(length: int) -> None:
-    refuse_pickle_bytes(length.to_bytes(8, "little"), "a.safetensors")
+    refuse_pickle_bytes(length.to_bytes(8, "little") + b"{", "a.safetensors")
 
 
 @pytest.mark.parametrize(
-    "start", [b"\x80\x02}q\x00X\x01\x00", b"\x80\x05\x95\x10\x01\x00\x00\x01", b"\x80\x04."]
+    "start", [b"\x80\x02}q\x00X\x01\x00\x00", b"\x80\x05\x95" + bytes(6), b"\x80\x04."]
 )
 def test_a_pickle_is_known_by_its_first_bytes(start: bytes) -> None:
     with pytest.raises(SnapshotInvalid, match="pickle"):

@@ -69,7 +69,7 @@ class WeightsCheck:
     def end(self, size_bytes: int | None = None) -> None:
         """`size_bytes`: of a file whose later bytes were not given."""
         size_bytes = self._seen_bytes if size_bytes is None else size_bytes
-        if len(self._head) < LENGTH_BYTES and self._begins_as_pickle():
+        if len(self._head) <= LENGTH_BYTES and self._begins_as_pickle():
             self._refuse_pickle()
         if self._file_bytes is None or size_bytes < self._file_bytes:
             told = f" of {self._file_bytes}" if self._file_bytes is not None else ""
@@ -88,9 +88,11 @@ class WeightsCheck:
         if len(self._head) < LENGTH_BYTES:
             return
         header_bytes = int.from_bytes(self._head[:LENGTH_BYTES], "little")
-        # A header of 640 bytes begins as a pickle does, but for the zeros after it.
-        if self._begins_as_pickle() and header_bytes > HEADER_BYTES_MAX:
-            self._refuse_pickle()
+        if self._begins_as_pickle():
+            # As the length of a header of 640 bytes does.
+            begun = self._head[LENGTH_BYTES : LENGTH_BYTES + 1]
+            if header_bytes > HEADER_BYTES_MAX or begun not in (b"", b"{"):
+                self._refuse_pickle()
         if not 2 <= header_bytes <= HEADER_BYTES_MAX:
             self._refuse(
                 f"its first bytes tell of a header of {header_bytes} bytes, and a safetensors "

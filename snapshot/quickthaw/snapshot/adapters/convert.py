@@ -62,7 +62,7 @@ def is_lora(path: Path) -> bool:
 
 def lora_header(path: Path) -> Header:
     with path.open("rb") as file:
-        refuse_pickle_bytes(file.read(8), str(path))
+        refuse_pickle_bytes(file.read(9), str(path))
         return read_header(file, str(path))
 
 
