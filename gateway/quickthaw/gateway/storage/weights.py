@@ -90,7 +90,7 @@ class WeightsCheck:
         header_bytes = int.from_bytes(self._head[:LENGTH_BYTES], "little")
         if self._begins_as_pickle():
             # As the length of a header of 640 bytes does.
-            begun = self._head[LENGTH_BYTES : LENGTH_BYTES + 1]
+            begun = bytes(self._head[LENGTH_BYTES : LENGTH_BYTES + 1])
             if header_bytes > HEADER_BYTES_MAX or begun not in (b"", b"{"):
                 self._refuse_pickle()
         if not 2 <= header_bytes <= HEADER_BYTES_MAX:
