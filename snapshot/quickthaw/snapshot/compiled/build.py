@@ -22,6 +22,7 @@ from quickthaw.snapshot.compiled.blocks import BoundCode, open_runner
 from quickthaw.snapshot.compiled.blocks_of import digest_of, tensors_of
 from quickthaw.snapshot.compiled.cache import Code, CompiledCache
 from quickthaw.snapshot.compiled.calls import Example, Form, example, form_of, to_json
+from quickthaw.snapshot.compiled.scratch import scratch_folder
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.skeleton import build as build_skeleton
@@ -106,8 +107,8 @@ class ComponentCompiler:
         expected: tuple[torch.Tensor, ...],
     ) -> float:
         """The difference between compiled and not; raises NotCompilable if it is too large."""
-        with tempfile.TemporaryDirectory(dir=self._cache.folder) as folder:
-            path = Path(folder, "trial.so")
+        with scratch_folder(self._cache.root) as folder:
+            path = folder / "trial.so"
             path.write_bytes(content)
             code = Code(path, outputs)
             try:

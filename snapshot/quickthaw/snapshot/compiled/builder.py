@@ -14,6 +14,7 @@ from pathlib import Path
 
 from quickthaw.snapshot.compiled.blocks import Missing
 from quickthaw.snapshot.compiled.calls import to_json
+from quickthaw.snapshot.compiled.scratch import scratch_folder, sweep
 from quickthaw.snapshot.compiled.seal import private_folder
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.wire.errors import FailedPrecondition, Internal
@@ -82,28 +83,34 @@ def build_missing(
             [each.component, each.block, dict(each.dtypes), to_json(each.form)] for each in missing
         ],
     }
-    # What the compiler works on is read back by it: in a folder that others may write to, it could
-    # be fed.
-    work = private_folder(private_folder(place.folder) / f"work-{os.getpid()}")
+    folder = private_folder(place.folder)
+    sweep(folder)
+    with scratch_folder(folder) as work:
+        process = _compiling(work)
+        try:
+            on_start(process.kill)
+            return _followed(process, json.dumps(request), on_outcome, timeout_seconds)
+        finally:
+            process.kill()
+            process.wait()
+            sweep(folder)
+
+
+def _compiling(work: Path) -> subprocess.Popen[str]:
+    """What the compiler works on is read back by it: in a folder that others may write to, it could
+    be fed."""
     environment = {**os.environ, "TMPDIR": str(private_folder(work / "tmp"))}
     environment |= {
         "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
         "TRITON_CACHE_DIR": str(work / "triton"),
     }
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "quickthaw.snapshot.compiled"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
     )
-    try:
-        on_start(process.kill)
-        return _followed(process, json.dumps(request), on_outcome, timeout_seconds)
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _followed(

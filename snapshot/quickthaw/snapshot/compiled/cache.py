@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 
 from quickthaw.snapshot.compiled.calls import Form, to_json
 from quickthaw.snapshot.compiled.environment import environment, key_of
+from quickthaw.snapshot.compiled.scratch import scratch_file, sweep
 from quickthaw.snapshot.compiled.seal import (
     Untrusted,
     check_private,
@@ -63,6 +63,7 @@ class CompiledCache:
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self.root = private_folder(folder)
+        sweep(self.root)
         self.device = device
         self._key = installation_key(key_file)
         self._on_refused = on_refused
@@ -132,14 +133,8 @@ class CompiledCache:
                 path.unlink()
 
     def _put(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with scratch_file(path) as descriptor, os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key}.so", self.folder / f"{key}.json"
