@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from quickthaw.snapshot.fields import JsonValue
 
@@ -55,15 +56,51 @@ class FrameRule:
     fps: int = 7
 
 
-def image_properties(
-    size: SizeRule, *, negative_prompt: bool, from_picture: bool = False
-) -> Properties:
-    """Of pictures from a text; `from_picture`: that may begin with a picture."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model's configuration bounds."""
+
+    size: SizeRule
+    frames: FrameRule = FrameRule()
+    seconds_max: float = SECONDS_MAX
+
+
+_ENDING = ("num_inference_steps", "seed", "output_format")
+_DRAWN = ("prompt", "image_size", "num_images", "guidance_scale", "preview_every", *_ENDING)
+_FILMED = ("image_size", "num_frames", "fps", "preview_every", *_ENDING)
+_HEARD = ("prompt", "seconds_start", "seconds_total", "guidance_scale", *_ENDING)
+
+
+def properties_of(output: Output, names: Collection[str], limits: Limits) -> Properties:
+    """The inputs with these names, and those of all that make the same, in the order of showing.
+
+    Raises KeyError for a name that there is not.
+    """
+    match output:
+        case Output.IMAGE:
+            known, all_take = _of_pictures(limits), _DRAWN
+        case Output.VIDEO:
+            known, all_take = _of_videos(limits), _FILMED
+        case Output.AUDIO:
+            known, all_take = _of_sounds(limits), _HEARD
+        case _:
+            assert_never(output)
+    wanted = {*all_take, *names}
+    if unknown := wanted - known.keys():
+        raise KeyError(min(unknown))
+    return {name: rule for name, rule in known.items() if name in wanted}
+
+
+def _of_pictures(limits: Limits) -> Properties:
     return {
         "prompt": _prompt("What the picture shows."),
-        **(_negative_prompt("picture") if negative_prompt else {}),
-        **(_picture_properties() if from_picture else {}),
-        "image_size": _image_size(size),
+        "negative_prompt": _negative_prompt("picture"),
+        "image_url": _picture("A picture to begin with: an HTTP or data URL."),
+        "mask_url": _picture(
+            "Which part of that picture is drawn anew: white is, black stays as it is."
+        ),
+        "strength": _number("How much of the picture is drawn anew: 1 is all of it.", 0.01, 1, 0.8),
+        "image_size": _image_size(limits.size),
         "num_images": _integer("Pictures to draw; each takes the next seed.", 1, IMAGES_MAX, 1),
         "num_inference_steps": _steps(30),
         "guidance_scale": _guidance("How closely to follow the prompt.", 7.5),
@@ -73,58 +110,62 @@ def image_properties(
     }
 
 
-def _picture_properties() -> Properties:
-    return {
-        "image_url": _picture("A picture to begin with: an HTTP or data URL."),
-        "mask_url": _picture(
-            "Which part of that picture is drawn anew: white is, black stays as it is."
-        ),
-        "strength": _number("How much of the picture is drawn anew: 1 is all of it.", 0.01, 1, 0.8),
-    }
-
-
-def _picture(description: str) -> dict[str, JsonValue]:
-    return {"type": "string", "description": description, "maxLength": PICTURE_CHARS_MAX}
-
-
-def video_properties(size: SizeRule, frames: FrameRule, *, negative_prompt: bool) -> Properties:
-    """Of a video from a text."""
+def _of_videos(limits: Limits) -> Properties:
     return {
         "prompt": _prompt("What the video shows."),
-        **(_negative_prompt("video") if negative_prompt else {}),
-        **_film_properties(size, frames),
-        "num_inference_steps": _steps(50),
-        "guidance_scale": _guidance("How closely to follow the prompt.", 5.0),
-    }
-
-
-def motion_properties(size: SizeRule, frames: FrameRule) -> Properties:
-    """Of a video that sets a picture in motion."""
-    return {
-        "image_url": {
-            **_picture("The first picture of the video: an HTTP or data URL."),
-            "minLength": 1,
-        },
-        **_film_properties(size, frames),
+        "negative_prompt": _negative_prompt("video"),
+        "image_url": _picture("The first picture of the video: an HTTP or data URL."),
+        "end_image_url": _picture("The last picture of the video: an HTTP or data URL."),
+        "image_size": _image_size(limits.size),
+        "num_frames": _num_frames(limits.frames),
+        "fps": _integer("Pictures a second.", 1, FPS_MAX, limits.frames.fps),
         "motion_bucket_id": _integer("How much moves: more is more.", 1, 255, 127),
         "noise_aug_strength": _number(
             "How freely the video may depart from the picture.", 0, 1, 0.02
         ),
-        "num_inference_steps": _steps(25),
+        "num_inference_steps": _steps(50),
+        "guidance_scale": _guidance("How closely to follow the prompt.", 5.0),
         "min_guidance_scale": _guidance("How closely the first frame follows the picture.", 1.0),
         "max_guidance_scale": _guidance("How closely the last frame follows the picture.", 3.0),
-    }
-
-
-def _film_properties(size: SizeRule, frames: FrameRule) -> Properties:
-    return {
-        "image_size": _image_size(size),
-        "num_frames": _num_frames(frames),
-        "fps": _integer("Pictures a second.", 1, FPS_MAX, frames.fps),
         "seed": _seed("video"),
         "output_format": _choice("File format of the video.", "mp4", "webm"),
         "preview_every": _preview_every("a few frames, small and moving,"),
     }
+
+
+def _of_sounds(limits: Limits) -> Properties:
+    """In pieces of `seconds_max`."""
+    longest = limits.seconds_max
+    return {
+        "prompt": _prompt("What is heard."),
+        "negative_prompt": _negative_prompt("sound"),
+        "seconds_start": _number("Where in the piece the sound begins.", 0, longest, 0),
+        "seconds_total": _number("How long it lasts.", SECONDS_MIN, longest, min(30, longest)),
+        "num_inference_steps": _steps(100),
+        "guidance_scale": _guidance("How closely to follow the prompt.", 7.0),
+        "seed": _seed("sound"),
+        "output_format": _choice("File format of the sound.", "wav", "flac"),
+    }
+
+
+def _prompt(description: str) -> dict[str, JsonValue]:
+    return _text(description, PROMPT_CHARS_MAX)
+
+
+def _negative_prompt(what: str) -> dict[str, JsonValue]:
+    verb = "have" if what == "sound" else "show"
+    told = f"What the {what} must not {verb}; works with guidance_scale over 1."
+    return _text(told, PROMPT_CHARS_MAX)
+
+
+def _picture(description: str) -> dict[str, JsonValue]:
+    rule = _text(description, PICTURE_CHARS_MAX)
+    del rule["default"]  # None, which is not the same as an empty address.
+    return rule
+
+
+def _text(description: str, chars_max: int) -> dict[str, JsonValue]:
+    return {"type": "string", "description": description, "maxLength": chars_max, "default": ""}
 
 
 def _num_frames(frames: FrameRule) -> dict[str, JsonValue]:
@@ -135,43 +176,6 @@ def _num_frames(frames: FrameRule) -> dict[str, JsonValue]:
     fitting: list[JsonValue] = [*range(1, FRAMES_MAX + 1, frames.step)]
     told = f"Pictures in the video: one more than a multiple of {frames.step}."
     return {**rule, "description": told, "enum": fitting}
-
-
-def audio_properties(seconds_max: float) -> Properties:
-    """Of sound from a text, in pieces of `seconds_max`."""
-    return {
-        "prompt": _prompt("What is heard."),
-        **_negative_prompt("sound"),
-        "seconds_start": _number("Where in the piece the sound begins.", 0, seconds_max, 0),
-        "seconds_total": _number(
-            "How long it lasts.", SECONDS_MIN, seconds_max, min(30, seconds_max)
-        ),
-        "num_inference_steps": _steps(100),
-        "guidance_scale": _guidance("How closely to follow the prompt.", 7.0),
-        "seed": _seed("sound"),
-        "output_format": _choice("File format of the sound.", "wav", "flac"),
-    }
-
-
-def _prompt(description: str) -> dict[str, JsonValue]:
-    return {
-        "type": "string",
-        "description": description,
-        "minLength": 1,
-        "maxLength": PROMPT_CHARS_MAX,
-    }
-
-
-def _negative_prompt(what: str) -> Properties:
-    return {
-        "negative_prompt": {
-            "type": "string",
-            "description": f"What the {what} must not "
-            f"{'have' if what == 'sound' else 'show'}; works with guidance_scale over 1.",
-            "maxLength": PROMPT_CHARS_MAX,
-            "default": "",
-        }
-    }
 
 
 def _image_size(size: SizeRule) -> dict[str, JsonValue]:

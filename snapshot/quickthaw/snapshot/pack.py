@@ -177,9 +177,10 @@ class _Packer:
         frames = frame_rule(self._pipeline, self._family)
         schema = self._family.input_schema(
             size,
-            {**self._model_defaults(), **defaults},
+            defaults,
             frames=frames,
             seconds_max=seconds_max(self._pipeline, self._family),
+            learned=self._family.learn(self._pipeline),
         )
         check_defaults(schema)
         schedulers, processors = self._small_parts()
@@ -197,13 +198,6 @@ class _Packer:
             input_schema=schema,
             working_set_bytes=working_set_bytes(self._pipeline, self._family, size, frames),
         )
-
-    def _model_defaults(self) -> dict[str, JsonValue]:
-        """Distilled Flux models take few steps and no guidance."""
-        denoiser = self._modules.get(self._family.denoiser)
-        if denoiser is not None and getattr(denoiser.config, "guidance_embeds", None) is False:
-            return {"num_inference_steps": 4, "guidance_scale": 0.0}
-        return {}
 
     def _component(self, name: str) -> Component:
         module, where = self._modules[name], f"component {name}"

@@ -9,10 +9,6 @@ from typing import Any
 from quickthaw.snapshot.families import ANY_SIZE, Family
 from quickthaw.snapshot.input_properties import SECONDS_MAX, FrameRule, Output, SizeRule
 
-_SIDE_STEP = 8
-"""Stable Diffusion's pipelines take only multiples of 8, whatever their VAE."""
-_VIDEO_SIDE_STEP = 16
-"""Of those that read videos in patches, likewise."""
 _MAPS = 10
 """As wide as its first block that a VAE holds at once, at full resolution."""
 _VIDEO_DECODED_AT_ONCE = 8
@@ -40,11 +36,11 @@ def size_rule(pipeline: Any, family: Family) -> SizeRule:
     if family.output is Output.AUDIO:
         return ANY_SIZE
     scale = vae_scale(pipeline.vae)
-    from_text = family.output is Output.VIDEO and not family.from_picture
-    step = math.lcm(_VIDEO_SIDE_STEP if from_text else _SIDE_STEP, scale * family.patch)
+    step = math.lcm(family.side_step, scale * family.patch)
     width, height = (-(-side // step) * step for side in _trained_at(pipeline, family, scale))
     # Those that make videos from texts name no size: they were trained at several.
-    least = step if from_text else max(min(width, height) // 4 // step, 1) * step
+    anywhere = family.output is Output.VIDEO and _sample_size(pipeline, family) is None
+    least = step if anywhere else max(min(width, height) // 4 // step, 1) * step
     return SizeRule(
         default=width,
         multiple_of=step,
@@ -55,7 +51,7 @@ def size_rule(pipeline: Any, family: Family) -> SizeRule:
 
 
 def _trained_at(pipeline: Any, family: Family, scale: int) -> tuple[int, int]:
-    sample = getattr(getattr(pipeline, family.denoiser).config, "sample_size", None)
+    sample = _sample_size(pipeline, family)
     if sample is None and family.landscape is not None:
         return family.landscape
     side = pipeline.vae.config.sample_size if sample is None else _side(sample) * scale
@@ -65,6 +61,10 @@ def _trained_at(pipeline: Any, family: Family, scale: int) -> tuple[int, int]:
     width, height = family.landscape
     stretch = side / math.sqrt(width * height)
     return round(width * stretch), round(height * stretch)
+
+
+def _sample_size(pipeline: Any, family: Family) -> Any:
+    return getattr(getattr(pipeline, family.denoiser).config, "sample_size", None)
 
 
 def _side(sample_size: Any) -> int:

@@ -173,7 +173,7 @@ def test_a_folder_that_is_no_pipeline_is_named(tmp_path: Path) -> None:
 def test_another_family_than_promised_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SnapshotInvalid, match="is of family sd, not sdxl"):
         pack(BUILDERS["sd"](0), tmp_path, family="sdxl")
-    with pytest.raises(SnapshotInvalid, match="known: sd, sdxl, flux"):
+    with pytest.raises(SnapshotInvalid, match="known: sd, sd_inpaint, sdxl"):
         pack(BUILDERS["sd"](0), tmp_path, family="sora")
     with pytest.raises(SnapshotInvalid, match="not a pipeline class"):
         pack(object(), tmp_path)

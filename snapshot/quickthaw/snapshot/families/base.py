@@ -1,0 +1,119 @@
+"""What there is to know of a pipeline kind before one of its models is there.
+
+`num_images`, `seed` and the rest are this platform's words; the worker's adapter of a family turns
+them into the arguments of its pipeline class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from quickthaw.snapshot.fields import JsonValue
+from quickthaw.snapshot.format import Problem, invalid
+from quickthaw.snapshot.input_properties import (
+    SECONDS_MAX,
+    FrameRule,
+    Limits,
+    Output,
+    SizeRule,
+    properties_of,
+)
+from quickthaw.snapshot.manifest import Kind
+
+ANY_SIZE = SizeRule(default=1, multiple_of=1, minimum=1, maximum=1 << 20)
+"""For reading input before there is a pipeline to say which sizes it draws."""
+ANY_FRAMES = FrameRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What only a model's own configuration says."""
+
+    inputs: tuple[str, ...] = ()
+    """Taken by this model beside those of its family."""
+    required: tuple[str, ...] = ()
+    """Likewise, and without a default."""
+    defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
+
+Learn: TypeAlias = Callable[[Any], Learned]
+"""From a live pipeline of the family."""
+
+NOTHING_LEARNED = Learned()
+
+IN_EACH_BRANCH = ("negative_prompt",)
+"""Of what is guided by two predictions."""
+FROM_PICTURE = ("image_url", "mask_url", "strength")
+"""Of what draws from a text, and may begin with a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One pipeline kind.
+
+    `components` maps names to kinds in load order: what a request needs first comes first.
+    """
+
+    name: str
+    pipeline_classes: tuple[str, ...]
+    components: Mapping[str, Kind]
+    denoiser: str
+    patch: int
+    """Latent pixels a denoiser token is wide; picture sides are multiples of patch × VAE scale."""
+    inputs: tuple[str, ...] = ()
+    """Names of `input_properties`, beside those that all take which make the same."""
+    required: tuple[str, ...] = ("prompt",)
+    """Inputs without a default, which every request has."""
+    defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    described: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What inputs mean, where that is not what they mean elsewhere."""
+    output: Output = Output.IMAGE
+    side_step: int = 8
+    """What its pipelines want sides to be a multiple of, whatever the VAE."""
+    landscape: tuple[int, int] | None = None
+    """Width and height unless told, or their shape where the denoiser says at which side it was
+    trained."""
+    frames: FrameRule = ANY_FRAMES
+    """Where the pipeline does not say."""
+    chat_template: str | None = None
+    """How the tokenizer frames a prompt. It is code, so it is the family's and never a model's."""
+    learn: Learn = lambda pipeline: NOTHING_LEARNED
+
+    def input_schema(
+        self,
+        size: SizeRule,
+        defaults: Mapping[str, JsonValue] | None = None,
+        *,
+        frames: FrameRule = ANY_FRAMES,
+        seconds_max: float = SECONDS_MAX,
+        learned: Learned = NOTHING_LEARNED,
+    ) -> dict[str, JsonValue]:
+        """JSON Schema (2020-12) of a request's input, defaults filled in.
+
+        `defaults` override what was learned, and that the family's; an unknown name raises
+        `SnapshotInvalid`. `seconds_max`: of a sound.
+        """
+        required = (*self.required, *learned.required)
+        names = {*self.inputs, *required, *learned.inputs}
+        limits = Limits(size, frames, seconds_max)
+        properties = properties_of(self.output, names, limits)
+        for name, told in self.described.items():
+            if name in properties:
+                properties[name]["description"] = told
+        for name in required:
+            properties[name]["minLength"] = 1
+            properties[name].pop("default", None)
+        for name, value in {**self.defaults, **learned.defaults, **(defaults or {})}.items():
+            if name not in properties or name in required:
+                known = ", ".join(key for key in properties if key not in required)
+                invalid(Problem.MANIFEST, f"defaults.{name}", f"{self.name} takes only: {known}")
+            properties[name]["default"] = value
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "additionalProperties": False,
+            "required": [*required],
+            "properties": {**properties},
+        }

@@ -1,0 +1,53 @@
+"""LTX-Video and Stable Video Diffusion."""
+
+from __future__ import annotations
+
+from quickthaw.snapshot.families.base import IN_EACH_BRANCH, Family
+from quickthaw.snapshot.input_properties import FrameRule, Output
+from quickthaw.snapshot.manifest import Kind
+
+LTX = Family(
+    name="ltx",
+    # The same parts in all of them: the requests tell which one makes the video.
+    pipeline_classes=(
+        "diffusers.LTXPipeline",
+        "diffusers.LTXImageToVideoPipeline",
+        "diffusers.LTXConditionPipeline",
+    ),
+    components={
+        "text_encoder": Kind.TEXT_ENCODER,
+        "transformer": Kind.DENOISER,
+        "vae": Kind.VAE,
+    },
+    denoiser="transformer",
+    patch=1,
+    inputs=(*IN_EACH_BRANCH, "image_url", "end_image_url", "guidance_scale"),
+    defaults={"guidance_scale": 3.0},
+    output=Output.VIDEO,
+    side_step=16,
+    landscape=(704, 480),
+    frames=FrameRule(default=161, step=8, fps=25),
+)
+
+SVD = Family(
+    name="svd",
+    pipeline_classes=("diffusers.StableVideoDiffusionPipeline",),
+    components={
+        # The picture is encoded by both before the first step.
+        "image_encoder": Kind.IMAGE_ENCODER,
+        "vae": Kind.VAE,
+        "unet": Kind.DENOISER,
+    },
+    denoiser="unet",
+    patch=1,
+    inputs=(
+        "motion_bucket_id",
+        "noise_aug_strength",
+        "min_guidance_scale",
+        "max_guidance_scale",
+    ),
+    required=("image_url",),
+    defaults={"num_inference_steps": 25},
+    output=Output.VIDEO,
+    landscape=(1024, 576),
+)
