@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from quickthaw.snapshot.delta import base_of
+from quickthaw.snapshot.finished import Finished
 from quickthaw.snapshot.format import TensorSpec
 from quickthaw.snapshot.hashes import is_digest
 from quickthaw.snapshot.inspect import locate
@@ -59,9 +60,12 @@ def base_snapshot(base: Path | str | None, store: SnapshotStore) -> Snapshot | N
 class DeltaPacker:
     """Adds components to a store, as deltas over those of `base` where they fit."""
 
-    def __init__(self, writer: StoreWriter, base: Snapshot | None) -> None:
+    def __init__(
+        self, writer: StoreWriter, base: Snapshot | None, finished: Finished | None = None
+    ) -> None:
         self._writer = writer
         self._base = base
+        self._finished = finished
 
     def add(
         self,
@@ -72,6 +76,24 @@ class DeltaPacker:
     ) -> tuple[WrittenComponent, Delta | None]:
         """`tensors` are in the order of `specs`; `on_bytes` is told what has been dealt with."""
         hasher = TensorHasher(specs)
+        if self._finished is None:
+            return self._add(name, hasher, specs, tensors, on_bytes)
+        found = self._finished.find(name, hasher.header_digest)
+        if found is not None:
+            on_bytes(found[0].data_bytes)
+            return found
+        written, delta = self._add(name, hasher, specs, tensors, on_bytes)
+        self._finished.note(name, written, delta)
+        return written, delta
+
+    def _add(
+        self,
+        name: str,
+        hasher: TensorHasher,
+        specs: Sequence[TensorSpec],
+        tensors: Mapping[str, torch.Tensor],
+        on_bytes: OnBytes,
+    ) -> tuple[WrittenComponent, Delta | None]:
         below = self._match(name, hasher.header_digest)
         if below is None or self._base is None:
             return self._writer.add_component(specs, contents(tensors), on_bytes), None

@@ -22,6 +22,7 @@ from quickthaw.snapshot.describe_pipeline import (
 )
 from quickthaw.snapshot.families import Family, family_named, family_of
 from quickthaw.snapshot.fields import JsonValue
+from quickthaw.snapshot.finished import Finished
 from quickthaw.snapshot.format import FORMAT_VERSION, Problem, invalid
 from quickthaw.snapshot.input_defaults import check_defaults
 from quickthaw.snapshot.manifest import (
@@ -38,6 +39,7 @@ from quickthaw.snapshot.processor_files import check_processor_file
 from quickthaw.snapshot.quantize import chosen, in_order_of
 from quickthaw.snapshot.quantize import quantize as quantize_weights
 from quickthaw.snapshot.quantized import Method
+from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.sizes import frame_rule, seconds_max, size_rule, working_set_bytes
 from quickthaw.snapshot.skeleton import Skeleton, build, skeleton_key
 from quickthaw.snapshot.sources import holds_fp8, open_source
@@ -67,13 +69,14 @@ def pack(
     title: str = "",
     licence: str = "",
     defaults: Mapping[str, JsonValue] | None = None,
-    base: Path | str | None = None,
+    base: Snapshot | Path | str | None = None,
     component: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
     only: Collection[str] = (),
     scale: float | None = None,
     on_progress: OnProgress | None = None,
+    finished: Finished | None = None,
 ) -> str:
     """Adds a snapshot of `source` to `destination` and returns its digest.
 
@@ -85,21 +88,23 @@ def pack(
     `base` may also be a snapshot: its digest, or a folder that holds it. Components that are the
     same are shared, and those that partly are get stored as what differs (FORMAT.md §8). A LoRA
     file needs such a base; what is packed is the base with the adapter over it, acting as strongly
-    as `scale` says.
+    as `scale` says. An opened snapshot may be of another store: what is packed then needs its files
+    too, and `SnapshotStore.adopt` brings both together.
 
     `family` only makes sure. `defaults` override
     the family's defaults of the input, for example `{"num_inference_steps": 4}`. `dtype`
     (float16, bfloat16, float32) applies to folders and files, which otherwise keep their own.
     `quantize` (fp8, int8) stores weights in eight bits: of the components that `only` names, by
     name or kind, else of the denoiser and the text encoders; the rule is in `quantize.py`. What a
-    source has as F8_E4M3 stays so without being asked for.
+    source has as F8_E4M3 stays so without being asked for. What an interrupted pack of the same
+    has `finished` is not written again.
 
     Raises `SnapshotInvalid` for pickles, code and anything else a snapshot cannot hold, and
     `StorageFull`; nothing of a failed pack is ever visible, and `gc` removes what it wrote.
     """
     store = destination if isinstance(destination, SnapshotStore) else SnapshotStore(destination)
-    below = base_snapshot(base, store)
-    folder = Path(base) if base is not None and below is None else None
+    below = base if isinstance(base, Snapshot) else base_snapshot(base, store)
+    folder = Path(base) if isinstance(base, Path | str) and below is None else None
     if isinstance(source, Path | str) and is_lora(Path(source)):
         if below is None:
             raise InvalidArgument(
@@ -108,6 +113,7 @@ def pack(
         return pack_adapter(
             Path(source),
             below,
+            store=store,
             scale=1.0 if scale is None else scale,
             title=title,
             licence=licence,
@@ -126,7 +132,7 @@ def pack(
     if family is not None and family_named(family) is not found:
         invalid(Problem.MANIFEST, "family", f"{path} is of family {found.name}, not {family}")
     with store.writing() as writer:
-        packer = _Packer(pipeline, found, writer, DeltaPacker(writer, below), on_progress)
+        packer = _Packer(pipeline, found, writer, DeltaPacker(writer, below, finished), on_progress)
         packer.quantize(quantize, only, in_fp8=sources)
         manifest = packer.manifest(title=title, licence=licence, defaults=defaults or {})
         return writer.add_manifest(manifest)

@@ -18,7 +18,7 @@ from quickthaw.snapshot.files import (
 )
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.manifest import MANIFEST_BYTES_MAX
-from quickthaw.snapshot.reader import StoreReader
+from quickthaw.snapshot.reader import Snapshot, StoreReader
 from quickthaw.snapshot.writer import StoreWriter
 from quickthaw.wire.errors import FailedPrecondition, NotFound
 
@@ -62,6 +62,26 @@ class SnapshotStore(StoreReader):
                     read_bounded(source.manifest_path(digest), MANIFEST_BYTES_MAX)
                 )
         return digests
+
+    def adopt(self, folder: Path | str, digest: str, base: Snapshot | None) -> Snapshot:
+        """Copies a snapshot in that somebody who is not trusted has packed into a store of theirs,
+        over `base`, a snapshot of ours.
+
+        Every file is either base's or there, and is checked against its SHA-256 on the way: whoever
+        only knows the digest of a file in this store gets nothing of it. Raises `SnapshotInvalid`,
+        `SnapshotCorrupt`, `StorageFull`.
+        """
+        source = StoreReader(folder)
+        manifest = source.open(digest).manifest
+        shared = () if base is None else base.manifest.files()
+        with self.writing() as writer:
+            for file in manifest.files():
+                if file not in shared:
+                    writer.copy_file(source.root / file.path, file, fresh=True)
+            writer.add_encoded_manifest(
+                read_bounded(source.manifest_path(digest), MANIFEST_BYTES_MAX)
+            )
+        return self.open(digest)
 
     def remove(self, digest: str) -> None:
         """Forgets a snapshot; its files go with the next `gc` if no other snapshot shares them."""

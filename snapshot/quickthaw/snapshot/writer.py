@@ -149,13 +149,16 @@ class StoreWriter:
             self._publish(file, path, self._blobs / digest)
         return Blob(digest, len(content))
 
-    def copy_file(self, source: Path, file: StoredFile) -> None:
-        """Brings a file in; raises `SnapshotCorrupt` if its content does not hash to its digest."""
-        self._copy(source, self._root / file.path, file.digest, file.nbytes)
+    def copy_file(self, source: Path, file: StoredFile, *, fresh: bool = False) -> None:
+        """Brings a file in; raises `SnapshotCorrupt` if its content does not hash to its digest.
+
+        Unless it is to be `fresh`, one that is here already is read instead, and kept if intact.
+        """
+        target = self._root / file.path
+        if fresh or not is_intact(target, file.digest, file.nbytes):
+            self._copy(source, target, file.digest, file.nbytes)
 
     def _copy(self, source: Path, target: Path, digest: str, file_bytes: int) -> None:
-        if is_intact(target, digest, file_bytes):
-            return
         whole, copied = hashlib.sha256(), 0
         with (
             open(open_regular(source), "rb", buffering=0) as origin,

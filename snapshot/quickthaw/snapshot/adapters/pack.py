@@ -44,12 +44,14 @@ def pack_adapter(
     path: Path,
     base: Snapshot,
     *,
+    store: SnapshotStore | None = None,
     scale: float = 1.0,
     title: str = "",
     licence: str = "",
     defaults: Mapping[str, JsonValue] | None = None,
 ) -> str:
-    """Adds a snapshot of `base` with the LoRA in `path` over it to base's store; its digest.
+    """Adds a snapshot of `base` with the LoRA in `path` over it to `store`, by default base's own;
+    its digest.
 
     `scale` is how strongly it acts by default; `defaults` override those of the base's input (one
     that distils takes fewer steps). If the base has adapters of its own, they stay, and the new one
@@ -60,7 +62,7 @@ def pack_adapter(
     layers = read_lora(path, base.manifest, _stored_dtypes(base))
     if len(base.manifest.components) + len(layers) > COMPONENTS_MAX:
         invalid(Problem.MANIFEST, str(path), f"over {COMPONENTS_MAX} components with its base's")
-    with SnapshotStore(base.store.root).writing() as writer:
+    with (store or SnapshotStore(base.store.root)).writing() as writer:
         added = tuple(
             _component(writer, base.manifest, target, lines, scale)
             for target, lines in layers.items()
