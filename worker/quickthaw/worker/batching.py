@@ -18,7 +18,7 @@ from quickthaw.wire.errors import EngineFailed, QuickthawError
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
 from quickthaw.worker.attempts import RunResult
 from quickthaw.worker.drawing import arguments, encoded
-from quickthaw.worker.families.base import TextToImage
+from quickthaw.worker.families.base import MakesPictures
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.own_pipeline import (
     encode_lock,
@@ -54,7 +54,7 @@ End: TypeAlias = RunResult | QuickthawError | None
 
 
 def draw_batch(
-    pipe: Any, family: TextToImage, members: Sequence[Member], linear: LinearMap | None
+    pipe: Any, family: MakesPictures, members: Sequence[Member], linear: LinearMap | None
 ) -> list[End]:
     """The end of each member, in their order; `batch_key` of all is the same.
 
@@ -96,7 +96,7 @@ class _Images(NamedTuple):
 
 def _run(
     clone: Any,
-    family: TextToImage,
+    family: MakesPictures,
     members: Sequence[Member],
     seeds: Sequence[int],
     steps: _BatchSteps,
@@ -139,7 +139,7 @@ class _BatchSteps:
     def __init__(
         self,
         pipe: Any,
-        family: TextToImage,
+        family: MakesPictures,
         members: Sequence[Member],
         linear: LinearMap | None,
         began: float,

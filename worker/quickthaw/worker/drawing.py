@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from quickthaw.wire.errors import EngineFailed, InvalidInput
+from quickthaw.wire.errors import EngineFailed
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
 from quickthaw.worker.ahead import Answers
 from quickthaw.worker.attempts import OutputFile, RunResult
-from quickthaw.worker.families.base import TextToImage
+from quickthaw.worker.families.base import MakesPictures
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.own_pipeline import (
     encode_lock,
     generators_of,
     own_pipeline,
+    pipeline_over,
     seed_of,
     vae_kept,
 )
@@ -36,7 +37,7 @@ _PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 def draw(
     pipe: Any,
-    family: TextToImage,
+    family: MakesPictures,
     request: ImageInput,
     linear: LinearMap | None,
     sink: RunSink,
@@ -52,7 +53,8 @@ def draw(
     """
     raise_if(stop)
     began = time.monotonic()
-    clone = own_pipeline(pipe if pictures is None else _over(pipe, family, pictures), answers)
+    clone = own_pipeline(pipeline_over(pipe, family.over(pipe, pictures)), answers)
+    request = family.settled(clone, request, pictures)
     with encode_lock:
         family.check_prompts(clone, request, sink.log)
     seed = seed_of(request.seed)
@@ -63,7 +65,7 @@ def draw(
             generator=generators_of(seed, request.num_images),
             callback_on_step_end=steps,
             callback_on_step_end_tensor_inputs=["latents"],
-            **_with_pictures(clone, arguments(clone, family, request), pictures, request.strength),
+            **_with_pictures(clone, family, request, pictures),
         )
     raise_if(stop)
     files = tuple(encoded(output.images, request.output_format))
@@ -76,32 +78,19 @@ def draw(
     return RunResult(files, json.dumps(told), seed, steps.first_step_seconds)
 
 
-def _over(pipe: Any, family: TextToImage, pictures: Pictures) -> Any:
-    """The same components in the pipeline that begins with a picture. Raises InvalidInput."""
-    import diffusers
-
-    name = family.image_to_image if pictures.mask is None else family.inpainting
-    if not name:
-        raise InvalidInput("this model's family draws from text only: leave out image_url")
-    kind = getattr(diffusers, name)
-    wanted = inspect.signature(kind.__init__).parameters
-    return kind(**{part: each for part, each in pipe.components.items() if part in wanted})
-
-
 def _with_pictures(
-    clone: Any, given: dict[str, Any], pictures: Pictures | None, strength: float
+    clone: Any, family: MakesPictures, request: ImageInput, pictures: Pictures | None
 ) -> dict[str, Any]:
+    given = arguments(clone, family, request)
     if pictures is None:
         return given
-    given |= {"image": pictures.image, "strength": strength}
-    if pictures.mask is not None:
-        given["mask_image"] = pictures.mask
-    # Not all of these pipelines take a size: the picture has it.
+    given |= family.picture_arguments(clone, request, pictures)
+    # Not all of these pipelines take a size, say: the picture has it.
     known = inspect.signature(type(clone).__call__).parameters
     return {name: value for name, value in given.items() if name in known}
 
 
-def arguments(clone: Any, family: TextToImage, request: ImageInput) -> dict[str, Any]:
+def arguments(clone: Any, family: MakesPictures, request: ImageInput) -> dict[str, Any]:
     """What the pipeline is called with, beside generators, callbacks and pictures."""
     return {
         "prompt": request.prompt,
@@ -116,7 +105,7 @@ def arguments(clone: Any, family: TextToImage, request: ImageInput) -> dict[str,
 
 
 def _painting(
-    pipe: Any, family: TextToImage, request: ImageInput, linear: LinearMap | None, sink: RunSink
+    pipe: Any, family: MakesPictures, request: ImageInput, linear: LinearMap | None, sink: RunSink
 ) -> Paint | None:
     if linear is None or request.preview_every == 0:
         return None

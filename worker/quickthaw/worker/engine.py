@@ -199,15 +199,16 @@ class DiffusionEngine:
         try:
             loaded, reader = host.model_of(assignment)
             request = reader.read(assignment.input_json)
+            family = adapter(loaded.manifest.family)
             made = partial(
                 make,
                 loaded.pipeline,
-                adapter(loaded.manifest.family),
+                family,
                 request,
                 loaded.manifest.preview,
                 Listener(sink, stop),
                 host.answers_of(assignment.attempt_id),
-                brought(request, self._read_blob),
+                brought(family, request, self._read_blob),
                 self._video_codec,
             )
             lora_scale = request.lora_scale if isinstance(request, ImageInput) else 1.0

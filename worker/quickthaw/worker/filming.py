@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from quickthaw.wire.errors import EngineFailed
 from quickthaw.worker.ahead import Answers
@@ -20,9 +19,11 @@ from quickthaw.worker.own_pipeline import (
     encode_lock,
     generators_of,
     own_pipeline,
+    pipeline_over,
     seed_of,
     vae_kept,
 )
+from quickthaw.worker.pictures import Pictures
 from quickthaw.worker.ports import RunSink, StopSignal
 from quickthaw.worker.previews import MOVING_CONTENT_TYPE, LinearMap, PreviewPainter, StepRecorder
 from quickthaw.worker.steps import Paint, Steps, raise_if
@@ -37,10 +38,10 @@ def film(
     sink: RunSink,
     stop: StopSignal,
     answers: Answers | None = None,
-    picture: Image.Image | None = None,
+    pictures: Pictures | None = None,
     codec: VideoCodec = VideoCodec.AUTO,
 ) -> RunResult:
-    """`picture`: what is set in motion. Raises as `drawing.draw`.
+    """`pictures`: what it begins and ends with. Raises as `drawing.draw`.
 
     The frames leave the device one by one, into the encoder. The seed's generator is the CPU's
     whatever the device is.
@@ -48,7 +49,7 @@ def film(
     raise_if(stop)
     chosen = choose(request.output_format, codec)
     began = time.monotonic()
-    clone = own_pipeline(pipe, answers)
+    clone = own_pipeline(pipeline_over(pipe, family.over(pipe, pictures)), answers)
     with encode_lock:
         family.check_prompts(clone, request, sink.log)
     seed = seed_of(request.seed)
@@ -59,7 +60,7 @@ def film(
             generator=generators_of(seed, 1)[0],
             callback_on_step_end=steps,
             callback_on_step_end_tensor_inputs=["latents"],
-            **arguments(clone, family, request, picture),
+            **arguments(clone, family, request, pictures),
         )
         frames = output.frames[0]
         count, _, height, width = frames.shape
@@ -79,7 +80,7 @@ def film(
 
 
 def arguments(
-    clone: Any, family: MakesVideo, request: VideoInput, picture: Image.Image | None
+    clone: Any, family: MakesVideo, request: VideoInput, pictures: Pictures | None
 ) -> dict[str, Any]:
     """What the pipeline is called with, beside generators and callbacks."""
     return {
@@ -88,7 +89,7 @@ def arguments(
         "num_frames": request.num_frames,
         "num_inference_steps": request.num_inference_steps,
         "output_type": "pt",
-        **family.arguments(clone, request, picture),
+        **family.arguments(clone, request, pictures),
     }
 
 

@@ -10,17 +10,6 @@ from contextlib import contextmanager, suppress
 from quickthaw.worker.families import NOOP, adapter
 from quickthaw.worker.version import product_version
 
-# What a first request would otherwise import while its caller waits.
-_PIPELINE_CLASSES = {
-    "sd": "StableDiffusionPipeline",
-    "sdxl": "StableDiffusionXLPipeline",
-    "flux": "FluxPipeline",
-    "sd3": "StableDiffusion3Pipeline",
-    "svd": "StableVideoDiffusionPipeline",
-    "wan": "WanPipeline",
-    "ltx": "LTXPipeline",
-    "stable_audio": "StableAudioPipeline",
-}
 _OURS = (
     "quickthaw.snapshot.prewarm",
     "quickthaw.worker.compiling",
@@ -55,8 +44,11 @@ def import_families(families: tuple[str, ...]) -> Iterator[str]:
     importlib.import_module("transformers.utils.logging").set_verbosity_error()
     # Pipelines make a bar even if it is not shown, the first of which starts a thread to watch it.
     importlib.import_module("tqdm").tqdm.monitor_interval = 0
+    known = importlib.import_module("quickthaw.snapshot.families").FAMILIES
     for family in families:
-        if (name := _PIPELINE_CLASSES.get(family)) is not None:
+        if family in known:
+            # What a first request would otherwise import while its caller waits.
+            name = known[family].pipeline_classes[0].rpartition(".")[2]
             getattr(importlib.import_module("diffusers"), name)
             adapter(family)
             yield name

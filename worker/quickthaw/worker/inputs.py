@@ -34,6 +34,12 @@ class ImageInput:
     mask_url: str = ""
     strength: float = 1.0
     """How much of that picture is drawn anew: 1 for all of it."""
+    end_image_url: str = ""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height; None for what the picture decides."""
+        return (self.width, self.height) if self.width else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,17 @@ class VideoInput:
     preview_every: int
     image_url: str = ""
     """Of the picture that is set in motion; empty for none."""
+    end_image_url: str = ""
+    """Of the picture that it ends with."""
+    mask_url: str = ""
     motion_bucket_id: int = 127
     noise_aug_strength: float = 0.02
     min_guidance_scale: float = 1.0
     max_guidance_scale: float = 3.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +145,8 @@ class InputReader:
 
 
 def image_input(values: Mapping[str, Any]) -> ImageInput:
-    size = values.get("image_size", {})
+    # None: as the picture has it.
+    size = values.get("image_size", {}) or {"width": 0, "height": 0}
     return ImageInput(
         prompt=values["prompt"],
         negative_prompt=values.get("negative_prompt") or "",
@@ -166,6 +180,7 @@ def video_input(values: Mapping[str, Any]) -> VideoInput:
         output_format=values.get("output_format", "mp4"),
         preview_every=values.get("preview_every", 0),
         image_url=values.get("image_url") or "",
+        end_image_url=values.get("end_image_url") or "",
         motion_bucket_id=values.get("motion_bucket_id", 127),
         noise_aug_strength=float(values.get("noise_aug_strength", 0.02)),
         min_guidance_scale=float(values.get("min_guidance_scale", 1.0)),

@@ -9,12 +9,12 @@ from typing import Any, assert_never
 
 import torch
 
-from quickthaw.wire.errors import InvalidInput
+from quickthaw.wire.errors import FieldViolation, InvalidInput
 from quickthaw.worker import drawing, filming, recording
 from quickthaw.worker.ahead import Answers, Encoded
 from quickthaw.worker.attempts import RunResult
 from quickthaw.worker.families import adapter
-from quickthaw.worker.families.base import Family, MakesSound, MakesVideo, TextToImage
+from quickthaw.worker.families.base import Family, MakesPictures, MakesSound, MakesVideo
 from quickthaw.worker.inputs import (
     ImageInput,
     InputReader,
@@ -27,7 +27,7 @@ from quickthaw.worker.inputs import (
     video_input,
 )
 from quickthaw.worker.own_pipeline import own_pipeline
-from quickthaw.worker.pictures import Pictures, ReadBlob, open_pictures
+from quickthaw.worker.pictures import Pictures, PictureUrls, ReadBlob, open_pictures
 from quickthaw.worker.ports import RunSink, StopSignal
 from quickthaw.worker.previews import LinearMap
 from quickthaw.worker.video_files import VideoCodec
@@ -47,7 +47,7 @@ def reader_of(family_name: str, schema: Mapping[str, Any]) -> InputReader:
     parse: Parse
     family = adapter(family_name)
     match family:
-        case TextToImage():
+        case MakesPictures():
             parse = image_input
         case MakesVideo():
             parse = video_input
@@ -58,18 +58,21 @@ def reader_of(family_name: str, schema: Mapping[str, Any]) -> InputReader:
     return InputReader(schema, parse)
 
 
-def brought(request: RunInput, read_blob: ReadBlob) -> Pictures | None:
+def brought(family: Family, request: RunInput, read_blob: ReadBlob) -> Pictures | None:
     """The pictures that a request begins with. Raises InvalidInput, naming the field."""
-    match request:
-        case ImageInput():
-            size = (request.width, request.height)
-            return open_pictures(request.image_url, request.mask_url, size, read_blob)
-        case VideoInput():
-            return open_pictures(request.image_url, "", (request.width, request.height), read_blob)
-        case SoundInput():
-            return None
-        case _:
-            assert_never(request)
+    if isinstance(request, SoundInput) or isinstance(family, MakesSound):
+        return None
+    for field in family.needs:
+        if not getattr(request, field):
+            told = "is empty: this model makes nothing without it"
+            raise InvalidInput(
+                f"input.{field} {told}", violations=(FieldViolation(f"input.{field}", told),)
+            )
+    return open_pictures(
+        PictureUrls(request.image_url, request.mask_url, request.end_image_url),
+        request.size,
+        read_blob,
+    )
 
 
 def make(
@@ -85,13 +88,10 @@ def make(
     """`request` is from `reader_of` the family. Raises as `drawing.draw`."""
     sink, stop = listener.sink, listener.stop
     match family, request:
-        case TextToImage(), ImageInput():
+        case MakesPictures(), ImageInput():
             return drawing.draw(pipe, family, request, linear, sink, stop, answers, pictures)
         case MakesVideo(), VideoInput():
-            first = None if pictures is None else pictures.image
-            if first is None and family.begins_with_picture:
-                raise InvalidInput("input.image_url is empty: this model sets a picture in motion")
-            return filming.film(pipe, family, request, linear, sink, stop, answers, first, codec)
+            return filming.film(pipe, family, request, linear, sink, stop, answers, pictures, codec)
         case MakesSound(), SoundInput():
             return recording.record(pipe, family, request, sink, stop, answers)
         case _:
@@ -105,7 +105,7 @@ def encode_ahead(pipe: Any, family: Family, request: RunInput) -> Answers | None
     answers.asking = True
     clone = own_pipeline(pipe, answers)
     match family, request:
-        case TextToImage(), ImageInput() if not request.image_url:
+        case MakesPictures(), ImageInput() if not request.image_url:
             given = drawing.arguments(clone, family, request)
         case MakesVideo(), VideoInput() if not request.image_url:
             given = filming.arguments(clone, family, request, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import secrets
 import threading
 from collections.abc import Iterator
@@ -43,6 +44,22 @@ def own_pipeline(pipe: Any, answers: Answers | None = None) -> Any:
 
     clone.encode_prompt = encode_alone
     return clone
+
+
+def pipeline_over(pipe: Any, name: str) -> Any:
+    """The same components in another of diffusers' pipeline classes; `pipe` itself without a name.
+
+    What both are told beside their parts is told again.
+    """
+    if name in ("", type(pipe).__name__):
+        return pipe
+    import diffusers
+
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind.__init__).parameters
+    told = {key: value for key, value in pipe.config.items() if key[0] != "_"}
+    parts = {**told, **pipe.components}
+    return kind(**{key: value for key, value in parts.items() if key in known})
 
 
 @contextlib.contextmanager

@@ -35,6 +35,17 @@ class Pictures:
     """RGB, of the size that is drawn."""
     mask: Image.Image | None
     """Grey, of the same size: white is drawn anew, black is kept."""
+    end: Image.Image | None = None
+    """RGB, of the same size: what a video ends with."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureUrls:
+    """Of a request's pictures, by what they are to it; empty for none."""
+
+    image: str
+    mask: str = ""
+    end: str = ""
 
 
 def refuse_blobs(key: str) -> bytes:
@@ -42,18 +53,28 @@ def refuse_blobs(key: str) -> bytes:
 
 
 def open_pictures(
-    image_url: str, mask_url: str, size: tuple[int, int], read_blob: ReadBlob
+    urls: PictureUrls, size: tuple[int, int] | None, read_blob: ReadBlob
 ) -> Pictures | None:
-    """None for a request without a picture. Raises InvalidInput, naming the field."""
-    if not image_url:
-        if mask_url:
+    """Scaled to `size`, or to that of the picture to begin with. None for a request without a
+    picture. Raises InvalidInput, naming the field."""
+    if not urls.image:
+        if urls.mask:
             raise _wrong("mask_url", "needs an image_url: it says which part of that is drawn anew")
+        if urls.end:
+            raise _wrong("end_image_url", "needs an image_url: the video leads from one to another")
         return None
-    image = _scaled(_open("image_url", image_url, read_blob), size)
-    mask = None
-    if mask_url:
-        mask = _scaled(_flat(_open("mask_url", mask_url, read_blob)), size).convert("L")
-    return Pictures(_flat(image).convert("RGB"), mask)
+    first = _open("image_url", urls.image, read_blob)
+    size = size or first.size
+    mask, end = None, None
+    if urls.mask:
+        mask = _scaled(_flat(_open("mask_url", urls.mask, read_blob)), size).convert("L")
+    if urls.end:
+        end = _opaque(_scaled(_open("end_image_url", urls.end, read_blob), size))
+    return Pictures(_opaque(_scaled(first, size)), mask, end)
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    return _flat(picture).convert("RGB")
 
 
 def _open(field: str, url: str, read_blob: ReadBlob) -> Image.Image:

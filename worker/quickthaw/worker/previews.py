@@ -67,6 +67,9 @@ class StepRecorder:
             index = index if index is not None else max(0, (self._index() or 1) - 1)
             sigmas = getattr(scheduler, "sigmas", None)
             sigma = sigmas[index] if sigmas is not None and index < len(sigmas) else None
+            if (times := kwargs.get("per_token_timesteps")) is not None:
+                # Of tokens that have each a time of their own; the output is turned round then.
+                sigma = -times[..., None] / scheduler.config.num_train_timesteps
             self._last = _Step(model_output, timestep, sample, sigma)
             return result
 

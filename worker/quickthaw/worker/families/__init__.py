@@ -1,53 +1,46 @@
-"""The pipeline families that this worker can run, imported only when one is asked for."""
+"""The pipeline families that this worker can run: a module of its name each, imported when asked
+for."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from quickthaw.wire.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from quickthaw.worker.families.base import Family, TextToImage
+    from quickthaw.worker.families.base import Family, MakesPictures
 
 NOOP = "noop"
 
-_PICTURES: Mapping[str, str] = {
-    "sd": "quickthaw.worker.families.sd",
-    "sdxl": "quickthaw.worker.families.sdxl",
-    "flux": "quickthaw.worker.families.flux",
-    "sd3": "quickthaw.worker.families.sd3",
-}
-_VIDEOS: Mapping[str, str] = {
-    "svd": "quickthaw.worker.families.svd",
-    "wan": "quickthaw.worker.families.wan",
-    "ltx": "quickthaw.worker.families.ltx",
-}
-_SOUNDS: Mapping[str, str] = {"stable_audio": "quickthaw.worker.families.stable_audio"}
-_MODULES: Mapping[str, str] = {**_PICTURES, **_VIDEOS, **_SOUNDS}
+_FROM_TEXT = ("sd", "sdxl", "sd3", "flux")
+_FROM_PICTURE = ("sd_inpaint", "sdxl_inpaint", "flux_kontext", "flux_fill")
+_PICTURES = (*_FROM_TEXT, *_FROM_PICTURE)
+_VIDEOS = ("svd", "wan", "wan_i2v", "ltx")
+_SOUNDS = ("stable_audio",)
+_WITH_MODELS = (*_PICTURES, *_VIDEOS, *_SOUNDS)
 
-NAMES: tuple[str, ...] = (NOOP, *_MODULES)
+NAMES: tuple[str, ...] = (NOOP, *_WITH_MODELS)
 
-BATCHING: tuple[str, ...] = tuple(_PICTURES)
-"""Those whose adapter may draw several requests at once: `TextToImage.batches` of each says so."""
+BATCHING: tuple[str, ...] = _FROM_TEXT
+"""Whose adapters may draw several requests at once: `MakesPictures.batches` of each says so."""
 
 
 def adapter(name: str) -> Family:
     """The adapter of a family with a model. Imports torch. Raises InvalidArgument if unknown."""
-    if (module := _MODULES.get(name)) is None:
+    if name not in _WITH_MODELS:
         raise InvalidArgument(
             f"this worker does not know the family {name!r}; it runs {', '.join(NAMES)}"
         )
-    family: Family = importlib.import_module(module).FAMILY
+    family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
     return family
 
 
-def picture_adapter(name: str) -> TextToImage:
+def picture_adapter(name: str) -> MakesPictures:
     """The adapter of a family that draws pictures. Raises InvalidArgument for any other."""
-    from quickthaw.worker.families.base import TextToImage
+    from quickthaw.worker.families.base import MakesPictures
 
     family = adapter(name)
-    if not isinstance(family, TextToImage):
+    if not isinstance(family, MakesPictures):
         raise InvalidArgument(f"the family {name} makes no pictures; {', '.join(_PICTURES)} do")
     return family

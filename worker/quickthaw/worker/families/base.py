@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import torch
-from PIL import Image
 
 from quickthaw.wire.errors import FieldViolation, InvalidInput
 from quickthaw.worker.inputs import ImageInput, SoundInput, VideoInput
+from quickthaw.worker.pictures import Pictures
 
 Log = Callable[[str, str], None]
 """Level and text, to whoever watches the request."""
@@ -88,20 +88,43 @@ class _ReadsPrompts:
         return reader.tokens_max
 
 
-class TextToImage(_ReadsPrompts):
+class MakesPictures(_ReadsPrompts):
     """One family. Methods are given a request's own pipeline (`pipe`); nothing is kept."""
 
     batches: bool = True
     """Several requests may be drawn at once: the pipeline takes a list of prompts, and pads them to
     one length whatever they are."""
+    needs: Sequence[str] = ()
+    """Pictures, by the names of their inputs, that its own pipeline begins with."""
     image_to_image: str = ""
     """Names of diffusers' pipeline classes over the same components, for requests that begin with a
-    picture; empty: the family takes none."""
+    picture though its own pipeline takes none; empty: there is no such."""
     inpainting: str = ""
+
+    def over(self, pipe: Any, pictures: Pictures | None) -> str:
+        """The class that makes what is asked for; empty for the pipeline's own. Raises
+        InvalidInput."""
+        if self.needs or pictures is None:
+            return ""
+        name = self.image_to_image if pictures.mask is None else self.inpainting
+        if not name:
+            raise InvalidInput("this model's family draws from text only: leave out image_url")
+        return name
+
+    def settled(self, pipe: Any, request: ImageInput, pictures: Pictures | None) -> ImageInput:
+        """The request with whatever the pictures decide."""
+        return request
 
     def arguments(self, pipe: Any, request: ImageInput) -> dict[str, Any]:
         """What the pipeline is called with, beside what every family is called with."""
         return {"negative_prompt": request.negative_prompt}
+
+    def picture_arguments(
+        self, pipe: Any, request: ImageInput, pictures: Pictures
+    ) -> dict[str, Any]:
+        """Likewise, for what begins with pictures; what the pipeline does not take is left out."""
+        given = {"image": pictures.image, "strength": request.strength}
+        return given if pictures.mask is None else {**given, "mask_image": pictures.mask}
 
     def latent_pictures(
         self, pipe: Any, latents: torch.Tensor, request: ImageInput
@@ -111,13 +134,17 @@ class TextToImage(_ReadsPrompts):
 
 
 class MakesVideo(_ReadsPrompts, ABC):
-    """One family of videos, each drawn alone, as `TextToImage`."""
+    """One family of videos, each drawn alone, as `MakesPictures`."""
 
-    begins_with_picture: bool = False
+    needs: Sequence[str] = ()
+
+    def over(self, pipe: Any, pictures: Pictures | None) -> str:
+        """As of `MakesPictures`."""
+        return ""
 
     @abstractmethod
     def arguments(
-        self, pipe: Any, request: VideoInput, picture: Image.Image | None
+        self, pipe: Any, request: VideoInput, pictures: Pictures | None
     ) -> dict[str, Any]:
         """What the pipeline is called with, beside what every family is called with."""
 
@@ -131,7 +158,7 @@ class MakesVideo(_ReadsPrompts, ABC):
 
 
 class MakesSound(_ReadsPrompts, ABC):
-    """One family of sounds, each made alone, as `TextToImage`."""
+    """One family of sounds, each made alone, as `MakesPictures`."""
 
     @abstractmethod
     def arguments(self, pipe: Any, request: SoundInput) -> dict[str, Any]:
@@ -142,5 +169,5 @@ class MakesSound(_ReadsPrompts, ABC):
         """Samples a second."""
 
 
-Family: TypeAlias = TextToImage | MakesVideo | MakesSound
+Family: TypeAlias = MakesPictures | MakesVideo | MakesSound
 """A family says by its type which medium it makes."""

@@ -8,9 +8,9 @@ import torch
 
 from quickthaw.worker.families.base import (
     Log,
+    MakesPictures,
     Prompts,
     TextReader,
-    TextToImage,
     text_reader,
 )
 from quickthaw.worker.inputs import ImageInput
@@ -20,7 +20,7 @@ _TOKENS_MAX_GUIDED = 512
 _TOKENS_MAX_DISTILLED = 256
 
 
-class Flux(TextToImage):
+class Flux(MakesPictures):
     image_to_image = "FluxImg2ImgPipeline"
     inpainting = "FluxInpaintPipeline"
     encoder_suffixes = ("_2",)

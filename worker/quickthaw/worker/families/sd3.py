@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from quickthaw.worker.families.base import TextReader, TextToImage, text_reader
+from quickthaw.worker.families.base import MakesPictures, TextReader, text_reader
 from quickthaw.worker.inputs import ImageInput
 
 _TOKENS_MAX = 256
 """Of T5, as the pipeline has it."""
 
 
-class StableDiffusion3(TextToImage):
+class StableDiffusion3(MakesPictures):
     image_to_image = "StableDiffusion3Img2ImgPipeline"
     inpainting = "StableDiffusion3InpaintPipeline"
 

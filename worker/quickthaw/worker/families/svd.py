@@ -5,24 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from PIL import Image
 
 from quickthaw.worker.families.base import MakesVideo
 from quickthaw.worker.inputs import VideoInput
+from quickthaw.worker.pictures import Pictures
 
 FRAMES_DECODED_AT_ONCE = 8
 """All of them take tens of gigabytes at the model's own size."""
 
 
 class StableVideoDiffusion(MakesVideo):
-    begins_with_picture = True
+    needs = ("image_url",)
     encoder_suffixes = ()
 
     def arguments(
-        self, pipe: Any, request: VideoInput, picture: Image.Image | None
+        self, pipe: Any, request: VideoInput, pictures: Pictures | None
     ) -> dict[str, Any]:
+        assert pictures is not None, "this family needs one"
         return {
-            "image": picture,
+            "image": pictures.image,
             "fps": request.fps,
             "motion_bucket_id": request.motion_bucket_id,
             "noise_aug_strength": request.noise_aug_strength,

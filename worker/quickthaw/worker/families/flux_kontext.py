@@ -1,0 +1,44 @@
+"""Flux Kontext: draws a picture again, changed as the prompt says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from quickthaw.worker.families.flux import Flux
+from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.pictures import Pictures
+
+_PREFERRED_BY = 8
+"""Pixels of a latent pixel in the model that the pipeline's list of sizes to read pictures at is
+for."""
+
+
+class FluxKontext(Flux):
+    needs = ("image_url",)
+
+    def settled(self, pipe: Any, request: ImageInput, pictures: Pictures | None) -> ImageInput:
+        """Of the picture's shape, with as many pixels as the model was trained with."""
+        if request.size is not None or pictures is None:
+            return request
+        step = pipe.vae_scale_factor * 2
+        stretch = pictures.image.width / pictures.image.height
+        side = pipe.default_sample_size * pipe.vae_scale_factor
+        # Nothing is so thin that it vanishes.
+        width, height = (
+            max(int(side * by) // step, 1) * step for by in (stretch**0.5, stretch**-0.5)
+        )
+        return replace(request, width=width, height=height)
+
+    def picture_arguments(
+        self, pipe: Any, request: ImageInput, pictures: Pictures
+    ) -> dict[str, Any]:
+        return {
+            "image": pictures.image,
+            # Else it changes the size to one of about a megapixel.
+            "max_area": request.width * request.height,
+            "_auto_resize": pipe.vae_scale_factor == _PREFERRED_BY,
+        }
+
+
+FAMILY = FluxKontext()
