@@ -190,6 +190,27 @@ async def test_a_session_gets_its_files_from_the_worker_or_else_from_the_store(
         assert (await until_finished(call)).contents == [b"drawn"]
 
 
+async def test_what_may_be_asked_for_again_is_stored_before_its_end(running: Running) -> None:
+    async with FakeWorker(running.address, running.worker_key) as worker:
+        call = running.admin.inference.Realtime()
+        asked = ask("frame")
+        asked.end_only, asked.contents_bytes_max = True, 1000
+        asked.submit.idempotency_key = "once"
+        await call.write(asked)
+        assign = await worker.next_assign()
+        assert assign.contents_bytes_max == 0
+        worker.finish(assign)
+        await until_finished(call)
+
+
+async def test_a_file_that_is_stored_after_its_end_is_waited_for(running: Running) -> None:
+    artifact = await a_finished_artifact(running, b"drawn")
+    path = Path(running.settings.blob_store) / artifact.uri
+    path.unlink()
+    asyncio.get_running_loop().call_later(0.2, path.write_bytes, b"drawn")
+    assert (await read(running, artifact.uri))[0] == b"drawn"
+
+
 async def a_finished_artifact(
     running: Running, data: bytes, *, stored: bytes | None = None
 ) -> types_pb2.Artifact:

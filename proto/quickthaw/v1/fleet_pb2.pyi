@@ -564,7 +564,7 @@ class AttemptFinished(_message.Message):
     """The seed that was used."""
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Artifact]:
-        """SUCCEEDED: already in the blob store."""
+        """SUCCEEDED: in the blob store; those that `contents` has come there right after this."""
 
     @_builtins.property
     def failure(self) -> _types_pb2.Failure:
@@ -797,7 +797,8 @@ class Assign(_message.Message):
     """
     contents_bytes_max: _builtins.int
     """Send the artifacts' bytes with AttemptFinished as well, if all of them are no more than this
-    together: somebody waits for them. At most 4 MiB.
+    together: somebody waits for them, and they are the answer, so that AttemptFinished need not wait
+    for the blob store, which gets them right after it. At most 4 MiB.
     """
     @_builtins.property
     def evict_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

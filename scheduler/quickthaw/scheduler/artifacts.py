@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
@@ -12,6 +15,13 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from quickthaw.v1 import types_pb2
 from quickthaw.wire import errors, limits
+
+if TYPE_CHECKING:
+    from obstore import GetResult
+
+STORED_AFTER_SECONDS_MAX = 2.0
+"""How long after its request's end a file may be missing that will yet come."""
+LOOK_AGAIN_SECONDS = 0.05
 
 
 def open_blob_store(location: str) -> ObjectStore:
@@ -67,8 +77,11 @@ class Artifacts:
                 retry_delay_seconds=2.0,
             ) from error
 
-    async def read(self, artifact: types_pb2.Artifact) -> AsyncIterator[bytes]:
-        """The bytes in chunks of at most `ARTIFACT_CHUNK_BYTES`.
+    async def read(
+        self, artifact: types_pb2.Artifact, patience_seconds: float = 0.0
+    ) -> AsyncIterator[bytes]:
+        """The bytes in chunks of at most `ARTIFACT_CHUNK_BYTES`. A file that is not there yet is
+        waited for so long: what a session was sent is stored after its end.
 
         The digest can only be known at the end: raises ArtifactCorrupt then, and the reader must
         throw away what it has. Raises ArtifactNotFound, Unavailable.
@@ -76,7 +89,7 @@ class Artifacts:
         digest = hashlib.sha256()
         size_bytes = 0
         try:
-            found = await obstore.get_async(self._store, artifact.uri)
+            found = await self._get(artifact.uri, patience_seconds)
             async for chunk in found.stream(min_chunk_size=limits.ARTIFACT_CHUNK_BYTES):
                 piece = memoryview(bytes(chunk))
                 digest.update(piece)
@@ -96,3 +109,14 @@ class Artifacts:
                 f"{artifact.uri} has {size_bytes} bytes that do not match the digest in the "
                 "request's record; the blob store damaged it, so run the request again"
             )
+
+    async def _get(self, uri: str, patience_seconds: float) -> GetResult:
+        """Raises FileNotFoundError and what else the store raises."""
+        give_up = time.monotonic() + patience_seconds
+        while True:
+            try:
+                return await obstore.get_async(self._store, uri)
+            except FileNotFoundError:
+                if time.monotonic() + LOOK_AGAIN_SECONDS > give_up:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)

@@ -150,3 +150,8 @@ class Requests:
             return await self.find(tenant, request_id_of(uri))
         except errors.RequestNotFound as error:
             raise not_found(uri) from error
+
+    def seconds_left(self, view: RequestView, seconds: float) -> float:
+        """Of so many after the request's end; 0 for one that has not ended."""
+        since_end_ms = self._dispatcher.clock.now_ms() - view.finished_ms
+        return max(0.0, seconds - since_end_ms / 1000) if view.finished_ms else 0.0

@@ -17,6 +17,8 @@ from quickthaw.wire.errors import SettingsInvalid, StorageFull, StoreUnavailable
 from quickthaw.worker.attempts import OutputFile, StoredArtifact
 
 ARTIFACT_PREFIX = "artifacts"
+HASHED_AT_ONCE_BYTES_MAX = 1024 * 1024
+"""More than this is hashed in a thread: the event loop has a lease to keep."""
 
 # The object store's library reports the operating system's text, not its number.
 _FULL_TEXTS = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -38,14 +40,41 @@ def open_store(url: str) -> ObjectStore:
         ) from error
 
 
+def described(request_id: str, files: Sequence[OutputFile]) -> tuple[StoredArtifact, ...]:
+    """As they are once they are stored."""
+    return tuple(
+        StoredArtifact(
+            uri=_key(request_id, file),
+            name=file.name,
+            content_type=file.content_type,
+            size_bytes=len(file.data),
+            sha256=hashlib.sha256(file.data).hexdigest(),
+            width=file.width,
+            height=file.height,
+            duration_ms=file.duration_ms,
+        )
+        for file in files
+    )
+
+
 class ArtifactStore:
     """`name` is how errors call the store: its folder or URL. Uploads never exceed `uploads_max`
-    at once, whatever the number of files."""
+    at once, whatever the number of files. The outputs of `behind_max` requests at most may be
+    stored after their end was told, each within `behind_seconds`."""
 
-    def __init__(self, store: ObjectStore, name: str, uploads_max: int = 4) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        name: str,
+        uploads_max: int = 4,
+        behind_max: int = 16,
+        behind_seconds: float = 60.0,
+    ) -> None:
         self._store = store
         self._name = name
         self._slots = asyncio.Semaphore(uploads_max)
+        self.behind_max = behind_max
+        self.behind_seconds = behind_seconds
 
     async def put_all(
         self, request_id: str, files: Sequence[OutputFile]
@@ -56,14 +85,26 @@ class ArtifactStore:
         StoreUnavailable.
         """
         done = await asyncio.gather(
-            *(self._put(request_id, file) for file in files), return_exceptions=True
+            *(self._put(_key(request_id, file), file) for file in files), return_exceptions=True
         )
         failed = [result for result in done if isinstance(result, BaseException)]
         if failed:
-            stored = [result for result in done if isinstance(result, StoredArtifact)]
-            await self._remove([artifact.uri for artifact in stored])
+            await self._remove([result for result in done if isinstance(result, str)])
             raise failed[0]
-        return tuple(result for result in done if isinstance(result, StoredArtifact))
+        if sum(len(file.data) for file in files) > HASHED_AT_ONCE_BYTES_MAX:
+            return await asyncio.to_thread(described, request_id, files)
+        return described(request_id, files)
+
+    async def put_behind(self, request_id: str, files: Sequence[OutputFile]) -> None:
+        """As `put_all`, for files of which was told already. Raises the same."""
+        try:
+            async with asyncio.timeout(self.behind_seconds):
+                await self.put_all(request_id, files)
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"the blob store {self._name} took no files within {self.behind_seconds:g} s",
+                metadata={"store": self._name},
+            ) from error
 
     def read_input(self, key: str) -> bytes:
         """A picture that a request brought; blocks. Raises FileNotFoundError, StoreUnavailable."""
@@ -77,8 +118,7 @@ class ArtifactStore:
                 metadata={"store": self._name},
             ) from error
 
-    async def _put(self, request_id: str, file: OutputFile) -> StoredArtifact:
-        key = f"{ARTIFACT_PREFIX}/{request_id}/{file.name}"
+    async def _put(self, key: str, file: OutputFile) -> str:
         try:
             async with self._slots:
                 # A put is atomic: object stores make it so, and the local store writes a staging
@@ -93,16 +133,7 @@ class ArtifactStore:
                 )
         except obstore.exceptions.BaseError as error:
             raise self._named(error, file) from error
-        return StoredArtifact(
-            uri=key,
-            name=file.name,
-            content_type=file.content_type,
-            size_bytes=len(file.data),
-            sha256=hashlib.sha256(file.data).hexdigest(),
-            width=file.width,
-            height=file.height,
-            duration_ms=file.duration_ms,
-        )
+        return key
 
     def _named(self, error: Exception, file: OutputFile) -> StorageFull | StoreUnavailable:
         text = str(error).partition("\n")[0]  # the rest is the library's own debugging text
@@ -121,3 +152,7 @@ class ArtifactStore:
         if keys:
             with contextlib.suppress(obstore.exceptions.BaseError):
                 await obstore.delete_async(self._store, keys)
+
+
+def _key(request_id: str, file: OutputFile) -> str:
+    return f"{ARTIFACT_PREFIX}/{request_id}/{file.name}"

@@ -7,6 +7,7 @@ the world (threads, the wire, files) is on the far side of a command.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -75,7 +76,7 @@ class Assignment:
     meter_lease_ms: int = 0
     """Run time that is paid for so far; 0 for no limit."""
     contents_bytes_max: int = 0
-    """Outputs of no more than this together are sent along with the end."""
+    """Outputs of no more than this together are sent along with the end, and stored after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +160,15 @@ class RunResult:
     """How much of it ran as compiled code, for a receipt; empty if nothing did."""
 
 
+def sent_along(assignment: Assignment, files: Sequence[OutputFile]) -> bool:
+    """Whether these outputs' bytes go with the end."""
+    size_bytes = sum(len(file.data) for file in files)
+    return size_bytes <= min(assignment.contents_bytes_max, CONTENTS_BYTES_MAX)
+
+
 def contents_of(assignment: Assignment, result: RunResult) -> tuple[bytes, ...]:
     """What is sent along with the end."""
-    size_bytes = sum(len(file.data) for file in result.files)
-    if size_bytes > min(assignment.contents_bytes_max, CONTENTS_BYTES_MAX):
+    if not sent_along(assignment, result.files):
         return ()
     return tuple(file.data for file in result.files)
 

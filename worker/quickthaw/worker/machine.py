@@ -268,6 +268,8 @@ class AttemptMachine:
         if attempt.phase is not Phase.ENDED:
             self._active -= 1
             self._let_go(attempt, commands)
+        elif attempt.assignment.contents_bytes_max:
+            commands.append(StopWork(attempt_id))  # its files may be stored only now
         self._waiting.pop(attempt_id, None)
         self._ready.pop(attempt_id, None)
 

@@ -98,6 +98,11 @@ class WorkerMetrics:
             "Snapshots from elsewhere that did not come to the disk after their load.",
             registry=registry,
         )
+        self.artifacts_lost = Counter(
+            prefix + "artifacts_lost_total",
+            "Outputs that were sent with their end and could not be stored after it.",
+            registry=registry,
+        )
         self.withdrawn = Counter(
             prefix + "components_withdrawn_total",
             "Components whose content was not what their SHA-256 says.",

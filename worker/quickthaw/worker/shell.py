@@ -13,7 +13,7 @@ from typing import assert_never
 from quickthaw.v1 import fleet_pb2
 from quickthaw.wire.errors import QuickthawError
 from quickthaw.worker import convert
-from quickthaw.worker.artifacts import ArtifactStore
+from quickthaw.worker.artifacts import ArtifactStore, described
 from quickthaw.worker.attempts import (
     Assignment,
     BeginLoad,
@@ -39,6 +39,7 @@ from quickthaw.worker.attempts import (
     TellLoading,
     TellRunning,
     Tier,
+    sent_along,
 )
 from quickthaw.worker.failures import failure_from
 from quickthaw.worker.machine import AttemptMachine
@@ -47,6 +48,9 @@ from quickthaw.worker.outbox import Outbox
 from quickthaw.worker.ports import BatchMember, Clock, Engine, RunStopped
 
 logger = logging.getLogger(__name__)
+
+END_FIRST_SECONDS = 0.005
+"""What is stored after its end was told leaves the processor to the end for so long."""
 
 
 def unix_ms() -> int:
@@ -108,6 +112,7 @@ class Shell:
         self._assignments: dict[str, Assignment] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._uploads: dict[str, asyncio.Task[None]] = {}
+        self._behind = 0
         self._meter_timer: asyncio.TimerHandle | None = None
         self._meter_due: float | None = None
         self.changed = asyncio.Event()
@@ -179,7 +184,7 @@ class Shell:
             case BeginStore(assignment, ()):
                 self.post(StoreReturned(assignment.attempt_id, ()))
             case BeginStore(assignment, files):
-                self._uploads[assignment.attempt_id] = self._spawn(self._put(assignment, files))
+                self._begin_store(assignment, files)
             case StopWork(attempt_id):
                 if (stop := self._stops.get(attempt_id)) is not None:
                     stop.set()
@@ -304,6 +309,28 @@ class Shell:
             self._drop(each.attempt_id)
             over = each is batch[-1]
             self.post(RunReturned(each.attempt_id, result, now_ms, run_id, over=over), ended)
+
+    def _begin_store(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
+        attempt_id, store = assignment.attempt_id, self._store
+        if not sent_along(assignment, files) or self._behind >= store.behind_max:
+            self._uploads[attempt_id] = self._spawn(self._put(assignment, files))
+            return
+        # Who gets the bytes with the end need not wait until there is a copy of them.
+        self._behind += 1
+        self._uploads[attempt_id] = self._spawn(self._put_behind(assignment, files))
+        self.post(StoreReturned(attempt_id, described(assignment.request_id, files)))
+
+    async def _put_behind(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
+        try:
+            await asyncio.sleep(END_FIRST_SECONDS)
+            await self._store.put_behind(assignment.request_id, files)
+        except Exception as error:
+            self._metrics.artifacts_lost.inc(len(files))
+            failed = failure_from(error, assignment.attempt_id)
+            logger.warning("the files of %s are lost: %s", assignment.request_id, failed.message)
+        finally:
+            self._behind -= 1
+            del self._uploads[assignment.attempt_id]
 
     async def _put(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
         result: tuple[StoredArtifact, ...] | Failure

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import grpc.aio
 
 from quickthaw.scheduler import auth
-from quickthaw.scheduler.artifacts import Artifacts, artifact_of
+from quickthaw.scheduler.artifacts import STORED_AFTER_SECONDS_MAX, Artifacts, artifact_of
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.pages import page_size
 from quickthaw.scheduler.convert.words import checked_text
@@ -151,7 +151,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         view = await self._requests.find_by_artifact(tenant, request.uri)
         artifact = artifact_of(convert.request_message(view), request.uri)
         first = True
-        async for chunk in self._artifacts.read(artifact):
+        patience_seconds = self._requests.seconds_left(view, STORED_AFTER_SECONDS_MAX)
+        async for chunk in self._artifacts.read(artifact, patience_seconds):
             yield inference_pb2.ReadArtifactResponse(
                 data=chunk, artifact=artifact if first else None
             )

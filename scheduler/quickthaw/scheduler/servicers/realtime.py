@@ -105,9 +105,11 @@ class RealtimeSession:
                 f"{self._in_flight_max} inputs of this session are in flight; wait for one to end",
                 retry_delay_seconds=0.1,
             )
-        submission = convert.submission(message.submit, auth.caller().key_id)._replace(
-            contents_bytes_max=min(message.contents_bytes_max, CONTENTS_BYTES_MAX),
-        )
+        submission = convert.submission(message.submit, auth.caller().key_id)
+        # What is sent along is stored after its end: not where that will be asked for again.
+        if not submission.idempotency_key and submission.webhook is None:
+            wanted_bytes = min(message.contents_bytes_max, CONTENTS_BYTES_MAX)
+            submission = submission._replace(contents_bytes_max=wanted_bytes)
         if not submission.worker_hint:
             submission = submission._replace(worker_hint=self._worker_hint)
         # Of several inputs in flight one goes ahead: the worker is held for a run, not for a burst.
