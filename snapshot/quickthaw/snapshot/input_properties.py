@@ -15,6 +15,8 @@ IMAGES_MAX = 8
 SEED_MAX = (1 << 64) - 1
 STEPS_MAX = 500
 PROMPT_CHARS_MAX = 4096
+LORAS_MAX = 8
+LORA_SCALE_MAX = 4
 PICTURE_CHARS_MAX = 1 << 20
 """Small pictures may be inside the input, which is bounded as a whole."""
 FRAMES_MAX = 257
@@ -100,6 +102,7 @@ def _of_pictures(limits: Limits) -> Properties:
             "Which part of that picture is drawn anew: white is, black stays as it is."
         ),
         "strength": _number("How much of the picture is drawn anew: 1 is all of it.", 0.01, 1, 0.8),
+        "loras": _loras(),
         "image_size": _image_size(limits.size),
         "num_images": _integer("Pictures to draw; each takes the next seed.", 1, IMAGES_MAX, 1),
         "num_inference_steps": _steps(30),
@@ -156,6 +159,23 @@ def _negative_prompt(what: str) -> dict[str, JsonValue]:
     verb = "have" if what == "sound" else "show"
     told = f"What the {what} must not {verb}; works with guidance_scale over 1."
     return _text(told, PROMPT_CHARS_MAX)
+
+
+def _loras() -> dict[str, JsonValue]:
+    """As fal has them; without a default, so that most inputs say nothing of them."""
+    scale = _number("How strongly it acts.", -LORA_SCALE_MAX, LORA_SCALE_MAX, 1.0)
+    where = "A LoRA: the URL of its safetensors file, or the id of a model that is one."
+    return {
+        "type": "array",
+        "description": "LoRAs to draw with, laid over the model one after the other.",
+        "maxItems": LORAS_MAX,
+        "items": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["path"],
+            "properties": {"path": {**_picture(where), "minLength": 1}, "scale": scale},
+        },
+    }
 
 
 def _picture(description: str) -> dict[str, JsonValue]:

@@ -13,6 +13,7 @@ from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.input_properties import (
     FRAMES_MAX,
     IMAGES_MAX,
+    LORAS_MAX,
     PROMPT_CHARS_MAX,
     SECONDS_MAX,
     STEPS_MAX,
@@ -38,10 +39,16 @@ _BOUNDS: Mapping[str, tuple[str, float]] = {
     "num_frames": ("maximum", FRAMES_MAX),
     "seconds_start": ("maximum", SECONDS_MAX),
     "seconds_total": ("maximum", SECONDS_MAX),
+    "loras": ("maxItems", LORAS_MAX),
     "width": ("maximum", SIDE_MAX),
     "height": ("maximum", SIDE_MAX),
 }
 """What an input costs grows with it, so its rule must have that keyword, no higher than that."""
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "maxLength": ("string",),
+    "maxItems": ("array",),
+    "maximum": ("integer", "number"),
+}
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -71,7 +78,7 @@ def _check_inputs(schema: dict[str, JsonValue], where: str) -> None:
         if name in _BOUNDS:
             keyword, maximum = _BOUNDS[name]
             found = rule.get(keyword)
-            kinds = ("string",) if keyword == "maxLength" else ("integer", "number")
+            kinds = _KINDS[keyword]
             if rule.get("type") not in kinds or not _is_at_most(found, maximum):
                 wanted = f"must be of type {' or '.join(kinds)}, its {keyword} at most {maximum}"
                 invalid(Problem.MANIFEST, place, wanted)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
-from quickthaw.snapshot.adapters import Overlay
+from quickthaw.snapshot.adapters import Bound, Overlay
 from quickthaw.snapshot.arrival import Arrival
 from quickthaw.snapshot.gates import Gate
 from quickthaw.snapshot.reader import Snapshot
@@ -66,10 +66,11 @@ class LoadedModel:
         return self.wait()
 
     @contextmanager
-    def adapted(self, strength: float = 1.0) -> Iterator[None]:
-        """Lays the model's adapters over its modules until the end of the block.
+    def adapted(self, strength: float = 1.0, more: Sequence[Bound] = ()) -> Iterator[None]:
+        """Lays the model's adapters over its modules until the end of the block, and `more` after
+        them, which are bound to these modules.
 
-        `strength` multiplies the scales that they were packed with.
+        `strength` multiplies the scales that the model's own were packed with.
 
         The modules are shared: outside, they are the base's, bit for bit. Does nothing for a model
         without adapters. Raises `RuntimeError` if another model's are on.
@@ -78,7 +79,11 @@ class LoadedModel:
             raise RuntimeError("the model was released")
         for gate in self._adapter_gates:
             gate.pass_through()
-        with nullcontext() if self._overlay is None else self._overlay.on(strength):
+        overlay = self._overlay
+        if more:
+            parts: dict[str, Any] = self._pipeline.components
+            overlay = (overlay or Overlay()).with_more(more, parts)
+        with nullcontext() if overlay is None else overlay.on(strength):
             yield
 
     def release(self) -> None:

@@ -187,6 +187,13 @@ def build(component: Component, tensors: int = TENSORS_MAX) -> nn.Module:
 
 
 @contextmanager
+def building_alone() -> Iterator[None]:
+    """For other libraries' ways of making modules, which patch them for the whole process too."""
+    with _build_lock:
+        yield
+
+
+@contextmanager
 def no_garbage_collection() -> Iterator[None]:
     """For making what stays: looking through it again and again finds nothing."""
     if not gc.isenabled():

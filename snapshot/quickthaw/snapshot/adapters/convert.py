@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from quickthaw.snapshot.adapters.bounds import check_lora
 from quickthaw.snapshot.classes import Role, resolve
 from quickthaw.snapshot.format import (
     Header,
@@ -28,14 +29,16 @@ from quickthaw.snapshot.format import (
     refuse_pickle_name,
 )
 from quickthaw.snapshot.manifest import ADAPTER_RANK_MAX, Component, Kind, Manifest
-from quickthaw.snapshot.skeleton import build
+from quickthaw.snapshot.skeleton import build, building_alone
 from quickthaw.snapshot.tensors import DTYPES, slots
 from quickthaw.wire.errors import FailedPrecondition, InvalidArgument
 
 logger = logging.getLogger(__name__)
 
 _NAME = "adapter"
-_KINDS = frozenset({Kind.DENOISER, Kind.TEXT_ENCODER})
+ADAPTED_KINDS = frozenset({Kind.DENOISER, Kind.TEXT_ENCODER})
+_TENSORS_PER_LAYER = 4
+"""Down, up and alpha; some trainers have a bias or a magnitude, which is refused by name."""
 _MARKS = (".lora_", "lora_unet_", "lora_te", ".lora.", "lora_transformer_", "lora_linear_layer")
 
 
@@ -60,32 +63,52 @@ def is_lora(path: Path) -> bool:
     )
 
 
-def lora_header(path: Path) -> Header:
+def lora_header(path: Path, where: str = "") -> Header:
     with path.open("rb") as file:
-        refuse_pickle_bytes(file.read(9), str(path))
-        return read_header(file, str(path))
+        refuse_pickle_bytes(file.read(9), where or str(path))
+        return read_header(file, where or str(path))
 
 
 def read_lora(
-    path: Path, base: Manifest, dtypes: Mapping[str, Mapping[str, str]]
+    path: Path, base: Manifest, dtypes: Mapping[str, Mapping[str, str]], where: str = ""
 ) -> dict[str, list[AdaptedLayer]]:
     """The file's layers by component of the base, in the order of its modules.
 
     `dtypes`: the type of each stored tensor by component name, since adapters take the type of what
-    they adapt. Raises `InvalidArgument` if the file does not fit, `SnapshotInvalid` for what cannot
+    they adapt. `where`: what errors call the file, if not by its path. The tensors may be views of
+    the file. Raises `InvalidArgument` if the file does not fit, `SnapshotInvalid` for what cannot
     be packed, and `FailedPrecondition` without peft.
     """
+    where = where or str(path)
+    header = lora_header(path, where)
+    check_lora(header, where)
     modules = {
         part.name: _weightless(part, dtypes[part.name])
         for part in base.modules
-        if part.kind in _KINDS
+        if part.kind in ADAPTED_KINDS
     }
-    _load(_pipeline(base, modules), path)
-    found = {name: _adapted(module, path) for name, module in modules.items()}
+    _check_count(header, modules, where)
+    with building_alone():
+        _load(_pipeline(base, modules), path, where)
+    found = {name: _adapted(module, where) for name, module in modules.items()}
     if not any(found.values()):
         known = ", ".join(modules)
-        raise InvalidArgument(f"{path}: adapts none of the base's components ({known})")
+        raise InvalidArgument(f"{where}: adapts none of the base's components ({known})")
     return {name: layers for name, layers in found.items() if layers}
+
+
+def _check_count(header: Header, modules: Mapping[str, nn.Module], where: str) -> None:
+    """peft compares every layer with every name that differs from the others in rank or alpha."""
+    layers = sum(
+        isinstance(layer, nn.Linear | nn.Conv2d)
+        for module in modules.values()
+        for layer in module.modules()
+    )
+    if len(header.tensors) > _TENSORS_PER_LAYER * layers:
+        raise InvalidArgument(
+            f"{where}: does not fit the base: it has {len(header.tensors)} tensors for the base's "
+            f"{layers} layers"
+        )
 
 
 def _weightless(part: Component, dtypes: Mapping[str, str]) -> nn.Module:
@@ -113,14 +136,14 @@ def _pipeline(base: Manifest, modules: Mapping[str, nn.Module]) -> Any:
     return kind(**{**parts, **base.pipeline_arguments, **modules})
 
 
-def _load(pipeline: Any, path: Path) -> None:
+def _load(pipeline: Any, path: Path, where: str) -> None:
     try:
         import peft  # noqa: F401  # diffusers loads adapters through it, and says less if it is gone
     except ImportError:
         raise FailedPrecondition(
             "packing a LoRA needs the package peft; install it: pip install peft"
         ) from None
-    with _quiet(path):
+    with _quiet(where):
         try:
             pipeline.load_lora_weights(
                 str(path.parent),
@@ -131,12 +154,12 @@ def _load(pipeline: Any, path: Path) -> None:
             )
         except Exception as error:
             raise InvalidArgument(
-                f"{path}: does not fit the base: {type(error).__name__}: {str(error)[:500]}"
+                f"{where}: does not fit the base: {type(error).__name__}: {str(error)[:500]}"
             ) from error
 
 
 @contextmanager
-def _quiet(path: Path) -> Iterator[None]:
+def _quiet(where: str) -> Iterator[None]:
     """diffusers tells of components that a file leaves alone, which is as it should be."""
     library = logging.getLogger("diffusers")
     level = library.level
@@ -149,10 +172,10 @@ def _quiet(path: Path) -> Iterator[None]:
         library.setLevel(level)
     for each in told:
         if "ignored" in str(each.message):  # alphas that diffusers does not find a layer for
-            logger.warning("%s: %.300s", path.name, each.message)
+            logger.warning("%s: %.300s", where, each.message)
 
 
-def _adapted(module: nn.Module, path: Path) -> list[AdaptedLayer]:
+def _adapted(module: nn.Module, where: str) -> list[AdaptedLayer]:
     from peft.tuners.lora import Conv2d, Linear, LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -161,22 +184,22 @@ def _adapted(module: nn.Module, path: Path) -> list[AdaptedLayer]:
         if not isinstance(layer, BaseTunerLayer):
             continue
         if not isinstance(layer, LoraLayer) or type(layer) not in (Linear, Conv2d):
-            _unsupported(path, f"{name}: {type(layer).__name__}")
+            _unsupported(where, f"{name}: {type(layer).__name__}")
         settings: Any = layer
         if settings.use_dora[_NAME] or settings.use_rslora[_NAME] or settings.lora_bias[_NAME]:
-            _unsupported(path, f"{name}: DoRA, rank-stabilised scaling or biases")
+            _unsupported(where, f"{name}: DoRA, rank-stabilised scaling or biases")
         down, up = (getattr(layer, kind)[_NAME].weight.detach() for kind in ("lora_A", "lora_B"))
         if down.is_meta or up.is_meta:
-            invalid(Problem.MISSING, str(path), f"it has no weights for {name}")
+            invalid(Problem.MISSING, where, f"it has no weights for {name}")
         if down.shape[0] > ADAPTER_RANK_MAX:
-            _unsupported(path, f"{name}: rank {down.shape[0]}, over {ADAPTER_RANK_MAX}")
+            _unsupported(where, f"{name}: rank {down.shape[0]}, over {ADAPTER_RANK_MAX}")
         found.append(AdaptedLayer(name, down, up, float(settings.lora_alpha[_NAME])))
     return found
 
 
-def _unsupported(path: Path, what: str) -> NoReturn:
+def _unsupported(where: str, what: str) -> NoReturn:
     raise InvalidArgument(
-        f"{path}: {what} is not supported; plain LoRA of linear and 2-D convolution layers is. "
+        f"{where}: {what} is not supported; plain LoRA of linear and 2-D convolution layers is. "
         "Merge it into its base with diffusers (fuse_lora, unload_lora_weights) and pack what that "
         "gives with --base"
     )

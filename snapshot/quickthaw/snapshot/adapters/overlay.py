@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -49,6 +49,13 @@ class _Strength:
     value: float = 1.0
 
 
+_AS_IT_IS = _Strength()
+
+Laid: TypeAlias = tuple[LayerWeights, _Strength]
+Bound: TypeAlias = Mapping[str, Mapping[str, LayerWeights]]
+"""One LoRA: the weights of its layers by component and by the layer's name there."""
+
+
 def overlay_of(
     adapters: Sequence[Component],
     tensors_of: Callable[[Component], Mapping[str, torch.Tensor]],
@@ -80,7 +87,7 @@ def bind(
     found: dict[str, LayerWeights] = {}
     for name in sorted(names):
         down, up = tensors[f"{name}.{DOWN}"], tensors[f"{name}.{UP}"]
-        _check(_layer(module, name), name, down, up, where)
+        check_layer(module, name, down, up, where)
         rank = down.shape[0]
         if rank > adapter.rank:
             invalid(Problem.BAD_SHAPE, where, f"{name} has rank {rank}, over {adapter.rank}")
@@ -105,10 +112,11 @@ def _found(module: nn.Module, name: str) -> nn.Module:
     return layer
 
 
-def _check(
-    layer: nn.Module | None, name: str, down: torch.Tensor, up: torch.Tensor, where: str
+def check_layer(
+    module: nn.Module, name: str, down: torch.Tensor, up: torch.Tensor, where: str
 ) -> None:
-    match layer:
+    """Raises `SnapshotInvalid` unless the pair fits the layer of `module` with this name."""
+    match layer := _layer(module, name):
         case nn.Conv2d() | QuantizedConv2d():
             rank = down.shape[0]
             wanted = [
@@ -135,17 +143,44 @@ class Overlay:
 
     def __init__(self) -> None:
         self._patches: list[tuple[nn.Module, Forward]] = []
+        self._stacks: list[tuple[nn.Module, Sequence[Mapping[str, Laid]]]] = []
         self._parents: list[nn.Module] = []
         self._strength = _Strength()
 
     def add(self, module: nn.Module, stack: Sequence[Mapping[str, LayerWeights]]) -> None:
         """Adapters of one module, the one that is added first being first. `off` for now."""
+        self._add(
+            module,
+            [{name: (line, self._strength) for name, line in each.items()} for each in stack],
+        )
+
+    def _add(self, module: nn.Module, stack: Sequence[Mapping[str, Laid]]) -> None:
         names = list(dict.fromkeys(name for each in stack for name in each))
         for name in names:
             layer = _found(module, name)
             pairs = [each[name] for each in stack if name in each]
-            self._patches.append((layer, _forward(layer, pairs, self._strength)))
+            self._patches.append((layer, _forward(layer, pairs)))
         self._parents += _between(module, names)
+        self._stacks.append((module, stack))
+
+    def with_more(self, more: Sequence[Bound], modules: Mapping[str, nn.Module]) -> Overlay:
+        """These adapters with others after them, whose scales `on` leaves as they are."""
+        both = Overlay()
+        both._strength = self._strength
+        targets = dict.fromkeys(target for each in more for target in each)
+        laid = {
+            modules[target]: [
+                {name: (line, _AS_IT_IS) for name, line in each[target].items()}
+                for each in more
+                if target in each
+            ]
+            for target in targets
+        }
+        for module, stack in self._stacks:
+            both._add(module, [*stack, *laid.pop(module, ())])
+        for module, stack in laid.items():
+            both._add(module, stack)
+        return both
 
     def __len__(self) -> int:
         """Layers that are adapted."""
@@ -201,12 +236,12 @@ def _uncompiled(block: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _forward(layer: nn.Module, pairs: Sequence[LayerWeights], strength: _Strength) -> Forward:
+def _forward(layer: nn.Module, pairs: Sequence[Laid]) -> Forward:
     base: Callable[..., torch.Tensor] = type(layer).forward
     lay_over = (
-        _convolved(layer, pairs, strength)
+        _convolved(layer, pairs)
         if isinstance(layer, nn.Conv2d | QuantizedConv2d)
-        else _linear(pairs, strength)
+        else _linear(pairs)
     )
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -216,11 +251,9 @@ def _forward(layer: nn.Module, pairs: Sequence[LayerWeights], strength: _Strengt
     return forward
 
 
-def _linear(
-    pairs: Sequence[LayerWeights], strength: _Strength
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _linear(pairs: Sequence[Laid]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     def lay_over(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-        for each in pairs:
+        for each, strength in pairs:
             x = x.to(each.down.dtype)
             added = functional.linear(functional.linear(x, each.down), each.up)
             result = result + added * each.factor(strength.value)
@@ -230,10 +263,10 @@ def _linear(
 
 
 def _convolved(
-    layer: nn.Conv2d | QuantizedConv2d, pairs: Sequence[LayerWeights], strength: _Strength
+    layer: nn.Conv2d | QuantizedConv2d, pairs: Sequence[Laid]
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     def lay_over(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-        for each in pairs:
+        for each, strength in pairs:
             x = x.to(each.down.dtype)
             low = functional.conv2d(x, each.down, None, layer.stride, layer.padding)
             added = functional.conv2d(low, each.up, groups=layer.groups)

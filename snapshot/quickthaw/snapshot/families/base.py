@@ -45,6 +45,8 @@ NOTHING_LEARNED = Learned()
 
 IN_EACH_BRANCH = ("negative_prompt",)
 """Of what is guided by two predictions."""
+LORAS = ("loras",)
+"""Of what diffusers lays LoRAs over."""
 FROM_PICTURE = ("image_url", "mask_url", "strength")
 """Of what draws from a text, and may begin with a picture."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from quickthaw.snapshot.families.base import FROM_PICTURE, NOTHING_LEARNED, Family, Learned
+from quickthaw.snapshot.families.base import FROM_PICTURE, LORAS, NOTHING_LEARNED, Family, Learned
 from quickthaw.snapshot.manifest import Kind
 
 
@@ -29,7 +29,7 @@ FLUX = Family(
     },
     denoiser="transformer",
     patch=2,
-    inputs=FROM_PICTURE,
+    inputs=(*FROM_PICTURE, *LORAS),
     defaults={"guidance_scale": 3.5},
     learn=_distilled,
 )
@@ -38,7 +38,7 @@ FLUX_KONTEXT = replace(
     FLUX,
     name="flux_kontext",
     pipeline_classes=("diffusers.FluxKontextPipeline",),
-    inputs=(),
+    inputs=LORAS,
     required=("prompt", "image_url"),
     defaults={"guidance_scale": 2.5, "num_inference_steps": 28},
     described={
@@ -51,7 +51,7 @@ FLUX_FILL = replace(
     FLUX,
     name="flux_fill",
     pipeline_classes=("diffusers.FluxFillPipeline",),
-    inputs=("prompt", "strength"),
+    inputs=("prompt", "strength", *LORAS),
     required=("image_url", "mask_url"),
     defaults={"guidance_scale": 30.0, "num_inference_steps": 50, "strength": 1.0},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quickthaw.snapshot.families.base import FROM_PICTURE, IN_EACH_BRANCH, Family
+from quickthaw.snapshot.families.base import FROM_PICTURE, IN_EACH_BRANCH, LORAS, Family
 from quickthaw.snapshot.manifest import Kind
 
 SD = Family(
@@ -19,7 +19,7 @@ SD = Family(
     },
     denoiser="unet",
     patch=1,
-    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE),
+    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE, *LORAS),
 )
 
 SDXL = Family(
@@ -34,7 +34,7 @@ SDXL = Family(
     },
     denoiser="unet",
     patch=1,
-    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE),
+    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE, *LORAS),
     defaults={"guidance_scale": 5.0},
 )
 
@@ -50,7 +50,7 @@ SD3 = Family(
     },
     denoiser="transformer",
     patch=2,
-    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE),
+    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE, *LORAS),
     defaults={"guidance_scale": 7.0, "num_inference_steps": 28},
 )
 
