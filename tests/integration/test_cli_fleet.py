@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.fleet.ray import RayFleet
 from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, WorkerNotFound
+from support.patience import PATIENCE_SECONDS
 from support.platform import running_platform
 
 TESTS = Path(__file__).parents[1]
 MODULE = "support.pretend_worker"
 HOST = "support.pretend_host"
-PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(params=["local", "ray"])
@@ -70,6 +71,18 @@ async def the_next(changes: AsyncIterator[Any]) -> Any:
         return await anext(changes)
 
 
+async def logged(log: Path, words: str) -> None:
+    """Waits for `words`: what a worker says of itself comes by another pipe than its ready line."""
+
+    def wait() -> None:
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while not log.exists() or words not in log.read_text():
+            assert time.monotonic() < give_up, f"{log.name} never had {words!r}"
+            time.sleep(0.02)
+
+    await asyncio.to_thread(wait)
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended; one that nobody has reaped yet has."""
     try:
@@ -88,7 +101,7 @@ async def ended(pid: int) -> None:
     over = asyncio.Event()
     loop.add_reader(descriptor, over.set)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await over.wait()
     finally:
         loop.remove_reader(descriptor)
@@ -99,6 +112,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.timeout(400)  # Ray starts Python four times, one after the other
 async def test_a_worker_lives_from_create_to_destroy(fleet: Provisioner, tmp_path: Path) -> None:
     assert [offer.device for offer in await fleet.offers()] == ["cpu"]
     with pytest.raises(WorkerNotFound):
@@ -110,7 +124,7 @@ async def test_a_worker_lives_from_create_to_destroy(fleet: Provisioner, tmp_pat
     assert isinstance(ready, Ready)
     assert (ready.worker_id, ready.metrics) == ("w-0", "http://127.0.0.1:1/metrics")
     assert not gone(ready.pid)
-    assert "key qt_the_key" in (tmp_path / "logs" / "w-0.log").read_text()
+    await logged(tmp_path / "logs" / "w-0.log", "key qt_the_key")
     with pytest.raises(FailedPrecondition, match="w-0"):
         await fleet.create(a_spec(tmp_path))
 
@@ -188,8 +202,7 @@ async def test_workers_of_a_killed_host_are_told_and_start_over_the_slabs_they_h
     after = {(await the_next(changes)).pid for _ in names}
     assert len({parent_of(pid) for pid in after} - {host}) == 1
     for name in names:
-        log = (tmp_path / "logs" / f"{name}.log").read_text()
-        assert "slab 1" in log, log
+        await logged(tmp_path / "logs" / f"{name}.log", "slab 1")
     await fleet.close()
 
 

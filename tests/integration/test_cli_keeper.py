@@ -20,11 +20,11 @@ from quickthaw.cli.up.process import Command
 from quickthaw.cli.up.settings import UpSettings
 from quickthaw.wire.process import Address
 from quickthaw.wire.restarts import RestartPolicy
+from support.patience import PATIENCE_SECONDS
 
 TESTS = Path(__file__).parents[1]
 MODULE = "support.pretend_worker"
 HOST = "support.pretend_host"
-PATIENCE_SECONDS = 60.0
 ANY = Address("127.0.0.1", 0)
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
+from support.patience import PATIENCE_SECONDS
 from support.platform import Platform, quickthaw, running_platform
 from support.tiny_models import tiny_sd
 
-PATIENCE_SECONDS = 60.0
 SMALL = ("--vram-bytes", "256MiB", "--pinned-bytes", "64MiB")
 ANYWHERE = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 

@@ -15,6 +15,7 @@ from quickthaw.gateway.door import Authority
 from quickthaw.wire.errors import SettingsInvalid
 from support.fake_inference import ALICE_KEY
 from support.gateway_rig import Rig, a_gateway
+from support.patience import PATIENCE_SECONDS
 
 KEY = {"authorization": f"Key {ALICE_KEY}"}
 
@@ -38,7 +39,7 @@ async def answer_to(rig: Rig, *said: bytes) -> bytes:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await reader.read()
     finally:
         writer.close()

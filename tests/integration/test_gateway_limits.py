@@ -15,6 +15,7 @@ from quickthaw.gateway.settings import Limits
 from quickthaw.wire.limits import INPUT_BYTES_MAX
 from support.fake_inference import ALICE_KEY
 from support.gateway_rig import Rig, a_gateway
+from support.patience import PATIENCE_SECONDS
 
 RUN = "/run/quickthaw/shapes"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -34,7 +35,7 @@ async def dialled(rig: Rig) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
     """What is still to be read until the gateway closes."""
-    return await asyncio.wait_for(reader.read(), 10)
+    return await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
 
 
 def limits(**changed: float) -> Limits:
@@ -73,7 +74,9 @@ async def test_bodies_of_many_callers_together_have_a_limit_and_make_room_again(
         for reader, writer in (one, other):
             writer.write(head + b" " * 59_990)
             readers[asyncio.create_task(reader.readuntil(b"}"))] = writer
-        refused, waiting = await asyncio.wait(readers, return_when="FIRST_COMPLETED", timeout=20)
+        refused, waiting = await asyncio.wait(
+            readers, return_when="FIRST_COMPLETED", timeout=PATIENCE_SECONDS
+        )
         ((told,), (fits,)) = (refused, waiting)
         assert told.result().startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 2" in told.result()
@@ -159,7 +162,7 @@ async def test_a_reader_that_takes_nothing_is_cut_and_others_are_not(tmp_path: P
         request = await rig.platform.submitted()
         for step in range(1, 41):
             await request.preview(step, b"x" * 200_000)
-        await asyncio.wait_for(request.cancelled.wait(), 20)
+        await asyncio.wait_for(request.cancelled.wait(), PATIENCE_SECONDS)
         assert (await rig.http.get("/health")).status_code == 200
         assert (await rig.metrics())["quickthaw_gateway_stalled_readers_total"] == 1
         slow.close()
@@ -242,7 +245,7 @@ async def test_a_hundred_streams_of_one_request_all_end(tmp_path: Path) -> None:
         async with httpx.AsyncClient(headers=rig.http.headers, limits=pool, timeout=30) as many:
             readers = [asyncio.create_task(many.get(url)) for _ in range(100)]
             request = await rig.platform.submitted()
-            await asyncio.wait_for(request.watched_by(1), 20)  # one for all of them
+            await asyncio.wait_for(request.watched_by(1), PATIENCE_SECONDS)  # one for all of them
             await request.succeed()
             answers = await asyncio.gather(*readers)
         assert all('"COMPLETED"' in answer.text for answer in answers)

@@ -23,6 +23,7 @@ from quickthaw.wire.process import Address
 from support.fake_inference import ALICE_KEY, BOB_KEY, MODEL_ID, FakePlatform, served
 from support.fake_request import FakeRequest
 from support.gateway_rig import Rig, a_gateway, events_of
+from support.patience import PATIENCE_SECONDS
 
 ALICE = Credential(f"Key {ALICE_KEY}")
 LISTENERS = 200
@@ -74,7 +75,7 @@ async def test_two_hundred_listeners_share_one_watch_and_all_are_told_everything
             asyncio.ensure_future(over_sse(http, path) if index % 2 else over_websocket(rig, path))
             for index in range(LISTENERS)
         ]
-        await asyncio.wait_for(request.watched_by(1), 20)
+        await asyncio.wait_for(request.watched_by(1), PATIENCE_SECONDS)
         await request.move(types_pb2.REQUEST_STATE_RUNNING)
         for number in range(5):
             await request.log(f"line {number}")
@@ -83,7 +84,7 @@ async def test_two_hundred_listeners_share_one_watch_and_all_are_told_everything
         for events in await asyncio.wait_for(asyncio.gather(*listening), 60):
             assert lines_of(events) == [f"line {number}" for number in range(5)]
             assert events[-1]["status"] == "COMPLETED"
-        await asyncio.wait_for(request.unwatched.wait(), 10)
+        await asyncio.wait_for(request.unwatched.wait(), PATIENCE_SECONDS)
 
 
 async def test_a_slow_reader_is_cut_off_and_the_others_hear_everything(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ async def test_one_watch_serves_one_key_only(tmp_path: Path) -> None:
         request = await submitted(rig)
         path = stream_path(request)
         listening = asyncio.ensure_future(over_sse(rig.http, path))
-        await asyncio.wait_for(request.watched_by(1), 20)
+        await asyncio.wait_for(request.watched_by(1), PATIENCE_SECONDS)
         bobs = await rig.nobody.get(path, headers={"authorization": f"Key {BOB_KEY}"})
         assert bobs.status_code == 404
         with pytest.raises(InvalidStatus) as refused:
@@ -217,4 +218,4 @@ async def test_the_last_listener_to_leave_ends_the_watch() -> None:
         assert fanout.watches == 1
         await other.aclose()
         assert fanout.watches == 0
-        await asyncio.wait_for(request.unwatched.wait(), 10)
+        await asyncio.wait_for(request.unwatched.wait(), PATIENCE_SECONDS)

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from support.fake_inference import ADMIN_KEY, ALICE_KEY, FakePlatform, served
+from support.patience import PATIENCE_SECONDS
 
 KEY = {"authorization": f"Key {ALICE_KEY}"}
 
@@ -97,7 +98,7 @@ async def test_a_request_that_does_not_end_is_cut_off_and_cancelled(tmp_path: Pa
                 )
                 request = await platform.submitted()
                 process.send_signal(signal.SIGTERM)
-                await asyncio.wait_for(request.cancelled.wait(), 30)
+                await asyncio.wait_for(request.cancelled.wait(), PATIENCE_SECONDS)
                 assert (await answer).status_code == 503
             status, _ = await ended(process)
     assert status == 0

@@ -18,6 +18,7 @@ from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import types_pb2
 from support.fake_inference import ALICE_KEY, BOB_KEY
 from support.gateway_rig import Rig, a_gateway
+from support.patience import PATIENCE_SECONDS
 
 REALTIME = "/fal-ai/shapes/dev/realtime"
 
@@ -36,7 +37,7 @@ async def connected(
 
 async def told(socket: ClientConnection) -> dict[str, Any]:
     """The next frame, whichever way it was sent; fails if none comes."""
-    frame = await asyncio.wait_for(socket.recv(), 20)
+    frame = await asyncio.wait_for(socket.recv(), PATIENCE_SECONDS)
     value = json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
     assert isinstance(value, dict)
     return value
@@ -67,7 +68,7 @@ async def test_an_input_is_answered_with_its_output_and_then_with_timings(tmp_pa
 async def test_text_is_json_and_sync_mode_means_data_uris(tmp_path: Path) -> None:
     async with a_gateway(tmp_path) as rig, connected(rig) as socket:
         await socket.send(json.dumps({"prompt": "a", "sync_mode": True}))
-        frame = await asyncio.wait_for(socket.recv(), 20)
+        frame = await asyncio.wait_for(socket.recv(), PATIENCE_SECONDS)
         assert isinstance(frame, bytes)
         output = msgpack.unpackb(frame)
         assert output["images"][0]["url"].startswith("data:image/png;base64,")
@@ -93,7 +94,7 @@ async def test_inputs_that_nobody_took_give_way_to_newer_ones(tmp_path: Path) ->
                 await socket.send(packed(prompt=name))
             await (await socket.ping())  # by now they have been read
             for count, name in enumerate(("first", "second", "third"), start=1):
-                request = await asyncio.wait_for(rig.platform.submitted(count), 20)
+                request = await asyncio.wait_for(rig.platform.submitted(count), PATIENCE_SECONDS)
                 await request.succeed()
                 assert (await told(socket))["prompt"] == name
                 await told(socket)
@@ -108,7 +109,7 @@ async def test_pings_are_answered_during_a_run(tmp_path: Path) -> None:
             await rig.platform.submitted()
             for _ in range(3):
                 await socket.send(packed(prompt="y"))
-                await asyncio.wait_for(await socket.ping(), 5)
+                await asyncio.wait_for(await socket.ping(), PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ async def test_leaving_cancels_what_runs(tmp_path: Path) -> None:
             await socket.send(packed(prompt="x"))
             request = await rig.platform.submitted()
             await request.move(types_pb2.REQUEST_STATE_RUNNING)
-        await asyncio.wait_for(request.cancelled.wait(), 10)
+        await asyncio.wait_for(request.cancelled.wait(), PATIENCE_SECONDS)
 
 
 async def test_a_silent_session_ends_with_a_timeout_and_a_clean_close(tmp_path: Path) -> None:

@@ -27,8 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from quickthaw.gateway.fal.frames import DEPTH_MAX, ITEMS_MAX, BadFrame, decode
 from support.fake_inference import ALICE_KEY
 from support.gateway_rig import Rig, a_gateway
-
-FRAMES_SECONDS_MAX = 20.0
+from support.patience import PATIENCE_SECONDS
 
 
 @asynccontextmanager
@@ -51,7 +50,7 @@ async def called(connection: ClientConnection, arguments: object) -> list[Any]:
     await connection.send(json.dumps(arguments))
     frames: list[Any] = []
     while not frames or not frames[-1].startswith('{"type":"end"'):
-        frame = await asyncio.wait_for(connection.recv(), 20)
+        frame = await asyncio.wait_for(connection.recv(), PATIENCE_SECONDS)
         assert isinstance(frame, str)
         frames.append(frame)
     return [json.loads(frames[0]), *frames[1:-1], json.loads(frames[-1])]
@@ -92,18 +91,20 @@ async def test_a_stream_over_a_websocket_sends_its_events_as_they_arise(tmp_path
             await connection.send('{"prompt": "x"}')
             request = await rig.platform.submitted()
             await request.preview(1)
-            start = json.loads(await asyncio.wait_for(connection.recv(), 20))
+            start = json.loads(await asyncio.wait_for(connection.recv(), PATIENCE_SECONDS))
             assert start["headers"]["content-type"].startswith("text/event-stream")
-            assert str(await asyncio.wait_for(connection.recv(), 20)).startswith("data: {")
+            assert str(await asyncio.wait_for(connection.recv(), PATIENCE_SECONDS)).startswith(
+                "data: {"
+            )
             assert not request.record.HasField("receipt")
-        await asyncio.wait_for(request.cancelled.wait(), 10)
+        await asyncio.wait_for(request.cancelled.wait(), PATIENCE_SECONDS)
 
 
 async def test_frames_that_are_no_calls_close_the_connection(tmp_path: Path) -> None:
     async with a_gateway(tmp_path) as rig, connected(rig, "/ws/fal-ai/shapes/dev") as connection:
         await connection.send(b"bytes")
         with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(connection.recv(), 20)
+            await asyncio.wait_for(connection.recv(), PATIENCE_SECONDS)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
 
@@ -118,7 +119,7 @@ async def test_a_token_opens_a_socket_and_a_stream_of_its_app_without_a_key(
         for path in ("/fal-ai/shapes/dev/realtime", "/ws/fal-ai/shapes/dev"):
             async with connected(rig, path + query, key=None) as connection:
                 await connection.send('{"prompt": "x"}')
-                assert await asyncio.wait_for(connection.recv(), 20)
+                assert await asyncio.wait_for(connection.recv(), PATIENCE_SECONDS)
         streamed = await rig.nobody.post(f"/fal-ai/shapes/dev/stream{query}", json={"prompt": "x"})
         assert streamed.status_code == 200
         other = {"allowed_apps": ["others"], "token_expiration": 60}
@@ -208,7 +209,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 def upgraded(rig: Rig) -> socket.socket:
     connection = socket.create_connection((rig.listening.http.host, rig.listening.http.port))
-    connection.settimeout(FRAMES_SECONDS_MAX)
+    connection.settimeout(PATIENCE_SECONDS)
     key = base64.b64encode(os.urandom(16)).decode()
     connection.sendall(
         f"GET /fal-ai/shapes/dev/realtime HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"

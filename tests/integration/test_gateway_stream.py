@@ -8,6 +8,7 @@ from typing import cast
 from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import types_pb2
 from support.gateway_rig import a_gateway, events_of
+from support.patience import PATIENCE_SECONDS
 
 STREAM = "/run/quickthaw/shapes/stream"
 
@@ -58,8 +59,8 @@ async def test_a_reader_that_leaves_cancels_the_run(tmp_path: Path) -> None:
             request = await rig.platform.submitted()
             await request.preview(1)
             await anext(response.aiter_lines())
-        await asyncio.wait_for(request.cancelled.wait(), 10)
-        await asyncio.wait_for(request.unwatched.wait(), 10)
+        await asyncio.wait_for(request.cancelled.wait(), PATIENCE_SECONDS)
+        await asyncio.wait_for(request.unwatched.wait(), PATIENCE_SECONDS)
 
 
 async def test_bad_arguments_are_an_ordinary_answer(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ async def test_a_stream_that_no_worker_starts_in_time_says_so(tmp_path: Path) ->
             (event,) = await events_of(got)
         assert cast("dict[str, object]", event["error"])["status"] == 504
         request = await rig.platform.submitted()
-        await asyncio.wait_for(request.cancelled.wait(), 10)
+        await asyncio.wait_for(request.cancelled.wait(), PATIENCE_SECONDS)
 
 
 async def test_open_streams_are_counted(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import webhooks_pb2, webhooks_pb2_grpc
+from support.patience import PATIENCE_SECONDS
 from support.receiver import Received, Receiver, a_receiver
 from support.whole import Whole, a_whole_platform
 
@@ -244,7 +245,9 @@ async def test_slow_receivers_of_what_is_told_on_the_way_delay_nothing_that_is_p
             all_slots.set()
 
     server = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
-    async with server, a_whole_platform(tmp_path) as whole, whole.worker():
+    patient = Limits(webhook_seconds=3 * PATIENCE_SECONDS, drain_seconds=1)
+    platform = a_whole_platform(tmp_path, limits=patient)
+    async with server, platform as whole, whole.worker():
         port = server.sockets[0].getsockname()[1]
         body = {
             "input": {"prompt": "x"},
@@ -254,8 +257,8 @@ async def test_slow_receivers_of_what_is_told_on_the_way_delay_nothing_that_is_p
         for _ in range(Limits().webhook_deliveries_max):
             made = await whole.http.post("/replicate/v1/models/test/tiny/predictions", json=body)
             assert made.status_code == 201, made.text
-        await asyncio.wait_for(all_slots.wait(), 30)
+        await asyncio.wait_for(all_slots.wait(), PATIENCE_SECONDS)
         await submit(whole, receiver.url)
-        await asyncio.wait_for(taken(receiver), Limits().webhook_seconds / 2)
+        await asyncio.wait_for(taken(receiver), PATIENCE_SECONDS)
         for writer in silent:
             writer.close()

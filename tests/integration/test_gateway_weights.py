@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.gateway_rig import Rig, a_gateway
+from support.patience import PATIENCE_SECONDS
 
 HEADER = json.dumps({"a": {"dtype": "U8", "shape": [4000], "data_offsets": [0, 4000]}}).encode()
 WHOLE = len(HEADER).to_bytes(8, "little") + HEADER + bytes(4000)
@@ -38,7 +39,7 @@ async def test_a_pickle_is_refused_at_its_first_bytes_of_many(rig: Rig, tmp_path
         f"content-length: {10**10}",
     )
     writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + PICKLE[:100])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         answer = await reader.readuntil(b"}")
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"style.safetensors: this is a pickle" in answer

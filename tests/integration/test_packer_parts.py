@@ -3,6 +3,7 @@ without."""
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from quickthaw.cli.making import Recipe
 from quickthaw.cli.packer import child, uploads
-from quickthaw.cli.packer.isolation import child_environment
+from quickthaw.cli.packer.isolation import Rooms, child_environment
 from quickthaw.cli.packer.order import Order, Packed, Packing, Refused, answer_line, parse_answer
 from quickthaw.cli.packer.packing import pack
 from quickthaw.cli.packer.settings import parse_settings
@@ -73,7 +74,8 @@ async def test_what_a_gateway_keeps_in_parts_a_packer_reads_whole(
     file = DeploymentFile("unet/x.dat", stored.file_id, stored.size_bytes)
     record = await uploads.find(store.packer, "me", file)
     told: list[int] = []
-    await uploads.fetch(store.packer, record, tmp_path / "there" / "x.dat", told.append)
+    digest = await uploads.fetch(store.packer, record, tmp_path / "there" / "x.dat", told.append)
+    assert digest == hashlib.sha256(DATA).hexdigest()
     assert (tmp_path / "there" / "x.dat").read_bytes() == DATA
     assert sum(told) == len(DATA)
 
@@ -145,11 +147,14 @@ def test_a_process_that_left_the_network_reaches_nobody_and_still_writes_files(
 def an_order(tmp_path: Path, source: Path, data_bytes_max: int = 1 << 34) -> Order:
     return Order(
         source=str(source),
-        hidden=str(tmp_path),
+        hidden=(str(tmp_path),),
         snapshots=str(tmp_path / "snapshots"),
+        finished=str(tmp_path / "snapshots" / "finished.json"),
+        bases=str(tmp_path / "snapshots"),
         base_digest="",
         recipe=Recipe(),
         data_bytes_max=data_bytes_max,
+        rooms=Rooms((), (str(tmp_path),)),
     )
 
 
@@ -223,7 +228,7 @@ def test_what_cannot_be_packed_is_refused_by_name(
         path.write_bytes(b"\x80\x04\x95" + bytes(100))
     order = replace(
         an_order(tiny, path),
-        snapshots=str(tiny / "store"),
+        bases=str(tiny / "store"),
         base_digest=(tiny / "digest").read_text(),
         defaults=defaults,
     )
@@ -288,5 +293,6 @@ def test_every_limit_of_the_packer_is_a_flag() -> None:
         text=True,
         check=True,
     )
-    for flag in ("--pack-bytes-max", "--pack-seconds-max", "--test-seconds-max", "--push"):
+    limits = ("--pack-bytes-max", "--pack-seconds-max", "--test-seconds-max", "--keep-seconds")
+    for flag in (*limits, "--push", "--pack-user", "--require-walls"):
         assert flag in done.stdout

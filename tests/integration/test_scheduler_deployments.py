@@ -22,6 +22,7 @@ from support.bringing import (
     deployments_of,
     look,
 )
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import FAST, Caller, Running, a_model, a_scheduler
 
 READY = deployments_pb2.DEPLOYMENT_STATE_READY
@@ -277,7 +278,7 @@ async def test_a_packer_that_waits_hears_of_a_new_one_at_once(me: Caller, packer
 
     waiting = asyncio.create_task(packer.lease(wait_ms=30_000))
     asked = await ask(me)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await waiting).deployment.deployment_id == asked.deployment_id
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -41,8 +40,15 @@ async def test_tokens_and_tickets_for_uploads_die_with_their_key(strangers: Stra
 
     await revoke_alices_key(strangers)
 
-    async def refused(method: str, url: str, **more: object) -> None:
-        answer: httpx.Response = await nobody.request(method, url, **more)  # type: ignore[arg-type] # by name
+    async def refused(
+        method: str,
+        url: str,
+        *,
+        content: bytes | None = None,
+        json: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        answer = await nobody.request(method, url, content=content, json=json, headers=headers)
         assert answer.status_code == 401, (method, url, answer.text)
         assert "revoked" in answer.text
 

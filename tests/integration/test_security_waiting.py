@@ -19,6 +19,7 @@ from quickthaw.gateway.fal import realtime
 from quickthaw.gateway.settings import Limits
 from support.fake_inference import ALICE_KEY
 from support.gateway_rig import Rig, a_gateway
+from support.patience import PATIENCE_SECONDS
 
 TRY_AGAIN_LATER = 1013
 POLICY_VIOLATION = 1008
@@ -43,7 +44,7 @@ async def read_by_now(socket: ClientConnection) -> None:
 
 async def close_code(socket: ClientConnection) -> int | None:
     """Of the gateway's goodbye."""
-    await asyncio.wait_for(socket.wait_closed(), 20)
+    await asyncio.wait_for(socket.wait_closed(), PATIENCE_SECONDS)
     return socket.close_code
 
 
@@ -70,7 +71,7 @@ async def test_what_waits_of_all_callers_has_a_bound_and_makes_room_when_one_lea
             await third.send(an_input("waits", 60_000))
             await read_by_now(third)
             await request.succeed()
-            await asyncio.wait_for(rig.platform.submitted(4), 20)
+            await asyncio.wait_for(rig.platform.submitted(4), PATIENCE_SECONDS)
 
 
 async def test_inputs_of_one_connection_give_way_by_their_bytes_too(
@@ -95,7 +96,7 @@ async def test_inputs_of_one_connection_give_way_by_their_bytes_too(
 async def told(socket: ClientConnection) -> str:
     """The next output's prompt."""
     while True:
-        frame = await asyncio.wait_for(socket.recv(), 20)
+        frame = await asyncio.wait_for(socket.recv(), PATIENCE_SECONDS)
         if isinstance(frame, bytes):
             output: dict[str, Any] = msgpack.unpackb(frame)
             return str(output["prompt"])

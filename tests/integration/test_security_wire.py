@@ -13,6 +13,7 @@ import pytest
 from quickthaw.gateway.settings import Limits
 from support.fake_inference import ALICE_KEY
 from support.gateway_rig import Rig, a_gateway
+from support.patience import PATIENCE_SECONDS
 
 RUN = "/run/quickthaw/shapes"
 START = f"POST {RUN} HTTP/1.1\r\nHost: x\r\nAuthorization: Key {ALICE_KEY}\r\n".encode()
@@ -26,7 +27,7 @@ async def said_to(rig: Rig, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
         writer.write(data)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await reader.read()
     finally:
         writer.close()

@@ -36,6 +36,7 @@ from quickthaw.scheduler.store.store import Store, open_store
 from quickthaw.scheduler.views import RequestView
 from quickthaw.wire import errors
 from support import store_rows as rows
+from support.patience import PATIENCE_SECONDS
 from support.store_servers import PostgresServer
 
 DEFAULT = Period("default")
@@ -343,7 +344,7 @@ async def test_a_postgresql_that_goes_away_loses_nothing_that_happened(
         assert not kept.done()
     finally:
         postgres.start()
-    await asyncio.wait_for(kept, 20)
+    await asyncio.wait_for(kept, PATIENCE_SECONDS)
     assert not store.journal.faulty
     assert await recovered(store) == {}
     await store.close()

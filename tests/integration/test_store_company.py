@@ -29,7 +29,7 @@ async def opened(folder: Path, limits: JournalLimits, commits: list[int]) -> Sto
 
 async def test_after_a_busy_commit_the_next_one_waits_for_company(tmp_path: Path) -> None:
     commits: list[int] = []
-    store = await opened(tmp_path, JournalLimits(busy_writes=1, gather_seconds=2.0), commits)
+    store = await opened(tmp_path, JournalLimits(busy_writes=1, gather_seconds=60.0), commits)
     await store.journal.offer(rows.model_rows())
     first = store.journal.offer(rows.submit(rows.a_job(1)))
     # Far longer than a commit takes, and far shorter than it is to wait.

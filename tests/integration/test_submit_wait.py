@@ -13,6 +13,7 @@ from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2
 from quickthaw.wire.errors import InvalidArgument, InvalidInput, QuickthawError
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import (
     Caller,
     Running,
@@ -123,7 +124,7 @@ async def test_a_scheduler_that_stops_answers_those_that_wait_with_what_it_keeps
         await caller.catalog.Register(catalog_pb2.RegisterRequest(model=a_model()))
         waiting = caller.inference.Submit(submission(wait_ms=30_000))
         listed = inference_pb2.ListRequestsRequest()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (await caller.inference.List(listed)).requests:
                 pass
         assert process.stop() == 0

@@ -61,7 +61,7 @@ async def test_an_attempt_is_told_of_from_loading_to_its_end(
     assert end.outcome == SUCCEEDED
     assert end.request_id == "request-of-a1"
     assert end.output_json == '{"run_ms": 20, "echo": "x"}'
-    assert 20 <= end.metered_ms < 5_000
+    assert 20 <= end.metered_ms < 60_000
 
 
 async def test_attempts_beyond_the_concurrency_wait_with_their_meter_closed(
@@ -208,7 +208,7 @@ async def test_a_worker_that_hears_nothing_for_a_lease_stops_its_runs(
 ) -> None:
     session = await scheduler.attached()
     session.acknowledge_heartbeats = False
-    session.welcome(lease_ms=300, heartbeat_ms=50)
+    session.welcome(lease_ms=1_000, heartbeat_ms=50)
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")
     second = await welcomed(scheduler)  # the silent stream is given up as well
@@ -221,17 +221,17 @@ async def test_a_worker_that_hears_nothing_for_a_lease_stops_its_runs(
 async def test_acknowledged_heartbeats_keep_a_run_alive_beyond_one_lease(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler, lease_ms=400)
-    session.assign("a1", input_json='{"run_ms": 1000}')
+    session = await welcomed(scheduler, lease_ms=2_000)
+    session.assign("a1", input_json='{"run_ms": 3000}')
     end = await session.finished("a1")
     assert end.outcome == SUCCEEDED
-    assert end.metered_ms >= 1000
+    assert end.metered_ms >= 3000
 
 
 async def test_a_lease_runs_out_although_the_scheduler_is_gone(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler, lease_ms=300)
+    session = await welcomed(scheduler, lease_ms=1_000)
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")
     await scheduler.stop()

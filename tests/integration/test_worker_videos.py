@@ -159,7 +159,7 @@ async def test_previews_move_and_come_at_the_first_step_and_then_every_so_many(
 @pytest.mark.parametrize("model", ["svd", "wan", "stable_audio"])
 async def test_a_run_is_cancelled_between_two_steps(studio: Studio, model: str) -> None:
     film = film_of(model) if model in VIDEOS else {}
-    attempt = studio.assign(model, **{**film, "num_inference_steps": 500})  # type: ignore[arg-type]  # see assign
+    attempt = studio.ask(model, {**film, "num_inference_steps": 500})
     await studio.session.next("progress", attempt)
     studio.session.cancel(attempt)
     end = await studio.session.finished(attempt)

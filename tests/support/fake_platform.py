@@ -33,14 +33,14 @@ from quickthaw.v1 import (
 from quickthaw.wire import errors
 from quickthaw.wire.limits import SERVER_OPTIONS
 from quickthaw.wire.status import ErrorInterceptor
+from support.patience import PATIENCE_SECONDS
 
 KEY = "qt_test_secret"
-PATIENCE_SECONDS = 20.0
 T = TypeVar("T")
 
 QUICK = Context(
-    retry=RetryPolicy(attempts_max=20, pause_seconds=0.02, pause_seconds_max=0.2, total_seconds=15),
-    call_timeout_seconds=10.0,
+    retry=RetryPolicy(attempts_max=20, pause_seconds=0.02, pause_seconds_max=0.2, total_seconds=45),
+    call_timeout_seconds=30.0,
 )
 """The client's context in tests: patient in number, quick in pauses."""
 

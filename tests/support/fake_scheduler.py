@@ -15,13 +15,13 @@ from quickthaw.v1 import fleet_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.limits import SERVER_OPTIONS
 from quickthaw.wire.status import ErrorInterceptor
+from support.patience import PATIENCE_SECONDS
 
 # The stubs type handlers for the threaded server only; the asyncio one takes coroutines.
 _Attach: TypeAlias = Callable[
     [Iterator[fleet_pb2.WorkerFrame], grpc.ServicerContext], Iterator[fleet_pb2.SchedulerFrame]
 ]
 
-PATIENCE_SECONDS = 30.0
 KEY = "qt_worker_secret"
 
 

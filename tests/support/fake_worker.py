@@ -15,8 +15,8 @@ import grpc.aio
 from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc, types_pb2
 from quickthaw.wire.limits import CHANNEL_OPTIONS, FRAME_MESSAGES_MAX
 from quickthaw.wire.status import error_from_rpc
+from support.patience import PATIENCE_SECONDS
 
-WAIT_SECONDS = 60.0
 GIB = 1 << 30
 
 
@@ -84,7 +84,7 @@ class FakeWorker:
         metadata = (("authorization", f"Key {self._key}"),)
         call = fleet_pb2_grpc.FleetStub(self._channel).Attach(self._frames(), metadata=metadata)
         self._tasks = [asyncio.create_task(self._read(call))]
-        async with self._news, asyncio.timeout(WAIT_SECONDS):
+        async with self._news, asyncio.timeout(PATIENCE_SECONDS):
             await self._news.wait_for(lambda: self.welcome is not None or self._ended())
         if self.welcome is None:
             assert self.ended is not None
@@ -96,7 +96,7 @@ class FakeWorker:
 
     async def attach_when_up(self, address: str | None = None) -> fleet_pb2.Welcome:
         """As `attach`, again and again until the scheduler answers."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 try:
                     return await self.attach(address)
@@ -313,23 +313,23 @@ class FakeWorker:
     # ---- what it heard -----------------------------------------------------------------------
 
     async def next_assign(self) -> fleet_pb2.Assign:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.assigned.get()
 
     async def next_cancel(self) -> fleet_pb2.CancelAttempt:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.cancelled.get()
 
     async def next_drain(self) -> fleet_pb2.DrainWorker:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.drained.get()
 
     async def until_acknowledged(self, attempt_id: str) -> None:
-        async with self._news, asyncio.timeout(WAIT_SECONDS):
+        async with self._news, asyncio.timeout(PATIENCE_SECONDS):
             await self._news.wait_for(lambda: attempt_id in self.acknowledged)
 
     async def until_heartbeat_acknowledged(self, sequence: int) -> fleet_pb2.HeartbeatAck:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (ack := await self.heartbeat_acks.get()).sequence < sequence:
                 pass
             return ack
@@ -337,7 +337,7 @@ class FakeWorker:
     async def until_ended(self) -> Exception | None:
         """What the stream ended with."""
         assert self.ended is not None
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await asyncio.shield(self.ended)
 
 

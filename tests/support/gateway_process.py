@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import httpx
 
 from quickthaw.wire.process import Address
 from support.fake_inference import ADMIN_KEY, ALICE_KEY, FakePlatform, served
+from support.patience import PATIENCE_SECONDS
 
 _KIB = 1024
 
@@ -46,11 +48,10 @@ class GatewayProcess:
         return next(int(line.split()[1]) * _KIB for line in lines if line.startswith(name))
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
-        for _ in range(1_000):
-            if holds():
-                return
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while not holds():
+            assert time.monotonic() < give_up, f"{what} did not happen"
             await asyncio.sleep(0.02)
-        raise AssertionError(f"{what} did not happen within 20 s")
 
 
 @asynccontextmanager

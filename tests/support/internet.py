@@ -71,9 +71,16 @@ def an_internet() -> Iterator[Internet]:
     def is_public(address: IPv4Address | IPv6Address) -> bool:
         return str(address) == PUBLIC or judge(address)
 
-    def getaddrinfo(host: object, port: object, *more: object, **named: object) -> object:
+    def getaddrinfo(
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> object:
         if not isinstance(host, str) or host not in internet.names:
-            return resolve(host, port, *more, **named)  # type: ignore[arg-type] # as it came
+            return resolve(host, port, family, type, proto, flags)
         internet.looked_up.append(host)
         found = internet.names[host]
         now = found.pop(0) if len(found) > 1 else found[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-WAIT_SECONDS = 40.0
+from support.patience import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Receiver:
 
     def take(self) -> Received:
         """The next one; blocks."""
-        return self.received.get(timeout=WAIT_SECONDS)
+        return self.received.get(timeout=PATIENCE_SECONDS)
 
     def start(self) -> None:
         self._thread.start()

@@ -31,8 +31,7 @@ from quickthaw.v1 import (
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
 from support.key_metadata import key_interceptors
-
-WAIT_SECONDS = 60.0
+from support.patience import PATIENCE_SECONDS
 
 SCHEMA = {
     "type": "object",
@@ -125,7 +124,7 @@ class Caller:
         return answer.request_id
 
     async def until_ended(self, request_id: str) -> types_pb2.Request:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             async for event in self.inference.Watch(
                 inference_pb2.WatchRequest(request_id=request_id)
             ):
@@ -136,7 +135,7 @@ class Caller:
     async def until_state(
         self, request_id: str, state: types_pb2.RequestState.ValueType
     ) -> inference_pb2.StateChange:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             async for event in self.inference.Watch(
                 inference_pb2.WatchRequest(request_id=request_id)
             ):
@@ -146,7 +145,7 @@ class Caller:
 
     async def until_run(self, request_id: str, attempt: int) -> None:
         """Until that attempt runs."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             async for event in self.inference.Watch(
                 inference_pb2.WatchRequest(request_id=request_id)
             ):
@@ -257,7 +256,7 @@ class SchedulerProcess:
     def _reap(self) -> int:
         assert self.process is not None
         assert self.process.stdout is not None
-        status = self.process.wait(WAIT_SECONDS)
+        status = self.process.wait(PATIENCE_SECONDS)
         self.process.stdout.close()
         self.process = None
         return status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,17 @@ class Studio:
     def assign(
         self, model: str, evict: tuple[str, ...] = (), attempt_id: str = "", **given: object
     ) -> str:
+        return self.ask(model, given, evict=evict, attempt_id=attempt_id)
+
+    def ask(
+        self,
+        model: str,
+        given: Mapping[str, object],
+        *,
+        evict: tuple[str, ...] = (),
+        attempt_id: str = "",
+    ) -> str:
+        """`assign`, with the request's input as one mapping."""
         self.count += 1
         attempt_id = attempt_id or f"{model}-{self.count}"
         words = {"prompt": PROMPT, "num_inference_steps": 2, "seed": 7, **given}
@@ -68,12 +80,12 @@ class Studio:
         return attempt_id
 
     async def draw(self, model: str, **given: object) -> fleet_pb2.AttemptFinished:
-        end = await self.session.finished(self.assign(model, **given))  # type: ignore[arg-type]  # see assign
+        end = await self.session.finished(self.ask(model, given))
         assert end.outcome == SUCCEEDED, end.failure
         return end
 
     async def fail(self, model: str, **given: object) -> types_pb2.Failure:
-        end = await self.session.finished(self.assign(model, **given))  # type: ignore[arg-type]  # see assign
+        end = await self.session.finished(self.ask(model, given))
         assert end.outcome == FAILED
         return end.failure
 

@@ -18,6 +18,8 @@ from quickthaw.wire.process import Address
 from support.fake_worker import FakeWorker
 from support.schedulers import Running, a_model, a_scheduler
 
+QUICK_TO_STOP = Limits(drain_seconds=1)
+
 
 @dataclass
 class MovableClock:
@@ -59,6 +61,7 @@ async def a_whole_platform(
     allow_private: bool = True,
     with_tls: bool = False,
     models: tuple[catalog_pb2.Model, ...] = (),
+    limits: Limits = QUICK_TO_STOP,
 ) -> AsyncIterator[Whole]:
     clock = MovableClock()
     async with AsyncExitStack() as stack:
@@ -76,7 +79,7 @@ async def a_whole_platform(
                         link_secret_file=data_dir / "links.secret",
                         tls_dir=data_dir / "tls" if with_tls else None,
                         webhook_allow_private=allow_private,
-                        limits=Limits(drain_seconds=1),
+                        limits=limits,
                     )
                 )
             )

@@ -13,8 +13,7 @@ from quickthaw.worker.attempts import Assignment, Tier
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.ports import RunStopped
 from quickthaw.worker.prefetching import WAITING_MAX, Prefetch, Prefetcher, Promoting
-
-PATIENCE_SECONDS = 30.0
+from support.patience import PATIENCE_SECONDS
 
 
 class SlowLoader:
