@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from quickthaw.snapshot.families.base import IN_EACH_BRANCH, Family
+from typing import Any
+
+from quickthaw.snapshot.families.base import IN_EACH_BRANCH, NOTHING_LEARNED, Family, Learned
 from quickthaw.snapshot.input_properties import FrameRule, Output
 from quickthaw.snapshot.manifest import Kind
+
+
+def _of_given_frames(pipeline: Any) -> Learned:
+    """Later releases were trained to have any of the frames given."""
+    later = type(pipeline).__name__ == "LTXConditionPipeline"
+    return Learned(inputs=("end_image_url",)) if later else NOTHING_LEARNED
+
 
 LTX = Family(
     name="ltx",
@@ -21,12 +30,13 @@ LTX = Family(
     },
     denoiser="transformer",
     patch=1,
-    inputs=(*IN_EACH_BRANCH, "image_url", "end_image_url", "guidance_scale"),
+    inputs=(*IN_EACH_BRANCH, "image_url", "guidance_scale"),
     defaults={"guidance_scale": 3.0},
     output=Output.VIDEO,
     side_step=16,
     landscape=(704, 480),
     frames=FrameRule(default=161, step=8, fps=25),
+    learn=_of_given_frames,
 )
 
 SVD = Family(

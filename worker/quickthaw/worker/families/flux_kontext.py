@@ -14,6 +14,10 @@ _PREFERRED_BY = 8
 for."""
 
 
+SIDE_OF_LATENTS = 128
+"""Of the squares that the model was trained with."""
+
+
 class FluxKontext(Flux):
     needs = ("image_url",)
 
@@ -23,7 +27,7 @@ class FluxKontext(Flux):
             return request
         step = pipe.vae_scale_factor * 2
         stretch = pictures.image.width / pictures.image.height
-        side = pipe.default_sample_size * pipe.vae_scale_factor
+        side = SIDE_OF_LATENTS * pipe.vae_scale_factor
         # Nothing is so thin that it vanishes.
         width, height = (
             max(int(side * by) // step, 1) * step for by in (stretch**0.5, stretch**-0.5)

@@ -3,10 +3,12 @@ small model may begin with a picture."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
 
+from quickthaw.wire.errors import EngineFailed
 from quickthaw.worker.families.base import MakesVideo, TextReader, text_reader
 from quickthaw.worker.inputs import VideoInput
 from quickthaw.worker.pictures import Pictures
@@ -27,6 +29,11 @@ class Wan(MakesVideo):
     ) -> dict[str, Any]:
         reader = text_reader(pipe)
         assert reader is not None, "a Wan snapshot has its text encoder"
+        if pictures is not None and importlib.util.find_spec("ftfy") is None:
+            raise EngineFailed(
+                "this worker cannot read a prompt to a picture as Wan does: install "
+                "quickthaw[media], which brings ftfy"
+            )
         return {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
