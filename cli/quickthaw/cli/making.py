@@ -14,6 +14,7 @@ from quickthaw.wire.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from quickthaw.snapshot.fields import JsonValue
+    from quickthaw.snapshot.finished import Finished
     from quickthaw.snapshot.pack import OnProgress
 
 
@@ -81,6 +82,7 @@ def packed_in(
     base: Snapshot | None,
     defaults: Mapping[str, JsonValue] | None,
     on_progress: OnProgress,
+    finished: Finished | None = None,
 ) -> str:
     """The digest of a snapshot of the source. Raises as `pack`."""
     from quickthaw.snapshot.pack import pack
@@ -92,10 +94,11 @@ def packed_in(
         title=recipe.title,
         licence=recipe.licence,
         defaults=defaults,
-        base=None if base is None else base.digest,
+        base=base,
         component=recipe.component,
         dtype=recipe.dtype,
         quantize=recipe.quantize,
         scale=recipe.scale,
         on_progress=on_progress,
+        finished=finished,
     )

@@ -119,6 +119,15 @@ def up(
     packer: Annotated[
         bool, typer.Option(help="Whether tenants can have models of their own packed here.")
     ] = True,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Serve what tenants deploy from s3://BUCKET/PREFIX, gs://, az:// or a folder, so "
+            "that workers on other machines start it. Default: DIR/snapshots.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(help="Of the parts: debug, info, warning or error.")
     ] = "info",
@@ -180,6 +189,7 @@ def up(
         pinned_bytes=pinned_bytes,
         compiled=compiled,
         packer=packer,
+        push=push,
         log_level=log_level,
         drain_seconds=drain_seconds,
         options=passed_on(set_ or []),

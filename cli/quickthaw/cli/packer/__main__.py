@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 
+from quickthaw.cli.packer.isolation import Wall
 from quickthaw.cli.packer.serving import serve
 from quickthaw.cli.packer.settings import parse_settings
 from quickthaw.wire.errors import QuickthawError
@@ -22,8 +24,8 @@ def main() -> int:
     return 0
 
 
-def _say_ready() -> None:
-    print("quickthaw-packer ready", flush=True)
+def _say_ready(walls: Sequence[Wall]) -> None:
+    print(f"quickthaw-packer ready walls={','.join(walls) or 'none'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`python -m quickthaw.cli.packer.child`: reads a tenant's files and writes the snapshot.
 
-The one process that opens what a stranger made. It has neither key nor network, a bound on its
-memory, and a parent that ends it when its time is over.
+The one process that opens what a stranger made. It has no key, sees neither network nor any files
+but those of its job (as far as the system has such walls), and has a bound on its memory and a
+parent that ends it when its time is over.
 """
 
 from __future__ import annotations
@@ -11,8 +12,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from quickthaw.cli.packer.isolation import leave_network, limit_memory
-from quickthaw.cli.packer.order import Answer, Order, Packed, Packing, Refused, answer_line
+from quickthaw.cli.packer.isolation import confine, limit_memory
+from quickthaw.cli.packer.order import (
+    Answer,
+    Order,
+    Packed,
+    Packing,
+    Refused,
+    answer_line,
+    without,
+)
 from quickthaw.wire.errors import (
     InvalidArgument,
     QuickthawError,
@@ -31,10 +40,8 @@ MESSAGE_CHARS_MAX = 1_500
 
 def main() -> None:
     order = Order.from_json(sys.stdin.read())
-    isolated = leave_network()
+    confine(order.rooms)
     limit_memory(order.data_bytes_max)
-    if not isolated:
-        print("this system lets nobody leave the network", file=sys.stderr, flush=True)
     try:
         _say(Packed(packed(order)))
     except QuickthawError as error:
@@ -48,10 +55,11 @@ def packed(order: Order) -> str:
     from quickthaw.cli.making import check_source, packed_in
     from quickthaw.cli.packing import quiet_libraries
     from quickthaw.snapshot import SnapshotStore
+    from quickthaw.snapshot.finished import Finished
 
     quiet_libraries()
     source, store = Path(order.source), SnapshotStore(order.snapshots)
-    base = store.open(order.base_digest) if order.base_digest else None
+    base = SnapshotStore(order.bases).open(order.base_digest) if order.base_digest else None
     _say(Packing("looking at the files", 0, 0))
     check_source(source, order.recipe, base)
     if order.defaults:
@@ -66,7 +74,8 @@ def packed(order: Order) -> str:
 
     # Both sides call a parsed JSON value by a name of their own.
     defaults = cast("dict[str, JsonValue]", dict(order.defaults)) or None
-    return packed_in(store, source, order.recipe, base, defaults, on_progress)
+    finished = Finished(store, Path(order.finished))
+    return packed_in(store, source, order.recipe, base, defaults, on_progress, finished)
 
 
 def _check_defaults(order: Order, source: Path, base: Snapshot | None) -> None:
@@ -113,8 +122,7 @@ def _unreadable(order: Order, error: Exception) -> Refused:
 
 
 def _refused(order: Order, reason: str, message: str) -> Refused:
-    """Where the packer keeps its files is nobody's business."""
-    told = message.replace(order.hidden + "/", "").replace(order.hidden, "the files")
+    told = without(order.hidden, message)
     return Refused(reason, told.replace(" with --base MODEL", "")[:MESSAGE_CHARS_MAX])
 
 

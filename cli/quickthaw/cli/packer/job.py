@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,15 @@ from obstore.store import ObjectStore
 from quickthaw.cli.commands.snapshot_remote import send
 from quickthaw.cli.making import Recipe, base_in
 from quickthaw.cli.packer import trial, uploads
-from quickthaw.cli.packer.order import Order, Packing
+from quickthaw.cli.packer.order import Order, Packing, without
 from quickthaw.cli.packer.packing import pack
 from quickthaw.cli.packer.settings import PackerSettings
+from quickthaw.cli.packer.staging import Staging
 from quickthaw.cli.snapshots import model_of
 from quickthaw.client import (
     AsyncClient,
+    Deployment,
+    DeploymentFile,
     DeploymentReport,
     DeploymentState,
     Failure,
@@ -28,17 +30,19 @@ from quickthaw.client import (
     LeasedDeployment,
     Model,
 )
-from quickthaw.snapshot import SnapshotStore
+from quickthaw.snapshot import Snapshot, SnapshotStore
 from quickthaw.wire.errors import (
     DeadlineExpired,
     ModelNotFound,
     QuickthawError,
     ResourceExhausted,
+    SnapshotInvalid,
     StorageFull,
     Unauthenticated,
     Unavailable,
 )
 from quickthaw.wire.status import translate
+from quickthaw.wire.uploads import UploadRecord
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +69,17 @@ class Job:
         self._leased = leased
         self._deployment = leased.deployment
         self._spec = leased.deployment.spec
-        self._folder = settings.work_dir / leased.deployment.deployment_id
+        folder = settings.work_dir / leased.deployment.deployment_id
+        self._staging = Staging(folder, settings.pack_user)
         self._now = DeploymentReport(DeploymentState.PACKING, step="starting")
         self._news = asyncio.Event()
         """Set when a step begins, which is told at once; bytes are told now and then."""
 
     async def run(self) -> None:
-        """To its end, and reported, unless the lease is lost meanwhile."""
+        """To its end, and reported, unless the lease is lost meanwhile. What it has done stays for
+        another try, if there may be one."""
         name = f"{self._deployment.deployment_id} ({self._spec.model})"
+        ended = True
         try:
             model = await self._followed()
             await self._report(replace(self._now, step="registering", packed=model))
@@ -81,12 +88,16 @@ class Job:
             logger.info("%s was taken back", name)
         except QuickthawError as error:
             logger.info("%s failed: %s", name, error.message)
-            await self._tell_failure(error)
+            ended = await self._tell_failure(error)
+        except asyncio.CancelledError:
+            ended = False
+            raise
         except Exception as error:
             # With its traceback in our log; the tenant gets an opaque text.
-            await self._tell_failure(translate(error))
+            ended = await self._tell_failure(translate(error))
         finally:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            if ended:
+                await asyncio.to_thread(self._staging.remove)
 
     async def _followed(self) -> Model:
         """The work, with a report now and then. Raises LeaseLost with the work undone."""
@@ -115,34 +126,44 @@ class Job:
             # The lease is in the scheduler's store: it may still be ours when that is back.
             logger.warning("the scheduler does not answer: %s", error.message)
 
-    async def _report(self, report: DeploymentReport) -> None:
+    async def _report(self, report: DeploymentReport) -> Deployment:
+        """As it is then. Raises LeaseLost."""
         lease_ms = round(self._limits.lease_seconds * 1000)
         after = await self._client.deployments.report(
             self._deployment.deployment_id, self._leased.lease_id, lease_ms, report
         )
         if after is None:
             raise LeaseLost
+        return after
 
-    async def _tell_failure(self, error: QuickthawError) -> None:
+    async def _tell_failure(self, error: QuickthawError) -> bool:
+        """Whether that was its end, and not only that of this try."""
         failure = Failure(error.reason, error.message, isinstance(error, _PASSING), ())
         try:
-            await self._report(replace(self._now, failure=failure))
+            after = await self._report(replace(self._now, failure=failure))
         except LeaseLost:
-            pass  # It was cancelled at that moment.
+            return True  # It was cancelled at that moment.
         except QuickthawError as unheard:
             # The lease runs out, and it is tried again.
             logger.warning("a failure could not be reported: %s", unheard.message)
+            return False
+        return after.finished_unix_ms > 0
 
     # ---- the work ------------------------------------------------------------------------------
 
     async def _work(self) -> Model:
         store = SnapshotStore(self._settings.snapshots)
-        source = await self._fetched()
-        digest = await self._packed(store, source)
-        snapshot = store.open(digest)
+        snapshot = await asyncio.to_thread(self._staging.packed, store)
+        if snapshot is None:
+            await asyncio.to_thread(self._staging.prepare)
+            source = await self._fetched()
+            snapshot = await self._packed(store, source)
+            await asyncio.to_thread(self._staging.keep, snapshot.digest)
+        else:
+            logger.info("%s was packed before", self._deployment.deployment_id)
         if self._settings.push is not None:
             self._step("bringing the snapshot to where workers read")
-            await asyncio.to_thread(send, store, digest, self._settings.push)
+            await asyncio.to_thread(send, store, snapshot.digest, self._settings.push)
         model = model_of(snapshot, self._spec.model, uri=self._settings.push)
         self._now = DeploymentReport(DeploymentState.TESTING)
         self._step("drawing")
@@ -154,39 +175,55 @@ class Job:
 
     async def _fetched(self) -> Path:
         """The file, or the folder with all of them."""
-        files, tenant = self._spec.files, self._deployment.tenant
-        root = self._folder / "files"
+        files = self._spec.files
         self._step("fetching the files", total_bytes=sum(each.size_bytes for each in files))
-
-        def on_bytes(count: int) -> None:
-            self._now = replace(self._now, done_bytes=self._now.done_bytes + count)
-
         try:
             async with asyncio.timeout(self._limits.fetch_seconds_max):
-                records = [await uploads.find(self._uploads, tenant, each) for each in files]
+                records = [
+                    await uploads.find(self._uploads, self._deployment.tenant, each)
+                    for each in files
+                ]
                 for each, record in zip(files, records, strict=True):
-                    self._now = replace(self._now, step=f"fetching {each.path}")
-                    await uploads.fetch(self._uploads, record, root / each.path, on_bytes)
+                    await self._fetch(each, record)
         except TimeoutError as error:
             raise ResourceExhausted(
                 f"fetching the files took longer than {self._limits.fetch_seconds_max:g} s"
             ) from error
+        root = self._staging.files
         return root / files[0].path if len(files) == 1 else root
 
-    async def _packed(self, store: SnapshotStore, source: Path) -> str:
-        spec = self._spec
-        base_digest = ""
+    async def _fetch(self, file: DeploymentFile, record: UploadRecord) -> None:
+        """Brings it, unless an earlier try did."""
+
+        def on_bytes(count: int) -> None:
+            self._now = replace(self._now, done_bytes=self._now.done_bytes + count)
+
+        if await asyncio.to_thread(self._staging.holds, file.path, file.file_id):
+            logger.info("%s is here from an earlier try", file.path)
+            on_bytes(file.size_bytes)
+            return
+        self._now = replace(self._now, step=f"fetching {file.path}")
+        place = self._staging.files / file.path
+        digest = await uploads.fetch(self._uploads, record, place, on_bytes)
+        self._staging.note(file.path, file.file_id, digest)
+
+    async def _packed(self, store: SnapshotStore, source: Path) -> Snapshot:
+        spec, staging = self._spec, self._staging
+        base: Snapshot | None = None
         if spec.base:
             if self._leased.base is None:
                 raise ModelNotFound(f"the base {spec.base!r} is gone")
             self._step(f"bringing the base {self._leased.base.id}")
             base = await asyncio.to_thread(base_in, store, self._leased.base)
-            base_digest = base.digest
+            await asyncio.to_thread(staging.bring_base, base)
         order = Order(
             source=str(source),
-            hidden=str(self._folder / "files"),
-            snapshots=str(store.root.absolute()),
-            base_digest=base_digest,
+            hidden=staging.hidden,
+            snapshots=str(staging.store),
+            # The files are those of the deployment, but its base may have changed since.
+            finished=str(staging.store / f"finished-{base.digest if base else 'alone'}.json"),
+            bases=str(staging.base),
+            base_digest=base.digest if base else "",
             recipe=Recipe(
                 base=spec.base or None,
                 family=spec.family or None,
@@ -198,12 +235,16 @@ class Job:
                 licence=spec.license,
             ),
             data_bytes_max=self._limits.pack_bytes_max,
+            rooms=staging.rooms,
             defaults=cast("Mapping[str, JsonValue]", spec.defaults or {}),
         )
         self._step("packing")
-        home = self._folder / "home"
-        home.mkdir(parents=True, exist_ok=True)
-        return await pack(order, home, self._limits.pack_seconds_max, self._packing)
+        digest = await pack(order, staging.home, self._limits.pack_seconds_max, self._packing)
+        self._step("checking what was packed")
+        try:
+            return await asyncio.to_thread(store.adopt, staging.store, digest, base)
+        except SnapshotInvalid as error:
+            raise SnapshotInvalid(without(staging.hidden, error.message)) from error
 
     def _step(self, step: str, total_bytes: int = 0) -> None:
         self._now = replace(self._now, step=step, done_bytes=0, total_bytes=total_bytes)

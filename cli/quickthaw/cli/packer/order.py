@@ -7,11 +7,12 @@ of times, then the digest or what went wrong.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from quickthaw.cli.making import Recipe
+from quickthaw.cli.packer.isolation import Rooms
 from quickthaw.client import JsonValue
 
 
@@ -19,14 +20,19 @@ from quickthaw.client import JsonValue
 class Order:
     source: str
     """The file or folder to pack."""
-    hidden: str
-    """A prefix that messages for the tenant go without."""
+    hidden: tuple[str, ...]
+    """Folders that messages for the tenant go without."""
     snapshots: str
     """The store to pack into."""
+    finished: str
+    """A file that remembers which components are in that store already."""
+    bases: str
+    """The store that holds the base, to be read only."""
     base_digest: str
     """Of a snapshot that is there; empty for none."""
     recipe: Recipe
     data_bytes_max: int
+    rooms: Rooms
     defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
     def to_json(self) -> str:
@@ -35,7 +41,13 @@ class Order:
     @classmethod
     def from_json(cls, text: str) -> Order:
         values: dict[str, Any] = json.loads(text)
-        return cls(recipe=Recipe(**values.pop("recipe")), **values)
+        recipe, rooms = Recipe(**values.pop("recipe")), rooms_from(values.pop("rooms"))
+        return cls(hidden=tuple(values.pop("hidden")), recipe=recipe, rooms=rooms, **values)
+
+
+def rooms_from(values: Mapping[str, Any]) -> Rooms:
+    """As JSON has them, which knows no tuples."""
+    return Rooms(tuple(values["readable"]), tuple(values["writable"]), values["user"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,13 @@ class Packed:
 class Refused:
     reason: str
     message: str
+
+
+def without(folders: Iterable[str], message: str) -> str:
+    """Where the packer keeps its files is nobody's business."""
+    for folder in folders:
+        message = message.replace(folder + "/", "").replace(folder, "the files")
+    return message
 
 
 Answer = Packing | Packed | Refused

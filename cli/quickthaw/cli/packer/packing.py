@@ -26,16 +26,7 @@ async def pack(
 ) -> str:
     """The digest. The process is gone when this returns or raises: what it refused with, and
     ResourceExhausted for one that took too long or was killed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "quickthaw.cli.tether", str(os.getpid())),
-        *(sys.executable, "-m", "quickthaw.cli.packer.child"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=child_environment(os.environ, home),
-        cwd=home,
-        limit=LINE_BYTES_MAX,
-    )
+    process = await start("quickthaw.cli.packer.child", home)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -80,6 +71,21 @@ async def pack(
                 f"the process that packed {describe_status(status)}: most often it needed more "
                 "memory than there is; deploy smaller files, or what differs from a base"
             )
+
+
+async def start(module: str, home: Path) -> asyncio.subprocess.Process:
+    """A process of ours, on a tether, with pipes and without any secret of ours."""
+    # A module in the folder that it starts in must never be taken for one of ours.
+    python = (sys.executable, "-P", "-m")
+    return await asyncio.create_subprocess_exec(
+        *(*python, "quickthaw.cli.tether", str(os.getpid()), *python, module),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=child_environment(os.environ, home),
+        cwd=home,
+        limit=LINE_BYTES_MAX,
+    )
 
 
 async def _last_bytes(stream: asyncio.StreamReader) -> bytes:

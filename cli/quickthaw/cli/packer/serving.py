@@ -7,16 +7,18 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from obstore.store import ObjectStore
 
+from quickthaw.cli.packer.isolation import Wall
 from quickthaw.cli.packer.job import Job
 from quickthaw.cli.packer.settings import PackerSettings
+from quickthaw.cli.packer.staging import prune
 from quickthaw.cli.packer.uploads import open_uploads
+from quickthaw.cli.packer.walls import find_walls
 from quickthaw.client import AsyncClient
 from quickthaw.client.settings import read_key_file
 from quickthaw.wire.errors import FailedPrecondition, QuickthawError, SettingsInvalid
@@ -27,18 +29,19 @@ PAUSE_SECONDS = 1.0
 LOCK_FILE = "packer.lock"
 
 
-async def serve(settings: PackerSettings, on_ready: Callable[[], None]) -> None:
-    """Until SIGTERM or SIGINT: what is under way is given back by its lease. Raises
-    SettingsInvalid, FailedPrecondition."""
+async def serve(settings: PackerSettings, on_ready: Callable[[Sequence[Wall]], None]) -> None:
+    """Until SIGTERM or SIGINT: what is under way is given back by its lease. `on_ready` is told
+    which walls stand around what tenants bring. Raises SettingsInvalid, FailedPrecondition."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     store = open_uploads(settings.blob_store)
-    with _held(settings.work_dir):
+    with _held(settings):
+        walls = await find_walls(settings)
         client = AsyncClient(str(settings.scheduler), read_key_file(settings.key_file))
         async with client:
-            on_ready()
+            on_ready(walls)
 
             async def work() -> None:
                 while True:
@@ -60,6 +63,7 @@ async def _next(client: AsyncClient, settings: PackerSettings, store: ObjectStor
         leased = await client.deployments.lease(
             wait_ms=round(limits.wait_seconds * 1000), lease_ms=round(limits.lease_seconds * 1000)
         )
+        prune(settings.work_dir, time.time(), limits.keep_seconds)
         if leased is not None:
             await Job(client, settings, store, leased).run()
     except QuickthawError as error:
@@ -69,10 +73,13 @@ async def _next(client: AsyncClient, settings: PackerSettings, store: ObjectStor
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """The folder for this process alone, without what an earlier one left in it."""
+def _held(settings: PackerSettings) -> Iterator[None]:
+    """The folder for this process alone. What an earlier one left in it may be gone on with."""
+    folder = settings.work_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Whoever packs as another user has to pass it; what is in it cannot be listed.
+        folder.chmod(0o711 if settings.pack_user else 0o700)
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingsInvalid(f"--work-dir {folder}: {error.strerror}") from error
@@ -83,9 +90,7 @@ def _held(folder: Path) -> Iterator[None]:
             raise FailedPrecondition(
                 f"another packer works in {folder}; give each its own --work-dir"
             ) from error
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
+        prune(folder, time.time(), settings.limits.keep_seconds)
         yield
     finally:
         os.close(descriptor)

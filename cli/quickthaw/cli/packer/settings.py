@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,6 +31,8 @@ class Limits:
     """Silence after which another packer begins anew."""
     report_seconds: float = 2.0
     """Between two reports of how far it is."""
+    keep_seconds: float = 3600.0
+    """How long what a try has fetched and packed is kept for the next one."""
     wait_seconds: float = 10.0
     """How long one question for work may stay open."""
 
@@ -43,9 +47,13 @@ class PackerSettings:
     snapshots: Path
     """The store to pack into; workers read it, unless `push` says otherwise."""
     work_dir: Path
-    """For what is brought here to be packed; emptied at the start, held by one packer."""
+    """For what is brought here to be packed; held by one packer."""
     push: str | None = None
     """URL of a bucket or folder to serve from; None for `snapshots` itself."""
+    pack_user: str = ""
+    """Who the process that reads a tenant's files runs as; empty for our own user."""
+    require_walls: bool = False
+    """Whether to start only where that process reaches neither files nor network of others."""
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)
 
@@ -72,9 +80,25 @@ def parse_settings(arguments: Sequence[str]) -> PackerSettings:
         snapshots=parsed.snapshots.absolute(),
         work_dir=parsed.work_dir.absolute(),
         push=parsed.push,
+        pack_user=_user(parsed.pack_user),
+        require_walls=parsed.require_walls,
         log_level=parsed.log_level,
         limits=made,
     )
+
+
+def _user(name: str) -> str:
+    if not name:
+        return ""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError as error:
+        raise SettingsInvalid(f"--pack-user {name!r}: there is no such user") from error
+    if os.geteuid() != 0:
+        raise SettingsInvalid(f"--pack-user {name}: only root may start a process as another user")
+    if entry.pw_uid == 0:
+        raise SettingsInvalid("--pack-user root: name a user that owns nothing, such as nobody")
+    return name
 
 
 def _flag(name: str) -> str:
@@ -110,6 +134,18 @@ def _parser() -> argparse.ArgumentParser:
         "--push",
         metavar="URL",
         help="serve from s3://BUCKET/PREFIX, gs://, az:// or a folder that every worker reaches",
+    )
+    parser.add_argument(
+        "--pack-user",
+        default="",
+        metavar="NAME",
+        help="as whom the process runs that reads a tenant's files; needs root and a --work-dir "
+        "that the user can reach",
+    )
+    parser.add_argument(
+        "--require-walls",
+        action="store_true",
+        help="do not start where that process could reach other files or the network",
     )
     parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
     for entry in fields(Limits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -72,9 +73,10 @@ async def find(store: ObjectStore, tenant: str, file: DeploymentFile) -> UploadR
 
 async def fetch(
     store: ObjectStore, record: UploadRecord, path: Path, on_bytes: Callable[[int], None]
-) -> None:
-    """The whole file at `path`. Raises StorageFull, Unavailable, and InvalidArgument for a file
-    that went while it was read."""
+) -> str:
+    """The whole file at `path`; its SHA-256. Raises StorageFull, Unavailable, and InvalidArgument
+    for a file that went while it was read."""
+    whole = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < record.size_bytes + ROOM_BYTES:
@@ -88,6 +90,7 @@ async def fetch(
                     found = await obstore.get_async(store, piece.key)
                     async for data in found.stream(min_chunk_size=READ_BYTES):
                         file.write(data)
+                        whole.update(data)
                         on_bytes(len(data))
             size_bytes = file.tell()
     except FileNotFoundError as error:
@@ -103,6 +106,7 @@ async def fetch(
             f"{path.name}: the blob store gave {size_bytes} of {record.size_bytes} bytes",
             retry_delay_seconds=2.0,
         )
+    return whole.hexdigest()
 
 
 @contextlib.contextmanager

@@ -59,6 +59,8 @@ def packer(settings: UpSettings, scheduler: str) -> Command:
     arguments += ["--blob-store", settings.blobs, "--snapshots", str(settings.snapshots)]
     arguments += ["--work-dir", str(settings.data_dir / PACKER_DIR)]
     arguments += ["--log-level", settings.log_level]
+    if settings.push is not None:
+        arguments += ["--push", settings.push]
     arguments += settings.options.get("packer", ())
     return Command(
         name="packer",

@@ -201,7 +201,8 @@ class Platform:
             "packer": self._packer,
         }
         self._pids[name] = keepers[name].pid or 0
-        self._report(f"the {name} is ready")
+        walls = f"; walls: {values['walls']}" if "walls" in values else ""
+        self._report(f"the {name} is ready{walls}")
         if self._ready:
             self._write_files()
 

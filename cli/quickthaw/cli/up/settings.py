@@ -43,6 +43,9 @@ class UpSettings:
     bundled_model: bool = True
     packer: bool = True
     """Whether tenants can have models packed here."""
+    push: str | None = None
+    """URL of a bucket, or a folder, from which deployed models are served; None for `snapshots`,
+    which only workers of this machine reach."""
     start_timeout_seconds: float = 300.0
     drain_seconds: int = 30
     """For what runs at SIGTERM; the processes get a little longer before they are killed."""
@@ -65,6 +68,8 @@ class UpSettings:
             raise SettingsInvalid(
                 f"--workers {self.workers}: give a number from 1 to {WORKERS_MAX}"
             )
+        if self.push is not None and not self.packer:
+            raise SettingsInvalid("--push is where the packer sends to; leave --no-packer out")
         self._check_bounds()
         if self.prices is not None and not self.prices.is_file():
             raise SettingsInvalid(f"--prices {self.prices}: no such file")
