@@ -1,14 +1,21 @@
 // Every call of the published replicate client that the gateway serves. Arguments: the model and the
 // gateway's URL; the token is in the environment.
 import Replicate from "replicate";
-import { tried } from "./compatibility.mjs";
+import { Lacking, tried } from "./compatibility.mjs";
 
 const [model, base] = process.argv.slice(2);
 const replicate = new Replicate({ baseUrl: `${base}/replicate/v1` });
 const input = { prompt: "a red circle", seed: 7, num_inference_steps: 2 };
 const [owner, name] = model.split("/");
 const version = async () => (await replicate.models.get(owner, name)).latest_version.id;
-const readable = async (output) => (await output[0].blob()).size > 100;
+// Before 1.0 outputs are URLs, of `data:` too, and later they are files.
+const blob = async (output) =>
+  typeof output === "string" ? (await fetch(output)).blob() : output.blob();
+const readable = async (output) => (await blob(output[0])).size > 100;
+const named = (place, name) => {
+  if (!place?.[name]) throw new Lacking();
+  return place[name];
+};
 
 await tried({
   run: async () => readable(await replicate.run(model, { input })),
@@ -45,12 +52,14 @@ await tried({
   },
   "models.list": async () =>
     (await replicate.models.list()).results.some((each) => each.name === name),
-  "models.search": async () => (await replicate.models.search("shapes")).results.length > 0,
+  "models.search": async () =>
+    (await named(replicate.models, "search")("shapes")).results.length > 0,
   files: async () => {
-    const file = await replicate.files.create(new Blob(["some bytes"], { type: "text/plain" }));
-    return (await replicate.files.get(file.id)).id === file.id && replicate.files.delete(file.id);
+    const files = named(replicate, "files");
+    const file = await files.create(new Blob(["some bytes"], { type: "text/plain" }));
+    return (await files.get(file.id)).id === file.id && files.delete(file.id);
   },
-  "webhooks.default.secret": async () => (await replicate.webhooks.default.secret.get()).key,
+  "webhooks.default.secret": async () => (await named(replicate, "webhooks").default.secret.get()).key,
   "accounts.current": async () => (await replicate.accounts.current()).username,
   "hardware.list": async () => (await replicate.hardware.list()).length > 0,
   "an error": async () => {

@@ -1,7 +1,8 @@
 """Runs every published client in several versions against a platform that it starts, and writes
 `docs/compatibility.md` from what they said: `scripts/compatibility`.
 
-Versions that are not installed here are put into a folder for the run: pip's `--target` and npm.
+Each version has a folder of its own with what it needs (pip's `--target`, npm), kept in `--clients`
+for the next run; what no version here needs any more is deleted there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +25,15 @@ from support.platform import Platform, running_platform
 ROOT = Path(__file__).resolve().parents[3]
 NODE = ROOT / "tests" / "node"
 DOCUMENT = ROOT / "docs" / "compatibility.md"
+CLIENTS = ROOT / ".quickthaw" / "clients"
 MODEL = "quickthaw/shapes"
 RUN_SECONDS_MAX = 600
+INSTALL_SECONDS_MAX = 900
 FAL_PYTHON = ("1.0.3", "0.13.2", "0.9.1", "0.7.0", "0.5.9")
-FAL_JAVASCRIPT = ("1.10.1", "1.6.2", "1.2.3")
-REPLICATE_PYTHON = "1.0.7"
-REPLICATE_JAVASCRIPT = "1.4.0"
-OPENAI_PYTHON = "3.54.0"
+FAL_JAVASCRIPT = ("1.10.1", "1.6.2", "1.2.3", "1.0.4")
+REPLICATE_PYTHON = ("1.0.7", "0.34.2", "0.26.1")
+REPLICATE_JAVASCRIPT = ("1.4.0", "0.34.1", "0.29.4")
+OPENAI_PYTHON = ("3.54.0", "2.54.0", "1.109.1")
 UNDICI = "7.16.0"
 """What makes Node 20 obey HTTPS_PROXY."""
 NODE_VERSIONS = ("22", "24", "26")
@@ -53,23 +56,51 @@ class Tried:
         return f"{self.version}, {self.way}"
 
 
-def installed(folder: Path, name: str, version: str) -> Path:
-    """One version of a Python client, without what it needs, which is here."""
-    target = folder / f"{name}-{version}"
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target))
-    subprocess.run([*pip, f"{name}=={version}"], check=True)
-    return target
+class Clients:
+    """A folder of installed clients, by version."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._wanted: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
 
-def node_project(folder: Path, *packages: str) -> Path:
-    """A folder with these packages and the scripts that use them."""
-    folder.mkdir()
-    for script in (*NODE.glob("*.mjs"), *NODE.glob("*.cjs")):
-        shutil.copy(script, folder)
-    (folder / "package.json").write_text('{"private": true, "type": "module"}\n')
-    npm = ("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder))
-    subprocess.run([*npm, *packages], check=True)
-    return folder
+    def python(self, name: str, version: str) -> Path:
+        """One version of a Python client with what it needs, to be put first on the path."""
+
+        def install(target: Path) -> None:
+            pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-compile")
+            command = (*pip, "--target", str(target), f"{name}=={version}")
+            subprocess.run(command, check=True, timeout=INSTALL_SECONDS_MAX)
+
+        return self._kept(f"{name}-{version}", install)
+
+    def node(self, name: str, *packages: str) -> Path:
+        """A folder with these packages and the scripts that use them."""
+
+        def install(target: Path) -> None:
+            (target / "package.json").write_text('{"private": true, "type": "module"}\n')
+            npm = ("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(target))
+            subprocess.run((*npm, *packages), check=True, timeout=INSTALL_SECONDS_MAX)
+
+        project = self._kept(f"node-{name}", install)
+        for script in (*NODE.glob("*.mjs"), *NODE.glob("*.cjs")):
+            shutil.copy(script, project)
+        return project
+
+    def forget_others(self) -> None:
+        for each in self._folder.iterdir():
+            if each.name not in self._wanted:
+                shutil.rmtree(each)
+
+    def _kept(self, name: str, install: Callable[[Path], None]) -> Path:
+        """Made once, and whole or not at all."""
+        self._wanted.add(name)
+        target = self._folder / name
+        if not target.exists():
+            draft = Path(tempfile.mkdtemp(prefix=".", dir=self._folder))
+            install(draft)
+            draft.rename(target)
+        return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +125,7 @@ class Runtime:
         return self.version >= PROXY_VERSION
 
 
-def runtimes(folder: Path) -> list[Runtime]:
+def runtimes(clients: Clients) -> list[Runtime]:
     """The one of this machine, and the newest of each of `NODE_VERSIONS`; none without any."""
     if shutil.which("npm") is None or (here := shutil.which("node")) is None:
         return []
@@ -102,7 +133,7 @@ def runtimes(folder: Path) -> list[Runtime]:
     for major in NODE_VERSIONS:
         if found[0].version[0] == int(major):
             continue
-        project = node_project(folder / f"node-{major}", f"node@{major}")
+        project = clients.node(major, f"node@{major}")
         found.append(Runtime.at(str(project / "node_modules" / "node" / "bin" / "node")))
     return found
 
@@ -124,8 +155,8 @@ def told(command: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
 
 
 class Runs:
-    def __init__(self, platform: Platform, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, platform: Platform, clients: Clients) -> None:
+        self._clients = clients
         self._base = platform.ready["http"].rstrip("/")
         self._place = Place(self._base, platform.key, platform.data_dir / "tls")
 
@@ -145,7 +176,7 @@ class Runs:
             **{"FAL_RUN_HOST": host, "FAL_QUEUE_RUN_HOST": f"{host}/queue"},
         }
         for version in FAL_PYTHON:
-            package = installed(self._folder, "fal-client", version)
+            package = self._clients.python("fal-client", version)
             calls = self.python("fal_python", connect, package)
             yield Tried("fal-client (Python)", version, "CONNECT", calls)
             if version == FAL_PYTHON[0]:
@@ -153,12 +184,14 @@ class Runs:
                 yield Tried("fal-client (Python)", version, "FAL_RUN_HOST", calls)
 
     def others_python(self) -> Iterator[Tried]:
-        package = installed(self._folder, "replicate", REPLICATE_PYTHON)
-        calls = self.python("replicate_python", variables("replicate", self._place), package)
-        yield Tried("replicate (Python)", REPLICATE_PYTHON, "REPLICATE_BASE_URL", calls)
-        package = installed(self._folder, "openai", OPENAI_PYTHON)
-        calls = self.python("openai_python", variables("openai", self._place), package)
-        yield Tried("openai (Python)", OPENAI_PYTHON, "OPENAI_BASE_URL", calls)
+        for name, versions, way in (
+            ("replicate", REPLICATE_PYTHON, "REPLICATE_BASE_URL"),
+            ("openai", OPENAI_PYTHON, "OPENAI_BASE_URL"),
+        ):
+            for version in versions:
+                package = self._clients.python(name, version)
+                calls = self.python(f"{name}_python", variables(name, self._place), package)
+                yield Tried(f"{name} (Python)", version, way, calls)
 
     def fal_javascript(
         self, version: str, project: Path, runtime: Runtime, ways: Sequence[str]
@@ -177,24 +210,26 @@ class Runs:
         calls = told((*script, "connect", self._base), environment)
         yield Tried(client, version, "CONNECT", calls)
 
-    def replicate_javascript(self, project: Path, runtime: Runtime) -> Tried:
+    def replicate_javascript(self, version: str, project: Path, runtime: Runtime) -> Tried:
         command = (runtime.program, str(project / "replicate-calls.mjs"), MODEL, self._base)
         calls = told(command, variables("replicate", self._place))
-        return Tried("replicate (Node)", REPLICATE_JAVASCRIPT, f"Node {runtime.version[0]}", calls)
+        return Tried("replicate (Node)", version, f"Node {runtime.version[0]}", calls)
 
     def javascript(self, nodes: Sequence[Runtime]) -> Iterator[Tried]:
         """Every version of the clients on the first Node, the newest ones on all of them."""
         for version in FAL_JAVASCRIPT:
             packages = (f"@fal-ai/client@{version}", f"undici@{UNDICI}")
-            project = node_project(self._folder / f"fal-{version}", *packages)
+            project = self._clients.node(f"fal-{version}", *packages)
             newest = version == FAL_JAVASCRIPT[0]
             for node in nodes if newest else nodes[:1]:
                 # Older versions know a proxy in browsers only.
                 ways = tuple(OPTION_NAMES) if newest else ()
                 yield from self.fal_javascript(version, project, node, ways)
-        project = node_project(self._folder / "replicate", f"replicate@{REPLICATE_JAVASCRIPT}")
-        for node in nodes:
-            yield self.replicate_javascript(project, node)
+        for version in REPLICATE_JAVASCRIPT:
+            project = self._clients.node(f"replicate-{version}", f"replicate@{version}")
+            newest = version == REPLICATE_JAVASCRIPT[0]
+            for node in nodes if newest else nodes[:1]:
+                yield self.replicate_javascript(version, project, node)
 
 
 OPTION_NAMES = {"proxy": "proxyUrl", "middleware": "requestMiddleware", "fetch": "fetch"}
@@ -240,18 +275,20 @@ def document(runs: Sequence[Tried], versions: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/compatibility", description=__doc__)
     parser.add_argument("--output", type=Path, default=DOCUMENT, help="what to write")
+    parser.add_argument("--clients", type=Path, default=CLIENTS, help="where they are installed")
     arguments = parser.parse_args()
     runs: list[Tried] = []
+    clients = Clients(arguments.clients)
     with tempfile.TemporaryDirectory(prefix="quickthaw-compatibility-") as name:
-        folder = Path(name)
-        nodes = runtimes(folder)
-        with running_platform(folder / "data") as platform:
-            all_runs = Runs(platform, folder)
+        nodes = runtimes(clients)
+        with running_platform(Path(name)) as platform:
+            all_runs = Runs(platform, clients)
             ways = [all_runs.fal_python(), all_runs.others_python()]
             for found in (*ways, *([all_runs.javascript(nodes)] if nodes else [])):
                 for run in found:
                     runs.append(run)
                     print(run.client, run.column, json.dumps(run.calls, indent=1), file=sys.stderr)
+    clients.forget_others()
     node = "Node is not installed here: its clients were not run."
     if nodes:
         node = f"Node {', '.join(each.name for each in nodes)}."
