@@ -22,7 +22,6 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "heartbeats",
             "realtime",
             "gateway",
-            "gateway",
             "listeners",
             "fork_to_ready",
             "fixed_cost",
@@ -43,7 +42,9 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     names: list[str] = parser.parse_args().names or list(BENCHMARKS)
     if unknown := sorted(set(names) - set(BENCHMARKS)):

@@ -23,7 +23,7 @@ from support.power_cuts import OPERATIONS, check
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--states", type=int, default=2000, help="at most, for each operation")
     given = parser.parse_args()
