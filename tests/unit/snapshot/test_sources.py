@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from quickthaw.cli.bench import page_cache
 from quickthaw.snapshot import CpuDevice, Loader, Slab, SnapshotStore, Tier
+from quickthaw.snapshot.copiers import cached_fraction
 from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.memory import Memory
 from quickthaw.snapshot.transfer import Move, Transfer
@@ -159,3 +161,20 @@ def test_huge_pages_are_measured_not_assumed() -> None:
     memory.touch(1)
     assert 0.0 <= memory.huge_fraction() <= 1.0
     assert memory.report_pages("test") == pytest.approx(memory.huge_fraction())
+
+
+@pytest.mark.parametrize("cached_mib", [0, 7, 20, 32])
+def test_samples_tell_how_much_of_a_large_file_is_in_the_page_cache(
+    cached_mib: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(32 * MIB))
+    page_cache.drop([path])
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # reads what is asked for alone
+        for start in range(0, cached_mib * MIB, MIB):
+            os.pread(file.fileno(), MIB, start)
+        exact = cached_fraction(file.fileno(), 32 * MIB)
+        sampled = cached_fraction(file.fileno(), 32 * MIB, sampled=True)
+    assert exact == pytest.approx(cached_mib / 32, abs=0.01)
+    assert sampled == pytest.approx(exact, abs=0.02)

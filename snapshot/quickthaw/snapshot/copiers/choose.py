@@ -38,7 +38,7 @@ def open_file(path: Path, data_start: int, file_bytes: int) -> Source:
     try:
         if file_bytes <= SMALL_BYTES:
             return PageCacheSource(descriptor, data_start, "the file is small")
-        cached = cached_fraction(descriptor, file_bytes)
+        cached = cached_fraction(descriptor, file_bytes, sampled=True)
         if cached >= CACHED_FRACTION:
             return PageCacheSource(descriptor, data_start, f"{cached:.0%} is in the page cache")
         try:
