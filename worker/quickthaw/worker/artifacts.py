@@ -13,10 +13,11 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from quickthaw.wire.errors import SettingsInvalid, StorageFull, StoreUnavailable
+from quickthaw.wire.errors import InvalidArgument, SettingsInvalid, StorageFull, StoreUnavailable
 from quickthaw.worker.attempts import OutputFile, StoredArtifact
 
 ARTIFACT_PREFIX = "artifacts"
+READ_BYTES = 1 << 20
 HASHED_AT_ONCE_BYTES_MAX = 1024 * 1024
 """More than this is hashed in a thread: the event loop has a lease to keep."""
 
@@ -113,10 +114,35 @@ class ArtifactStore:
         except FileNotFoundError:
             raise
         except obstore.exceptions.BaseError as error:
-            raise StoreUnavailable(
-                f"the blob store {self._name} did not give an input: {str(error)[:200]}",
-                metadata={"store": self._name},
-            ) from error
+            raise self._not_given(error) from error
+
+    def read_input_to(self, key: str, path: Path, bytes_max: int) -> str:
+        """A larger file that a request brought, into `path`; its SHA-256. Blocks.
+
+        Raises FileNotFoundError, StoreUnavailable, and InvalidArgument for one over `bytes_max`.
+        """
+        digest = hashlib.sha256()
+        try:
+            found = obstore.get(self._store, key)
+            if found.meta["size"] > bytes_max:
+                raise InvalidArgument(
+                    f"it has {found.meta['size']} bytes, and this worker takes {bytes_max}"
+                )
+            with path.open("wb") as file:
+                for piece in found.stream(min_chunk_size=READ_BYTES):
+                    digest.update(piece)
+                    file.write(piece)
+        except FileNotFoundError:
+            raise
+        except obstore.exceptions.BaseError as error:
+            raise self._not_given(error) from error
+        return digest.hexdigest()
+
+    def _not_given(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the blob store {self._name} did not give an input: {str(error)[:200]}",
+            metadata={"store": self._name},
+        )
 
     async def _put(self, key: str, file: OutputFile) -> str:
         try:

@@ -33,8 +33,8 @@ from quickthaw.worker.previews import CONTENT_TYPE, LinearMap, PreviewPainter, S
 
 def batch_key(request: ImageInput) -> str:
     """Requests for one model with equal keys may share a batch: what a batch has in common. Empty
-    for one that begins with a picture, which draws alone."""
-    if request.image_url or request.mask_url:
+    for one that begins with a picture or brings LoRAs, which draws alone."""
+    if request.image_url or request.mask_url or request.loras:
         return ""
     shape = f"{request.width}x{request.height}x{request.num_images}"
     return f"{shape}/{request.num_inference_steps}/{request.guidance_scale}/{request.lora_scale}"

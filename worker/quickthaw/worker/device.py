@@ -19,6 +19,7 @@ from quickthaw.worker.settings import WorkerSettings
 if TYPE_CHECKING:
     from quickthaw.snapshot import Device
     from quickthaw.snapshot.prepared import Prepared
+    from quickthaw.worker.adapters import ReadBlobTo
     from quickthaw.worker.metrics import WorkerMetrics
     from quickthaw.worker.models import ModelHost
     from quickthaw.worker.peers import PeerServer
@@ -124,12 +125,14 @@ def build_host(
     prepared: Prepared | None = None,
     metrics: WorkerMetrics | None = None,
     peers: PeerServer | None = None,
+    read_blob_to: ReadBlobTo | None = None,
 ) -> ModelHost:
     """Maps and registers the slab and opens the local snapshots; imports what is not yet.
 
     `slab_file`: a memory file to make the slab in, with what an earlier worker left there.
     `prepared`: what the parent has made ready of the same store. `metrics`: where compiled code is
-    counted. `peers`: gets its shelf. Raises SettingsInvalid if device or slab cannot be had.
+    counted. `peers`: gets its shelf. `read_blob_to`: how LoRAs of requests come. Raises
+    SettingsInvalid if device or slab cannot be had.
     """
     if prepared is None:
         for _part in import_families(settings.families):
@@ -138,6 +141,7 @@ def build_host(
 
     from quickthaw.snapshot import CpuDevice, CudaDevice, Loader, SnapshotStore
     from quickthaw.snapshot.remote import RemoteOrigin
+    from quickthaw.worker.adapters import Adapters, refuse_blobs
     from quickthaw.worker.arrivals import Arrivals
     from quickthaw.worker.compiling import open_compiled
     from quickthaw.worker.models import ModelHost
@@ -157,7 +161,7 @@ def build_host(
     arrivals = Arrivals(store, loader, origin, metrics)
     if peers is not None:
         peers.shelf = WorkerShelf(store, loader, origin)
-    return ModelHost(
+    host = ModelHost(
         store,
         loader,
         device,
@@ -167,3 +171,11 @@ def build_host(
         compiled=open_compiled(settings, device.torch_device, store.root, metrics),
         arrivals=arrivals,
     )
+    host.adapters = Adapters(
+        store,
+        settings.data_dir / "loras",
+        settings.adapters,
+        settings.remote,
+        read_blob_to or refuse_blobs,
+    )
+    return host

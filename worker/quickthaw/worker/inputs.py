@@ -15,6 +15,14 @@ VIOLATIONS_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
+class LoraInput:
+    """A LoRA that a request brings: see `adapters`."""
+
+    path: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInput:
     """A request for pictures, complete: defaults are the model's."""
 
@@ -29,6 +37,9 @@ class ImageInput:
     output_format: str
     preview_every: int
     lora_scale: float = 1.0
+    """Of the LoRAs that the model was packed with."""
+    loras: tuple[LoraInput, ...] = ()
+    """The request's own, laid over the model after those, the first one first."""
     image_url: str = ""
     """Of the picture to begin with; empty for none."""
     mask_url: str = ""
@@ -159,6 +170,10 @@ def image_input(values: Mapping[str, Any]) -> ImageInput:
         output_format=values.get("output_format", "png"),
         preview_every=values.get("preview_every", 0),
         lora_scale=float(values.get("lora_scale", 1.0)),
+        loras=tuple(
+            LoraInput(each["path"], float(each.get("scale", 1.0)))
+            for each in values.get("loras") or ()
+        ),
         image_url=values.get("image_url") or "",
         mask_url=values.get("mask_url") or "",
         strength=float(values.get("strength", 1.0)),

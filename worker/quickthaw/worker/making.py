@@ -100,12 +100,13 @@ def make(
 
 def encode_ahead(pipe: Any, family: Family, request: RunInput) -> Answers | None:
     """Encodes the request's prompt and nothing else, for a `make` of the same later; None for what
-    begins with a picture."""
+    begins with a picture or brings LoRAs."""
     answers = Answers()
     answers.asking = True
     clone = own_pipeline(pipe, answers)
     match family, request:
-        case MakesPictures(), ImageInput() if not request.image_url:
+        # A LoRA may change what the text encoders say.
+        case MakesPictures(), ImageInput() if not request.image_url and not request.loras:
             given = drawing.arguments(clone, family, request)
         case MakesVideo(), VideoInput() if not request.image_url:
             given = filming.arguments(clone, family, request, None)

@@ -15,6 +15,7 @@ from typing import NoReturn
 from quickthaw.snapshot.remote.base import RemoteSettings
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
+from quickthaw.worker.adapter_limits import AdapterLimits
 from quickthaw.worker.families import NAMES
 from quickthaw.worker.video_files import VideoCodec
 
@@ -54,6 +55,7 @@ class WorkerSettings:
     concurrency: int
     batch_max: int
     ready_max: int
+    overtakes_max: int
     attempts_max: int
     events_max: int
     blob_store: str
@@ -75,6 +77,7 @@ class WorkerSettings:
     peer_seconds: float = 30.0
     remote: RemoteSettings = field(default_factory=RemoteSettings)
     video_codec: VideoCodec = VideoCodec.AUTO
+    adapters: AdapterLimits = field(default_factory=AdapterLimits)
 
 
 def size_bytes(text: str) -> int:
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--concurrency", default="1", metavar="N", help="attempts that run at once (1)")
     add("--batch-max", default="1", metavar="N", help="like attempts in one run, 1 for alone (1)")
     add("--ready-max", default="2", metavar="N", help="models that wait loaded for a run (2)")
+    add("--overtakes-max", default="16", metavar="N", help="runs beside an earlier one's load (16)")
     add("--attempts-max", default="64", metavar="N", help="attempts held, not ended (64)")
     add("--events-max", default="512", metavar="N", help="previews, logs and progress queued (512)")
     add("--blob-store", metavar="URL", help="folder or URL for outputs (DATA-DIR/blobs)")
@@ -128,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--peers-url", metavar="URL", help="how they reach it (http://HOST:PORT of --peers)")
     add("--peer-streams", default="16", metavar="N", help="reads by peers at once (16)")
     add("--peer-seconds", default="30", metavar="S", help="for 4 MiB to leave for a peer (30)")
+    add("--lora-file-bytes", default="2GiB", metavar="SIZE", help="of a request's LoRA (2GiB)")
+    add("--lora-kept-bytes", default="1GiB", metavar="SIZE", help="of LoRAs in memory (1GiB)")
+    add("--lora-device-bytes", default="512MiB", metavar="SIZE", help="on the GPU (512MiB)")
     add("--remote-endpoint", metavar="URL", help="of an S3-compatible server ($AWS_ENDPOINT_URL)")
     add("--remote-parallel", default="8", metavar="N", help="ranges fetched at once (8)")
     add("--remote-range-bytes", default="16MiB", metavar="SIZE", help="of one range (16MiB)")
@@ -174,6 +181,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         concurrency=_whole("--concurrency", given.concurrency, 1, 1024),
         batch_max=_whole("--batch-max", given.batch_max, 1, 64),
         ready_max=_whole("--ready-max", given.ready_max, 1, 1024),
+        overtakes_max=_whole("--overtakes-max", given.overtakes_max, 0, 1024),
         attempts_max=_whole("--attempts-max", given.attempts_max, 1, 100_000),
         events_max=_whole("--events-max", given.events_max, 1, 100_000),
         blob_store=given.blob_store or str(data_dir / "blobs"),
@@ -195,6 +203,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         peer_seconds=float(_whole("--peer-seconds", given.peer_seconds, 1, 3600)),
         remote=_remote(given, environment),
         video_codec=VideoCodec(given.video_codec),
+        adapters=AdapterLimits(
+            file_bytes_max=_size("--lora-file-bytes", given.lora_file_bytes) or 0,
+            kept_bytes_max=_size("--lora-kept-bytes", given.lora_kept_bytes) or 0,
+            device_bytes_max=_size("--lora-device-bytes", given.lora_device_bytes) or 0,
+        ),
         key=_key(given.key_file, environment),
     )
 
