@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 
 import grpc.aio
 
-from quickthaw.scheduler import bootstrap
+from quickthaw.scheduler import bootstrap, loras
 from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
 from quickthaw.scheduler.auth import AuthInterceptor
 from quickthaw.scheduler.budgeting import Budgeting
@@ -177,6 +177,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         on_decided=explanations.note,
         write_behind_seconds=limits.journal_write_behind_ms / 1000,
     )
+    dispatcher.input_for = loras.for_worker(catalog)
     await bootstrap.recover(store, catalog, dispatcher)
     webhooks = Webhooks(
         store=store,

@@ -17,6 +17,7 @@ from quickthaw.scheduler.ids import RequestIds
 from quickthaw.scheduler.inputs import canonical, parse_input
 from quickthaw.scheduler.key_gate import KeyGate
 from quickthaw.scheduler.live import LiveRequest
+from quickthaw.scheduler.loras import check_loras
 from quickthaw.scheduler.store.queries import idempotent_request, request_view
 from quickthaw.scheduler.store.rows import refused_rows, request_rows
 from quickthaw.scheduler.store.store import Store
@@ -69,6 +70,12 @@ class Submissions:
         model = self._catalog.get(submission.model, tenant)
         limits = self._gate.check_model(submission.key_id, model.spec.id)
         completed = self._catalog.schema(model).complete(submission.input_json)
+        check_loras(
+            completed,
+            self._catalog,
+            tenant,
+            lambda model_id: self._gate.check_model(submission.key_id, model_id),
+        )
         if submission.deadline_ms and submission.deadline_ms <= now_ms:
             raise errors.DeadlineExpired(
                 f"the deadline passed {now_ms - submission.deadline_ms} ms ago; name one that lies "

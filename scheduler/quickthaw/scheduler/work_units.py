@@ -18,6 +18,7 @@ _SIZE = ("image_size", "width", "height")
 _WORK = frozenset(("num_inference_steps", "steps", "num_frames", *_COUNT, *_SIZE))
 """All that `work_units` reads: most inputs that are not for pictures have none of it."""
 _OUTPUTS = frozenset((*_COUNT, *_SIZE, "num_frames", "fps", "frames_per_second", "duration"))
+_ALONE = ("image_url", "mask_url", "loras")
 _ONE_OUTPUT = OutputUnits(images=1)
 
 # The image sizes that public clients name instead of giving pixels.
@@ -45,8 +46,8 @@ def work_units(completed: Mapping[str, Any]) -> float:
 def batch_key(completed: Mapping[str, Any]) -> str:
     """What an input with its defaults must have in common with others to be drawn along with them:
     everything but texts, seed and how its results are delivered. Empty for what has no prompt, or
-    begins with a picture."""
-    if "prompt" not in completed or completed.get("image_url") or completed.get("mask_url"):
+    begins with a picture or brings LoRAs."""
+    if "prompt" not in completed or any(completed.get(name) for name in _ALONE):
         return ""
     common = {name: value for name, value in completed.items() if name not in _OF_ONE}
     return json.dumps(common, sort_keys=True, separators=(",", ":"))
