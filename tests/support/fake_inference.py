@@ -80,6 +80,8 @@ class FakePlatform(Unplayed):
         self.hints: list[str] = []
         self.sessions = 0
         """Realtime sessions opened so far."""
+        self.durable: asyncio.Future[errors.QuickthawError | None] | None = None
+        """If there is one, ends of sessions are tentative until it says what became of them."""
         self._held = False
         self._submitted = asyncio.Condition()
 
@@ -238,7 +240,21 @@ class FakePlatform(Unplayed):
             watched = inference_pb2.WatchRequest(request_id=accepted.request_id)
             try:
                 async for event in self.Watch(watched, context):
-                    yield inference_pb2.RealtimeResponse(tag=message.tag, event=event)
+                    tentative = event.HasField("finished") and self.durable is not None
+                    yield inference_pb2.RealtimeResponse(
+                        tag=message.tag,
+                        event=event,
+                        tentative=tentative,
+                        contents=[b"picture 0"] if tentative else [],
+                    )
+                if self.durable is not None:
+                    why = await asyncio.shield(self.durable)
+                    failure = (
+                        types_pb2.Failure(reason=why.reason, message=why.message) if why else None
+                    )
+                    yield inference_pb2.RealtimeResponse(
+                        tag=message.tag, durable=failure is None, refused=failure
+                    )
             finally:
                 found = self.requests[accepted.request_id]
                 if not found.record.HasField("receipt"):

@@ -340,24 +340,34 @@ class RealtimeStream:
         self._call.cancel()
 
     async def run(self, submission: inference_pb2.SubmitRequest) -> inference_pb2.RealtimeResponse:
-        """One input's end or its refusal. Raises Unavailable for a session that is over."""
+        """One input's end or its refusal; an end that is `tentative` must not be told to anybody
+        until `settle`. Raises Unavailable for a session that is over."""
         self._inputs += 1
-        tag = str(self._inputs)
         with _our_errors():
             try:
                 await self._call.write(
                     inference_pb2.RealtimeRequest(
-                        tag=tag,
+                        tag=str(self._inputs),
                         submit=submission,
                         end_only=True,
                         contents_bytes_max=CONTENTS_BYTES_MAX,
+                        tentative=True,
                     )
                 )
             except asyncio.InvalidStateError as error:
                 raise Unavailable("the session with the scheduler is over") from error
+        return await self._answer()
+
+    async def settle(self) -> inference_pb2.RealtimeResponse:
+        """What became of the tentative end: it is durable, or refused. Raises as `run`."""
+        return await self._answer()
+
+    async def _answer(self) -> inference_pb2.RealtimeResponse:
+        tag = str(self._inputs)
+        with _our_errors():
             while isinstance(answer := await self._call.read(), inference_pb2.RealtimeResponse):
                 ended = answer.HasField("refused") or answer.event.HasField("finished")
-                if answer.tag == tag and ended:
+                if answer.tag == tag and (ended or answer.durable):
                     return answer
         raise Unavailable("the scheduler ended the session")
 

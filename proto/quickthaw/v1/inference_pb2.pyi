@@ -613,6 +613,7 @@ class RealtimeRequest(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     END_ONLY_FIELD_NUMBER: _builtins.int
     CONTENTS_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    TENTATIVE_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
     """The caller's name for this input, echoed in every answer. Unique within the session."""
     cancel: _builtins.bool
@@ -622,6 +623,10 @@ class RealtimeRequest(_message.Message):
     contents_bytes_max: _builtins.int
     """Send the artifacts' bytes along with the end, if all of them are no more than this together;
     at most 4 MiB. 0: they are read with ReadArtifact.
+    """
+    tentative: _builtins.bool
+    """With `end_only`: the end may be sent before it is durable, with `tentative` set, so that it travels
+    while it is written. It is not to be used or told to anybody until `durable` follows.
     """
     @_builtins.property
     def submit(self) -> Global___SubmitRequest:
@@ -635,10 +640,11 @@ class RealtimeRequest(_message.Message):
         cancel: _builtins.bool = ...,
         end_only: _builtins.bool = ...,
         contents_bytes_max: _builtins.int = ...,
+        tentative: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "kind", b"kind", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "contents_bytes_max", b"contents_bytes_max", "end_only", b"end_only", "kind", b"kind", "submit", b"submit", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "contents_bytes_max", b"contents_bytes_max", "end_only", b"end_only", "kind", b"kind", "submit", b"submit", "tag", b"tag", "tentative", b"tentative"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["submit", "cancel"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -656,8 +662,14 @@ class RealtimeResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     CONTENTS_FIELD_NUMBER: _builtins.int
+    TENTATIVE_FIELD_NUMBER: _builtins.int
+    DURABLE_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
     """Whose news it is."""
+    tentative: _builtins.bool
+    """With an end: not durable yet; `durable` or `refused` follows."""
+    durable: _builtins.bool
+    """The end that was sent as tentative is: this is all that there is to say."""
     @_builtins.property
     def event(self) -> Global___Event:
         """As in Watch."""
@@ -679,10 +691,12 @@ class RealtimeResponse(_message.Message):
         event: Global___Event | None = ...,
         refused: _types_pb2.Failure | None = ...,
         contents: _abc.Iterable[_builtins.bytes] | None = ...,
+        tentative: _builtins.bool = ...,
+        durable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "kind", b"kind", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "event", b"event", "kind", b"kind", "refused", b"refused", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "durable", b"durable", "event", b"event", "kind", b"kind", "refused", b"refused", "tag", b"tag", "tentative", b"tentative"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event", "refused"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

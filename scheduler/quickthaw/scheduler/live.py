@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from quickthaw.scheduler.core.commands import RequestEnd
 from quickthaw.scheduler.core.model import Job
 from quickthaw.scheduler.store.rows import EndColumns
 from quickthaw.scheduler.views import RequestView
@@ -28,6 +29,20 @@ class LiveRequest:
     """What the worker may send of the outputs along with the end, for somebody who waits."""
     contents: tuple[bytes, ...] = ()
     """What it sent."""
+    tell_tentatively: Callable[[RequestView], None] | None = None
+    """Called with a success that is about to be written, for one who keeps it to himself."""
+
+    def ended(self, end: RequestEnd) -> RequestView:
+        """What callers will see of it."""
+        view = replace(
+            self.view,
+            state=end.state,
+            attempts=end.receipt.attempts,
+            finished_ms=end.finished_ms,
+        )
+        if self.end is not None:
+            view.output_json, view.end_proto = self.end.output_json, self.end.end_proto
+        return view
 
 
 class LiveRequests:

@@ -23,7 +23,7 @@ from quickthaw.gateway.fal.sockets import Opened, open_socket
 from quickthaw.gateway.json_text import render
 from quickthaw.gateway.respond import error_body
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX
-from quickthaw.v1 import types_pb2
+from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire.status import translate
 
 BUFFERING_DEFAULT = 2
@@ -137,15 +137,18 @@ async def _answer(frame: bytes | str, opened: Opened, runs: Runs) -> tuple[bytes
     arguments = decode(frame)
     named = arguments.pop("request_id", None)
     call = await opened.call(arguments)
-    end = await runs.run(call)
-    finished = end.event.finished
-    if finished.state != types_pb2.REQUEST_STATE_SUCCEEDED:
-        answer = failure_answer(finished.failure)
-        raise HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
-    output = await packed_output(call, finished, end.contents)
-    known = isinstance(named, str) and 0 < len(named) <= REQUEST_ID_CHARS_MAX
-    output["request_id"] = named if known else finished.request_id
-    return encode(output), finished.receipt.run_ms / 1000
+
+    async def pack(end: inference_pb2.RealtimeResponse) -> tuple[bytes, float]:
+        finished = end.event.finished
+        if finished.state != types_pb2.REQUEST_STATE_SUCCEEDED:
+            answer = failure_answer(finished.failure)
+            raise HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
+        output = await packed_output(call, finished, end.contents)
+        known = isinstance(named, str) and 0 < len(named) <= REQUEST_ID_CHARS_MAX
+        output["request_id"] = named if known else finished.request_id
+        return encode(output), finished.receipt.run_ms / 1000
+
+    return await runs.run(call, pack)
 
 
 def _error_frame(answer: ErrorAnswer) -> str:

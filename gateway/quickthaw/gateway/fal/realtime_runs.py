@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, TypeVar
 
 from quickthaw.gateway.calls import Call
 from quickthaw.gateway.fal.sockets import Opened
@@ -12,6 +14,9 @@ from quickthaw.gateway.violations import violations_from
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.errors import Unavailable
+
+T = TypeVar("T")
+Pack: TypeAlias = Callable[[inference_pb2.RealtimeResponse], Awaitable[T]]
 
 
 class Runs:
@@ -27,35 +32,44 @@ class Runs:
             self._stream.close()
             self._stream = None
 
-    async def run(self, call: Call) -> inference_pb2.RealtimeResponse:
-        """With the terminal request, and its files' bytes unless they are large.
+    async def run(self, call: Call, pack: Pack[T]) -> T:
+        """What `pack` makes of the terminal request, which comes with its files' bytes unless they
+        are large. It is made while the request is written down, and returned when that is done.
 
         A session that breaks has its requests cancelled by the scheduler, which is why the input
-        may be sent again. Raises HttpError and errors of the platform for one that was refused.
+        may be sent again. Raises what `pack` raises, and HttpError and errors of the platform for
+        an input that was refused.
         """
         submission = call.submission()
         give_up = time.monotonic() + self._opened.gateway.limits.reconnect_seconds
         pause_seconds = PAUSE_SECONDS
         while True:
             try:
-                end = await self._end(call, submission)
+                end, packed = await self._end(call, submission, pack)
             except Unavailable:
                 if time.monotonic() + pause_seconds > give_up:
                     raise
             else:
                 if end.HasField("refused"):
                     raise call.explain(_refusal(end.refused))
-                return end
+                return await pack(end) if packed is None else packed
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 
     async def _end(
-        self, call: Call, submission: inference_pb2.SubmitRequest
-    ) -> inference_pb2.RealtimeResponse:
-        if self._stream is None:
-            self._stream = call.gateway.platform.realtime(call.credential)
+        self, call: Call, submission: inference_pb2.SubmitRequest, pack: Pack[T]
+    ) -> tuple[inference_pb2.RealtimeResponse, T | None]:
+        """The end, and what was made of it already."""
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = call.gateway.platform.realtime(call.credential)
         try:
-            return await self._stream.run(submission)
+            end = await stream.run(submission)
+            if not end.tentative:
+                return end, None
+            packed = await pack(end)
+            settled = await stream.settle()
+            return (end, packed) if settled.durable else (settled, None)
         except BaseException:
             self.close()
             raise

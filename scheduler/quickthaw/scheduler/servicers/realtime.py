@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 
 from quickthaw.scheduler import auth
 from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import checked_text, invalid
+from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.holds import Holds
 from quickthaw.scheduler.live import LiveRequest
 from quickthaw.scheduler.requests import Requests
@@ -48,6 +51,8 @@ class RealtimeSession:
         self._in_flight_max = in_flight_max
         self._running: dict[str, asyncio.Task[None]] = {}
         self._views: dict[str, RequestView] = {}
+        self._tentative: dict[str, str] = {}
+        """By tag of those whose end is on its way and not durable: the worker that ran it."""
         self._worker_hint = ""
         # None says that nothing more will come.
         self._outbound: asyncio.Queue[inference_pb2.RealtimeResponse | None] = asyncio.Queue(
@@ -105,21 +110,24 @@ class RealtimeSession:
                 f"{self._in_flight_max} inputs of this session are in flight; wait for one to end",
                 retry_delay_seconds=0.1,
             )
-        submission = convert.submission(message.submit, auth.caller().key_id)
+        given = convert.submission(message.submit, auth.caller().key_id)
+        hint = given.worker_hint or self._worker_hint
         # What is sent along is stored after its end: not where that will be asked for again.
-        if not submission.idempotency_key and submission.webhook is None:
-            wanted_bytes = min(message.contents_bytes_max, CONTENTS_BYTES_MAX)
-            submission = submission._replace(contents_bytes_max=wanted_bytes)
-        if not submission.worker_hint:
-            submission = submission._replace(worker_hint=self._worker_hint)
-        # Of several inputs in flight one goes ahead: the worker is held for a run, not for a burst.
-        if not self._running and self._holds.has(submission.worker_hint, self):
-            submission = submission._replace(ahead=True)
+        again = bool(given.idempotency_key) or given.webhook is not None
+        submission = replace(
+            given,
+            contents_bytes_max=0 if again else min(message.contents_bytes_max, CONTENTS_BYTES_MAX),
+            worker_hint=hint,
+            # Of several inputs in flight one goes ahead: the worker is held for a run, not a burst.
+            ahead=not self._running and self._holds.has(hint, self),
+        )
         begun = None
         if not submission.idempotency_key:
             begun = self._submissions.begin_ahead(self._tenant, submission)
         if begun is not None:
             self._views[tag] = begun.view
+            if message.tentative and message.end_only:
+                begun.tell_tentatively = partial(self._tell_soon, tag, begun)
         task = asyncio.create_task(self._run(message, submission, begun))
         self._running[tag] = task
         task.add_done_callback(lambda _done: self._running.pop(tag, None))
@@ -141,6 +149,10 @@ class RealtimeSession:
             view = self._views[tag] = accepted.view
             if message.end_only:
                 ended = await self._requests.end_of(accepted)
+                if (worker_id := self._tentative.pop(tag, None)) is not None:
+                    self._ran_on(worker_id)
+                    await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, durable=True))
+                    return
                 event = convert.event_message(view.request_id, 1, ended.finished_ms, ended)
                 await self._tell(message, event, accepted.request)
                 return
@@ -155,6 +167,28 @@ class RealtimeSession:
             await self._refuse(tag, translate(error))
         finally:
             self._views.pop(tag, None)
+            self._tentative.pop(tag, None)
+
+    def _tell_soon(self, tag: str, request: LiveRequest, ended: RequestView) -> None:
+        """When what writes it has been told to; the end is told as usual where this is not done."""
+        if tag in self._running and ended.state is RequestState.SUCCEEDED:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._tell_tentatively, tag, request, ended)
+
+    def _tell_tentatively(self, tag: str, request: LiveRequest, ended: RequestView) -> None:
+        event = convert.event_message(ended.request_id, 1, ended.finished_ms, ended)
+        whole = len(request.contents) == len(event.finished.artifacts)
+        if tag in self._running and whole and not self._outbound.full():
+            self._tentative[tag] = event.finished.receipt.worker_id
+            self._outbound.put_nowait(
+                inference_pb2.RealtimeResponse(
+                    tag=tag, event=event, contents=request.contents, tentative=True
+                )
+            )
+
+    def _ran_on(self, worker_id: str) -> None:
+        self._worker_hint = worker_id
+        self._holds.take(worker_id, self)
 
     async def _tell(
         self,
@@ -165,8 +199,7 @@ class RealtimeSession:
         answer = inference_pb2.RealtimeResponse(tag=message.tag, event=event)
         if event.HasField("finished"):
             if worker_id := event.finished.receipt.worker_id:
-                self._worker_hint = worker_id
-                self._holds.take(worker_id, self)
+                self._ran_on(worker_id)
             sent = request.contents if request is not None else ()
             bytes_max = min(message.contents_bytes_max, CONTENTS_BYTES_MAX)
             answer.contents.extend(sent or await self._contents(event.finished, bytes_max))
