@@ -62,6 +62,19 @@ SCHEMA = {
         "image_url": {"type": "string", "maxLength": 1_000_000},
         "mask_url": {"type": "string", "maxLength": 1_000_000},
         "strength": {"type": "number", "default": 0.8},
+        "loras": {
+            "type": "array",
+            "maxItems": 8,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["path"],
+                "properties": {
+                    "path": {"type": "string", "minLength": 1, "maxLength": 1_000_000},
+                    "scale": {"type": "number", "minimum": -4, "maximum": 4, "default": 1.0},
+                },
+            },
+        },
         "num_images": {"type": "integer", "minimum": 1, "maximum": 8, "default": 1},
         "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": 100, "default": 16},
         "guidance_scale": {"type": "number", "exclusiveMinimum": 0, "default": 7.5},

@@ -28,6 +28,7 @@ PRESETS: Final[Mapping[str, tuple[int, int]]] = {
 SIDE_DEFAULT: Final = 512
 SIZE_NAMES: Final = ("image_size", "video_size")
 _INPUT_ECHO_CHARS_MAX = 200
+_ONE_LORA: Final = ("lora_weights", "hf_lora", "lora_url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,23 @@ def translate_arguments(arguments: JsonObject, schema: Mapping[str, Json]) -> Mo
             given |= _size(name, given.pop(name), properties)
     if "output_format" in properties and "format" not in properties and "format" in given:
         given.setdefault("output_format", given["format"])
+    if "loras" in properties:
+        given = _lora_of_one(given)
     if schema.get("additionalProperties", False) is False and properties:
         given = {name: value for name, value in given.items() if name in properties}
     return ModelInput(given, sync_mode)
+
+
+def _lora_of_one(given: JsonObject) -> JsonObject:
+    """Replicate's models name one LoRA by an argument of its own; some call it otherwise."""
+    named = next((name for name in _ONE_LORA if isinstance(given.get(name), str)), None)
+    if named is None or "loras" in given or not given[named]:
+        return given
+    item: JsonObject = {"path": given[named]}
+    if "lora_scale" in given:
+        item["scale"] = given["lora_scale"]
+    rest = {name: value for name, value in given.items() if name not in (*_ONE_LORA, "lora_scale")}
+    return {**rest, "loras": [item]}
 
 
 def with_previews(input_: JsonObject, schema: Mapping[str, Json], previews: int) -> JsonObject:

@@ -3,7 +3,7 @@
 Arguments called `..._url` of a model whose schema has them may be `http(s)://` URLs, links to files
 of this gateway, and `data:` URIs. What comes is bounded before and while it is read, must be a
 picture of a known format and a bearable size, and goes to the blob store under a name that only its
-bytes and its sender lead to. Workers fetch nothing.
+bytes and its sender lead to. Workers fetch nothing. (Of `loras` see `loras.py`.)
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import hmac
 import io
 import re
 import warnings
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
+from quickthaw.gateway import loras
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.links import Links
+from quickthaw.gateway.loras import Loras, OwnFile
 from quickthaw.gateway.outbound import Outbound, OutboundError, OutboundLimits, OutboundTooLarge
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.ranges import ByteRange
@@ -55,6 +58,7 @@ class Inputs:
     outbound: Outbound
     public_url: str
     secret: bytes
+    loras: Loras
     decoding: asyncio.Semaphore = field(init=False)
     """To be held by whoever decodes a picture: that takes a thread and some bytes a pixel."""
 
@@ -71,6 +75,9 @@ class Inputs:
         Raises HttpError 422 in fal's words for a file that cannot be had or used.
         """
         brought = dict(given)
+        if loras.ARGUMENT in given and loras.ARGUMENT in properties:
+            own = partial(self._own_file, credential)
+            brought[loras.ARGUMENT] = await self.loras.bring(given[loras.ARGUMENT], own)
         first_size: tuple[int, int] | None = None
         for name, value in given.items():
             if name.endswith("_url") and name in properties and isinstance(value, str) and value:
@@ -120,12 +127,23 @@ class Inputs:
         return None
 
     async def _own(self, credential: Credential, name: str, path: str) -> bytes:
+        file = await self._found(credential, name, path)
+        try:
+            return await self._whole(name, file.read())
+        except ArtifactNotFound as error:
+            raise _not_had(name, "there is no such file here (any more)") from error
+
+    async def _own_file(self, credential: Credential, name: str, url: str) -> OwnFile | None:
+        path = self._own_path(url)
+        return None if path is None else await self._found(credential, name, path)
+
+    async def _found(self, credential: Credential, name: str, path: str) -> OwnFile:
+        """A file of ours that the caller may read. Raises HttpError."""
         first, _, rest = path.partition("/")
         try:
             if "/" in rest:
                 uri = self.links.uri(first, unquote(rest))
-                parts = self.platform.read_artifact(self.own_credential, uri)
-                return await self._whole(name, (part.data async for part in parts))
+                return OwnFile(uri, 0, lambda: self._artifact(uri))
             if self.uploads is None:
                 raise ArtifactNotFound("there is no such file")
             stored = await self.uploads.find(first)
@@ -134,9 +152,14 @@ class Inputs:
                 if tenant != stored.tenant and stored.lifecycle.decision(tenant) != "allow":
                     raise ArtifactNotFound("there is no such file")
             span = ByteRange(0, stored.size_bytes)
-            return await self._whole(name, self.uploads.read(stored, span))
+            read = partial(self.uploads.read, stored, span)
+            return OwnFile(stored.file_id, stored.size_bytes, read)
         except ArtifactNotFound as error:
             raise _not_had(name, "there is no such file here (any more)") from error
+
+    async def _artifact(self, uri: str) -> AsyncIterator[bytes]:
+        async for part in self.platform.read_artifact(self.own_credential, uri):
+            yield part.data
 
     async def _whole(self, name: str, pieces: AsyncIterable[bytes]) -> bytes:
         data = bytearray()

@@ -10,9 +10,18 @@ judged anew. Nothing is decompressed, so that a few bytes cannot become many.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -71,6 +80,16 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer whose body is still on its way."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case; of several with one name the last."""
+    pieces: AsyncIterator[bytes]
+
+
 async def resolve_host(host: str, port: int) -> Sequence[str]:
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -125,6 +144,29 @@ class Outbound:
             raise OutboundRefused(f"more than {limits.redirects_max} redirects")
         return answer
 
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, url: str, limits: OutboundLimits, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Streamed, None]:
+        """The answer to a GET, whatever its status, its body as it arrives.
+
+        Raises the OutboundErrors, also while the body is read, and what its reader raises.
+        """
+        try:
+            async with asyncio.timeout(limits.seconds), self._slots:
+                for _ in range(limits.redirects_max + 1):
+                    async with self._asking("GET", url, limits, headers or {}, b"") as response:
+                        received = _received(response.headers)
+                        location = received.get("location")
+                        if response.status not in _REDIRECTS or location is None:
+                            pieces = _pieces(response, received, limits)
+                            yield Streamed(response.status, received, pieces)
+                            return
+                    url = urljoin(url, location)
+                raise OutboundRefused(f"more than {limits.redirects_max} redirects")
+        except TimeoutError as error:
+            raise OutboundFailed(f"no complete answer within {limits.seconds:g} s") from error
+
     async def _ask(
         self,
         method: str,
@@ -133,6 +175,19 @@ class Outbound:
         headers: Mapping[str, str],
         body: bytes,
     ) -> Answer:
+        async with self._asking(method, url, limits, headers, body) as response:
+            received = _received(response.headers)
+            return Answer(url, response.status, received, await _body(response, limits))
+
+    @contextlib.asynccontextmanager
+    async def _asking(
+        self,
+        method: str,
+        url: str,
+        limits: OutboundLimits,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> AsyncGenerator[httpcore.Response, None]:
         target = _parsed(url)
         sent = _headers(target, headers, body)
         # The request's own deadline ends it; these end a connection that it left behind.
@@ -145,8 +200,7 @@ class Outbound:
                 content=body,
                 extensions={"timeout": timeout},
             ) as response:
-                received = _received(response.headers)
-                return Answer(url, response.status, received, await _body(response, limits))
+                yield response
         except _Refused as error:
             raise OutboundRefused(str(error)) from error
         except (
@@ -273,6 +327,23 @@ def _headers(
 
 def _received(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+
+
+async def _pieces(
+    response: httpcore.Response, received: Mapping[str, str], limits: OutboundLimits
+) -> AsyncIterator[bytes]:
+    if received.get("content-encoding", "identity").lower() != "identity":
+        raise OutboundRefused("the answer is compressed, which was not asked for")
+    declared = received.get("content-length", "")
+    told = f"the answer is over {limits.body_bytes_max} bytes"
+    if declared.isdecimal() and int(declared) > limits.body_bytes_max:
+        raise OutboundTooLarge(told)
+    size = 0
+    async for piece in response.aiter_stream():
+        size += len(piece)
+        if size > limits.body_bytes_max:
+            raise OutboundTooLarge(told)
+        yield piece
 
 
 async def _body(response: httpcore.Response, limits: OutboundLimits) -> bytes:

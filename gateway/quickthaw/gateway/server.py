@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -25,12 +26,20 @@ from quickthaw.gateway.door.authority import own_context
 from quickthaw.gateway.http11 import protocol_with
 from quickthaw.gateway.inputs import Inputs
 from quickthaw.gateway.links import Links, load_key, load_secret
+from quickthaw.gateway.loras import Loras
 from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import GatewaySettings, Limits
-from quickthaw.gateway.storage import Expiry, Retention, Uploads, open_blobs, sweeping
+from quickthaw.gateway.storage import (
+    Expiry,
+    Retention,
+    Uploads,
+    WeightsStore,
+    open_blobs,
+    sweeping,
+)
 from quickthaw.gateway.webhooks import Deliverer, delivering
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
 from quickthaw.wire.errors import SettingsInvalid
@@ -111,15 +120,17 @@ def _gateway(settings: GatewaySettings, metrics: GatewayMetrics, public_url: str
     uploads = _uploads(settings, secret)
     platform = Platform(settings.scheduler, settings.limits)
     links = Links(secret, public_url)
+    outbound = Outbound(allow_private=settings.input_allow_private)
     inputs = Inputs(
         limits=settings.limits,
         platform=platform,
         links=links,
         own_credential=own_credential,
         uploads=uploads,
-        outbound=Outbound(allow_private=settings.input_allow_private),
+        outbound=outbound,
         public_url=public_url,
         secret=secret,
+        loras=_loras(settings.limits, outbound, uploads, secret),
     )
     return Gateway(
         limits=settings.limits,
@@ -135,6 +146,23 @@ def _gateway(settings: GatewaySettings, metrics: GatewayMetrics, public_url: str
         retention=Retention(uploads.blobs, uploads.expiry) if uploads is not None else None,
         uploads=uploads,
     )
+
+
+def _loras(limits: Limits, outbound: Outbound, uploads: Uploads | None, secret: bytes) -> Loras:
+    store = None
+    if uploads is not None:
+        store = WeightsStore(
+            uploads.blobs,
+            uploads.expiry,
+            secret,
+            file_bytes_max=limits.lora_file_bytes_max,
+            bytes_max=limits.loras_stored_bytes_max,
+            files_max=limits.loras_stored_max,
+            kept_seconds=limits.lora_kept_seconds,
+            idle_seconds=limits.input_kept_seconds,
+            now=uploads.now,
+        )
+    return Loras(limits, outbound, store, time.time if uploads is None else uploads.now)
 
 
 def _uploads(settings: GatewaySettings, secret: bytes) -> Uploads | None:

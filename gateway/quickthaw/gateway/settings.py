@@ -73,6 +73,21 @@ class Limits:
     """Pictures that are decoded at once, some bytes of memory a pixel each; others wait."""
     input_kept_seconds: float = 7 * 24 * 3600.0
     """How long a worker can still find one, if its request waits."""
+    loras_max: int = 4
+    """That one request may name."""
+    lora_file_bytes_max: int = 2 * 1024 * 1024 * 1024
+    """Of one that an argument names."""
+    lora_seconds: float = 600.0
+    """For fetching one, redirects included."""
+    lora_fresh_seconds: float = 3600.0
+    """After which a URL's server is asked whether its file is still the same."""
+    loras_fetched_max: int = 4
+    """At once; others wait."""
+    loras_stored_bytes_max: int = 64 * 1024 * 1024 * 1024
+    """Of all that are kept in the blob store; the least recently used goes first."""
+    loras_stored_max: int = 10_000
+    lora_kept_seconds: float = 3600.0
+    """After a request named it, in which a worker still finds one if the request waits."""
     sweep_seconds: float = 60.0
     """Between two looks for files that have expired."""
     drain_seconds: int = 30

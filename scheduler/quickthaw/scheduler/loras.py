@@ -1,7 +1,7 @@
 """LoRAs that an input names by the id of a model: looked up as the caller sees the catalog.
 
-`loras` is a list of `{path, scale}` (fal's). Files in it were left in the blob store by a gateway or
-are inside the input; every other path is a model. The journal keeps its name, so that nobody is
+`loras` is a list of `{path, scale}` (fal's). Files in it were left in the blob store by a gateway
+or are inside the input; every other path is a model. The journal keeps its name, so that nobody is
 told where snapshots lie; a worker is told what the name means when the request is placed there.
 """
 

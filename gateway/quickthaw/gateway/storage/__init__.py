@@ -6,6 +6,7 @@ from quickthaw.gateway.storage.expiry import Expiry, sweeping
 from quickthaw.gateway.storage.refusals import QuotaExceeded, UploadRefused
 from quickthaw.gateway.storage.retention import Retention
 from quickthaw.gateway.storage.uploads import StoredFile, Ticket, Uploads, no_such_file
+from quickthaw.gateway.storage.weights_store import WeightsStore
 
 __all__ = [
     "Blobs",
@@ -16,6 +17,7 @@ __all__ = [
     "Ticket",
     "UploadRefused",
     "Uploads",
+    "WeightsStore",
     "no_such_file",
     "open_blobs",
     "sweeping",

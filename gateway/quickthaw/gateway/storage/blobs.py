@@ -11,6 +11,7 @@ import errno
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -24,6 +25,9 @@ from quickthaw.wire.errors import (
     StorageFull,
     Unavailable,
 )
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 READ_BYTES = 256 * 1024
 WRITE_BYTES = 5 * 1024 * 1024
@@ -102,6 +106,28 @@ class Blobs:
             found = await obstore.get_async(self._store, key, options={"range": (start, stop)})
             async for piece in found.stream(min_chunk_size=READ_BYTES):
                 yield bytes(piece)
+
+    async def size(self, key: str) -> int | None:
+        """None if it is not there."""
+        found = await self._meta(key)
+        return None if found is None else found["size"]
+
+    async def modified_seconds(self, key: str) -> float | None:
+        """Since 1970, by the store's clock; None if it is not there."""
+        found = await self._meta(key)
+        return None if found is None else found["last_modified"].timestamp()
+
+    async def _meta(self, key: str) -> ObjectMeta | None:
+        try:
+            with _our_errors(key):
+                return await obstore.head_async(self._store, key)
+        except ArtifactNotFound:
+            return None
+
+    async def move(self, source: str, target: str) -> None:
+        """Also over another one. Raises ArtifactNotFound."""
+        with _our_errors(source):
+            await obstore.rename_async(self._store, source, target)
 
     async def under(self, prefix: str) -> AsyncIterator[Blob]:
         with _our_errors(prefix):
