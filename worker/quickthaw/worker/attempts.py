@@ -203,6 +203,22 @@ class LoadReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadLasts:
+    """The load that was begun last is not done at once: others may run meanwhile."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """`load`: None if the model is not up, or is wanted otherwise."""
+
+    attempt_id: str
+    load: LoadSummary | None
+    unix_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunReturned:
     """`run_id`: whose run this was, empty for its own; `over`: the run's thread has come back."""
 
@@ -264,6 +280,8 @@ class EndsAcknowledged:
 Event: TypeAlias = (
     Assigned
     | LoadReturned
+    | LoadLasts
+    | TakenUp
     | RunReturned
     | StoreReturned
     | CancelRequested
@@ -280,6 +298,13 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class BeginLoad:
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class TakeUp:
+    """Take the model into use if it is up, beside the load that goes on; TakenUp answers."""
+
     assignment: Assignment
 
 
@@ -344,6 +369,7 @@ class TellFinished:
 
 Command: TypeAlias = (
     BeginLoad
+    | TakeUp
     | BeginRun
     | BeginStore
     | StopWork

@@ -98,10 +98,18 @@ class DiffusionEngine:
         which the input has to be read."""
         if self._host is None or self._batch_max > 1:
             return None
-        summary = self._host.load_resident(assignment)
+        if not self._host.promoting.idle:
+            return None  # it has to give way first
+        summary = self._host.take_up(assignment)
         if summary is not None:
             self._speeds.observe(summary)
         return summary
+
+    def take_up(self, assignment: Assignment) -> LoadSummary | None:
+        """It runs alone where others might be batched with it: they would have to be up, too."""
+        if self._host is None:
+            return None
+        return self._host.take_up(assignment)
 
     def run_at_once(self, assignment: Assignment) -> tuple[RunResult, float] | None:
         return None

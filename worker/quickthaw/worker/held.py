@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from quickthaw.worker.attempts import Assignment, LoadSummary, Phase, RunResult, TellFinished
+from quickthaw.wire.errors import BudgetExhausted
+from quickthaw.worker.attempts import (
+    Assignment,
+    Failure,
+    LoadSummary,
+    Outcome,
+    Phase,
+    RunResult,
+    Status,
+    StoredArtifact,
+    TellFinished,
+    contents_of,
+)
 
 
 @dataclass(slots=True)
@@ -23,6 +36,7 @@ class HeldAttempt:
     cancel_reason: str | None = None
     result: RunResult | None = None
     blocked: bool = False  # no room until something is released
+    crowded: bool = False  # there was none at least once
     end: TellFinished | None = None
     paid_ms: int = 0  # run time that is paid for; 0 for no limit
     unpaid: bool = False  # told to stop, because all of it has run
@@ -41,6 +55,55 @@ class HeldAttempt:
     def run_ms(self, now: float) -> int:
         """Of its run's time so far, in whole milliseconds; the shares of a batch add up to all."""
         return (whole_ms(now - self.run_began) + self.place) // self.batch_size
+
+    def mates(self, ready: Iterable[HeldAttempt]) -> list[HeldAttempt]:
+        """Of those that are ready, which may run with it; itself too."""
+        snapshot, key = self.assignment.snapshot_digest, self.batch_key
+        if not key:
+            return [self]
+        return [
+            each
+            for each in ready
+            if each.assignment.snapshot_digest == snapshot and each.batch_key == key
+        ]
+
+    def stopped(self) -> tuple[Outcome, Failure]:
+        """How its run ends that obeyed a stop."""
+        if self.unpaid and self.cancel_reason is None:
+            spent = f"the {self.paid_ms} ms of run time that were paid for are used up"
+            return Outcome.FAILED, Failure(BudgetExhausted.reason, spent)
+        return Outcome.CANCELLED, Failure("CANCELLED", self.cancel_reason or "cancelled")
+
+    def status(self, now: float) -> Status:
+        """Its line as of now. The final figure never falls below one that was reported."""
+        if self.phase is Phase.RUNNING:
+            self.metered_ms = max(self.metered_ms, self.run_ms(now))
+        request_id = self.assignment.request_id
+        outcome = self.end.outcome if self.end else None
+        return Status(self.assignment.attempt_id, request_id, self.phase, self.metered_ms, outcome)
+
+    def ended(
+        self, outcome: Outcome, failure: Failure | None, artifacts: tuple[StoredArtifact, ...]
+    ) -> TellFinished:
+        """Its end, from now on. Most outputs' bytes need not wait for the acknowledgement."""
+        assignment, result = self.assignment, self.result
+        self.phase, self.result = Phase.ENDED, None
+        self.end = TellFinished(
+            attempt_id=assignment.attempt_id,
+            request_id=assignment.request_id,
+            outcome=outcome,
+            metered_ms=self.metered_ms,
+            load_ms=self.load_ms,
+            load=self.load,
+            first_step_seconds=result.first_step_seconds if result else 0.0,
+            compiled=result.compiled if result else "",
+            output_json=result.output_json if result and outcome is Outcome.SUCCEEDED else "",
+            artifacts=artifacts,
+            failure=failure,
+            seed=result.seed if result else None,
+            contents=contents_of(assignment, result) if result and artifacts else (),
+        )
+        return self.end
 
 
 class LimitedRuns:

@@ -3,7 +3,8 @@
 Times are seconds of one monotonic clock, passed in; metered time is the whole milliseconds between
 the start of a run and its end. Loads begin one at a time, in order of assignment, and at most
 `ready_max` models wait loaded while others run, so a load overlaps the runs before it without
-filling the device with models that cannot run yet. A snapshot runs once at a time, for pipelines
+filling the device with models that cannot run yet. While the next one loads and nothing could run,
+a later attempt whose model is up runs (`overtaking`). A snapshot runs once at a time, for pipelines
 are not re-entrant; the next attempt waits with its meter closed. Those that wait so, have the same
 snapshot and equal batch keys run as one batch when their turn comes; its time is shared out among
 them to the millisecond, and what a member's place costs after it was stopped is nobody's.
@@ -14,7 +15,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import assert_never
 
-from quickthaw.wire import errors
 from quickthaw.worker.attempts import (
     Assigned,
     Assignment,
@@ -28,6 +28,7 @@ from quickthaw.worker.attempts import (
     Event,
     Failure,
     LeaseExpired,
+    LoadLasts,
     LoadReturned,
     LoadSummary,
     MeterDue,
@@ -44,21 +45,27 @@ from quickthaw.worker.attempts import (
     StopWork,
     StoredArtifact,
     StoreReturned,
+    TakenUp,
     TellFinished,
     TellLoading,
     TellRunning,
-    contents_of,
 )
 from quickthaw.worker.held import HeldAttempt, LimitedRuns, whole_ms
+from quickthaw.worker.overtaking import Overtaking
 
 
 class AttemptMachine:
     """`concurrency`: runs at once. `attempts_max`: attempts held that have not ended. `batch_max`:
     attempts in one run; 1 runs each alone. `ready_max`: models that may wait loaded, as many as run
-    at least."""
+    at least. `overtakes_max`: runs that may begin before an attempt while it loads."""
 
     def __init__(
-        self, concurrency: int, attempts_max: int, batch_max: int = 1, ready_max: int = 1
+        self,
+        concurrency: int,
+        attempts_max: int,
+        batch_max: int = 1,
+        ready_max: int = 1,
+        overtakes_max: int = 0,
     ) -> None:
         self._batch_max = batch_max
         self._ready_max = max(concurrency, ready_max)
@@ -73,6 +80,7 @@ class AttemptMachine:
         self._waiting: OrderedDict[str, None] = OrderedDict()  # ASSIGNED
         self._ready: OrderedDict[str, None] = OrderedDict()
         self._limited = LimitedRuns()
+        self._overtaking = Overtaking(overtakes_max)
 
     @property
     def idle(self) -> bool:
@@ -90,21 +98,10 @@ class AttemptMachine:
     def statuses(self, now: float, *, ended: bool = False) -> list[Status]:
         """One line for every attempt held; those that have ended only if asked for."""
         lines: list[Status] = []
-        for attempt_id, attempt in self._attempts.items():
+        for attempt in self._attempts.values():
             if attempt.end is not None and not ended:
                 continue
-            if attempt.phase is Phase.RUNNING:
-                # The final figure never falls below one that was reported.
-                attempt.metered_ms = max(attempt.metered_ms, attempt.run_ms(now))
-            lines.append(
-                Status(
-                    attempt_id,
-                    attempt.assignment.request_id,
-                    attempt.phase,
-                    attempt.metered_ms,
-                    attempt.end.outcome if attempt.end else None,
-                )
-            )
+            lines.append(attempt.status(now))
         return lines
 
     def handle(self, event: Event, now: float) -> list[Command]:
@@ -115,6 +112,10 @@ class AttemptMachine:
                 self._assigned(assignment, refusal, now, commands)
             case LoadReturned(attempt_id, load, unix_ms):
                 self._load_returned(attempt_id, load, now, commands)
+            case LoadLasts(attempt_id):
+                self._overtaking.load_lasts(self._attempts.get(attempt_id))
+            case TakenUp(attempt_id, taken, unix_ms):
+                self._taken_up(attempt_id, taken, now, commands)
             case RunReturned(attempt_id, run, unix_ms, run_id, over):
                 if over:
                     self._runs_in_flight.pop(run_id or attempt_id, None)
@@ -184,7 +185,9 @@ class AttemptMachine:
         now: float,
         commands: list[Command],
     ) -> None:
-        self._loads_in_flight.discard(attempt_id)
+        if attempt_id in self._loads_in_flight:
+            self._loads_in_flight.remove(attempt_id)
+            self._overtaking.load_is_over()
         attempt = self._attempts.get(attempt_id)
         if attempt is None or attempt.phase is not Phase.LOADING:
             if isinstance(result, LoadSummary):
@@ -202,6 +205,7 @@ class AttemptMachine:
                 # With nothing left that could make room the load is tried at once, and told for
                 # good whether the model fits.
                 attempt.blocked = bool(self._runs_in_flight or self._ready)
+                attempt.crowded = True
                 self._waiting[attempt_id] = None
                 self._waiting.move_to_end(attempt_id, last=False)
             case Failure():
@@ -227,13 +231,9 @@ class AttemptMachine:
                 attempt.result = result
                 attempt.phase = Phase.STORING
                 commands.append(BeginStore(attempt.assignment, result.files))
-            case Stopped() if attempt.unpaid and attempt.cancel_reason is None:
-                spent = f"the {attempt.paid_ms} ms of run time that were paid for are used up"
-                unpaid = Failure(errors.BudgetExhausted.reason, spent)
-                self._end(attempt, Outcome.FAILED, commands, failure=unpaid)
             case Stopped():
-                cancelled = Failure("CANCELLED", attempt.cancel_reason or "cancelled")
-                self._end(attempt, Outcome.CANCELLED, commands, failure=cancelled)
+                outcome, failure = attempt.stopped()
+                self._end(attempt, outcome, commands, failure=failure)
             case Failure():
                 self._end(attempt, Outcome.FAILED, commands, failure=result)
             case _:
@@ -289,29 +289,13 @@ class AttemptMachine:
         failure: Failure | None = None,
         artifacts: tuple[StoredArtifact, ...] = (),
     ) -> None:
-        assignment, result = attempt.assignment, attempt.result
-        attempt.phase = Phase.ENDED
-        attempt.result = None  # most outputs' bytes need not wait for the acknowledgement
+        assignment = attempt.assignment
+        end = attempt.ended(outcome, failure, artifacts)
         self._active -= 1
         self._waiting.pop(assignment.attempt_id, None)
         self._ready.pop(assignment.attempt_id, None)
         self._limited.forget(assignment.attempt_id)
-        attempt.end = TellFinished(
-            attempt_id=assignment.attempt_id,
-            request_id=assignment.request_id,
-            outcome=outcome,
-            metered_ms=attempt.metered_ms,
-            load_ms=attempt.load_ms,
-            load=attempt.load,
-            first_step_seconds=result.first_step_seconds if result else 0.0,
-            compiled=result.compiled if result else "",
-            output_json=result.output_json if result and outcome is Outcome.SUCCEEDED else "",
-            artifacts=artifacts,
-            failure=failure,
-            seed=result.seed if result else None,
-            contents=contents_of(assignment, result) if result and artifacts else (),
-        )
-        commands.append(attempt.end)
+        commands.append(end)
 
     # ---- what can begin now --------------------------------------------------------------------
 
@@ -324,7 +308,7 @@ class AttemptMachine:
         while (attempt_id := self._next_ready()) is not None:
             batch = [
                 attempt
-                for attempt in self._batch_with(self._attempts[attempt_id])
+                for attempt in self._batch_with(attempt_id)
                 if not self._expire(attempt, unix_ms, commands)
             ]
             if batch:
@@ -336,25 +320,42 @@ class AttemptMachine:
                 continue
             if attempt.blocked:
                 break
-            del self._waiting[attempt_id]
-            attempt.phase = Phase.LOADING
-            attempt.load_began = now
+            self._to_loading(attempt, now, commands)
             self._loads_in_flight.add(attempt_id)
-            commands.append(TellLoading(attempt_id))
             commands.append(BeginLoad(attempt.assignment))
+        self._overtake(unix_ms, commands)
 
-    def _batch_with(self, first: HeldAttempt) -> list[HeldAttempt]:
-        """Those that are ready and may run with it, oldest first, itself included."""
-        snapshot, key = first.assignment.snapshot_digest, first.batch_key
-        if not key:
-            return [first]
-        ready = (self._attempts[attempt_id] for attempt_id in self._ready)
-        mates = [
-            attempt
-            for attempt in ready
-            if attempt.assignment.snapshot_digest == snapshot and attempt.batch_key == key
-        ]
-        return mates[: self._batch_max]
+    def _overtake(self, unix_ms: int, commands: list[Command]) -> None:
+        """Who could run beside the load? The answer leads to a run, or here again."""
+        if len(self._runs_in_flight) >= self._concurrency:
+            return
+        waiting = [self._attempts[each] for each in self._waiting]
+        for later in self._overtaking.candidates(waiting, self._runs_in_flight.values()):
+            if not self._expire(later, unix_ms, commands):
+                commands.append(self._overtaking.ask(later))
+                return
+
+    def _taken_up(
+        self, attempt_id: str, load: LoadSummary | None, now: float, commands: list[Command]
+    ) -> None:
+        attempt = self._attempts.get(attempt_id)
+        waits = attempt is not None and attempt.phase is Phase.ASSIGNED
+        self._overtaking.answered(taken=load is not None and waits)
+        if load is None:
+            return
+        if attempt is not None and waits:
+            self._to_loading(attempt, now, commands)
+        self._load_returned(attempt_id, load, now, commands)
+
+    def _to_loading(self, attempt: HeldAttempt, now: float, commands: list[Command]) -> None:
+        del self._waiting[attempt.assignment.attempt_id]
+        attempt.phase = Phase.LOADING
+        attempt.load_began = now
+        commands.append(TellLoading(attempt.assignment.attempt_id))
+
+    def _batch_with(self, first: str) -> list[HeldAttempt]:
+        ready = [self._attempts[attempt_id] for attempt_id in self._ready]
+        return self._attempts[first].mates(ready)[: self._batch_max]  # oldest first
 
     def _begin(self, batch: list[HeldAttempt], now: float, commands: list[Command]) -> None:
         first, *mates = (attempt.assignment for attempt in batch)

@@ -15,14 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from quickthaw.snapshot import (
-    Device,
-    LoadedModel,
-    Loader,
-    Manifest,
-    Slab,
-    SnapshotStore,
-)
+from quickthaw.snapshot import Device, LoadedModel, Loader, Manifest, Slab, SnapshotStore
 from quickthaw.snapshot import Tier as StoreTier
 from quickthaw.snapshot.compiled import Usage
 from quickthaw.snapshot.plan import plan
@@ -186,20 +179,21 @@ class ModelHost:
                 self._order.touch(component_digests(manifest))
             return summary
 
-    def load_resident(self, assignment: Assignment) -> LoadSummary | None:
-        """As `load`, of a model that is up; None, with nothing done, where that could take time."""
-        if assignment.evict_digests or not self.promoting.idle or not self._moves.acquire(False):
+    def take_up(self, assignment: Assignment) -> LoadSummary | None:
+        """As `load`, of a model that is up, also beside another's load; None, with nothing done,
+        where that takes more. What is still to be evicted is left for when its turn comes."""
+        there = self._in(StoreTier.VRAM) if assignment.evict_digests else []
+        if any(line.digest in assignment.evict_digests for line in there):
             return None
-        try:
-            if assignment.snapshot_digest not in self._models:
+        with self._lock:
+            model = self._models.get(assignment.snapshot_digest)
+            if model is None or not self._withdrawn.isdisjoint(model.digests):
                 return None
-            digests = component_digests(self._manifest(assignment))
-            summary = self._take_resident(assignment.snapshot_digest, assignment.attempt_id)
-            with self._lock:
-                self._order.touch(digests)
-            return summary
-        finally:
-            self._moves.release()
+            if assignment.family not in ("", model.loaded.manifest.family):
+                return None
+            model.users.add(assignment.attempt_id)
+            self._order.touch(model.digests)
+        return resident_summary(model.loaded.manifest)
 
     def _manifest(self, assignment: Assignment) -> Manifest:
         digest = assignment.snapshot_digest
@@ -265,7 +259,7 @@ class ModelHost:
 
     # ---- room ----------------------------------------------------------------------------------
 
-    def _make_room(self, manifest: Manifest) -> bool:
+    def _make_room(self, manifest: Manifest, *, again: bool = True) -> bool:
         """Evicts from VRAM what must go for this load, and from the slab what is in its way."""
         wanted, in_use = component_digests(manifest), self._in_use()
         steps = plan(manifest, self._loader.residency())
@@ -279,8 +273,10 @@ class ModelHost:
         room = make_room(comfortable, free, vram, in_use, wanted, self._order)
         if room.short_bytes > manifest.working_set_bytes:
             return False
-        for digest in room.evict:
-            self._evict(digest, StoreTier.VRAM)
+        gone = [self._evict(digest, StoreTier.VRAM) for digest in room.evict]
+        if not all(gone) and again:
+            # One of them may have been taken into use meanwhile: others are idle.
+            return self._make_room(manifest, again=False)
         from_disk = steps.bytes_from(StoreTier.DISK) + steps.bytes_from(StoreTier.REMOTE)
         if from_disk:
             needed = min(from_disk + rounding, self._slab.total_bytes)
@@ -297,10 +293,8 @@ class ModelHost:
         """False if it is in use or not there."""
         if digest not in {line.digest for line in self._in(tier)}:
             return False
-        if tier is StoreTier.VRAM:
-            if digest in self._in_use():
-                return False
-            self._let_go_of(digest)
+        if tier is StoreTier.VRAM and not self._let_go_of(digest):
+            return False
         try:
             self._loader.evict(digest, tier)
         except FailedPrecondition as error:
@@ -312,17 +306,17 @@ class ModelHost:
         self._on_evicted(TIER_OF[tier])
         return True
 
-    def _let_go_of(self, component: str) -> None:
-        """Drops the idle pipelines that contain a component: they hold its buffer."""
+    def _let_go_of(self, component: str) -> bool:
+        """Drops the idle pipelines that contain a component: they hold its buffer. False, with
+        nothing dropped, if one of them is in use."""
         with self._lock:
-            idle = [
-                digest
-                for digest, model in self._models.items()
-                if component in model.digests and not model.users
-            ]
-            models = [self._models.pop(digest) for digest in idle]
+            having = [d for d, model in self._models.items() if component in model.digests]
+            if any(self._models[digest].users for digest in having):
+                return False
+            models = [self._models.pop(digest) for digest in having]
         for model in models:
             model.loaded.release()
+        return True
 
     def unload(self, digests: tuple[str, ...], tier: Tier) -> None:
         """Frees what of these is in the tier and not in use."""

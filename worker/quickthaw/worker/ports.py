@@ -73,6 +73,10 @@ class Engine(Protocol):
         """As `load`, where that needs no waiting; None, with nothing done, where it does."""
         ...
 
+    def take_up(self, assignment: Assignment) -> LoadSummary | None:
+        """As `load_at_once`, beside a load that goes on: only a model that could run now."""
+        ...
+
     def run_at_once(self, assignment: Assignment) -> tuple[RunResult, float] | None:
         """As `run`, where that needs no waiting and has no news; None, with nothing done, where it
         does or would raise."""

@@ -101,6 +101,7 @@ class Worker:
                 settings.attempts_max,
                 settings.batch_max,
                 settings.ready_max,
+                settings.overtakes_max,
             ),
             self._engine_for,
             store,

@@ -22,6 +22,7 @@ from quickthaw.worker.attempts import (
     Command,
     Event,
     Failure,
+    LoadLasts,
     LoadReturned,
     LoadSummary,
     MeterDue,
@@ -35,6 +36,8 @@ from quickthaw.worker.attempts import (
     StopWork,
     StoredArtifact,
     StoreReturned,
+    TakenUp,
+    TakeUp,
     TellFinished,
     TellLoading,
     TellRunning,
@@ -177,6 +180,8 @@ class Shell:
         match command:
             case BeginLoad(assignment):
                 self._begin_load(assignment)
+            case TakeUp(assignment):
+                self._take_up(assignment)
             case BeginRun(assignment, ()):
                 self._begin_run(assignment)
             case BeginRun(assignment, mates):
@@ -226,6 +231,17 @@ class Shell:
             return
         self._stops[attempt_id] = asyncio.Event()
         self._spawn(self._load(assignment))
+        self.post(LoadLasts(attempt_id))
+
+    def _take_up(self, assignment: Assignment) -> None:
+        attempt_id = assignment.attempt_id
+        try:
+            loaded = self._engine_for(assignment.family).take_up(assignment)
+        except QuickthawError:
+            loaded = None  # its own load will be told the same, and answers for it
+        if loaded is not None:
+            self._assignments[attempt_id] = assignment
+        self.post(TakenUp(attempt_id, loaded, self._wall_clock_ms()))
 
     def _begin_run(self, assignment: Assignment) -> None:
         attempt_id, began = assignment.attempt_id, self._clock()

@@ -33,7 +33,10 @@ class NoopEngine:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def load_at_once(self, assignment: Assignment) -> LoadSummary:
+    def load_at_once(self, assignment: Assignment) -> LoadSummary | None:
+        return _NOTHING_TO_LOAD
+
+    def take_up(self, assignment: Assignment) -> LoadSummary | None:
         return _NOTHING_TO_LOAD
 
     def run_at_once(self, assignment: Assignment) -> tuple[RunResult, float] | None:
