@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from quickthaw.wire.errors import EngineFailed, QuickthawError
+from quickthaw.worker.adapted import NAMES_LORAS, with_adapters
 from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult, Tier
 from quickthaw.worker.batch_runs import batch_key_of, run_batch
 from quickthaw.worker.families import adapter
@@ -94,9 +95,9 @@ class DiffusionEngine:
         await self._in_loader(begin)
 
     def load_at_once(self, assignment: Assignment) -> LoadSummary | None:
-        """Of a model that is up, unless the loader is at something or runs may be batched, for
-        which the input has to be read."""
-        if self._host is None or self._batch_max > 1:
+        """Of a model that is up, unless the loader is at something, or the input has to be read:
+        runs may be batched, or it names LoRAs."""
+        if self._host is None or self._batch_max > 1 or NAMES_LORAS in assignment.input_json:
             return None
         if not self._host.promoting.idle:
             return None  # it has to give way first
@@ -107,7 +108,7 @@ class DiffusionEngine:
 
     def take_up(self, assignment: Assignment) -> LoadSummary | None:
         """It runs alone where others might be batched with it: they would have to be up, too."""
-        if self._host is None:
+        if self._host is None or NAMES_LORAS in assignment.input_json:
             return None
         return self._host.take_up(assignment)
 
@@ -121,8 +122,12 @@ class DiffusionEngine:
             host = self._require()
             try:
                 summary = host.load(assignment, stop)
-                if self._batch_max > 1 and isinstance(summary, LoadSummary):
-                    return replace(summary, batch_key=batch_key_of(host, assignment))
+                if isinstance(summary, NoRoomYet):
+                    return summary
+                if self._batch_max > 1:
+                    summary = replace(summary, batch_key=batch_key_of(host, assignment))
+                if NAMES_LORAS in assignment.input_json:
+                    summary = with_adapters(host, assignment, summary)
                 return summary
             finally:
                 self._tell(loop, host)
@@ -224,7 +229,7 @@ class DiffusionEngine:
                 host.running(loaded.manifest),
                 ending_at_faults(self._on_fault),
                 host.compiled(loaded) as usage,
-                loaded.adapted(lora_scale),
+                loaded.adapted(lora_scale, host.adapters.take(assignment.attempt_id)),
             ):
                 result = None
                 try:

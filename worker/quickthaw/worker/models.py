@@ -20,6 +20,7 @@ from quickthaw.snapshot import Tier as StoreTier
 from quickthaw.snapshot.compiled import Usage
 from quickthaw.snapshot.plan import plan
 from quickthaw.wire.errors import FailedPrecondition, ResourceExhausted
+from quickthaw.worker.adapters import Adapters
 from quickthaw.worker.ahead import Answers
 from quickthaw.worker.arrivals import Arrivals
 from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, Tier
@@ -81,6 +82,8 @@ class ModelHost:
         arrivals: Arrivals | None = None,
     ) -> None:
         self._store = store
+        self.adapters = Adapters(store)
+        """Of requests; what they may take up is for whoever makes the host to say."""
         self._compiled = compiled
         self._loader = loader
         self._device = device
@@ -357,6 +360,7 @@ class ModelHost:
     def release(self, attempt_id: str) -> None:
         """The attempt no longer uses its model, which stays resident. Unknown ids are fine."""
         self._answers.pop(attempt_id, None)
+        self.adapters.take(attempt_id)
         with self._lock:
             for model in self._models.values():
                 model.users.discard(attempt_id)

@@ -85,6 +85,7 @@ class Worker:
                 prepared,
                 self.metrics,
                 self._peers,
+                store.read_input_to,
             ),
             settings.concurrency,
             time.monotonic,
