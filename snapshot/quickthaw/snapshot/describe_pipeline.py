@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any, cast
@@ -65,6 +66,27 @@ def _refuse_adapters(name: str, module: Any) -> None:
             name,
             "has an IP-Adapter loaded, which no snapshot can hold yet; call unload_ip_adapter() "
             "and pack the model as it was",
+        )
+
+
+def check_chat_template(pipeline: Any, family: Family) -> None:
+    """Refuses a tokenizer that frames prompts otherwise than its family's pipelines will."""
+    if family.chat_template is None:
+        return
+    frame = functools.partial(
+        pipeline.tokenizer.apply_chat_template,
+        [{"role": "user", "content": "a red circle\nabove a blue square "}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=True,
+    )
+    own = getattr(pipeline.tokenizer, "chat_template", None)
+    if own is not None and frame(chat_template=own) != frame(chat_template=family.chat_template):
+        invalid(
+            Problem.MANIFEST,
+            "tokenizer",
+            f"its chat template frames a prompt otherwise than {family.name} does, whose own is "
+            "used in its place: pack the model with the template that it was published with",
         )
 
 

@@ -14,6 +14,7 @@ from quickthaw.snapshot.adapters.pack import pack_adapter
 from quickthaw.snapshot.classes import Role, class_path
 from quickthaw.snapshot.delta_pack import DeltaPacker, base_snapshot
 from quickthaw.snapshot.describe_pipeline import (
+    check_chat_template,
     module_attention,
     module_config,
     parts_of,
@@ -153,6 +154,7 @@ class _Packer:
         self._deltas = deltas
         self._on_progress = on_progress
         self._modules, self._others = parts_of(pipeline, family)
+        check_chat_template(pipeline, family)
         self._collected = {
             name: collect(module, f"component {name}") for name, module in self._modules.items()
         }

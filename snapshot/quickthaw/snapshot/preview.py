@@ -46,10 +46,11 @@ def fit_preview(vae: Any) -> Preview | None:
 def _encoded(encoder: Any, picture: torch.Tensor) -> torch.Tensor:
     """(latent frames, channels, height, width) of a picture, or of a video that shows it."""
     frames = frame_scale(encoder)
-    if frames == 1:
+    if frames == 1 and not hasattr(encoder.config, "temperal_downsample"):
         means: torch.Tensor = encoder.encode(picture).latent_dist.mean
         return means
-    still = picture[:, :, None].repeat(1, 1, 1 + frames, 1, 1)
+    # One of videos that makes pictures is given them as videos of one frame.
+    still = picture[:, :, None].repeat(1, 1, 1 if frames == 1 else 1 + frames, 1, 1)
     moving: torch.Tensor = encoder.encode(still).latent_dist.mean
     return moving[0].transpose(0, 1)
 

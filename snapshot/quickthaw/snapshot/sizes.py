@@ -38,8 +38,8 @@ def size_rule(pipeline: Any, family: Family) -> SizeRule:
     scale = vae_scale(pipeline.vae)
     step = math.lcm(family.side_step, scale * family.patch)
     width, height = (-(-side // step) * step for side in _trained_at(pipeline, family, scale))
-    # Those that make videos from texts name no size: they were trained at several.
-    anywhere = family.output is Output.VIDEO and _sample_size(pipeline, family) is None
+    # Those that name no size were trained at several.
+    anywhere = family.landscape is not None and _sample_size(pipeline, family) is None
     least = step if anywhere else max(min(width, height) // 4 // step, 1) * step
     return SizeRule(
         default=width,
@@ -125,4 +125,6 @@ def _first_width(vae: Any) -> int:
 def _channels(denoiser: Any) -> int:
     if width := getattr(denoiser.config, "block_out_channels", None):
         return int(max(width))
+    if width := getattr(denoiser.config, "dim", None):
+        return int(width)
     return int(denoiser.config.num_attention_heads * denoiser.config.attention_head_dim)

@@ -23,6 +23,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from quickthaw.snapshot.binding import Binding
 from quickthaw.snapshot.build_limits import bounded_build
 from quickthaw.snapshot.classes import Role, resolve
+from quickthaw.snapshot.computed import compute_again
 from quickthaw.snapshot.format import TENSORS_MAX, Header, Problem, invalid
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.quantize import install
@@ -179,6 +180,7 @@ def build(component: Component, tensors: int = TENSORS_MAX) -> nn.Module:
             )
         install(module, component)
         parts = walk(module)
+        compute_again(parts, where)
         _refuse_hidden_tensors(parts, where)
         for _, part in parts:
             # As `eval` does, but that takes a slow way through every module's __setattr__.

@@ -72,6 +72,8 @@ class Family:
     described: Mapping[str, str] = field(default_factory=dict[str, str])
     """What inputs mean, where that is not what they mean elsewhere."""
     output: Output = Output.IMAGE
+    shaped_by_picture: bool = False
+    """What has no size given has that of its picture."""
     side_step: int = 8
     """What its pipelines want sides to be a multiple of, whatever the VAE."""
     landscape: tuple[int, int] | None = None
@@ -101,6 +103,9 @@ class Family:
         names = {*self.inputs, *required, *learned.inputs}
         limits = Limits(size, frames, seconds_max)
         properties = properties_of(self.output, names, limits)
+        if self.shaped_by_picture:
+            unsized: dict[str, JsonValue] = {"type": ["object", "null"], "default": None}
+            properties["image_size"] |= unsized
         for name, told in self.described.items():
             if name in properties:
                 properties[name]["description"] = told

@@ -43,8 +43,10 @@ FLUX_KONTEXT = replace(
     defaults={"guidance_scale": 2.5, "num_inference_steps": 28},
     described={
         "prompt": "What is to be different in the picture.",
-        "image_url": "The picture that is changed: an HTTP or data URL. It keeps its own shape.",
+        "image_url": "The picture that is changed: an HTTP or data URL.",
+        "image_size": "Width and height in pixels; null for the shape of the picture.",
     },
+    shaped_by_picture=True,
 )
 
 FLUX_FILL = replace(

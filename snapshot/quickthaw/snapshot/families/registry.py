@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from quickthaw.snapshot.families.base import Family
 from quickthaw.snapshot.families.flux import FLUX, FLUX_FILL, FLUX_KONTEXT
+from quickthaw.snapshot.families.qwen_image import QWEN_IMAGE
 from quickthaw.snapshot.families.stable_audio import STABLE_AUDIO
 from quickthaw.snapshot.families.stable_diffusion import SD, SD3, SD_INPAINT, SDXL, SDXL_INPAINT
 from quickthaw.snapshot.families.videos import LTX, SVD
 from quickthaw.snapshot.families.wan import WAN, WAN_I2V
+from quickthaw.snapshot.families.z_image import Z_IMAGE
 from quickthaw.snapshot.format import Problem, invalid
 
 FAMILIES: Mapping[str, Family] = {
@@ -23,6 +25,8 @@ FAMILIES: Mapping[str, Family] = {
         FLUX,
         FLUX_KONTEXT,
         FLUX_FILL,
+        QWEN_IMAGE,
+        Z_IMAGE,
         SVD,
         WAN,
         WAN_I2V,

@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 NOOP = "noop"
 
-_FROM_TEXT = ("sd", "sdxl", "sd3", "flux")
+_TOGETHER = ("sd", "sdxl", "sd3", "flux")
+_ALONE = ("qwen_image", "z_image")
 _FROM_PICTURE = ("sd_inpaint", "sdxl_inpaint", "flux_kontext", "flux_fill")
-_PICTURES = (*_FROM_TEXT, *_FROM_PICTURE)
+_PICTURES = (*_TOGETHER, *_ALONE, *_FROM_PICTURE)
 _VIDEOS = ("svd", "wan", "wan_i2v", "ltx")
 _SOUNDS = ("stable_audio",)
 _WITH_MODELS = (*_PICTURES, *_VIDEOS, *_SOUNDS)
 
 NAMES: tuple[str, ...] = (NOOP, *_WITH_MODELS)
 
-BATCHING: tuple[str, ...] = _FROM_TEXT
+BATCHING: tuple[str, ...] = _TOGETHER
 """Whose adapters may draw several requests at once: `MakesPictures.batches` of each says so."""
 
 

@@ -1,0 +1,71 @@
+"""Families whose prompts a language model reads: what comes out of a snapshot is what went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quickthaw.snapshot import SnapshotStore
+from quickthaw.snapshot.computed import compute_again
+from quickthaw.snapshot.pack import pack
+from quickthaw.wire.errors import SnapshotInvalid
+from support.language_models import BUILDERS, make, tiny_qwen_image, tiny_z_image
+from support.snapshots import a_loader
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_a_loaded_pipeline_makes_what_the_original_makes(family: str, tmp_path: Path) -> None:
+    original = BUILDERS[family](0)
+    store = SnapshotStore(tmp_path)
+    with a_loader(store) as loader, loader.load(pack(original, store)) as loaded:
+        assert loaded.manifest.family == family
+        assert loaded.manifest.preview is not None
+        made = make(loaded.pipeline, family)
+    assert torch.isfinite(made).all()
+    assert torch.equal(made, make(original, family))
+    assert not torch.equal(made, make(BUILDERS[family](1), family))
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_a_folder_packs_to_the_snapshot_of_its_pipeline(family: str, tmp_path: Path) -> None:
+    original = BUILDERS[family](0)
+    original.save_pretrained(tmp_path / "folder")
+    store = SnapshotStore(tmp_path / "store")
+    packed, live = (
+        store.open(pack(each, store)).manifest for each in (tmp_path / "folder", original)
+    )
+    assert packed.components == live.components
+    assert packed.schedulers == live.schedulers
+    assert packed.input_schema == live.input_schema
+
+
+def test_a_template_in_other_words_is_packed_and_one_that_says_other_things_refused(
+    tmp_path: Path,
+) -> None:
+    store = SnapshotStore(tmp_path)
+    assert pack(tiny_z_image(), store)
+    other = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    with pytest.raises(SnapshotInvalid, match="chat template frames a prompt otherwise"):
+        pack(tiny_z_image(chat_template=other), store)
+
+
+def test_what_a_model_brings_as_a_template_is_never_run(tmp_path: Path) -> None:
+    """A template is a program, and snapshots come from strangers."""
+    store = SnapshotStore(tmp_path)
+    original = tiny_z_image()
+    with a_loader(store) as loader, loader.load(pack(original, store)) as loaded:
+        template = loaded.pipeline.tokenizer.chat_template
+        (processor,) = loaded.manifest.processors
+    assert template != original.tokenizer.chat_template
+    assert "chat_template.jinja" not in processor.files
+
+
+def test_rotations_without_measure_are_refused_before_they_are_made() -> None:
+    transformer = tiny_qwen_image().transformer
+    transformer.pos_embed.axes_dim = [1 << 30, 8, 8]
+    with pytest.raises(SnapshotInvalid, match="rotations"):
+        compute_again([("pos_embed", transformer.pos_embed)], "component transformer")
