@@ -263,12 +263,12 @@ def a_drawing_model(schema: JsonObject) -> Model:
 
 
 def test_a_self_test_asks_for_what_is_plain_and_says_what_it_cannot_make_up() -> None:
-    schema: JsonObject = {"properties": {"prompt": {}, "image_url": {}}, "required": ["image_url"]}
+    schema: JsonObject = {"properties": {"prompt": {}, "poem": {}}, "required": ["poem"]}
     model = a_drawing_model(schema)
-    with pytest.raises(InvalidInput, match="image_url"):
+    with pytest.raises(InvalidInput, match="poem"):
         values_for(model, {})
-    values = values_for(model, {"image_url": "https://x", "prompt": "mine"})
-    assert values == {"image_url": "https://x", "prompt": "mine"}
+    values = values_for(model, {"poem": "x", "prompt": "mine"})
+    assert values == {"poem": "x", "prompt": "mine"}
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,7 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,84 +21,19 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.skeleton import build
 from support.loras import lora
 from support.platform import Platform, quickthaw, running_platform, until
+from support.tenants import Tenant, a_tenant
 from support.tiny_models import tiny_flux, tiny_sd
 
 pytestmark = pytest.mark.timeout(300)  # each deployment imports torch in a process of its own
 
-PATIENCE_SECONDS = 200.0
 INPUT = {"prompt": "a red circle above a blue square", "seed": 7}
 FAST = {"num_inference_steps": 2}
-PART_BYTES = 64 * 1024
-
-
-@dataclass
-class Tenant:
-    """Somebody with nothing but a key and an HTTP client."""
-
-    http: httpx.Client
-
-    def upload(self, path: Path, name: str | None = None) -> str:
-        """In parts; the URL."""
-        begun = self.http.post(
-            "/cdn/files/upload/multipart", headers={"x-fal-file-name": name or path.name}
-        ).json()
-        url, parts = begun["access_url"], []
-        below = f"{url}/multipart/{begun['uploadId']}"
-        content = path.read_bytes()
-        for number, start in enumerate(range(0, len(content), PART_BYTES), 1):
-            sent = self.http.put(f"{below}/{number}", content=content[start : start + PART_BYTES])
-            assert sent.status_code == 200, sent.text
-            parts.append(sent.json())
-        done = self.http.post(f"{below}/complete", json={"parts": parts})
-        assert done.status_code == 200, done.text
-        return str(url)
-
-    def upload_folder(self, folder: Path) -> list[dict[str, str]]:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        return [{"url": self.upload(path), "path": str(path.relative_to(folder))} for path in paths]
-
-    def deploy(self, name: str, files: object, **wishes: object) -> str:
-        """The deployment's URL."""
-        made = self.http.post("/v1/deployments", json={"name": name, "files": files, **wishes})
-        assert made.status_code == 201, made.text
-        return str(made.json()["urls"]["get"])
-
-    def until(
-        self, url: str, holds: Callable[[Mapping[str, Any]], object], what: str
-    ) -> dict[str, Any]:
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        said = "nothing"
-        while time.monotonic() < give_up:
-            try:
-                answer = self.http.get(url)
-            except httpx.TransportError:
-                continue
-            if answer.status_code == 200 and holds(now := answer.json()):
-                return dict(now)
-            said = answer.text
-            time.sleep(0.05)
-        raise AssertionError(f"{what} did not happen: {said}")
-
-    def ended(self, url: str) -> dict[str, Any]:
-        return self.until(url, lambda now: now["finished_at"], "the end")
-
-    def drawn(self, name: str, **more: object) -> bytes:
-        answer = self.http.post(f"/run/{name}", json={**INPUT, **more})
-        assert answer.status_code == 200, answer.text
-        return self.http.get(answer.json()["images"][0]["url"]).content
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with running_platform(tmp_path_factory.mktemp("platform")) as running:
         yield running
-
-
-def a_tenant(platform: Platform, name: str, *scopes: Scope) -> Tenant:
-    with platform.client() as client:
-        key = client.keys.create(name, scopes or (Scope.CALL, Scope.DEPLOY)).secret
-    headers = {"authorization": f"Key {key}"}
-    return Tenant(httpx.Client(base_url=platform.ready["http"], headers=headers, timeout=60))
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +77,8 @@ def test_a_lora_is_tried_as_its_tenant_and_served_as_what_the_command_deploys(
     assert tried["receipt"]["model"] == f"self-test/{style['id']}"
     assert tried["receipt"]["price_nanodollars"] > 0, "the tenant pays for its picture"
     picture = httpx.get(tried["pictures"][0]).content
-    assert me.drawn("me/style") == picture
-    assert me.drawn("quickthaw/shapes", **FAST) != picture
+    assert drawn(me, "me/style") == picture
+    assert drawn(me, "quickthaw/shapes", **FAST) != picture
     words = ("deploy", sources / "style.safetensors", "--name", "default/style")
     flags = ("--base", "shapes", "--default", "num_inference_steps=2", "--no-self-test", "--json")
     done = subprocess.run(
@@ -162,21 +95,27 @@ def test_the_next_version_is_rolled_back_and_all_of_it_deleted(
     platform: Platform, me: Tenant, sources: Path, style: dict[str, Any]
 ) -> None:
     others_see_nothing(platform, me, style["id"])
-    picture = me.drawn("me/style")
+    picture = drawn(me, "me/style")
     file = me.upload(sources / "other.safetensors")
     assert me.ended(me.deploy("me/style", [file], base="shapes"))["version"] == 2
-    assert me.drawn("me/style", **FAST) != picture
+    assert drawn(me, "me/style", **FAST) != picture
     back = me.http.post("/v1/endpoints/me/style/rollback", json={"version": 1})
     assert (back.status_code, back.json()["changed"]) == (200, True)
     listed = me.http.get("/v1/endpoints/me/style/versions").json()["versions"]
     assert [(each["version"], each["current"]) for each in listed] == [(2, False), (1, True)]
-    assert me.drawn("me/style") == picture
+    assert drawn(me, "me/style") == picture
     assert me.http.delete("/v1/endpoints/me/style").status_code == 204
     assert me.http.get("/v1/endpoints/me/style/versions").status_code == 404
     with platform.client() as client:
         assert not [each.id for each in client.models.list() if "self-test" in each.id]
         made = [each for each in client.keys.list("me") if "self-test" in each.label]
         assert all(each.revoked_unix_ms for each in made)
+
+
+def drawn(me: Tenant, name: str, **more: object) -> bytes:
+    answer = me.http.post(f"/run/{name}", json={**INPUT, **more})
+    assert answer.status_code == 200, answer.text
+    return me.http.get(answer.json()["images"][0]["url"]).content
 
 
 def others_see_nothing(platform: Platform, me: Tenant, deployment: str) -> None:
@@ -223,8 +162,8 @@ def test_a_folder_is_deployed_and_a_single_file_over_it(me: Tenant, sources: Pat
     file = me.upload(sources / "unet.safetensors")
     over = me.ended(me.deploy("me/tuned", [file], base="me/tiny", title="A tuned one"))
     assert over["state"] == "ready", over
-    assert me.drawn("me/tuned") != me.drawn("me/tiny")
-    assert me.drawn("me/tuned") == httpx.get(over["self_test"]["pictures"][0]).content
+    assert drawn(me, "me/tuned") != drawn(me, "me/tiny")
+    assert drawn(me, "me/tuned") == httpx.get(over["self_test"]["pictures"][0]).content
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 uploads/<owner>/<id>/file.json        the record, written last: without it there is no file
 uploads/<owner>/<id>/<piece>          data; parts of a multipart upload stay as they came
+
+What a packer leaves for a gateway lies there too, beside what the self-test made, and goes with it:
+artifacts/<request id>/preview        the last preview of a deployment's self-test
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ FILE_ID: Final = re.compile(r"[0-9a-f]{16}[A-Za-z0-9_-]{32}")
 OWNER_CHARS: Final = 16
 """The beginning of an id says whose it is."""
 RECORD_BYTES_MAX: Final = 4 * 1024 * 1024
+PREVIEW_BYTES_MAX: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +62,7 @@ def folder_of(file_id: str) -> str:
 
 def record_key(file_id: str) -> str:
     return f"{folder_of(file_id)}file.json"
+
+
+def preview_key(request_id: str) -> str:
+    return f"artifacts/{request_id}/preview"

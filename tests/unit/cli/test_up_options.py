@@ -81,6 +81,8 @@ def test_everything_that_up_says_to_a_part_is_out_of_reach(part: str) -> None:
         vram_bytes="1GiB",
         pinned_bytes="1GiB",
         compiled="use",
+        push="s3://models",
+        pack_dir=Path("/elsewhere"),
     )
     said = {
         "scheduler": parts.scheduler(chosen, "127.0.0.1:1", "127.0.0.1:2").arguments,
@@ -89,3 +91,11 @@ def test_everything_that_up_says_to_a_part_is_out_of_reach(part: str) -> None:
         "packer": parts.packer(chosen, "127.0.0.1:1").arguments,
     }[part]
     assert {word[2:] for word in said if word.startswith("--")} <= OWN[part].keys()
+
+
+def test_what_tenants_deploy_is_pushed_to_where_other_machines_reach_it() -> None:
+    chosen = UpSettings(Path("/data"), ANY, ANY, ANY, push="s3://models")
+    said = parts.packer(chosen, "127.0.0.1:1").arguments
+    assert said[said.index("--push") + 1] == "s3://models"
+    with pytest.raises(SettingsInvalid, match="--push"):
+        UpSettings(Path("/data"), ANY, ANY, ANY, push="s3://models", packer=False)

@@ -119,6 +119,15 @@ def up(
     packer: Annotated[
         bool, typer.Option(help="Whether tenants can have models of their own packed here.")
     ] = True,
+    pack_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where files are while they are packed; one that another user can reach, with "
+            "--set packer.pack-user=NAME. Default: DIR/packer.",
+            show_default=False,
+        ),
+    ] = None,
     push: Annotated[
         str | None,
         typer.Option(
@@ -189,6 +198,7 @@ def up(
         pinned_bytes=pinned_bytes,
         compiled=compiled,
         packer=packer,
+        pack_dir=pack_dir.absolute() if pack_dir is not None else None,
         push=push,
         log_level=log_level,
         drain_seconds=drain_seconds,

@@ -167,10 +167,12 @@ class Job:
         model = model_of(snapshot, self._spec.model, uri=self._settings.push)
         self._now = DeploymentReport(DeploymentState.TESTING)
         self._step("drawing")
-        request_id = await trial.draw(
+        drawn = await trial.draw(
             self._client, model, self._deployment, self._limits.test_seconds_max, self._drawing
         )
-        self._now = replace(self._now, self_test_request_id=request_id)
+        if drawn.preview is not None:
+            await uploads.keep_preview(self._uploads, drawn.request_id, drawn.preview.data)
+        self._now = replace(self._now, self_test_request_id=drawn.request_id)
         return model
 
     async def _fetched(self) -> Path:

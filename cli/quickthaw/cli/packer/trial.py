@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from quickthaw.cli.self_test import check_picture, missing, plain_values
+from quickthaw.cli.looking import check_output
+from quickthaw.cli.trial_values import missing, plain_values
 from quickthaw.client import (
     AsyncClient,
     Deployment,
@@ -16,6 +17,7 @@ from quickthaw.client import (
     KeyLimits,
     Model,
     ModelEndpoint,
+    Previewed,
     Progressed,
     Scope,
     Visibility,
@@ -29,6 +31,13 @@ _KEY_SECONDS = 60.0
 
 OnStep = Callable[[str, int, int, str], None]
 """Told the step, steps done, steps in all, and the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    request_id: str
+    preview: Previewed | None
+    """The last one, if there were any."""
 
 
 def test_values(model: Model, given: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -46,13 +55,17 @@ async def draw(
     deployment: Deployment,
     seconds_max: float,
     on_step: OnStep,
-) -> str:
-    """The request that drew. Raises what it failed with, BudgetExhausted, DeadlineExpired, and
-    EngineFailed for a picture without a drawing on it."""
+) -> Drawn:
+    """Raises what the request failed with, BudgetExhausted, DeadlineExpired, and EngineFailed for
+    what has nothing on it."""
+    preview: Previewed | None = None
     values = test_values(model, deployment.spec.test or {})
     on_step("waiting for a worker", 0, 0, "")
 
     def on_event(event: Event) -> None:
+        nonlocal preview
+        if isinstance(event, Previewed):
+            preview = event
         if isinstance(event, Progressed):
             on_step("drawing", event.step, event.steps, event.request_id)
         else:
@@ -61,9 +74,8 @@ async def draw(
     async with _staged(client, model, deployment, seconds_max) as (name, tenant):
         request = await tenant.run(name, values, on_event=on_event, deadline_seconds=seconds_max)
         for artifact in request.artifacts:
-            if artifact.content_type.startswith("image/"):
-                check_picture(await tenant.read_artifact(artifact))
-    return request.request_id
+            check_output(await tenant.read_artifact(artifact), artifact.content_type)
+    return Drawn(request.request_id, preview)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ from quickthaw.wire.errors import (
     StorageFull,
     Unavailable,
 )
-from quickthaw.wire.uploads import FILE_ID, RECORD_BYTES_MAX, UploadRecord, record_key
+from quickthaw.wire.uploads import FILE_ID, RECORD_BYTES_MAX, UploadRecord, preview_key, record_key
+
+logger = logging.getLogger(__name__)
 
 READ_BYTES = 8 * 1024 * 1024
 ROOM_BYTES = 1 << 30
@@ -107,6 +110,14 @@ async def fetch(
             retry_delay_seconds=2.0,
         )
     return whole.hexdigest()
+
+
+async def keep_preview(store: ObjectStore, request_id: str, picture: bytes) -> None:
+    """Beside what the request made, for as long as that is kept. Not having it is no failure."""
+    try:
+        await obstore.put_async(store, preview_key(request_id), picture)
+    except (BaseError, OSError) as error:
+        logger.warning("the preview of %s could not be kept: %s", request_id, error)
 
 
 @contextlib.contextmanager

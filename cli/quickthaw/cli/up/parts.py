@@ -9,7 +9,6 @@ ADMIN_KEY_FILE = "admin.key"
 WORKER_KEY_FILE = "worker.key"
 LINK_SECRET_FILE = "links.secret"
 TLS_DIR = "tls"
-PACKER_DIR = "packer"
 
 
 def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
@@ -57,7 +56,7 @@ def packer(settings: UpSettings, scheduler: str) -> Command:
     arguments = ["quickthaw.cli.packer", "--scheduler", scheduler]
     arguments += ["--key-file", str(settings.data_dir / ADMIN_KEY_FILE)]
     arguments += ["--blob-store", settings.blobs, "--snapshots", str(settings.snapshots)]
-    arguments += ["--work-dir", str(settings.data_dir / PACKER_DIR)]
+    arguments += ["--work-dir", str(settings.packing)]
     arguments += ["--log-level", settings.log_level]
     if settings.push is not None:
         arguments += ["--push", settings.push]

@@ -58,6 +58,7 @@ OWN: Mapping[str, Mapping[str, str]] = {
         "key-file": "",
         "blob-store": "--blob-store",
         "snapshots": "--data-dir",
+        "work-dir": "--pack-dir",
         "push": "--push",
         "log-level": "--log-level",
     },

@@ -43,6 +43,8 @@ class UpSettings:
     bundled_model: bool = True
     packer: bool = True
     """Whether tenants can have models packed here."""
+    pack_dir: Path | None = None
+    """For files while they are packed; None for a folder of `data_dir`."""
     push: str | None = None
     """URL of a bucket, or a folder, from which deployed models are served; None for `snapshots`,
     which only workers of this machine reach."""
@@ -101,6 +103,10 @@ class UpSettings:
     @property
     def blobs(self) -> str:
         return self.blob_store or str(self.data_dir / "blobs")
+
+    @property
+    def packing(self) -> Path:
+        return self.pack_dir or self.data_dir / "packer"
 
     @property
     def snapshots(self) -> Path:

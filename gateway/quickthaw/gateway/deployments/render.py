@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
+from typing import Final
 
-from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.json_text import JsonObject, object_or_empty
 from quickthaw.gateway.links import Links
 from quickthaw.gateway.receipts import receipt_json
 from quickthaw.v1 import catalog_pb2, deployments_pb2, types_pb2
+
+_KINDS: Final = {b"\xff\xd8": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
+"""Previews by their first bytes."""
 
 
 def deployment_json(deployment: deployments_pb2.Deployment, public_url: str) -> JsonObject:
@@ -48,18 +53,38 @@ def deployment_json(deployment: deployments_pb2.Deployment, public_url: str) -> 
     }
 
 
-def self_test_json(request: types_pb2.Request, links: Links | None) -> JsonObject:
-    """`links`: None for a gateway that cannot read files for a link's holder."""
-    pictures: list[Json] = []
-    if links is not None:
-        pictures = [links.url(each.uri) for each in request.artifacts]
+def self_test_json(
+    request: types_pb2.Request, links: Links | None, preview: bytes | None
+) -> JsonObject:
+    """`links`: None for a gateway that cannot read files for a link's holder. `preview`: an encoded
+    picture, for a video a moving one."""
+    files = [] if links is None else [_file_json(each, links) for each in request.artifacts]
+    pictures = [each["url"] for each in files if str(each["content_type"]).startswith("image/")]
     state = types_pb2.RequestState.Name(request.state).removeprefix("REQUEST_STATE_")
     return {
         "request_id": request.request_id,
         "state": state.lower(),
         "pictures": pictures,
+        "files": [*files],
+        "preview": None if preview is None else _data_uri(preview),
         "receipt": receipt_json(request.receipt) if request.HasField("receipt") else None,
     }
+
+
+def _file_json(artifact: types_pb2.Artifact, links: Links) -> JsonObject:
+    return {
+        "url": links.url(artifact.uri),
+        "content_type": artifact.content_type,
+        "size_bytes": artifact.size_bytes,
+        "width": artifact.width or None,
+        "height": artifact.height or None,
+        "duration": artifact.duration_ms / 1000 or None,
+    }
+
+
+def _data_uri(picture: bytes) -> str:
+    kind = next((kind for start, kind in _KINDS.items() if picture.startswith(start)), "webp")
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def version_json(version: catalog_pb2.ModelVersion) -> JsonObject:

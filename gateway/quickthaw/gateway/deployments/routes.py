@@ -35,7 +35,8 @@ from quickthaw.v1 import (
     deployments_pb2_grpc,
     types_pb2,
 )
-from quickthaw.wire.errors import ModelNotFound, NotFound, ResourceExhausted
+from quickthaw.wire.errors import ArtifactNotFound, ModelNotFound, NotFound, ResourceExhausted
+from quickthaw.wire.uploads import PREVIEW_BYTES_MAX, preview_key
 
 if TYPE_CHECKING:
     # The generated stubs' types know the asyncio channel under another name.
@@ -158,7 +159,8 @@ async def _whole(
         links = gateway.links if gateway.own_credential else None
         try:
             tried = await gateway.platform.get(credential, found.self_test_request_id)
-            answer["self_test"] = self_test_json(tried, links)
+            preview = await _preview(gateway, found.self_test_request_id)
+            answer["self_test"] = self_test_json(tried, links, preview)
         except NotFound:
             pass  # It was long ago.
     if found.state == deployments_pb2.DEPLOYMENT_STATE_READY:
@@ -172,6 +174,15 @@ async def _whole(
         except ModelNotFound:
             pass  # It was deleted since.
     return answer
+
+
+async def _preview(gateway: Gateway, request_id: str) -> bytes | None:
+    if gateway.uploads is None:
+        return None
+    try:
+        return await gateway.uploads.blobs.read_small(preview_key(request_id), PREVIEW_BYTES_MAX)
+    except ArtifactNotFound:
+        return None
 
 
 def _caller(request: Request) -> tuple[Gateway, Credential]:
