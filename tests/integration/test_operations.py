@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import sqlite3
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,16 +18,18 @@ from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.scheduler import settings as scheduler
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.metrics import SchedulerMetrics, Snapshot
-from quickthaw.v1 import catalog_pb2, inference_pb2
+from quickthaw.v1 import billing_pb2, catalog_pb2, inference_pb2, types_pb2
 from support.fake_worker import FakeWorker
 from support.schedulers import Caller, SchedulerProcess, a_model
+from support.store_servers import PostgresServer, postgres_binaries
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 OTHER_FLAGS = {
     *("--data-dir", "--store", "--blob-store", "--set", "--stop"),
     *("--no-deps", "--force-reinstall"),
+    *("--format", "--file", "--no-owner", "--exit-on-error", "--dbname"),
 }
-"""Of commands, pip's among them, and not limits."""
+"""Of commands, pip's and PostgreSQL's among them, and not limits."""
 
 
 def flags_of(limits: type) -> dict[str, object]:
@@ -99,3 +103,52 @@ def vacuum_into(store: Path, backup: Path) -> None:
     connection = sqlite3.connect(store)
     connection.execute("VACUUM INTO ?", (str(backup),))
     connection.close()
+
+
+async def test_a_dump_of_postgresql_that_was_taken_under_load_goes_on_with_the_same_bill(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (there / "backup").mkdir(parents=True)
+    store, restored = postgres.new_database(), postgres.new_database()
+    with SchedulerProcess(here, environment={"QUICKTHAW_STORE": store}) as process:
+        caller = Caller(process.grpc, process.key("admin"))
+        await caller.catalog.Register(catalog_pb2.RegisterRequest(model=a_model()))
+        async with FakeWorker(process.grpc, process.key("worker"), automatic=True):
+            for _ in range(5):
+                await caller.until_ended(await caller.submit())
+        billed = await bill(caller)
+        waiting = [await caller.submit() for _ in range(5)]
+        busy = asyncio.gather(*(caller.submit() for _ in range(100)))
+        await asyncio.to_thread(as_the_page_says, "pg_dump", there, store)
+        await busy
+        await caller.channel.close()
+    for key in here.glob("*.key"):
+        shutil.copy2(key, there)
+    await asyncio.to_thread(as_the_page_says, "pg_restore", there, restored)
+    with SchedulerProcess(there, environment={"QUICKTHAW_STORE": restored}) as process:
+        caller = Caller(process.grpc, process.key("admin"))
+        assert len(billed) == 5
+        assert await bill(caller) == billed
+        async with FakeWorker(process.grpc, process.key("worker"), automatic=True):
+            receipts = {each: (await caller.until_ended(each)).receipt for each in waiting}
+        after = await bill(caller)
+        assert after.items() >= billed.items()
+        for request_id, receipt in receipts.items():
+            assert after[request_id] == receipt.price_nanodollars > 0
+        await caller.channel.close()
+
+
+def as_the_page_says(program: str, folder: Path, store: str) -> None:
+    """Runs the page's own line."""
+    (line,) = re.findall(rf"^{program} .*$", PAGE.read_text(), re.MULTILINE)
+    path = f"{postgres_binaries()}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "QUICKTHAW_STORE": store}
+    subprocess.run(["bash", "-c", line], cwd=folder, env=environment, check=True)
+
+
+async def bill(caller: Caller) -> dict[str, int]:
+    """Nanodollars by request, of all lines."""
+    everything = billing_pb2.ListLedgerRequest(page=types_pb2.Page(size=1000))
+    lines = (await caller.billing.ListLedger(everything)).lines
+    return {line.request_id: line.price_nanodollars for line in lines}
