@@ -8,13 +8,14 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 from PIL import Image
 
 from quickthaw.gateway.settings import Limits
-from support.fake_inference import MODEL_ID
+from support.fake_inference import MODEL_ID, SCHEMA
 from support.gateway_rig import Rig, a_gateway
 from support.web_pages import a_web_server
 
@@ -59,11 +60,36 @@ async def test_a_picture_is_left_for_the_worker_and_gives_the_size(tmp_path: Pat
         assert (await run(rig, data_uri(a_picture()))).status_code == 200
         first = submitted(rig)
         assert left_at(tmp_path, first["image_url"]) == a_picture()
-        assert first["image_size"] == {"width": 96, "height": 64}
+        assert first["image_size"] == {"width": 104, "height": 64}
         assert (await run(rig, data_uri(a_picture()), image_size="square")).status_code == 200
         second = submitted(rig)
         assert second["image_size"] == {"width": 512, "height": 512}
         assert second["image_url"] == first["image_url"]
+
+
+@pytest.mark.parametrize(
+    ("picture", "wanted"),
+    [((3000, 1500), (1024, 512)), ((700, 2100), (344, 1024)), ((40, 20), (128, 64))],
+)
+async def test_a_picture_beyond_what_the_model_draws_keeps_its_shape(
+    tmp_path: Path, picture: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    async with a_gateway(tmp_path) as rig:
+        assert (await run(rig, data_uri(a_picture(picture)))).status_code == 200
+        assert submitted(rig)["image_size"] == dict(zip(("width", "height"), wanted, strict=True))
+
+
+async def test_a_model_that_decides_the_size_itself_is_given_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = cast("dict[str, dict[str, object]]", SCHEMA["properties"])
+    declared = {**properties["image_size"], "type": ["object", "null"], "default": None}
+    monkeypatch.setitem(SCHEMA, "properties", {**properties, "image_size": declared})
+    async with a_gateway(tmp_path) as rig:
+        assert (await run(rig, data_uri(a_picture()))).status_code == 200
+        assert not submitted(rig).get("image_size")
+        assert (await run(rig, data_uri(a_picture()), image_size="square")).status_code == 200
+        assert submitted(rig)["image_size"] == {"width": 512, "height": 512}
 
 
 async def test_an_uploaded_file_and_a_finished_picture_are_read_from_the_store(

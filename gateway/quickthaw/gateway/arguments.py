@@ -1,8 +1,8 @@
 """Arguments as callers of every dialect give them, turned into the input of a model of ours.
 
 The platform's models use fal's names, so that little is left to translate: picture sizes by name,
-explicit nulls, arguments that a model does not have (fal ignores them), `format` for
-`output_format`, and `sync_mode`, which is about the answer and not about the picture.
+explicit nulls, arguments that a model does not have (fal ignores them), inputs by their other
+names, and `sync_mode`, which is about the answer and not about the picture.
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ PRESETS: Final[Mapping[str, tuple[int, int]]] = {
 }
 """Width and height in pixels, as fal's documentation has them."""
 
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "format": "output_format",
+    "steps": "num_inference_steps",
+    "cond_aug": "noise_aug_strength",
+    "start_image_url": "image_url",
+    "last_image_url": "end_image_url",
+}
+"""What some of fal's endpoints call an input, and what it is called here."""
+
 SIDE_DEFAULT: Final = 512
 SIZE_NAMES: Final = ("image_size", "video_size")
 _INPUT_ECHO_CHARS_MAX = 200
@@ -46,8 +55,9 @@ def translate_arguments(arguments: JsonObject, schema: Mapping[str, Json]) -> Mo
     for name in SIZE_NAMES:
         if name in given:
             given |= _size(name, given.pop(name), properties)
-    if "output_format" in properties and "format" not in properties and "format" in given:
-        given.setdefault("output_format", given["format"])
+    for other, name in OTHER_NAMES.items():
+        if name in properties and other not in properties and other in given:
+            given.setdefault(name, given[other])
     if "loras" in properties:
         given = _lora_of_one(given)
     if schema.get("additionalProperties", False) is False and properties:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _WITH_PICTURES: Mapping[str, tuple[str, ...]] = {
     "image-to-image": ("image_url",),
+    "image-to-video": ("image_url",),
     "inpainting": ("image_url", "mask_url"),
 }
 """Ends of ids, and what calls by them must have."""

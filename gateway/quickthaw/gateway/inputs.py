@@ -85,7 +85,7 @@ class Inputs:
                 size = await self._look_at(name, data)
                 first_size = first_size or size
                 brought[name] = await self._leave(credential, name, data)
-        if first_size is not None and "image_size" in properties:
+        if first_size is not None and not _decides_by_itself(properties.get("image_size")):
             brought.setdefault("image_size", _fitting(first_size, properties["image_size"]))
         return brought
 
@@ -234,12 +234,20 @@ class Inputs:
         return None
 
 
+def _decides_by_itself(rule: Json) -> bool:
+    """Whether the model takes no size, or knows better what to make of a picture's."""
+    return not isinstance(rule, Mapping) or rule.get("default", rule) is None
+
+
 def _fitting(size: tuple[int, int], rule: Json) -> JsonObject:
-    """The size nearest to the picture's that the model can draw."""
-    return {
-        side: _nearest(pixels, _side_rule(rule, side))
-        for side, pixels in zip(("width", "height"), size, strict=True)
-    }
+    """The size nearest to the picture's that the model can draw, and of its shape if there is one
+    such."""
+    rules = _side_rule(rule, "width"), _side_rule(rule, "height")
+    sides = tuple(zip(size, rules, strict=True))
+    scale = min(1.0, *(_whole_number(each.get("maximum"), side) / side for side, each in sides))
+    scale = max(scale, *(_whole_number(each.get("minimum"), 1) / side for side, each in sides))
+    width, height = (_nearest(side * scale, each) for side, each in sides)
+    return {"width": width, "height": height}
 
 
 def _side_rule(rule: Json, side: str) -> Mapping[str, Json]:
@@ -248,7 +256,7 @@ def _side_rule(rule: Json, side: str) -> Mapping[str, Json]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _nearest(pixels: int, rule: Mapping[str, Json]) -> int:
+def _nearest(pixels: float, rule: Mapping[str, Json]) -> int:
     step = _whole_number(rule.get("multipleOf"), 1)
     least = _whole_number(rule.get("minimum"), step)
     most = _whole_number(rule.get("maximum"), 1 << 20)

@@ -106,3 +106,23 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, status: int) -> N
 
 def test_json_leaves_as_ascii_even_where_it_is_no_text() -> None:
     assert render({"a": "ü \ud800"}) == '{"a":"\\u00fc \\ud800"}'
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("format", "output_format"),
+        ("steps", "num_inference_steps"),
+        ("cond_aug", "noise_aug_strength"),
+        ("start_image_url", "image_url"),
+        ("last_image_url", "end_image_url"),
+    ],
+)
+def test_inputs_by_the_names_that_some_endpoints_have_for_them_are_taken(
+    theirs: str, ours: str
+) -> None:
+    schema: JsonObject = {"additionalProperties": False, "properties": {ours: {}}}
+    assert translate_arguments({theirs: 4}, schema).input == {ours: 4}
+    assert translate_arguments({theirs: 4, ours: 5}, schema).input == {ours: 5}
+    own: JsonObject = {"additionalProperties": False, "properties": {ours: {}, theirs: {}}}
+    assert translate_arguments({theirs: 4}, own).input == {theirs: 4}

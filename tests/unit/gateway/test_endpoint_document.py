@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from typing import cast
 
+import pytest
+
 from quickthaw.gateway.fal.schema import endpoint_document
 from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject
@@ -51,3 +53,15 @@ def test_what_openapi_3_0_says_differently_is_translated() -> None:
     assert (seed["type"], seed["nullable"]) == ("integer", True)
     guidance = cast("JsonObject", properties["guidance_scale"])
     assert (guidance["minimum"], guidance["exclusiveMinimum"]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("required", "filed"),
+    [(["prompt"], "text-to-image"), (["prompt", "image_url"], "image-to-image")],
+)
+def test_an_endpoint_is_filed_by_what_each_request_has(required: list[str], filed: str) -> None:
+    schema = json.dumps({**SCHEMA, "required": required})
+    model = catalog_pb2.Model(id="me/shapes", input_schema_json=schema)
+    document = endpoint_document(parse_endpoint_id("me/shapes"), model, "http://gw")
+    about = cast("JsonObject", cast("JsonObject", document["info"])["x-fal-metadata"])
+    assert about["category"] == filed

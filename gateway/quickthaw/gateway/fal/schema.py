@@ -91,7 +91,7 @@ def endpoint_document(
             "description": model.description,
             "x-fal-metadata": {
                 "endpointId": endpoint.full,
-                "category": _category(schema_properties(schema)),
+                "category": _category(schema),
                 "thumbnailUrl": "",
                 "playgroundUrl": f"{public_url}/",
                 "documentationUrl": f"{public_url}/openapi.json",
@@ -222,10 +222,11 @@ def _ordered(schema: JsonObject) -> JsonObject:
     return {**schema, "x-fal-order-properties": list(schema_properties(schema))}
 
 
-def _category(properties: Mapping[str, Json]) -> str:
-    """As fal's catalog files its models."""
-    begins_with = "image" if "image_url" in properties else "text"
-    return f"{begins_with}-to-{medium_of(properties)}"
+def _category(schema: Mapping[str, Json]) -> str:
+    """As fal's catalog files its models: by what each request has."""
+    required = schema.get("required")
+    begins_with = "image" if isinstance(required, list) and "image_url" in required else "text"
+    return f"{begins_with}-to-{medium_of(schema_properties(schema))}"
 
 
 def _pascal(endpoint: str) -> str:
