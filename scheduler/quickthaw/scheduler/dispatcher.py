@@ -16,7 +16,7 @@ from typing import Protocol
 from quickthaw.scheduler.alerts import log_alert
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.convert.requests import WatchPayload, end_columns, sent_contents
-from quickthaw.scheduler.convert.workers import ToWorker, scheduler_message
+from quickthaw.scheduler.convert.workers import ToWorker, fill_assign, scheduler_message
 from quickthaw.scheduler.core import commands, events
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.machine import Machine
@@ -30,6 +30,7 @@ from quickthaw.scheduler.store.rows import command_rows, ended_rows
 from quickthaw.scheduler.store.statements import Row
 from quickthaw.scheduler.store.write_behind import WriteBehind
 from quickthaw.scheduler.views import RequestView
+from quickthaw.scheduler.worker_streams import Message
 from quickthaw.v1 import fleet_pb2
 from quickthaw.wire import errors
 
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 class Outbox(Protocol):
     """Where messages for workers go. All methods drop what has no stream to go to."""
 
-    def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None: ...
+    def send(self, worker_id: str, message: Message) -> None: ...
 
     def acknowledge(self, worker_id: str, attempt_id: str) -> None:
         """The worker may forget the attempt, whose end is durable."""
@@ -67,6 +68,8 @@ class Dispatcher:
         on_decided: Callable[[RequestId], None] = lambda request_id: None,
     ) -> None:
         self.machine = machine
+        self.input_for: Callable[[RequestView], str] = lambda view: view.input_json
+        """What a worker is given of a request's input."""
         self.live = live
         self.log = log
         self.clock = clock
@@ -118,7 +121,7 @@ class Dispatcher:
         if self._journal.faulty or self._journal.behind:
             return False
         self._behind.note_request(request.job.request_id, rows)
-        self._begin(request)
+        self._begin(request, request.job.submitted_ms)
         return True
 
     def _accept(
@@ -131,11 +134,12 @@ class Dispatcher:
             self.machine.release_hold(request.job.request_id)
         told(error)
 
-    def _begin(self, request: LiveRequest) -> None:
+    def _begin(self, request: LiveRequest, now_ms: int = 0) -> None:
         self.live.add(request)
         self.log.begin(request.view.request_id)
         self._metrics.submitted.inc()
-        self.feed(events.RequestJournalled(request.job))
+        # One that waits for nobody was submitted just now: the clock need not be asked again.
+        self.feed(events.RequestJournalled(request.job), now_ms)
 
     def recover(self, view: RequestView, event: events.RequestRecovered) -> None:
         """A request that an earlier process left open. Its events go on above all sequences that
@@ -168,12 +172,13 @@ class Dispatcher:
             for tell in request.waiters:
                 tell(why)
 
-    def feed(self, event: events.Event) -> None:
+    def feed(self, event: events.Event, now_ms: int = 0) -> None:
+        """`now_ms`: what the clock said just now, if it was asked."""
         if self._stopped:
             return
         if isinstance(event, events.ResidencyChanged):
             self._metrics.evicted(sum(each.tier is Tier.VRAM for each in event.removed))
-        self._perform(self.machine.handle(event, self.clock.now_ms()))
+        self._perform(self.machine.handle(event, now_ms or self.clock.now_ms()))
 
     def attempt_event(self, worker_id: str, event: fleet_pb2.AttemptEvent) -> None:
         """Progress, a preview or a log line, told in order with the states around it."""
@@ -219,7 +224,7 @@ class Dispatcher:
     async def make_durable(self, request: LiveRequest) -> None:
         """For a request that was accepted ahead and whose caller is about to hear of it."""
         if rows := self._behind.take_request(request.job.request_id):
-            self._effects.issue(rows, ())
+            self._effects.issue(rows, [])
         await self._effects.durable()
 
     def wait_for_end(self, request: LiveRequest) -> asyncio.Future[RequestView]:
@@ -239,23 +244,47 @@ class Dispatcher:
     # ---- out -----------------------------------------------------------------------------
 
     def _perform(self, decided: Sequence[commands.Command]) -> None:
+        """Those that every request leads to are asked for first."""
         rows: list[Row] = []
         after: list[Callable[[], None]] = []
         for command in decided:
-            if isinstance(command, commands.Immediate):
-                self._at_once(command)
+            if isinstance(command, commands.TellProgress):
+                self._tell_progress(command)
             elif isinstance(command, commands.JournalSoon):
-                if isinstance(command, commands.JournalProgress):
-                    self._metrics.count(command)
-                self._behind.note(command)
+                self._note(command)
+            elif isinstance(command, commands.SendAssign):
+                self._assign(command)
+            elif isinstance(command, commands.TellQueued):
+                self._tell_queued(command)
+            elif isinstance(command, commands.JournalEnd):
+                rows.extend(self._end_rows(command))
+            elif isinstance(command, commands.TellEnd):
+                after.append(partial(self._tell_end, command))
+            elif isinstance(command, commands.SendFinishedAck):
+                after.append(
+                    partial(self._outbox.acknowledge, command.worker_id, command.attempt_id)
+                )
             elif isinstance(command, commands.Journal):
                 rows.extend(self._rows(command))
-            elif not self._waits_for_meter(command):
-                after.append(self._deferred(command))
+            elif isinstance(command, commands.AfterCommit):
+                if not self._waits_for_meter(command):
+                    after.append(partial(self._send, command))
+            elif isinstance(command, commands.CloseStream):
+                self._outbox.close(command.worker_id, command.detail)
+            else:
+                self._send(command)
         if rows:
             self._effects.issue(rows, after)
         elif after:
             self._effects.later(after)
+
+    def _note(
+        self,
+        command: commands.JournalPlacement | commands.JournalProgress | commands.JournalMetered,
+    ) -> None:
+        if isinstance(command, commands.JournalProgress) and command.state is RequestState.RUNNING:
+            self._metrics.began(command.attempt)
+        self._behind.note(command)
 
     def _rows(
         self,
@@ -263,14 +292,15 @@ class Dispatcher:
         | commands.JournalMark
         | commands.JournalQuarantine
         | commands.JournalReservation
-        | commands.JournalAccount
-        | commands.JournalEnd,
+        | commands.JournalAccount,
     ) -> list[Row]:
+        rows = command_rows(command)
         if isinstance(command, commands.JournalCancel):
-            return [*self._behind.take_request(command.request_id), *command_rows(command)]
-        if not isinstance(command, commands.JournalEnd):
-            return command_rows(command)
-        self._metrics.count(command)
+            return [*self._behind.take_request(command.request_id), *rows]
+        return rows
+
+    def _end_rows(self, command: commands.JournalEnd) -> list[Row]:
+        self._metrics.billed(command)
         for alert in command.settled.alerts:
             log_alert(alert)
         if command.attempt is None:
@@ -282,63 +312,29 @@ class Dispatcher:
         if (request := self.live.get(request_id)) is not None:
             request.end = columns
             request.contents = sent_contents(command)
+            if request.tell_tentatively is not None and isinstance(
+                command.then, commands.RequestEnd
+            ):
+                request.tell_tentatively(request.ended(command.then))
         return ended_rows(self._behind.take_request(request_id), command_rows(command, columns))
 
-    def _at_once(
-        self,
-        command: commands.SendAssign
-        | commands.SendCancel
-        | commands.SendDrain
-        | commands.SendUnload
-        | commands.SendPrefetch
-        | commands.CloseStream
-        | commands.TellProgress
-        | commands.TellQueued,
-    ) -> None:
-        match command:
-            case commands.TellProgress():
-                self._tell_progress(command)
-            case commands.TellQueued():
-                self._tell_queued(command)
-            case commands.CloseStream():
-                self._outbox.close(command.worker_id, command.detail)
-            case _:
-                self._send(command)
+    def _assign(self, command: commands.SendAssign) -> None:
+        self._on_decided(command.job.request_id)
+        input_json, contents_bytes_max = "{}", 0
+        if (request := self.live.get(command.job.request_id)) is not None:
+            input_json = self.input_for(request.view)
+            contents_bytes_max = request.contents_bytes_max
+        fill = partial(fill_assign, command, input_json, contents_bytes_max)
+        self._outbox.send(command.worker_id, fill)
 
     def _send(self, command: ToWorker) -> None:
-        input_json, contents_bytes_max = "", 0
-        if isinstance(command, commands.SendAssign):
-            self._on_decided(command.job.request_id)
-            request = self.live.get(command.job.request_id)
-            input_json = request.view.input_json if request is not None else "{}"
-            contents_bytes_max = request.contents_bytes_max if request is not None else 0
-        message = scheduler_message(command, input_json, contents_bytes_max)
-        self._outbox.send(command.worker_id, message)
+        self._outbox.send(command.worker_id, scheduler_message(command))
 
-    def _waits_for_meter(
-        self,
-        command: commands.SendWelcome
-        | commands.SendHeartbeatAck
-        | commands.SendFinishedAck
-        | commands.TellEnd,
-    ) -> bool:
+    def _waits_for_meter(self, command: commands.SendWelcome | commands.SendHeartbeatAck) -> bool:
         """Whether it is an acknowledgement of run times that are still to be written."""
         return isinstance(command, commands.SendHeartbeatAck) and self._behind.when_metered(
             partial(self._send, command)
         )
-
-    def _deferred(
-        self,
-        command: commands.SendWelcome
-        | commands.SendHeartbeatAck
-        | commands.SendFinishedAck
-        | commands.TellEnd,
-    ) -> Callable[[], None]:
-        if isinstance(command, commands.TellEnd):
-            return partial(self._tell_end, command)
-        if isinstance(command, commands.SendFinishedAck):
-            return partial(self._outbox.acknowledge, command.worker_id, command.attempt_id)
-        return partial(self._send, command)
 
     # ---- what callers and watchers see ------------------------------------------------------
 

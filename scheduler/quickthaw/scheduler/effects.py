@@ -22,8 +22,8 @@ class _Issued:
 
     __slots__ = ("actions", "settled")
 
-    def __init__(self, actions: Actions) -> None:
-        self.actions = list(actions)
+    def __init__(self, actions: list[Callable[[], None]]) -> None:
+        self.actions = actions
         self.settled = False
 
 
@@ -39,8 +39,9 @@ class Effects:
         """Whether any write is still on its way."""
         return bool(self._issued)
 
-    def issue(self, rows: Sequence[Row], then: Actions) -> None:
-        """Writes the rows, and acts when they and all that was issued before are durable."""
+    def issue(self, rows: Sequence[Row], then: list[Callable[[], None]]) -> None:
+        """Writes the rows, and acts when they and all that was issued before are durable. Takes
+        `then` over."""
         issued = _Issued(then)
         self._issued.append(issued)
         self._journal.write(rows, partial(self._settle, issued), kept=True)

@@ -10,14 +10,16 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
+from quickthaw.scheduler.core.records import record
 from quickthaw.wire import errors
 
 Payload = TypeVar("Payload")
 
 
-class Entry(NamedTuple, Generic[Payload]):
+@record
+class Entry(Generic[Payload]):
     """`size_bytes` counts against the total bound. The last entry of a request is `final`."""
 
     sequence: int
@@ -103,18 +105,20 @@ class EventsLog(Generic[Payload]):
         log = self._logs.get(request_id)
         if log is None or log.finished:
             return
-        log.entries.append(Entry(log.next_sequence, unix_ms, payload, droppable, final, size_bytes))
-        log.next_sequence += 1
+        sequence, entries = log.next_sequence, log.entries
+        entries.append(Entry(sequence, unix_ms, payload, droppable, final, size_bytes))
+        log.next_sequence = sequence + 1
         log.size_bytes += size_bytes
         self._total_bytes += size_bytes
-        if len(log.entries) > self._limits.per_request_max:
+        if len(entries) > self._limits.per_request_max:
             self._drop_one(log)
+        if log.changed is not None:
+            log.tell()
         if final:
             log.finished = True
             self._finished[request_id] = None
-        if log.changed is not None:
-            log.tell()
-        if final or self._total_bytes > self._limits.total_bytes_max:
+            self._make_room()
+        elif self._total_bytes > self._limits.total_bytes_max:
             self._make_room()
 
     def _drop_one(self, log: _Log[Payload]) -> None:

@@ -11,6 +11,9 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _TIME_CHARS = 10
 _RANDOM_CHARS = 12
 _RANDOM_BITS = _RANDOM_CHARS * 5
+_PAIR_BITS = 10
+_PAIR_MASK = (1 << _PAIR_BITS) - 1
+_SHARED_BITS = _RANDOM_BITS - _PAIR_BITS
 
 
 def _encode(number: int, chars: int) -> str:
@@ -33,6 +36,8 @@ class RequestIds:
         self._prefix = prefix
         self._random = random or secrets.SystemRandom()
         self._last = (0, 0)
+        self._begins = (-1, "")
+        """The parts that ids of one millisecond share: as numbers, and as text."""
 
     def new(self, now_ms: int) -> str:
         last_ms, last_random = self._last
@@ -42,7 +47,11 @@ class RequestIds:
         else:
             self._last = (last_ms, last_random + 1)
         moment, chance = self._last
-        return f"{self._prefix}{_encode(moment, _TIME_CHARS)}{_encode(chance, _RANDOM_CHARS)}"
+        shared = moment << _SHARED_BITS | chance >> _PAIR_BITS
+        if shared != self._begins[0]:
+            text = _encode(chance >> _PAIR_BITS, _RANDOM_CHARS - 2)
+            self._begins = (shared, f"{self._prefix}{_encode(moment, _TIME_CHARS)}{text}")
+        return self._begins[1] + _PAIRS[chance & _PAIR_MASK]
 
 
 def new_key_id() -> str:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import Tier
+from quickthaw.scheduler.core.model import AttemptRecord, Tier
 from quickthaw.scheduler.tallies import Spreads, Tallies
 
 STANDARD_CLASS = "standard"
@@ -186,29 +186,30 @@ class SchedulerMetrics:
     def evicted(self, components: int) -> None:
         self.evictions.inc(components)
 
-    def count(self, command: object) -> None:
-        """What a write of the core's says about attempts."""
-        match command:
-            case commands.JournalProgress(attempt=attempt, state=RequestState.RUNNING):
-                placements, load_seconds = self._of_tier[attempt.start_tier]
-                placements.inc()
-                load_seconds.observe(attempt.load_ms / 1000)
-                if attempt.start_tier is not Tier.VRAM:
-                    self._cold_starts.inc()
-            case commands.JournalEnd(ledger=line, settled=settled) if line is not None:
-                for alert in settled.alerts:
-                    self.budget_alerts.labels(
-                        self.tenant_class(alert.account.tenant), alert.kind.value
-                    ).inc()
-                paying = self.tenant_class(line.tenant)
-                self._billed_seconds.labels(paying).inc(line.billed_ms / 1000)
-                self._billed_dollars.labels(paying).inc(line.price_nanodollars / _NANODOLLARS)
-                if line.metered_ms:
-                    self._run_seconds.observe(line.metered_ms / 1000)
-                if line.waiver == "worker_lost":
-                    self.attempts_lost.inc()
-            case _:
-                pass
+    def began(self, attempt: AttemptRecord) -> None:
+        """An attempt has begun to run."""
+        placements, load_seconds = self._of_tier[attempt.start_tier]
+        placements.inc()
+        load_seconds.observe(attempt.load_ms / 1000)
+        if attempt.start_tier is not Tier.VRAM:
+            self._cold_starts.inc()
+
+    def billed(self, command: commands.JournalEnd) -> None:
+        """An attempt has ended, if the request had one open."""
+        line = command.ledger
+        if line is None:
+            return
+        for alert in command.settled.alerts:
+            self.budget_alerts.labels(
+                self.tenant_class(alert.account.tenant), alert.kind.value
+            ).inc()
+        paying = self.tenant_class(line.tenant)
+        self._billed_seconds.labels(paying).inc(line.billed_ms / 1000)
+        self._billed_dollars.labels(paying).inc(line.price_nanodollars / _NANODOLLARS)
+        if line.metered_ms:
+            self._run_seconds.observe(line.metered_ms / 1000)
+        if line.waiver == "worker_lost":
+            self.attempts_lost.inc()
 
     def ended(self, command: commands.TellEnd) -> None:
         end = command.end

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
 
 from quickthaw.v1 import fleet_pb2
 from quickthaw.wire import errors, limits
@@ -14,6 +16,10 @@ ACKNOWLEDGED_AFTER_SECONDS = 0.02
 """At the latest: of a busy worker's ends none is acknowledged by a frame of its own."""
 
 logger = logging.getLogger(__name__)
+
+Message: TypeAlias = fleet_pb2.SchedulerMessage | Callable[[fleet_pb2.SchedulerMessage], None]
+"""One to send; or what fills one in its frame, for to copy it into that costs more than to make
+it."""
 
 
 class WorkerStream:
@@ -24,9 +30,9 @@ class WorkerStream:
         self.worker_id = worker_id
         self.incarnation = incarnation
         self._outbound_max = outbound_max
-        self._outbound: deque[fleet_pb2.SchedulerMessage] = deque()
+        self._outbound: deque[Message] = deque()
         # What was decided before the Welcome could go out: it goes right after it.
-        self._held: list[fleet_pb2.SchedulerMessage] | None = []
+        self._held: list[Message] | None = []
         # Ends to acknowledge, which all go in one message.
         self._ended: list[str] = []
         self._overdue = False
@@ -54,16 +60,17 @@ class WorkerStream:
         await self._spoke.wait()
         return not self._left.is_set()
 
-    def send(self, message: fleet_pb2.SchedulerMessage) -> None:
+    def send(self, message: Message) -> None:
         if self.closed is not None:
             return
-        if self._held is not None and not message.HasField("welcome"):
-            self._held.append(message)
-            return
-        self._outbound.append(message)
         if self._held is not None:
-            self._outbound.extend(self._held)
+            if callable(message) or not message.HasField("welcome"):
+                self._held.append(message)
+                return
+            self._outbound.extend((message, *self._held))
             self._held = None
+        else:
+            self._outbound.append(message)
         if len(self._outbound) > self._outbound_max:
             self.close(
                 errors.ResourceExhausted(
@@ -101,13 +108,18 @@ class WorkerStream:
                 raise self.closed
             self._changed.clear()
             await self._changed.wait()
-        count = min(len(self._outbound), limits.FRAME_MESSAGES_MAX - 1)
-        messages = [self._outbound.popleft() for _ in range(count)]
+        frame = fleet_pb2.SchedulerFrame()
+        messages = frame.messages
+        for _ in range(min(len(self._outbound), limits.FRAME_MESSAGES_MAX - 1)):
+            message = self._outbound.popleft()
+            if callable(message):
+                message(messages.add())
+            else:
+                messages.append(message)
         if self._ended:
-            acknowledged = fleet_pb2.FinishedAck(attempt_ids=self._ended)
-            messages.append(fleet_pb2.SchedulerMessage(finished_ack=acknowledged))
+            messages.add().finished_ack.attempt_ids.extend(self._ended)
             self._ended, self._overdue = [], False
-        return fleet_pb2.SchedulerFrame(messages=messages)
+        return frame
 
 
 class WorkerStreams:
@@ -161,7 +173,7 @@ class WorkerStreams:
         del self._streams[stream.worker_id]
         return True
 
-    def send(self, worker_id: str, message: fleet_pb2.SchedulerMessage) -> None:
+    def send(self, worker_id: str, message: Message) -> None:
         if (stream := self._streams.get(worker_id)) is not None:
             stream.send(message)
 

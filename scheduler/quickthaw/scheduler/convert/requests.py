@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from quickthaw.scheduler.convert.webhook_targets import target
 from quickthaw.scheduler.convert.words import (
@@ -18,6 +17,7 @@ from quickthaw.scheduler.convert.words import (
 from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import Decision, Estimate, Priority, Quote, Receipt
+from quickthaw.scheduler.core.records import record
 from quickthaw.scheduler.store.rows import EndColumns
 from quickthaw.scheduler.views import RequestView
 from quickthaw.scheduler.webhook_rules import Target
@@ -31,7 +31,8 @@ _FAILURE_CHARS_MAX = 4_000
 _VIOLATION_CHARS_MAX = 1_000
 
 
-class Submission(NamedTuple):
+@record
+class Submission:
     """A SubmitRequest whose own fields are checked; model and input are not yet."""
 
     model: str
@@ -70,12 +71,8 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
         input_json=message.input_json,
         priority=priority_from_wire(message.priority),
         deadline_ms=deadline_ms,
-        idempotency_key=checked_text(
-            "idempotency_key",
-            message.idempotency_key,
-            chars_max=limits.IDEMPOTENCY_KEY_CHARS_MAX,
-        ),
-        worker_hint=checked_text("worker_hint", message.worker_hint, chars_max=NAME_CHARS_MAX),
+        idempotency_key=_key(message.idempotency_key),
+        worker_hint=_hint(message.worker_hint),
         second_worth_nanodollars=worth,
         price_cap_nanodollars=price_cap,
         start_deadline_ms=start_deadline_ms,
@@ -88,6 +85,16 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
         found_wrong=_found_wrong(message),
         io_kept_ms=message.io_kept_ms,
     )
+
+
+def _key(text: str) -> str:
+    return text and checked_text(
+        "idempotency_key", text, chars_max=limits.IDEMPOTENCY_KEY_CHARS_MAX
+    )
+
+
+def _hint(text: str) -> str:
+    return text and checked_text("worker_hint", text, chars_max=NAME_CHARS_MAX)
 
 
 def _negative(message: inference_pb2.SubmitRequest) -> errors.InvalidArgument:
@@ -131,25 +138,31 @@ def state_message(state: RequestState) -> types_pb2.RequestState.ValueType:
 
 
 def request_message(view: RequestView) -> types_pb2.Request:
-    message = types_pb2.Request(
-        request_id=view.request_id,
-        tenant=view.tenant,
-        model=view.model,
-        snapshot_digest=view.snapshot_digest,
-        # Our numbers are the wire's; see the test of the enumerations.
-        priority=types_pb2.Priority.ValueType(view.priority),
-        state=STATE_TO_WIRE[view.state],
-        input_json=view.input_json,
-        submitted_unix_ms=view.submitted_ms,
-        finished_unix_ms=view.finished_ms,
-        deadline_unix_ms=view.deadline_ms,
-        attempts=view.attempts,
-        queue_position=view.queue_position if view.state is RequestState.QUEUED else 0,
-        output_json=view.output_json,
-    )
+    message = types_pb2.Request()
+    fill_request(message, view)
+    return message
+
+
+def fill_request(message: types_pb2.Request, view: RequestView) -> None:
+    """Into an empty message. (Field by field, for a message made from arguments, or copied into
+    another one, takes several times as long; what is zero need not be said.)"""
     if view.end_proto:
         message.MergeFromString(view.end_proto)
-    return message
+    message.request_id = view.request_id
+    message.tenant = view.tenant
+    message.model = view.model
+    message.snapshot_digest = view.snapshot_digest
+    # Our numbers are the wire's; see the test of the enumerations.
+    message.priority = types_pb2.Priority.ValueType(view.priority)
+    message.state = STATE_TO_WIRE[view.state]
+    message.input_json = view.input_json
+    message.submitted_unix_ms = view.submitted_ms
+    message.finished_unix_ms = view.finished_ms
+    message.deadline_unix_ms = view.deadline_ms
+    message.attempts = view.attempts
+    if view.state is RequestState.QUEUED:
+        message.queue_position = view.queue_position
+    message.output_json = view.output_json
 
 
 def end_columns(command: commands.JournalEnd) -> EndColumns | None:
@@ -158,11 +171,13 @@ def end_columns(command: commands.JournalEnd) -> EndColumns | None:
     if not isinstance(end, commands.RequestEnd):
         return None
     finished = end.payload if isinstance(end.payload, fleet_pb2.AttemptFinished) else None
-    message = types_pb2.Request(receipt=_receipt_message(end.receipt, finished))
+    message = types_pb2.Request()
+    _fill_receipt(message.receipt, end.receipt, finished)
     output_json = ""
     if finished is not None and end.state is RequestState.SUCCEEDED:
         output_json = storable(finished.output_json)
-        message.artifacts.extend(finished.artifacts)
+        if finished.artifacts:
+            message.artifacts.extend(finished.artifacts)
     if end.failure is not None:
         message.failure.reason = end.failure.reason
         message.failure.message = end.failure.message[:_FAILURE_CHARS_MAX]
@@ -177,11 +192,11 @@ def sent_contents(command: commands.JournalEnd) -> tuple[bytes, ...]:
     end = command.then
     if not isinstance(end, commands.RequestEnd) or end.state is not RequestState.SUCCEEDED:
         return ()
-    finished = end.payload if isinstance(end.payload, fleet_pb2.AttemptFinished) else None
-    contents = tuple(finished.contents) if finished is not None else ()
-    if finished is None or [*map(len, contents)] != [
-        each.size_bytes for each in finished.artifacts
-    ]:
+    finished = end.payload
+    if not isinstance(finished, fleet_pb2.AttemptFinished) or not finished.contents:
+        return ()
+    contents = tuple(finished.contents)
+    if [*map(len, contents)] != [each.size_bytes for each in finished.artifacts]:
         return ()
     return contents
 
@@ -194,35 +209,32 @@ def refused_columns(view: RequestView, error: errors.QuickthawError) -> EndColum
     return EndColumns("", message.SerializeToString())
 
 
-def _receipt_message(
-    receipt: Receipt, finished: fleet_pb2.AttemptFinished | None
-) -> types_pb2.Receipt:
-    message = types_pb2.Receipt(
-        request_id=receipt.request_id,
-        model=receipt.model,
-        worker_id=receipt.worker_id,
-        gpu_type=receipt.gpu_type,
-        queue_ms=receipt.queue_ms,
-        load_ms=receipt.load_ms,
-        run_ms=receipt.run_ms,
-        billed_ms=receipt.billed_ms,
-        price_nanodollars=receipt.price_nanodollars,
-        rate_nanodollars_per_second=receipt.rate_nanodollars_per_second,
-        price_version=receipt.price_version,
-        attempts=receipt.attempts,
-        start_tier=tier_to_wire(receipt.start_tier),
-        placement=receipt.placement,
-        waiver=receipt.waiver,
-        unit=receipt.unit,
-        micro_units=receipt.micro_units,
-        unit_price_nanodollars=receipt.unit_price_nanodollars,
-    )
+def _fill_receipt(
+    message: types_pb2.Receipt, receipt: Receipt, finished: fleet_pb2.AttemptFinished | None
+) -> None:
+    message.request_id = receipt.request_id
+    message.model = receipt.model
+    message.worker_id = receipt.worker_id
+    message.gpu_type = receipt.gpu_type
+    message.queue_ms = receipt.queue_ms
+    message.load_ms = receipt.load_ms
+    message.run_ms = receipt.run_ms
+    message.billed_ms = receipt.billed_ms
+    message.price_nanodollars = receipt.price_nanodollars
+    message.rate_nanodollars_per_second = receipt.rate_nanodollars_per_second
+    message.price_version = receipt.price_version
+    message.attempts = receipt.attempts
+    message.start_tier = tier_to_wire(receipt.start_tier)
+    message.placement = receipt.placement
+    message.waiver = receipt.waiver
+    message.unit = receipt.unit
+    message.micro_units = receipt.micro_units
+    message.unit_price_nanodollars = receipt.unit_price_nanodollars
     if finished is not None:
         if finished.HasField("load"):
             message.load.CopyFrom(finished.load)
         if finished.HasField("seed"):
             message.seed = finished.seed
-    return message
 
 
 # ---- events ----------------------------------------------------------------------------------

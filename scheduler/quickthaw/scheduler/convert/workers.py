@@ -15,6 +15,7 @@ from quickthaw.scheduler.convert.words import (
 from quickthaw.scheduler.core import commands, events
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
+    NO_OUTPUTS,
     AttemptId,
     Digest,
     Failure,
@@ -39,8 +40,7 @@ DIGEST_CHARS = 64
 ATTEMPT_ID_CHARS_MAX = 80
 
 ToWorker: TypeAlias = (
-    commands.SendAssign
-    | commands.SendCancel
+    commands.SendCancel
     | commands.SendDrain
     | commands.SendUnload
     | commands.SendPrefetch
@@ -129,14 +129,15 @@ def heard(worker_id: WorkerId, message: fleet_pb2.WorkerMessage) -> Iterator[Hea
         case "event":
             yield _checked_event(message.event)
         case "finished":
-            yield _finished(worker_id, message.finished)
+            yield finished(worker_id, message.finished)
         case "goodbye":
             yield events.WorkerGoodbye(worker_id)
         case None:
             pass
 
 
-def _finished(worker_id: WorkerId, message: fleet_pb2.AttemptFinished) -> events.AttemptFinished:
+def finished(worker_id: WorkerId, message: fleet_pb2.AttemptFinished) -> events.AttemptFinished:
+    """Raises InvalidArgument."""
     outcome = _OUTCOMES.get(message.outcome)
     if outcome is None:
         raise invalid("finished.outcome", "must be SUCCEEDED, FAILED or CANCELLED")
@@ -154,7 +155,7 @@ def _finished(worker_id: WorkerId, message: fleet_pb2.AttemptFinished) -> events
         start_tier=tier_from_wire(message.start_tier),
         failure=failure,
         payload=message,
-        outputs=_outputs(message.artifacts),
+        outputs=_outputs(message.artifacts) if message.artifacts else NO_OUTPUTS,
     )
 
 
@@ -220,29 +221,34 @@ def _tier_speeds(messages: Iterable[fleet_pb2.TierSpeed]) -> dict[Tier, TierSpee
     }
 
 
-def scheduler_message(
-    command: ToWorker, input_json: str = "", contents_bytes_max: int = 0
-) -> fleet_pb2.SchedulerMessage:
-    """`input_json` is needed for an Assign, and how much of its outputs somebody waits for."""
+def fill_assign(
+    command: commands.SendAssign,
+    input_json: str,
+    contents_bytes_max: int,
+    message: fleet_pb2.SchedulerMessage,
+) -> None:
+    """Into an empty message. `contents_bytes_max`: how much of its outputs somebody waits for."""
+    job = command.job
+    assign, model = message.assign, job.model
+    assign.attempt_id = command.attempt_id
+    assign.request_id = job.request_id
+    assign.model = model.id
+    assign.family = model.family
+    assign.snapshot_digest = model.snapshot_digest
+    assign.snapshot_uri = model.snapshot_uri
+    assign.input_json = input_json
+    assign.attempt = command.number
+    assign.deadline_unix_ms = job.deadline_ms
+    assign.meter_lease_ms = command.meter_lease_ms
+    assign.contents_bytes_max = contents_bytes_max
+    if command.evict_digests:
+        assign.evict_digests.extend(command.evict_digests)
+    if command.whereabouts:
+        assign.whereabouts.extend(_whereabouts(command.whereabouts))
+
+
+def scheduler_message(command: ToWorker) -> fleet_pb2.SchedulerMessage:
     match command:
-        case commands.SendAssign(job=job):
-            return fleet_pb2.SchedulerMessage(
-                assign=fleet_pb2.Assign(
-                    attempt_id=command.attempt_id,
-                    request_id=job.request_id,
-                    model=job.model.id,
-                    family=job.model.family,
-                    snapshot_digest=job.model.snapshot_digest,
-                    snapshot_uri=job.model.snapshot_uri,
-                    input_json=input_json,
-                    attempt=command.number,
-                    evict_digests=command.evict_digests,
-                    deadline_unix_ms=job.deadline_ms,
-                    meter_lease_ms=command.meter_lease_ms,
-                    contents_bytes_max=contents_bytes_max,
-                    whereabouts=_whereabouts(command.whereabouts),
-                )
-            )
         case commands.SendCancel():
             cancel = fleet_pb2.CancelAttempt(attempt_id=command.attempt_id, reason=command.reason)
             return fleet_pb2.SchedulerMessage(cancel=cancel)

@@ -18,7 +18,7 @@ has got to is true now, durable or not, and its end is what must never be taken 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from quickthaw.scheduler.core.accounts import Account, AccountChange
@@ -38,6 +38,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
     WorkerMark,
 )
+from quickthaw.scheduler.core.records import record
 from quickthaw.scheduler.core.sanctions import Quarantine
 
 
@@ -68,14 +69,14 @@ class AfterCommit:
 # ---- writes ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalPlacement(JournalSoon):
     """Insert the open attempt and set the request's state to PLACED (also if it was adopted)."""
 
     attempt: AttemptRecord
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalProgress(JournalSoon):
     """The open attempt went on to `state` (LOADING or RUNNING)."""
 
@@ -83,28 +84,28 @@ class JournalProgress(JournalSoon):
     state: RequestState
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalMetered(JournalSoon):
     """Run times of open attempts as one heartbeat reported them; only those that changed."""
 
     metered_ms: tuple[tuple[AttemptId, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalCancel(Journal):
     """Cancellation was asked for; a scheduler that starts later must still know."""
 
     request_id: RequestId
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalMark(Journal):
     """Remember this of its worker, in place of what was remembered; nothing, if it is empty."""
 
     mark: WorkerMark
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalQuarantine(Journal):
     """Remember that this version of its model takes no requests; forget it, if the reason is
     empty."""
@@ -112,7 +113,7 @@ class JournalQuarantine(Journal):
     quarantine: Quarantine
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalAccount(Journal):
     """An account as an operator's change has left it; a grant is a row of its own."""
 
@@ -120,7 +121,7 @@ class JournalAccount(Journal):
     change: AccountChange
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalReservation(Journal):
     """A span of a reserved worker's time, and what its bill makes of the owner's account. One
     transaction; a line whose key exists is left as it is."""
@@ -129,7 +130,7 @@ class JournalReservation(Journal):
     settled: Settled
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestEnd:
     """The terminal state. `payload` is the finish event's (output, artifacts, load report)."""
 
@@ -140,14 +141,14 @@ class RequestEnd:
     payload: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Requeued:
     """The attempt was lost and tries remain."""
 
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JournalEnd(Journal):
     """The end of an attempt (if there was one), its ledger line and what follows for the request.
 
@@ -166,7 +167,7 @@ class JournalEnd(Journal):
 # ---- to workers ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Peers:
     """Workers that have a component, best first: where it can be read, and what to show there."""
 
@@ -174,7 +175,7 @@ class Peers:
     places: tuple[tuple[str, str], ...] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendAssign(Immediate):
     """Drop it if the worker's stream is down: its next Hello leads to a new one."""
 
@@ -189,20 +190,20 @@ class SendAssign(Immediate):
     """How long it may run before it has heard of more; 0 for as long as it likes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendCancel(Immediate):
     worker_id: WorkerId
     attempt_id: AttemptId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendDrain(Immediate):
     worker_id: WorkerId
     stop: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendUnload(Immediate):
     """Free these of a tier, what is in use excepted. What an Assign asks for after it is loaded
     again."""
@@ -212,7 +213,7 @@ class SendUnload(Immediate):
     tier: Tier
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendPrefetch(Immediate):
     """Bring these to a tier while there is nothing else to do; a hint."""
 
@@ -223,7 +224,7 @@ class SendPrefetch(Immediate):
     whereabouts: tuple[Peers, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseStream(Immediate):
     """The worker was silent for its lease or said goodbye; its stream, if any, is of no use."""
 
@@ -231,7 +232,7 @@ class CloseStream(Immediate):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendWelcome(AfterCommit):
     """Assignments and cancellations for this Hello follow in the same call, after it: hold back
     `Immediate` messages to a worker until its Welcome has gone."""
@@ -242,7 +243,7 @@ class SendWelcome(AfterCommit):
     revoked_attempt_ids: tuple[AttemptId, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendHeartbeatAck(AfterCommit):
     """Also after every `JournalMetered` so far: the worker is told that its run time is safe.
     `meter_leases`: until how many metered milliseconds which attempts are paid for."""
@@ -253,7 +254,7 @@ class SendHeartbeatAck(AfterCommit):
     meter_leases: tuple[tuple[AttemptId, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendFinishedAck(AfterCommit):
     worker_id: WorkerId
     attempt_id: AttemptId
@@ -262,7 +263,7 @@ class SendFinishedAck(AfterCommit):
 # ---- to callers ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TellProgress(Immediate):
     """The request is PLACED, LOADING or RUNNING now; for those who watch it."""
 
@@ -274,7 +275,7 @@ class TellProgress(Immediate):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TellQueued(Immediate):
     """The request waits, for the first time or again; for those who watch it."""
 
@@ -285,7 +286,7 @@ class TellQueued(Immediate):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TellEnd(AfterCommit):
     """The request has ended; for those who watch it and for the caller that waits."""
 

@@ -27,8 +27,11 @@ class Decayed:
         self._at_ms = 0
 
     def add(self, amount: float, now_ms: int) -> None:
-        self._value = self.at(now_ms) + amount
-        self._at_ms = now_ms
+        # Under load many come in one millisecond, in which nothing fades.
+        if now_ms != self._at_ms:
+            self._value = self.at(now_ms)
+            self._at_ms = now_ms
+        self._value += amount
 
     def at(self, now_ms: int) -> float:
         if not self._value:

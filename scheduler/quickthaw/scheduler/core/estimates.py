@@ -223,12 +223,16 @@ class LearnedEstimates:
 
     def _note_pace(self, model: ModelId, gpu_type: str, unit_seconds: float) -> None:
         before = self._ran_last.pop(model, None)
-        if before is not None and (expected := self._model_seconds.find(model)) is not None:
-            ratio = unit_seconds / (expected.p50 * self._paces.pace(gpu_type))
-            self._paces.compared(gpu_type, before, ratio)
+        if before is not None and before != gpu_type:
+            self._compare(model, gpu_type, before, unit_seconds)
         self._ran_last[model] = gpu_type
         if len(self._ran_last) > self._entries_max:
             self._ran_last.popitem(last=False)
+
+    def _compare(self, model: ModelId, gpu_type: str, before: str, unit_seconds: float) -> None:
+        if (expected := self._model_seconds.find(model)) is not None:
+            ratio = unit_seconds / (expected.p50 * self._paces.pace(gpu_type))
+            self._paces.compared(gpu_type, before, ratio)
 
     def calibration(self) -> Mapping[str, Calibration]:
         return self._calibration

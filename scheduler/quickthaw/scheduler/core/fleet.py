@@ -101,6 +101,7 @@ class Worker:
         "kind",
         "kind_number",
         "last_heard_ms",
+        "leaves",
         "loads_until_ms",
         "on_disk",
         "pinned",
@@ -157,6 +158,8 @@ class Worker:
         """Runs that it holds: attempts, less those that run along with others."""
         self.planned: dict[Digest, int] = {}
         self.planned_bytes = 0
+        self.leaves = False
+        """Whether anything is told to go."""
         self.available_ms = 0
         """When one attempt more could begin to run; in the past if it could at once."""
         self.loads_until_ms = 0
@@ -221,6 +224,7 @@ class Worker:
     def replan(self) -> None:
         """Works out again what follows from `resident` and `held`."""
         leaving = self.leaving()
+        self.leaves = bool(leaving)
         planned = {d: size for d, size in self.resident[Tier.VRAM].items() if d not in leaving}
         if self.incoming:
             planned.update({d: size for d, size in self.incoming.items() if d not in leaving})
@@ -231,6 +235,43 @@ class Worker:
         self.planned_bytes = sum(planned.values())
         self._evictable = None
         self.replan_runs()
+
+    def replan_for(self, held: Held) -> None:
+        """As `replan`, after one attempt more, from what was known before: a worker may hold a
+        thousand small ones."""
+        if held.evicts or self.incoming or not held.model.sizes.keys() <= self.planned.keys():
+            self.replan()
+            return
+        self._evictable = None
+        if self._waits_for_places(len(self.held)):
+            self.replan_runs()
+            return
+        self.places = len(self.held)
+        self.loads_until_ms = max(self.loads_until_ms, held.loaded_ms)
+        self._working_bytes += held.model.working_bytes
+
+    def replan_without(self, held: Held) -> None:
+        """As `replan`, after one attempt less."""
+        if self.leaves or not held.model.sizes.keys() <= self.resident[Tier.VRAM].keys():
+            self.replan()
+            return
+        self._evictable = None
+        last_load = held.loaded_ms > 0 and held.loaded_ms == self.loads_until_ms
+        if last_load or self._waits_for_places(len(self.held) + 1):
+            self.replan_runs()
+            return
+        self.places = len(self.held)
+        self._working_bytes -= held.model.working_bytes
+
+    def _waits_for_places(self, attempts: int) -> bool:
+        """With so many attempts, one more would wait for the end of another; or it is not that
+        simple, because several may be one run."""
+        return attempts >= self.spec.concurrency or self.spec.batch_max > 1
+
+    @property
+    def crowded(self) -> bool:
+        """Some of what it holds may wait for the end of another."""
+        return self._waits_for_places(len(self.held))
 
     def batches(self, model: ModelSpec, batch_key: str) -> bool:
         """It runs such attempts several at once."""

@@ -233,12 +233,19 @@ class Fleet:
     def hold(self, worker: Worker, attempt_id: AttemptId, held: Held) -> None:
         """An attempt is the worker's from now on."""
         worker.held[attempt_id] = held
-        worker.incoming.clear()
         worker.prefetching_until_ms = 0
-        worker.unloading -= held.model.sizes.keys()
+        gave_up = bool(worker.incoming or worker.unloading)
+        if gave_up:
+            worker.incoming.clear()
+            worker.unloading -= held.model.sizes.keys()
         for digest, size_bytes in held.model.sizes.items():
             self._touch(worker, digest, size_bytes)
-        self._replan(worker)
+        before = worker.planned
+        if gave_up:
+            worker.replan()
+        else:
+            worker.replan_for(held)
+        self._replanned(worker, before)
         if worker.ready:
             for digest in held.model.sizes:
                 self._holders[Tier.VRAM][digest].move_to_end(worker)
@@ -249,14 +256,17 @@ class Fleet:
         held = worker.held.pop(attempt_id, None)
         if held is None:
             return
-        gained_ms = held.expected_end_ms - now_ms
-        for other in worker.held.values():
-            if not other.running:
-                end_ms = other.expected_end_ms - gained_ms
-                loaded_ms = other.loaded_ms if other.loaded_ms > now_ms else now_ms
-                least_ms = loaded_ms + other.expected_run_ms
-                other.expected_end_ms = end_ms if end_ms > least_ms else least_ms
-        self._replan(worker)
+        if worker.crowded:
+            gained_ms = held.expected_end_ms - now_ms
+            for other in worker.held.values():
+                if not other.running:
+                    end_ms = other.expected_end_ms - gained_ms
+                    loaded_ms = other.loaded_ms if other.loaded_ms > now_ms else now_ms
+                    least_ms = loaded_ms + other.expected_run_ms
+                    other.expected_end_ms = end_ms if end_ms > least_ms else least_ms
+        before = worker.planned
+        worker.replan_without(held)
+        self._replanned(worker, before)
         for digest in held.model.sizes:
             ring = self._holders[Tier.VRAM].get(digest)
             if ring is not None and worker in ring:
@@ -284,14 +294,19 @@ class Fleet:
         held.expected_end_ms = expected_end_ms
         if held.run:
             _expect_batch(worker, held, now_ms)
-        worker.replan_runs()
+        if worker.crowded:
+            worker.replan_runs()
 
     # ---- keeping the index -------------------------------------------------------------------
 
     def _replan(self, worker: Worker) -> None:
         before = worker.planned
         worker.replan()
-        if worker.ready:
+        self._replanned(worker, before)
+
+    def _replanned(self, worker: Worker, before: Mapping[Digest, int]) -> None:
+        """Its plan was `before`, and may be another now."""
+        if worker.ready and worker.planned is not before:
             for digest in before:
                 if digest not in worker.planned:
                     self._drop_holder(Tier.VRAM, digest, worker)

@@ -70,7 +70,8 @@ class Ledger:
             return None
         # A worker gives a prefetch up for an Assign of something else; what of it comes
         # nevertheless shall go.
-        if going := worker.leaving() | worker.incoming.keys():
+        if worker.leaves or worker.incoming:
+            going = worker.leaving() | worker.incoming.keys()
             held.evicts |= going - worker.needed() - held.model.sizes.keys()
         self.adopt(worker, attempt_id, request_id, held, now_ms)
         return tuple(sorted(held.evicts))

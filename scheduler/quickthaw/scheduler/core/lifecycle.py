@@ -7,7 +7,6 @@ as we know): `path` gives the states in between, and every watcher sees each of 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
@@ -82,8 +81,7 @@ class Life:
     def __init__(self, request_id: RequestId, now_ms: int, detail: str = "accepted") -> None:
         self.request_id = request_id
         self.state = RequestState.QUEUED
-        self._history: deque[Step] = deque(maxlen=HISTORY_MAX)
-        self._history.append(Step(now_ms, self.state, detail))
+        self._history = [Step(now_ms, self.state, detail)]
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self._history)
@@ -94,6 +92,8 @@ class Life:
             raise InvalidTransition(self, state)
         self.state = state
         self._history.append(Step(now_ms, state, detail))
+        if len(self._history) > HISTORY_MAX:
+            del self._history[0]
 
 
 def path(start: RequestState, end: RequestState) -> tuple[RequestState, ...]:

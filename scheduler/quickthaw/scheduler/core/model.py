@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import NamedTuple, NewType, Protocol
 
+from quickthaw.scheduler.core.records import record
+
 RequestId = NewType("RequestId", str)
 AttemptId = NewType("AttemptId", str)
 WorkerId = NewType("WorkerId", str)
@@ -152,7 +154,7 @@ class OutputUnits(NamedTuple):
 NO_OUTPUTS = OutputUnits()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Job:
     """One accepted request, as far as deciding needs it; the shell keeps the input itself.
 
@@ -367,7 +369,7 @@ class Explained(Protocol):
     def refusals(self) -> tuple[Refusal, ...]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """Why a request ran where it did, or why nothing could take it then (no chosen worker)."""
 

@@ -28,7 +28,8 @@ class GpuPaces:
     def pace(self, gpu_type: str) -> float:
         """How long a unit of work takes there, against no type in particular: only ratios mean
         anything. 1 for a type that nothing is known of."""
-        return math.exp(self._logs.get(gpu_type, (0.0, 0))[0])
+        known = self._logs.get(gpu_type)
+        return 1.0 if known is None else math.exp(known[0])
 
     def compared(self, gpu_type: str, before: str, ratio: float) -> None:
         """A model took `ratio` times as long on `gpu_type` as was to be expected from its run on

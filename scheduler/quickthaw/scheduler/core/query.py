@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.considered import Considered
 from quickthaw.scheduler.core.model import Candidate, Job, Refusal, Tier, WorkerId
+from quickthaw.scheduler.core.records import record
 
 JOB_REASONS = frozenset({"excluded", "price_cap", "deadline", "alone"})
 """Refusals that another request for the same model might not meet."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Placement:
     """The chosen worker. `warm`: all of the model is there, or on its way there."""
 
@@ -35,7 +35,7 @@ class Placement:
         return self.chosen.start_tier is Tier.VRAM
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unplaced:
     """No worker now. `waits_for` is full and worth waiting for, at most `wait_seconds`: as long as
     the best of the others would have cost, so that waiting at most doubles that."""

@@ -48,9 +48,9 @@ def on_finished(state: State, event: AttemptFinished) -> bool:
     if tracked is None:
         return False
     _note_load(state, tracked, event.load_ms, event.start_tier)
-    meter(tracked, event.metered_ms)
     if event.outcome is Outcome.SUCCEEDED or event.metered_ms:
-        advance(state, tracked, RequestState.RUNNING, over=True)
+        advance(state, tracked, RequestState.RUNNING, metered_ms=event.metered_ms)
+    meter(tracked, event.metered_ms)
     stopping = tracked.stopping
     if stopping is not None and stopping.reason == DEADLINE_EXPIRED:
         end(state, tracked, RequestState.FAILED, stopping)
@@ -112,20 +112,30 @@ def owned(state: State, worker_id: WorkerId, attempt_id: AttemptId) -> Tracked |
     )
 
 
-def advance(state: State, tracked: Tracked, to: RequestState, *, over: bool = False) -> None:
+def advance(
+    state: State, tracked: Tracked, to: RequestState, *, metered_ms: int | None = None
+) -> None:
     """Follows the worker to LOADING or RUNNING through every state between; old news is nothing.
-    `over`: its end is known too, and foretold no more."""
-    for step in path(tracked.life.state, to):
-        attempt = opened(tracked)
-        if step is RequestState.LOADING:
-            tracked.attempt = attempt._replace(loading_ms=state.now_ms)
-        elif step is RequestState.RUNNING:
-            tracked.attempt = attempt._replace(started_ms=state.now_ms)
-            quarantine.note_run(state, tracked.job.model)
-            if not over:
-                _expect_run_end(state, tracked, attempt)
-        tracked.life.to(step, state.now_ms)
-        state.out.append(JournalProgress(opened(tracked), step))
+    `metered_ms`: how long it ran, if its end is known too, which is then foretold no more."""
+    steps = path(tracked.life.state, to)
+    if not steps:
+        return
+    attempt, now_ms = opened(tracked), state.now_ms
+    loading_ms = now_ms if RequestState.LOADING in steps else attempt.loading_ms
+    runs = to is RequestState.RUNNING
+    tracked.attempt = advanced = attempt._replace(
+        loading_ms=loading_ms,
+        started_ms=now_ms if runs else attempt.started_ms,
+        metered_ms=max(attempt.metered_ms, metered_ms or 0),
+    )
+    if runs:
+        quarantine.note_run(state, tracked.job.model)
+        if metered_ms is None:
+            _expect_run_end(state, tracked, attempt)
+    # Of what it has come to only the newest counts; whoever watches is told of each step.
+    state.out.append(JournalProgress(advanced, to))
+    for step in steps:
+        tracked.life.to(step, now_ms)
         tell_progress(state, tracked, attempt, "")
 
 

@@ -11,7 +11,7 @@ from quickthaw.scheduler import auth
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.convert.fleet import worker_message
 from quickthaw.scheduler.convert.words import invalid
-from quickthaw.scheduler.convert.workers import heard, hello
+from quickthaw.scheduler.convert.workers import finished, heard, hello
 from quickthaw.scheduler.core import events
 from quickthaw.scheduler.core.model import RequestId, WorkerId
 from quickthaw.scheduler.dispatcher import Dispatcher
@@ -101,13 +101,17 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             stream.close(errors.Unavailable("the worker's stream broke"))
 
     def _hear(self, stream: WorkerStream, messages: Sequence[fleet_pb2.WorkerMessage]) -> None:
-        worker_id = WorkerId(stream.worker_id)
+        worker_id, dispatcher = WorkerId(stream.worker_id), self._dispatcher
+        now_ms = dispatcher.clock.now_ms()  # once for a slice, which takes a few milliseconds
         for message in messages:
+            if message.WhichOneof("kind") == "finished":
+                dispatcher.feed(finished(worker_id, message.finished), now_ms)
+                continue
             for fact in heard(worker_id, message):
                 if isinstance(fact, fleet_pb2.AttemptEvent):
-                    self._dispatcher.attempt_event(worker_id, fact)
+                    dispatcher.attempt_event(worker_id, fact)
                 elif not self._is_old_news(fact):
-                    self._dispatcher.feed(fact)
+                    dispatcher.feed(fact, now_ms)
 
     def _is_old_news(self, fact: events.Event) -> bool:
         """A worker that drains says so in every heartbeat."""

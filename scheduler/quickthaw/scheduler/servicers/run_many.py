@@ -47,7 +47,8 @@ class RunMany:
         self._requests = requests
         self._in_flight_max = in_flight_max
         self._calls: dict[int, _Call] = {}
-        self._ends: deque[inference_pb2.RunEnd] = deque()
+        # By the tag of its call, in order.
+        self._ends: deque[tuple[int, RequestView | errors.QuickthawError]] = deque()
         self._changed = asyncio.Event()
         self._closing = False
 
@@ -70,13 +71,20 @@ class RunMany:
 
     def _frame(self) -> inference_pb2.RunManyResponse:
         frame, size_bytes = inference_pb2.RunManyResponse(), 0
-        while self._ends and size_bytes < FRAME_BYTES_MAX and len(frame.ends) < SLICE_MAX:
-            end = self._ends.popleft()
-            if end.HasField("request"):
-                # A refusal never took a place; its tag may even be that of another call.
-                self._calls.pop(end.tag, None)
-            size_bytes += end.ByteSize()
-            frame.ends.append(end)
+        ends = frame.ends
+        for _ in range(min(len(self._ends), SLICE_MAX)):
+            tag, end = self._ends.popleft()
+            message = ends.add()
+            message.tag = tag
+            if isinstance(end, errors.QuickthawError):
+                # It never took a place; its tag may even be that of another call.
+                message.refused.CopyFrom(convert.failure_message(end))
+                continue
+            self._calls.pop(tag, None)
+            convert.fill_request(message.request, end)
+            size_bytes += len(end.input_json) + len(end.output_json) + len(end.end_proto)
+            if size_bytes >= FRAME_BYTES_MAX:
+                break
         return frame
 
     def _leave(self, call: _Call) -> None:
@@ -102,22 +110,25 @@ class RunMany:
             self._changed.set()
 
     def _take_all(self, calls: Sequence[inference_pb2.RunCall]) -> None:
+        key_id = ""
         for call in calls:
             try:
-                self._take(call)
+                match call.WhichOneof("kind"):
+                    case "run":
+                        # Once for a slice: it raises when the key is good no longer.
+                        key_id = key_id or auth.caller().key_id
+                        self._begin(call.tag, convert.submission(call.run, key_id))
+                    case "cancel":
+                        self._cancel(call.tag)
+                    case None:
+                        raise invalid("kind", "is missing: send `run` or `cancel`")
             except errors.QuickthawError as error:
-                self._refuse(call.tag, error)
+                self._put(call.tag, error)
 
-    def _take(self, message: inference_pb2.RunCall) -> None:
-        match message.WhichOneof("kind"):
-            case "cancel":
-                call = self._calls.get(message.tag)
-                if call is not None and call.view is not None:
-                    self._requests.cancel(call.view, "cancelled by the caller")
-            case "run":
-                self._begin(message.tag, convert.submission(message.run, auth.caller().key_id))
-            case None:
-                raise invalid("kind", "is missing: send `run` or `cancel`")
+    def _cancel(self, tag: int) -> None:
+        call = self._calls.get(tag)
+        if call is not None and call.view is not None:
+            self._requests.cancel(call.view, "cancelled by the caller")
 
     def _begin(self, tag: int, submission: convert.Submission) -> None:
         if tag in self._calls:
@@ -144,7 +155,7 @@ class RunMany:
         call = self._calls[tag]
         if error is not None:
             del self._calls[tag]
-            self._refuse(tag, error)
+            self._put(tag, error)
             return
         call.view = request.view
         if call.unwanted:
@@ -163,24 +174,19 @@ class RunMany:
             )
             if not accepted.deduplicated:
                 call.view = accepted.view
-            view = await self._requests.end_of(accepted)
-            self._put(inference_pb2.RunEnd(tag=tag, request=convert.request_message(view)))
+            self._put(tag, await self._requests.end_of(accepted))
         except asyncio.CancelledError:
             raise
         except Exception as error:
             del self._calls[tag]
-            self._refuse(tag, translate(error))
+            self._put(tag, translate(error))
 
     def _ended(self, tag: int, end: RequestView | errors.QuickthawError) -> None:
         if isinstance(end, errors.QuickthawError):
             del self._calls[tag]
-            self._refuse(tag, end)
-        else:
-            self._put(inference_pb2.RunEnd(tag=tag, request=convert.request_message(end)))
+        self._put(tag, end)
 
-    def _refuse(self, tag: int, error: errors.QuickthawError) -> None:
-        self._put(inference_pb2.RunEnd(tag=tag, refused=convert.failure_message(error)))
-
-    def _put(self, end: inference_pb2.RunEnd) -> None:
-        self._ends.append(end)
-        self._changed.set()
+    def _put(self, tag: int, end: RequestView | errors.QuickthawError) -> None:
+        self._ends.append((tag, end))
+        if len(self._ends) == 1:
+            self._changed.set()

@@ -102,19 +102,17 @@ def request_rows(
 
 def ended_rows(opening: Sequence[Row], ending: Sequence[Row]) -> list[Row]:
     """What opens a request, if that is not written yet, with what `command_rows` says of the end of
-    its attempt. A request that begins and ends in one write is one row."""
+    its attempt. A request that begins and ends in one write is one row, which `opening` becomes."""
     if not opening or ending[-1].statement is not Statement.END_REQUEST:
         return [*opening, *ending]
-    end = ending[-1].values
-    values = {
-        **opening[0].values,
-        "state": end["state"],
-        "attempts": end["attempts"],
-        "finished_unix_ms": end["ended_unix_ms"],
-        "output_json": end["output_json"],
-        "end_proto": end["end_proto"],
-    }
-    return [Row(Statement.INSERT_REQUEST, values), *opening[1:], *ending[:-1]]
+    values, end = opening[0].values, ending[-1].values
+    # The row was made for this write, and is nobody else's.
+    values["state"] = end["state"]
+    values["attempts"] = end["attempts"]
+    values["finished_unix_ms"] = end["ended_unix_ms"]
+    values["output_json"] = end["output_json"]
+    values["end_proto"] = end["end_proto"]
+    return [*opening, *ending[:-1]]
 
 
 def refused_rows(view: RequestView, columns: EndColumns) -> list[Row]:

@@ -102,7 +102,7 @@ class Row(NamedTuple):
     """One set of values for one statement, by column name (`key_` before those that select)."""
 
     statement: Statement
-    values: Mapping[str, Value]
+    values: dict[str, Value]
 
 
 _CLAIM = ("attempts", "lease_id", "lease_until_unix_ms")

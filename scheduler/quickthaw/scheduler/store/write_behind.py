@@ -20,7 +20,7 @@ from quickthaw.scheduler.store.statements import Row
 Soon = JournalPlacement | JournalProgress | JournalMetered
 
 
-Actions = Sequence[Callable[[], None]]
+Actions = list[Callable[[], None]]
 
 
 class _Steps:
@@ -66,18 +66,20 @@ class WriteBehind:
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, command: Soon) -> None:
-        match command:
-            case JournalProgress(attempt=attempt, state=state):
-                steps = self._older if attempt.attempt_id in self._older.attempts else self._newer
-                steps.attempts[attempt.attempt_id] = (attempt, state)
-            case JournalPlacement(attempt=attempt):
-                self._newer.attempts[attempt.attempt_id] = (attempt, RequestState.PLACED)
-                self._newer.placed.add(attempt.attempt_id)
-            case JournalMetered(metered_ms=metered):
-                self._newer.metered_ms.update(metered)
-            case _:
-                assert_never(command)
-        self._take_turns()
+        if isinstance(command, JournalProgress):
+            attempt = command.attempt
+            steps = self._older if attempt.attempt_id in self._older.attempts else self._newer
+            steps.attempts[attempt.attempt_id] = (attempt, command.state)
+        elif isinstance(command, JournalPlacement):
+            attempt = command.attempt
+            self._newer.attempts[attempt.attempt_id] = (attempt, RequestState.PLACED)
+            self._newer.placed.add(attempt.attempt_id)
+        elif isinstance(command, JournalMetered):
+            self._newer.metered_ms.update(command.metered_ms)
+        else:
+            assert_never(command)
+        if self._timer is None:
+            self._take_turns()
 
     def note_request(self, request_id: RequestId, rows: Sequence[Row]) -> None:
         """A request whose caller is told of nothing but its end: it may be made durable with it."""
