@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +17,12 @@ import pytest
 from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.fleet.ray import RayFleet
-from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, WorkerNotFound
+from quickthaw.wire.errors import (
+    FailedPrecondition,
+    SettingsInvalid,
+    Unavailable,
+    WorkerNotFound,
+)
 from support.patience import PATIENCE_SECONDS
 from support.platform import running_platform
 
@@ -206,10 +213,42 @@ async def test_workers_of_a_killed_host_are_told_and_start_over_the_slabs_they_h
     await fleet.close()
 
 
+class RayThatIsSlow(ModuleType):
+    """Does not come up for so many times, as on a machine that is busy."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__("ray")
+        self.failures = failures
+        self.killed = 0
+
+    def kill_all_processes(self, **_: object) -> None:
+        self.killed += 1
+
+    def init(self, **_: object) -> None:
+        if self.killed < self.failures:
+            raise Exception("The current node timed out during startup.")
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+
+async def test_a_ray_that_does_not_come_up_is_started_again_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = RayThatIsSlow(failures=2)
+    monkeypatch.setitem(sys.modules, "ray", slow)
+    assert [offer.count for offer in await RayFleet(tmp_path).offers()] == [2]
+    assert slow.killed == 2, "nothing of what did not come up may stay"
+
+    monkeypatch.setitem(sys.modules, "ray", RayThatIsSlow(failures=100))
+    with pytest.raises(Unavailable, match="Ray cannot be started: The current node timed out"):
+        await RayFleet(tmp_path).offers()
+
+
 def test_without_ray_the_error_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsInvalid, match=r"pip install 'quickthaw\[ray\]'"):
         RayFleet(tmp_path)
 

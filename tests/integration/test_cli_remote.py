@@ -25,7 +25,7 @@ def run(
         env={**os.environ, "AWS_SECRET_ACCESS_KEY": SECRET, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert SECRET not in done.stdout + done.stderr

@@ -24,7 +24,7 @@ def test_a_part_says_what_is_wrong_with_an_option_and_nothing_is_left(tmp_path: 
         quickthaw("up", "--data-dir", tmp_path, *ANYWHERE, "--set", "scheduler.queue-max=many"),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 1

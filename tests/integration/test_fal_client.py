@@ -12,6 +12,7 @@ from quickthaw.cli.pointing import Place, variables
 from support import fal_script
 from support.fake_inference import ALICE_KEY, MODEL_ID
 from support.gateway_rig import a_gateway
+from support.patience import PATIENCE_SECONDS
 
 
 async def test_an_application_of_fals_client_works_unchanged(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ async def test_an_application_of_fals_client_works_unchanged(tmp_path: Path) -> 
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await process.communicate()
         assert process.returncode == 0, err.decode()
         told = json.loads(out)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quickthaw.cli.pointing import Place, variables
 from support import fal_queue_script
+from support.patience import PATIENCE_SECONDS
 from support.receiver import a_receiver
 from support.whole import a_whole_platform
 
@@ -26,7 +27,7 @@ async def test_the_queues_finer_points_hold_for_the_published_client(tmp_path: P
             )
             assert process.stdin is not None
             assert process.stdout is not None
-            async with asyncio.timeout(80):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert await process.stdout.readline() == b"ready\n"
                 async with whole.worker():
                     process.stdin.write(b"go\n")

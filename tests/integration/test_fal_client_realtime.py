@@ -12,6 +12,7 @@ from quickthaw.cli.pointing import Place, variables
 from support import fal_realtime_script
 from support.fake_inference import ALICE_KEY, MODEL_ID
 from support.gateway_rig import a_gateway
+from support.patience import PATIENCE_SECONDS
 
 
 async def test_sockets_of_fals_client_work_unchanged_with_and_without_tokens(
@@ -28,7 +29,7 @@ async def test_sockets_of_fals_client_work_unchanged_with_and_without_tokens(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await process.communicate()
         assert process.returncode == 0, err.decode()
         told = json.loads(out)

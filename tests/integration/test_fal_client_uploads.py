@@ -13,6 +13,7 @@ from quickthaw.cli.pointing import Place, variables
 from support import fal_upload_script
 from support.fake_inference import ALICE_KEY
 from support.gateway_rig import a_gateway
+from support.patience import PATIENCE_SECONDS
 
 
 async def test_every_upload_of_fals_client_ends_here(tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ async def test_every_upload_of_fals_client_ends_here(tmp_path: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await process.communicate()
         assert process.returncode == 0, err.decode()
         assert b"falling back" not in err

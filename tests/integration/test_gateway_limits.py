@@ -242,7 +242,9 @@ async def test_a_hundred_streams_of_one_request_all_end(tmp_path: Path) -> None:
         queued = await rig.http.post("/queue/quickthaw/shapes", json={"prompt": "x"})
         url = queued.json()["status_url"] + "/stream"
         pool = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(headers=rig.http.headers, limits=pool, timeout=30) as many:
+        async with httpx.AsyncClient(
+            headers=rig.http.headers, limits=pool, timeout=PATIENCE_SECONDS
+        ) as many:
             readers = [asyncio.create_task(many.get(url)) for _ in range(100)]
             request = await rig.platform.submitted()
             await asyncio.wait_for(request.watched_by(1), PATIENCE_SECONDS)  # one for all of them

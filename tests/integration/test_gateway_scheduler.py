@@ -21,6 +21,7 @@ from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, types_pb2
 from quickthaw.wire.process import Address
 from support.fake_worker import FakeWorker
 from support.gateway_rig import ANY_PORT, events_of
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import Running, a_model, a_scheduler
 
 PICTURE = b"\x89PNG and so on"
@@ -70,8 +71,8 @@ async def a_stack(folder: Path) -> AsyncIterator[Stack]:
         async with (
             FakeWorker(scheduler.address, scheduler.worker_key) as worker,
             running(settings) as listening,
-            httpx.AsyncClient(base_url=listening.public_url, timeout=30) as http,
-            httpx.AsyncClient(base_url=listening.public_url, timeout=30) as nobody,
+            httpx.AsyncClient(base_url=listening.public_url, timeout=PATIENCE_SECONDS) as http,
+            httpx.AsyncClient(base_url=listening.public_url, timeout=PATIENCE_SECONDS) as nobody,
         ):
             stack = Stack(scheduler, worker, http, nobody)
             http.headers.update(await stack.new_key("alice"))

@@ -52,7 +52,7 @@ def call(platform: Platform, folder: Path, *words: str | Path) -> subprocess.Com
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
         check=False,
     )
 

@@ -146,7 +146,7 @@ def test_replicate_gets_one_file_and_not_a_list(platform: Platform) -> None:
     with httpx.Client(
         base_url=f"{platform.ready['http']}/replicate/v1",
         headers={"authorization": f"Bearer {platform.key}", "prefer": "wait=60"},
-        timeout=90,
+        timeout=250,
     ) as client:
         answer = client.post("/models/test/wan/predictions", json={"input": input_}).json()
         schema = client.get("/models/test/wan").json()["latest_version"]["openapi_schema"]

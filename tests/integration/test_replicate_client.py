@@ -58,7 +58,7 @@ def run_script(environment: dict[str, str], *arguments: str) -> Any:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

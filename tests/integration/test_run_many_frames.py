@@ -24,7 +24,7 @@ from support.schedulers import (
     submission,
 )
 
-FLAGS = ["--lease-ms", "2000", "--heartbeat-interval-ms", "100", "--tick-ms", "20"]
+FLAGS = ["--lease-ms", "6000", "--heartbeat-interval-ms", "100", "--tick-ms", "20"]
 
 KINDS: Mapping[str, str] = {
     "good": "",

@@ -13,7 +13,10 @@ MIB = 1024 * 1024
 ROUND, AT_ONCE, TENANTS = 500, 40, 10
 GROWTH_BYTES_MAX = 3 * MIB
 """Over four rounds: two kibibytes left by each request would be more."""
-BOUNDS = ("--finished-logs-max", "50", "--decisions-max", "50", "--explanations-max", "50")
+BOUNDS = (
+    *("--finished-logs-max", "50", "--decisions-max", "50", "--explanations-max", "50"),
+    *("--lease-ms", "60000"),  # a worker that is lost would stay away
+)
 """What is kept of ended requests on purpose, so small that it is full after one round."""
 
 

@@ -20,6 +20,7 @@ from quickthaw.v1 import catalog_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import Caller, SchedulerProcess, a_model, submission
 
 
@@ -112,7 +113,7 @@ async def test_a_disk_that_is_full_refuses_new_work_and_health_says_so(tmp_path:
 
 
 async def until_health(address: str, wanted: object) -> None:
-    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(60):
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(PATIENCE_SECONDS):
         # The stubs do not know the methods of the stub.
         health: Any = health_pb2_grpc.HealthStub(channel)
         call = health.Watch(health_pb2.HealthCheckRequest())

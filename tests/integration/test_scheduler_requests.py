@@ -14,6 +14,7 @@ from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, inference_pb2, typ
 from quickthaw.wire import errors
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker, now_ms
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import Running, a_model, a_scheduler, submission
 
 QUEUED = types_pb2.REQUEST_STATE_QUEUED
@@ -52,7 +53,7 @@ async def refusal(call: Awaitable[object]) -> errors.QuickthawError:
 
 async def watched(running: Running, request_id: str) -> list[inference_pb2.Event]:
     call = running.admin.inference.Watch(inference_pb2.WatchRequest(request_id=request_id))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return [event async for event in call]
 
 

@@ -30,7 +30,7 @@ SUCCEEDED = types_pb2.REQUEST_STATE_SUCCEEDED
 QUEUED = types_pb2.REQUEST_STATE_QUEUED
 RUNNING = types_pb2.REQUEST_STATE_RUNNING
 
-FLAGS = ["--lease-ms", "2000", "--heartbeat-interval-ms", "100", "--tick-ms", "20"]
+FLAGS = ["--lease-ms", "6000", "--heartbeat-interval-ms", "100", "--tick-ms", "20"]
 
 
 async def lines_of(caller: Caller) -> list[billing_pb2.LedgerLine]:

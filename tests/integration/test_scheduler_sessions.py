@@ -15,6 +15,7 @@ from quickthaw.v1 import billing_pb2, inference_pb2, types_pb2
 from quickthaw.wire import errors, limits
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import FAST, Caller, Running, a_scheduler, submission
 
 
@@ -32,7 +33,7 @@ def ask(tag: str, input_json: str = '{"prompt": "x"}') -> inference_pb2.Realtime
 async def until_finished(
     call: grpc.aio.StreamStreamCall[inference_pb2.RealtimeRequest, inference_pb2.RealtimeResponse],
 ) -> inference_pb2.RealtimeResponse:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             response = await call.read()
             assert isinstance(response, inference_pb2.RealtimeResponse)

@@ -117,7 +117,7 @@ async def test_a_failed_delivery_is_repeated_later_and_a_lost_gateway_is_replace
 
 
 async def test_a_webhook_survives_the_death_of_the_scheduler_at_any_moment(tmp_path: Path) -> None:
-    process = SchedulerProcess(tmp_path, ["--lease-ms", "2000", "--heartbeat-interval-ms", "100"])
+    process = SchedulerProcess(tmp_path, ["--lease-ms", "6000", "--heartbeat-interval-ms", "100"])
     with process:
         admin = Caller(process.grpc, process.key("admin"))
         from quickthaw.v1 import catalog_pb2

@@ -67,9 +67,9 @@ def tiff_of_many_pages() -> bytes:
     return data.getvalue()
 
 
-def large_and_empty(kind: str) -> bytes:
+def large_and_empty(kind: str, **how: object) -> bytes:
     data = io.BytesIO()
-    Image.new("L", (12_000, 12_000)).save(data, kind)
+    Image.new("L", (12_000, 12_000)).save(data, kind, **how)
     return data.getvalue()
 
 
@@ -96,7 +96,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a gif with a large screen": gif_with_a_large_screen,
     "a large png": lambda: large_and_empty("PNG"),
     "a large jpeg": lambda: large_and_empty("JPEG"),
-    "a large webp": lambda: large_and_empty("WEBP"),
+    "a large webp": lambda: large_and_empty("WEBP", lossless=True, method=0, quality=0),
     "gzip": lambda: gzip.compress(png()),
 }
 HARMLESS = {

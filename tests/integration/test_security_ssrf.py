@@ -21,6 +21,7 @@ from quickthaw.v1 import webhooks_pb2, webhooks_pb2_grpc
 from support.fake_inference import MODEL_ID
 from support.gateway_rig import Rig, a_gateway
 from support.internet import PRIVATE, PUBLIC, Internet, Site, an_answer, an_internet
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import a_scheduler
 from support.whole import Whole, a_whole_platform
 
@@ -152,7 +153,7 @@ async def told(whole: Whole, url: str) -> webhooks_pb2.Webhook:
 
 async def attempted(whole: Whole, request_id: str, times: int) -> webhooks_pb2.Webhook:
     stub = webhooks_pb2_grpc.WebhooksStub(whole.scheduler.admin.channel)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             found = await stub.Get(webhooks_pb2.GetWebhookRequest(request_id=request_id))
             if len(found.history) >= times:

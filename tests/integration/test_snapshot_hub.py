@@ -42,7 +42,7 @@ def command(hub: str, home: Path, *arguments: str) -> subprocess.CompletedProces
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=False,
     )
 
@@ -82,7 +82,7 @@ def asked(hub: str, home: Path, *names: str) -> list[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=True,
     )
     assert "hf_secret" not in done.stdout + done.stderr

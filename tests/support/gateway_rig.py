@@ -14,6 +14,7 @@ from quickthaw.gateway.server import Listening, running
 from quickthaw.gateway.settings import GatewaySettings, Limits
 from quickthaw.wire.process import Address
 from support.fake_inference import ADMIN_KEY, ALICE_KEY, MODEL_ID, FakePlatform, served
+from support.patience import PATIENCE_SECONDS
 
 ANY_PORT = Address("127.0.0.1", 0)
 
@@ -85,8 +86,10 @@ async def a_gateway(
             )
         )
         key = {"authorization": f"Key {ALICE_KEY}"}
-        http = httpx.AsyncClient(base_url=listening.public_url, headers=key, timeout=30)
-        nobody = httpx.AsyncClient(base_url=listening.public_url, timeout=30)
+        http = httpx.AsyncClient(
+            base_url=listening.public_url, headers=key, timeout=PATIENCE_SECONDS
+        )
+        nobody = httpx.AsyncClient(base_url=listening.public_url, timeout=PATIENCE_SECONDS)
         await stack.enter_async_context(http)
         await stack.enter_async_context(nobody)
         yield Rig(platform, listening, http, nobody, port, scheduler)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from quickthaw.client import AsyncClient, Client
 
-STOP_SECONDS_MAX = 60
+STOP_SECONDS_MAX = 120
 POLL_SECONDS = 0.02
 
 

@@ -53,7 +53,11 @@ SCHEMA = {
 }
 
 FAST = Limits(
-    lease_ms=1_500, heartbeat_interval_ms=100, tick_ms=20, stop_grace_ms=500, store_lock_wait_ms=200
+    lease_ms=30_000,
+    heartbeat_interval_ms=100,
+    tick_ms=20,
+    stop_grace_ms=500,
+    store_lock_wait_ms=200,
 )
 """Leases and ticks short enough for tests, long enough for a busy machine."""
 

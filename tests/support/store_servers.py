@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-START_SECONDS_MAX = 30.0
+START_SECONDS_MAX = 100.0
 
 
 def postgres_binaries() -> Path | None:

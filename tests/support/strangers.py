@@ -16,6 +16,7 @@ from quickthaw.gateway.settings import GatewaySettings, Limits
 from quickthaw.v1 import billing_pb2, catalog_pb2, types_pb2, webhooks_pb2
 from quickthaw.wire.process import Address
 from support.fake_worker import FakeWorker
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import Caller, Running, a_model, a_scheduler
 
 SECRET_MODEL = "alice/secret"
@@ -100,7 +101,7 @@ async def two_tenants(folder: Path, *, limits: Limits | None = None) -> AsyncIte
             running(settings) as listening,
             _browsing(listening.public_url, keys["alice"]) as http_alice,
             _browsing(listening.public_url, keys["bob"]) as http_bob,
-            httpx.AsyncClient(base_url=listening.public_url, timeout=30) as nobody,
+            httpx.AsyncClient(base_url=listening.public_url, timeout=PATIENCE_SECONDS) as nobody,
         ):
             strangers = Strangers(
                 scheduler,
@@ -117,7 +118,9 @@ async def two_tenants(folder: Path, *, limits: Limits | None = None) -> AsyncIte
 
 
 def _browsing(url: str, key: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, headers={"authorization": f"Key {key}"}, timeout=30)
+    return httpx.AsyncClient(
+        base_url=url, headers={"authorization": f"Key {key}"}, timeout=PATIENCE_SECONDS
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from quickthaw.scheduler.clock import SystemClock
 from quickthaw.v1 import catalog_pb2
 from quickthaw.wire.process import Address
 from support.fake_worker import FakeWorker
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import Running, a_model, a_scheduler
 
 QUICK_TO_STOP = Limits(drain_seconds=1)
@@ -86,6 +87,8 @@ async def a_whole_platform(
             for _ in range(gateways)
         ]
         headers = {"authorization": f"Key {scheduler.admin.key}"}
-        http = httpx.AsyncClient(base_url=listening[0].public_url, headers=headers, timeout=30)
+        http = httpx.AsyncClient(
+            base_url=listening[0].public_url, headers=headers, timeout=PATIENCE_SECONDS
+        )
         await stack.enter_async_context(http)
         yield Whole(scheduler, clock, data_dir, listening, http)

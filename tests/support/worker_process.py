@@ -13,9 +13,9 @@ from pathlib import Path
 
 from quickthaw.v1 import fleet_pb2
 from support.fake_scheduler import KEY, FakeScheduler, Session
+from support.patience import PATIENCE_SECONDS
 
 TESTS = Path(__file__).parents[1]
-PATIENCE_SECONDS = 90.0
 
 
 @asynccontextmanager

@@ -71,7 +71,7 @@ def test_a_forked_child_inherits_all_of_it_and_can_use_threads(
         [sys.executable, "-c", FORKING, str(store.root), digests["sdxl"]],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
-        timeout=120,
+        timeout=250,
         check=True,
         text=True,
     )

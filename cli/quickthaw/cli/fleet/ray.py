@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,9 @@ from quickthaw.wire.process import Address
 
 PLACE_SECONDS_MAX = 60.0
 """How long Ray may take to find room for an actor and start it."""
+STARTS_MAX = 3
+"""How often a cluster of our own is tried: Ray gives its parts 30 seconds, which a machine that is
+busy may need, and says so with a bare Exception."""
 HOST_CPUS = 0.01
 """The actor itself is idle; the worker's CPUs are the operating system's to share out."""
 KILL_MARGIN_SECONDS = 10.0
@@ -62,6 +66,19 @@ def _take_signals_back() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.getsignal(number))
+
+
+def _end_what_was_started(error: Exception) -> None:
+    """Ends the processes of a cluster that did not come up.
+
+    Ray itself would end them with this process only, and hands nobody the node that it was making:
+    the traceback has it.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node: Any = frame.f_locals.get("self")
+        if hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+            return
 
 
 class RayFleet:
@@ -143,17 +160,21 @@ class RayFleet:
         """Joins the cluster once. Raises Unavailable."""
         if self._connected:
             return
-        ray = self._ray
-
-        def connect() -> None:
-            ray.init(log_to_driver=False, logging_level="warning", **self._init)
-
-        try:
-            await asyncio.to_thread(connect)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise Unavailable(f"the Ray cluster cannot be reached: {error}") from error
+        for starts_left in reversed(range(STARTS_MAX)):
+            try:
+                await asyncio.to_thread(self._join)
+                break
+            except (ConnectionError, ValueError) as error:
+                raise Unavailable(f"the Ray cluster cannot be reached: {error}") from error
+            except Exception as error:
+                await asyncio.to_thread(_end_what_was_started, error)
+                if not starts_left:
+                    raise Unavailable(f"Ray cannot be started: {error}") from error
         self._connected = True
         _take_signals_back()
+
+    def _join(self) -> None:
+        self._ray.init(log_to_driver=False, logging_level="warning", **self._init)
 
     def _actor(self, spec: WorkerSpec) -> Any:
         gpus = 1 if spec.device.startswith("cuda") else 0
