@@ -144,3 +144,11 @@ def test_what_limits_the_size_is_named() -> None:
     assert small["disk"] * 8 < 10**10
     tight = nbytes_max(disk_bytes=plenty, memory_bytes=plenty, gpu_bytes=10**9, forms=8, lanes=10)
     assert tight["GPU memory"] == 0
+
+
+def test_without_peers_there_is_room_for_a_larger_model() -> None:
+    """Flux with its T5, 34 GB, on a machine with one GPU of 80 GB and 128 GiB of memory."""
+    machine = {"disk_bytes": 60 * 10**9, "memory_bytes": 125 << 30, "gpu_bytes": 83 * 10**9}
+    alone = nbytes_max(**machine, forms=1, lanes=3, alone=True)
+    assert min(alone.values()) > 34 * 10**9
+    assert min(nbytes_max(**machine, forms=1, lanes=3).values()) < 34 * 10**9

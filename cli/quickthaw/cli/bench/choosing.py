@@ -56,6 +56,7 @@ def _room(options: Options) -> dict[str, int]:
         gpu_bytes=gpu,
         forms=_forms(options),
         lanes=len(options.peers) + 3,
+        alone=not options.peers,
     )
 
 

@@ -9,9 +9,15 @@ from quickthaw.cli.bench.floors import WINDOW_BYTES
 GPU_CONTEXT_BYTES = 600_000_000
 LANE_BYTES = 350_000_000
 """A process with torch in it."""
-MEMORY_COPIES = 4.5
-"""The resident slab, the page cache, and a peer that holds a model twice at its peak."""
+BACKED_COPIES = 2.2
+"""Memory that is made real before each run: what the hungriest peer needs, twice the model."""
+BACKED_COPIES_ALONE = 1.05
+"""The same where no peer is measured: a slab that is made inside the timing."""
+RESIDENT_COPIES = 2.3
+"""The resident slab and the page cache."""
 GPU_COPIES = 2.1
+GPU_COPIES_ALONE = 1.1
+"""Ours has each byte once."""
 USABLE_SHARE = 0.85
 MAKE_BYTES_PER_SECOND = 0.5e9
 RUN_BYTES_PER_SECOND = 0.6e9
@@ -20,18 +26,30 @@ OPEN_SECONDS = 3.0
 
 
 def nbytes_max(
-    *, disk_bytes: int, memory_bytes: int, gpu_bytes: int | None, forms: int, lanes: int
+    *,
+    disk_bytes: int,
+    memory_bytes: int,
+    gpu_bytes: int | None,
+    forms: int,
+    lanes: int,
+    alone: bool = False,
 ) -> dict[str, int]:
-    """What each resource has room for, by its name. `forms`: copies of the model on disk."""
+    """What each resource has room for, by its name. `forms`: copies of the model on disk; `alone`:
+    no peer is measured."""
     memory = USABLE_SHARE * memory_bytes - 2 * WINDOW_BYTES - lanes * LANE_BYTES
     found = {
         "disk": int(USABLE_SHARE * disk_bytes / max(forms, 1)),
-        "memory": int(max(memory, 0.0) / MEMORY_COPIES),
+        "memory": int(max(memory, 0.0) / (RESIDENT_COPIES + backed_copies(alone=alone))),
     }
     if gpu_bytes is not None:
         gpu = USABLE_SHARE * gpu_bytes - WINDOW_BYTES - lanes * GPU_CONTEXT_BYTES
-        found["GPU memory"] = int(max(gpu, 0.0) / GPU_COPIES)
+        found["GPU memory"] = int(max(gpu, 0.0) / (GPU_COPIES_ALONE if alone else GPU_COPIES))
     return found
+
+
+def backed_copies(*, alone: bool) -> float:
+    """How many times the model's size of memory is made real before each run."""
+    return BACKED_COPIES_ALONE if alone else BACKED_COPIES
 
 
 def estimated_seconds(nbytes: int, *, forms: int, lanes: int, rows: int, rounds: int) -> float:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quickthaw.cli.bench import page_cache
+from quickthaw.cli.bench.fitting import backed_copies
 from quickthaw.cli.bench.lanes import Outcome, Settings
 from quickthaw.cli.bench.peers.base import Peer
 from quickthaw.cli.bench.processes import LaneFailed, LaneProcess
 from quickthaw.cli.bench.rows import From, Row
 from quickthaw.cli.bench.subject import Subject
 from quickthaw.snapshot.memory import Memory
-
-BACKED_SHARE = 2.2
-"""Memory that is made real before each run, in units of the model: what the hungriest needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,8 @@ def _set_state(plan: Plan, row: Row) -> None:
             pass
     # A virtual machine's host takes free memory away and is slow to give it back: every run finds
     # as much as it needs already there, and none pays for what another one left.
-    Memory(round(plan.subject.nbytes * BACKED_SHARE)).touch(len(os.sched_getaffinity(0)))
+    copies = backed_copies(alone=not plan.peers)
+    Memory(round(plan.subject.nbytes * copies)).touch(len(os.sched_getaffinity(0)))
 
 
 def _settings(plan: Plan, lane: str) -> Settings:
