@@ -9,6 +9,7 @@ from starlette.routing import Router, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from quickthaw.gateway import (
+    bringing,
     deployments,
     fal,
     files,
@@ -32,7 +33,7 @@ WEBHOOK_BODIES: Mapping[webhooks_pb2.WebhookDialect.ValueType, webhooks.Body] = 
 def build_app(gateway: Gateway) -> Front:
     routes = [
         *(*pages.ROUTES, *health.ROUTES, *openapi.ROUTES, *files.ROUTES),
-        *(*webhooks.ROUTES, *replicate.ROUTES),
+        *(*webhooks.ROUTES, *replicate.ROUTES, *bringing.ROUTES),
         *(*deployments.ROUTES, *fal.ROUTES, *openai.ROUTES),
         WebSocketRoute("/{path:path}", _no_websocket),
     ]

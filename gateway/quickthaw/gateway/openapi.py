@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from quickthaw.gateway.bringing import bringing_paths
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.deployments import deployment_paths
 from quickthaw.gateway.fal.document import fal_paths
@@ -71,6 +72,7 @@ def gateway_document(public_url: str) -> JsonObject:
             **fal_paths(),
             **openai_paths(),
             **deployment_paths(),
+            **bringing_paths(),
         },
     }
 

@@ -5,7 +5,7 @@ from typing import cast
 
 from starlette.routing import BaseRoute, Match, Route
 
-from quickthaw.gateway import deployments, fal, files, health, openai, replicate, webhooks
+from quickthaw.gateway import bringing, deployments, fal, files, health, openai, replicate, webhooks
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.openapi import gateway_document
 
@@ -13,6 +13,7 @@ EVERY_ROUTE: Sequence[BaseRoute] = [
     *(*health.ROUTES, *files.ROUTES, *fal.ROUTES, *webhooks.ROUTES, *replicate.ROUTES),
     *openai.ROUTES,
     *deployments.ROUTES,
+    *bringing.ROUTES,
 ]
 # OpenAPI 3.1 has no words for WebSockets and for the method QUERY.
 ROUTES = [

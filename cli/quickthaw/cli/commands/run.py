@@ -30,7 +30,8 @@ InputsArgument = Annotated[
     typer.Argument(
         metavar="[NAME=VALUE]...",
         help="Inputs, read as the model's schema says: numbers, true/false, WIDTHxHEIGHT, JSON. "
-        "NAME=@FILE reads text from a file.",
+        "NAME=@FILE reads text from a file; files that pictures and LoRAs are read from are named "
+        "by URL or by path (./x, ../x, /x, ~/x).",
         show_default=False,
     ),
 ]
@@ -76,6 +77,7 @@ def run(
     ```
     quickthaw run shapes prompt="a red circle above a blue square" seed=7
     quickthaw run shapes prompt=@prompt.txt num_images=4 image_size=64x64 --output pictures
+    quickthaw run me/sdxl prompt="a fox" loras='[{"path": "./style.safetensors", "scale": 0.8}]'
     quickthaw run shapes prompt="a green triangle" --json | jq .receipt.price_nanodollars
     ```
     """
@@ -85,7 +87,7 @@ def run(
 
     with session.client() as client:
         previews = stream or (sys.stderr.isatty() and not session.out.as_json)
-        values = read_inputs(client, model, inputs or [], previews)
+        values = read_inputs(client, model, inputs or [], previews, session.data_dir)
         check_folder(output)
         printer = EventPrinter(session.out, output, enabled=stream)
         view = choose_view(quiet=stream or session.out.as_json)
@@ -144,7 +146,7 @@ def quote(
     ```
     """
     with session.client() as client:
-        values = read_inputs(client, model, inputs or [], wants_previews=False)
+        values = read_inputs(client, model, inputs or [], False, session.data_dir)
         options = submit_options(priority, deadline, worker, price_cap)
         answer = client.quote(model, values, **options)
     session.out.show(answer, lambda console: _render_quote(console, answer))
@@ -175,9 +177,14 @@ def _render_quote(console: Console, answer: Quote) -> None:
 
 
 def read_inputs(
-    client: Client, model: str, pairs: list[str], wants_previews: bool
+    client: Client,
+    model: str,
+    pairs: list[str],
+    wants_previews: bool,
+    data_dir: Path | None = None,
 ) -> Mapping[str, JsonValue]:
     """The input that the pairs spell; with about eight previews a run, if they are wanted."""
+    from quickthaw.cli.bringing import bring
     from quickthaw.cli.values import parse_inputs
 
     schema = client.models.get(model).input_schema
@@ -187,7 +194,7 @@ def read_inputs(
         by_default = _mapping(inputs.get("num_inference_steps")).get("default")
         steps = values.get("num_inference_steps", by_default)
         values["preview_every"] = -(-steps // PREVIEWS) if isinstance(steps, int) else 4
-    return values
+    return bring(model, values, schema, data_dir)
 
 
 def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
