@@ -13,8 +13,10 @@ BACKED_COPIES = 2.2
 """Memory that is made real before each run: what the hungriest peer needs, twice the model."""
 BACKED_COPIES_ALONE = 1.05
 """The same where no peer is measured: a slab that is made inside the timing."""
-RESIDENT_COPIES = 2.3
-"""The resident slab and the page cache."""
+MEMORY_COPIES = 4.5
+"""The resident slab, the page cache, and a peer that holds a model twice at its peak."""
+MEMORY_COPIES_ALONE = 3.15
+"""The resident slab, the page cache, and a slab that is made inside the timing."""
 GPU_COPIES = 2.1
 GPU_COPIES_ALONE = 1.1
 """Ours has each byte once."""
@@ -39,7 +41,7 @@ def nbytes_max(
     memory = USABLE_SHARE * memory_bytes - 2 * WINDOW_BYTES - lanes * LANE_BYTES
     found = {
         "disk": int(USABLE_SHARE * disk_bytes / max(forms, 1)),
-        "memory": int(max(memory, 0.0) / (RESIDENT_COPIES + backed_copies(alone=alone))),
+        "memory": int(max(memory, 0.0) / (MEMORY_COPIES_ALONE if alone else MEMORY_COPIES)),
     }
     if gpu_bytes is not None:
         gpu = USABLE_SHARE * gpu_bytes - WINDOW_BYTES - lanes * GPU_CONTEXT_BYTES
