@@ -16,6 +16,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from quickthaw.cli.packer import landlock
 from quickthaw.client import Scope
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.skeleton import build
@@ -32,7 +33,9 @@ FAST = {"num_inference_steps": 2}
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with running_platform(tmp_path_factory.mktemp("platform")) as running:
+    # Where the system has walls for what tenants bring, nothing is packed without.
+    walls = ("--set", "packer.require-walls") if landlock.version() >= landlock.ABI_MIN else ()
+    with running_platform(tmp_path_factory.mktemp("platform"), *walls) as running:
         yield running
 
 
@@ -197,7 +200,11 @@ def test_what_cannot_be_packed_fails_by_name_and_changes_nothing(
     assert me.http.get("/v1/endpoints/me/refused/versions").status_code == 404
 
 
-def test_a_packer_that_is_killed_halfway_is_replaced_and_leaves_nothing(
+def said_by_packers(platform: Platform) -> str:
+    return (platform.data_dir / "logs" / "packer.log").read_text()
+
+
+def test_a_packer_that_is_killed_halfway_is_replaced_and_nothing_is_fetched_twice(
     platform: Platform, me: Tenant, sources: Path
 ) -> None:
     url = me.deploy("me/killed", [me.upload(sources / "style.safetensors")], base="shapes")
@@ -206,6 +213,20 @@ def test_a_packer_that_is_killed_halfway_is_replaced_and_leaves_nothing(
     assert me.http.get("/v1/endpoints/me/killed/versions").status_code == 404
     ended = me.ended(url)
     assert (ended["state"], ended["attempts"], ended["version"]) == ("ready", 2, 1), ended
+    assert "style.safetensors is here from an earlier try" in said_by_packers(platform)
+
+
+def test_what_was_packed_is_not_packed_again_when_the_packer_dies_at_the_self_test(
+    platform: Platform, me: Tenant, sources: Path
+) -> None:
+    file = me.upload(sources / "style.safetensors")
+    slow = {"num_inference_steps": 60}
+    url = me.deploy("me/tried", [file], base="shapes", test=slow)
+    me.until(url, lambda now: now["state"] == "testing", "the self-test")
+    platform.kill("packer")
+    ended = me.ended(url)
+    assert (ended["state"], ended["attempts"], ended["version"]) == ("ready", 2, 1), ended
+    assert f"{ended['id']} was packed before" in said_by_packers(platform)
 
 
 def test_a_scheduler_that_is_killed_meanwhile_costs_no_try(

@@ -14,7 +14,8 @@ from quickthaw.cli.session import Session, session_command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Model, ModelVersion
+    from quickthaw.cli.deploying import Wanted
+    from quickthaw.client import JsonValue, ModelVersion, Visibility
 
 CREATE = "create"
 TIMEOUT_SECONDS = 900.0
@@ -93,6 +94,16 @@ def create(
             show_default=False,
         ),
     ] = None,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Of a gateway: the files are sent there, and the platform packs them. A key with "
+            "the scopes call and deploy is read from $QUICKTHAW_KEY. Repeated, it sends only what "
+            "has not arrived.",
+            show_default=False,
+        ),
+    ] = None,
     component: Annotated[
         str | None, typer.Option(help="Which component a single file holds.")
     ] = None,
@@ -128,7 +139,7 @@ def create(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where its picture is saved.")
     ] = Path("quickthaw-output"),
 ) -> None:
-    """Pack it, try it, and serve it under its name. Needs an admin key.
+    """Pack it, try it, and serve it under its name. Needs an admin key, or --remote.
 
     Only safetensors are read: pickles (.ckpt, .bin, .pt) are refused. Deploying to a name that
     exists makes its next version.
@@ -137,9 +148,11 @@ def create(
     quickthaw deploy style.safetensors --name me/style --base shapes --default num_inference_steps=4
     quickthaw deploy ./my-sdxl --name me/sdxl --base stable-diffusion-xl --shared
     quickthaw deploy tune.safetensors --name me/tune --base sdxl --to s3://models/quickthaw
+    quickthaw deploy tune.safetensors --name me/tune --base sdxl --remote https://gpu.example.com
     ```
     """
     from quickthaw.cli import deploying
+    from quickthaw.cli.errors import UsageFault
     from quickthaw.cli.making import Recipe
     from quickthaw.cli.running import check_folder
     from quickthaw.cli.self_test import draw, test_input
@@ -162,6 +175,16 @@ def create(
         to=to,
     )
     visibility = {None: None, True: Visibility.PRIVATE, False: Visibility.SHARED}[private]
+    if remote is not None:
+        for flag, given in (("--owner", owner), ("--to", to), ("--no-self-test", not self_test)):
+            if given:
+                raise UsageFault(
+                    f"{flag} is for the platform's operators",
+                    "with --remote the model is your tenant's, and tried where it is packed",
+                )
+        check_folder(output)
+        _deploy_remotely(session, remote, wanted, tuple(test or ()), visibility, output)
+        return
     files: list[Path] = []
     with session.client() as client:
         before = deploying.known(client, name)
@@ -188,21 +211,58 @@ def create(
     session.out.show(
         answer,
         lambda console: _render_deployed(
-            console, registered.model, version.number, f"{served.visibility}", files
+            console,
+            name,
+            registered.model.input_schema.get("required"),
+            version.number,
+            f"{served.visibility}",
+            files,
         ),
     )
 
 
-def _render_deployed(
-    console: Console, model: Model, number: int, visibility: str, files: Sequence[Path]
+def _deploy_remotely(
+    session: Session,
+    url: str,
+    wanted: Wanted,
+    test: tuple[str, ...],
+    visibility: Visibility | None,
+    output: Path,
 ) -> None:
-    console.print(f"{model.id} is deployed: version {number}, {visibility}")
+    import time
+
+    from quickthaw.cli.remote.deploying import deploy_remotely, forget_old, memory_folder
+    from quickthaw.cli.remote.gateway import RemoteGateway, find_key
+    from quickthaw.cli.remote.uploading import Uploader
+
+    key, memory = find_key(url, session.data_dir), memory_folder()
+    with RemoteGateway(url, key) as gateway:
+        uploader = Uploader(gateway, key, memory)
+        forget_old(memory, time.time())
+        done = deploy_remotely(gateway, uploader, wanted, test, visibility, output)
+    name, number = str(done.deployment["name"]), int(done.deployment["version"])
+    required = done.deployment["input_schema"].get("required")
+    session.out.show(
+        {"deployment": done.deployment, "files": [str(path) for path in done.files]},
+        lambda console: _render_deployed(console, name, required, number, "", done.files),
+    )
+
+
+def _render_deployed(
+    console: Console,
+    name: str,
+    required: JsonValue,
+    number: int,
+    visibility: str,
+    files: Sequence[Path],
+) -> None:
+    seen = f", {visibility}" if visibility else ""
+    console.print(f"{name} is deployed: version {number}{seen}")
     for path in files:
         console.print(f"its self-test drew {path}", soft_wrap=True)
-    required = model.input_schema.get("required")
-    inputs = [f'{name}="..."' for name in required] if isinstance(required, list) else []
-    console.print(f"run it:   quickthaw run {' '.join((model.id, *inputs))}", soft_wrap=True)
-    console.print(f"over HTTP: POST /run/{model.id}, or /queue/{model.id} to ask for it later")
+    inputs = [f'{each}="..."' for each in required] if isinstance(required, list) else []
+    console.print(f"run it:   quickthaw run {' '.join((name, *inputs))}", soft_wrap=True)
+    console.print(f"over HTTP: POST /run/{name}, or /queue/{name} to ask for it later")
 
 
 @session_command(app, "versions")

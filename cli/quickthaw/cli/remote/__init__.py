@@ -1,0 +1,1 @@
+"""Deploying to a platform that is reached by HTTP alone."""
