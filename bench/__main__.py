@@ -28,6 +28,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "adapters",
             "fine_tunes",
             "options",
+            "options_families",
             "remote",
             "load_cycles",
             "media",

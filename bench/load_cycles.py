@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from bench.support import record
+from bench.support import RESULTS, record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from quickthaw.snapshot import CpuDevice, CudaDevice, Device, Loader, Slab, SnapshotStore
@@ -30,8 +30,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     given = parser.parse_args()
     device: Device = CpuDevice(64 * MIB) if given.device == "cpu" else CudaDevice()
+    gpu = torch.cuda.get_device_name() if given.device == "cuda" else None
     levels: dict[int, Levels] = {}
     vram: dict[int, int] = {}
 
@@ -57,14 +59,16 @@ def main() -> int:
         and (after.modules, after.tensors) <= (before.modules, before.tensors)
     )
     record(
-        "load_cycles",
-        vars(given),
+        "load_cycles" if gpu is None else "load_cycles_gpu",
+        {"cycles": given.cycles, "device": given.device, "gpu": gpu},
         {
             "steady": steady,
             "grown_bytes": grown,
             "levels": {str(index): asdict(each) for index, each in levels.items()},
             "device_free_bytes": {str(index): each for index, each in vram.items()},
         },
+        given.results,
+        module="load_cycles",
     )
     return 0 if steady else 1
 

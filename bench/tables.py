@@ -35,8 +35,10 @@ def refreshed(text: str, result_of: Callable[[str], Result | None]) -> str:
 
 
 def _caption(name: str, result: Result) -> str:
+    gpu = result.get("parameters", {}).get("gpu")
     return (
-        f"`bench/results/{name}.json`, {result['cores']} cores of {result['cpu']}, load average "
+        f"`bench/results/{name}.json`, {f'{gpu}, ' if gpu else ''}{result['cores']} cores of "
+        f"{result['cpu']}, load average "
         f"{result['load_average']:g}:"
     )
 
@@ -96,8 +98,38 @@ def remote(result: Result) -> Rows:
     return rows
 
 
+def cold_start(result: Result) -> Rows:
+    rows = [["", "from", "seconds", "GB/s", "of floor", "times as long as Quickthaw"]]
+    for line in result["results"]["rows"].values():
+        share, times = line.get("share_of_floor"), line.get("times_quickthaw")
+        rows.append(
+            [
+                line["title"],
+                line["start"].replace("-", " "),
+                f"{line['seconds']['p50']:.3f}",
+                f"{line['gigabytes_per_second']:.2f}",
+                f"{share['p50']:.2f}" if share else "",
+                f"{times['p50']:.2f}" if times else "",
+            ]
+        )
+    return rows
+
+
+def families(result: Result) -> Rows:
+    rows = [["", "calls that ran compiled", "codes made", "what is made differs by"]]
+    for name, line in result["results"].items():
+        made = f"{line['codes_made']} of {line['codes_wanted']}"
+        calls = f"{line['compiled_calls']} of {line['calls']}"
+        rows.append([f"{name}, {line['class']}", calls, made, f"{line['difference']:.1g}"])
+    return rows
+
+
 TABLES: Mapping[tuple[str, str], Callable[[Result], Rows]] = {
     ("options", "weights"): weights,
     ("options", "code"): code,
+    ("options_families", ""): families,
     ("remote", ""): remote,
+    ("cold_start_gpu", ""): cold_start,
+    ("cold_start_gpu_sdxl", ""): cold_start,
+    ("cold_start_gpu_flux", ""): cold_start,
 }

@@ -1,4 +1,4 @@
-"""The tables of docs/options.md and docs/remote.md are what their results say."""
+"""The tables of docs/benchmarks.md, options.md and remote.md are what their results say."""
 
 from __future__ import annotations
 
@@ -55,6 +55,27 @@ def test_only_what_is_between_the_marks_changes_and_the_machine_is_named() -> No
     assert "old" not in after
     assert after.endswith("\n<!-- remote.json: end -->\nb\n")
     assert refreshed(after, {"remote": result}.get) == after
+
+
+def test_a_gpus_result_names_the_gpu_and_says_how_close_each_row_comes() -> None:
+    ours = {
+        "title": "Quickthaw",
+        "start": "page-cache",
+        "seconds": {"p50": 0.12345},
+        "gigabytes_per_second": 24.5,
+        "share_of_floor": {"p50": 0.961},
+    }
+    peer = {**ours, "title": "another", "share_of_floor": {}, "times_quickthaw": {"p50": 2.5}}
+    result = {
+        **MACHINE,
+        "parameters": {"gpu": "some GPU"},
+        "results": {"rows": {"quickthaw/page-cache": ours, "another/page-cache": peer}},
+    }
+    page = "<!-- cold_start_gpu.json: begin -->\nnot yet\n<!-- cold_start_gpu.json: end -->"
+    after = refreshed(page, {"cold_start_gpu": result}.get)
+    assert "`bench/results/cold_start_gpu.json`, some GPU, 2 cores of a processor" in after
+    assert "| Quickthaw | page cache | 0.123 | 24.50 | 0.96 |  |" in after
+    assert "| another | page cache | 0.123 | 24.50 |  | 2.50 |" in after
 
 
 def test_a_page_whose_result_was_never_recorded_stays_as_it_is() -> None:
