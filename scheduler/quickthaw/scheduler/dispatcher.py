@@ -68,8 +68,8 @@ class Dispatcher:
         on_decided: Callable[[RequestId], None] = lambda request_id: None,
     ) -> None:
         self.machine = machine
-        self.input_for: Callable[[RequestView], str] = lambda view: view.input_json
-        """What a worker is given of a request's input."""
+        self.input_for: Callable[[RequestView, str], str] = lambda view, _: view.input_json
+        """What a worker, by its id, is given of a request's input."""
         self.live = live
         self.log = log
         self.clock = clock
@@ -322,7 +322,7 @@ class Dispatcher:
         self._on_decided(command.job.request_id)
         input_json, contents_bytes_max = "{}", 0
         if (request := self.live.get(command.job.request_id)) is not None:
-            input_json = self.input_for(request.view)
+            input_json = self.input_for(request.view, command.worker_id)
             contents_bytes_max = request.contents_bytes_max
         fill = partial(fill_assign, command, input_json, contents_bytes_max)
         self._outbox.send(command.worker_id, fill)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from quickthaw.wire import errors
 # Values of an input, which have no better type: see `inputs`.
 Json = Any
 
+PLACES_MAX: Final = 10_000
+"""LoRAs of which is known where they were last."""
 _IN_TEXT: Final = '"loras"'
 _STORED: Final = re.compile(r"blob:loras/[A-Za-z0-9_-]{43}|data:.*", re.DOTALL)
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -63,21 +66,42 @@ def _paths(completed: Mapping[str, Json]) -> Iterator[tuple[int, str]]:
                 yield index, each["path"]
 
 
-def for_worker(catalog: Catalog) -> Callable[[RequestView], str]:
-    """The input of a request as its worker is given it."""
+class LoraPlaces:
+    """What LoRAs mean to workers, and which worker was given each last: it may have it still."""
 
-    def given(view: RequestView) -> str:
+    def __init__(self, catalog: Catalog, places_max: int = PLACES_MAX) -> None:
+        self._catalog = catalog
+        self._places_max = places_max
+        self._places: OrderedDict[str, str] = OrderedDict()
+
+    def input_for(self, view: RequestView, worker_id: str) -> str:
+        """The input of a request as its worker is given it."""
         if _IN_TEXT not in view.input_json:
             return view.input_json
-        return _filled_in(view, catalog)
+        value = json.loads(view.input_json)
+        if "loras" not in value:
+            return view.input_json
+        for _, path in _paths(value):
+            self._note(path, worker_id)
+        return _filled_in(view, value, self._catalog)
 
-    return given
+    def hint(self, completed: Mapping[str, Json]) -> str:
+        """The worker that an input's LoRAs are nearest to: that of the first one that is known."""
+        if "loras" not in completed:
+            return ""
+        known = (self._places.get(path) for _, path in _paths(completed))
+        return next((worker_id for worker_id in known if worker_id), "")
+
+    def _note(self, path: str, worker_id: str) -> None:
+        if path.startswith("data:"):
+            return  # It costs little, and may be a megabyte long.
+        self._places[path] = worker_id
+        self._places.move_to_end(path)
+        if len(self._places) > self._places_max:
+            self._places.popitem(last=False)
 
 
-def _filled_in(view: RequestView, catalog: Catalog) -> str:
-    value = json.loads(view.input_json)
-    if "loras" not in value:
-        return view.input_json
+def _filled_in(view: RequestView, value: dict[str, Json], catalog: Catalog) -> str:
     changed = False
     for index, path in _paths(value):
         if _STORED.fullmatch(path):

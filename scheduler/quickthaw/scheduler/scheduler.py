@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 
 import grpc.aio
 
-from quickthaw.scheduler import bootstrap, loras
+from quickthaw.scheduler import bootstrap
 from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
 from quickthaw.scheduler.auth import AuthInterceptor
 from quickthaw.scheduler.budgeting import Budgeting
@@ -27,6 +27,7 @@ from quickthaw.scheduler.key_gate import KeyGate
 from quickthaw.scheduler.key_uses import note_uses
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
+from quickthaw.scheduler.loras import LoraPlaces
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.prices import load_prices, watch_prices
 from quickthaw.scheduler.quotas import QuotaLimits, Quotas
@@ -177,7 +178,8 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         on_decided=explanations.note,
         write_behind_seconds=limits.journal_write_behind_ms / 1000,
     )
-    dispatcher.input_for = loras.for_worker(catalog)
+    loras = LoraPlaces(catalog)
+    dispatcher.input_for = loras.input_for
     await bootstrap.recover(store, catalog, dispatcher)
     webhooks = Webhooks(
         store=store,
@@ -194,6 +196,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         idempotency_retention_ms=limits.idempotency_retention_hours * HOUR_MS,
         webhooks=webhooks,
         gate=KeyGate(keys, dispatcher.live, clock),
+        loras=loras,
     )
     requests = Requests(dispatcher, store, catalog, metrics)
     artifacts = Artifacts(blobs)

@@ -17,7 +17,7 @@ from quickthaw.scheduler.ids import RequestIds
 from quickthaw.scheduler.inputs import canonical, parse_input
 from quickthaw.scheduler.key_gate import KeyGate
 from quickthaw.scheduler.live import LiveRequest
-from quickthaw.scheduler.loras import check_loras
+from quickthaw.scheduler.loras import LoraPlaces, check_loras
 from quickthaw.scheduler.store.queries import idempotent_request, request_view
 from quickthaw.scheduler.store.rows import refused_rows, request_rows
 from quickthaw.scheduler.store.store import Store
@@ -53,7 +53,9 @@ class Submissions:
         idempotency_retention_ms: int,
         webhooks: Webhooks,
         gate: KeyGate,
+        loras: LoraPlaces,
     ) -> None:
+        self._loras = loras
         self._catalog = catalog
         self._dispatcher = dispatcher
         self._store = store
@@ -92,7 +94,7 @@ class Submissions:
             priority=submission.priority,
             work_units=work_units(completed),
             deadline_ms=submission.deadline_ms,
-            worker_hint=submission.worker_hint,
+            worker_hint=submission.worker_hint or self._loras.hint(completed),
             second_worth_nanodollars=submission.second_worth_nanodollars,
             price_cap_nanodollars=_lower_cap(
                 submission.price_cap_nanodollars, limits.request_price_nanodollars

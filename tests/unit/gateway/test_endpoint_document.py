@@ -47,6 +47,18 @@ def test_a_size_may_be_an_object_or_a_name() -> None:
     assert size["default"] == {"width": 64, "height": 64}
 
 
+def test_a_lora_has_the_name_that_fal_has_for_it() -> None:
+    model = catalog_pb2.Model(id="a/b", input_schema_json=json.dumps(SCHEMA))
+    document = endpoint_document(parse_endpoint_id("a/b"), model, "http://gw")
+    schemas = cast("JsonObject", cast("JsonObject", document["components"])["schemas"])
+    lora = cast("JsonObject", schemas["LoraWeight"])
+    assert (lora["required"], lora["x-fal-order-properties"]) == (["path"], ["path", "scale"])
+    properties = cast("JsonObject", cast("JsonObject", schemas["ABInput"])["properties"])
+    loras = cast("JsonObject", properties["loras"])
+    assert loras["items"] == {"$ref": "#/components/schemas/LoraWeight"}
+    assert loras["maxItems"] == 8
+
+
 def test_what_openapi_3_0_says_differently_is_translated() -> None:
     properties = cast("JsonObject", the_input_schema()["properties"])
     seed = cast("JsonObject", properties["seed"])

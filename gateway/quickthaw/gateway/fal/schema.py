@@ -32,6 +32,7 @@ _FILE: Final[JsonObject] = {
     "file_name": {"type": "string"},
     "file_size": {"type": "integer"},
 }
+_LORA: Final = "LoraWeight"
 _SIDES: Final[JsonObject] = {"width": {"type": "integer"}, "height": {"type": "integer"}}
 _LASTING: Final[JsonObject] = {"duration": {"type": "number", "description": "Seconds."}}
 
@@ -82,6 +83,7 @@ def endpoint_document(
         f"{name}Output": _output_schema(medium),
         file_name: _ordered({"type": "object", "required": ["url"], "properties": file_properties}),
         "ImageSize": _ordered(_IMAGE_SIZE),
+        **_lora_schema(schema_properties(schema)),
     }
     return {
         "openapi": OPENAPI_VERSION,
@@ -165,10 +167,26 @@ def _answer(description: str, schema: str) -> JsonObject:
     return {"description": description, "content": _content(schema)}
 
 
+def _lora_schema(properties: Mapping[str, Json]) -> JsonObject:
+    """An item of `loras`, under the name that fal's documents have for it."""
+    declared = properties.get("loras")
+    item = declared.get("items") if isinstance(declared, Mapping) else None
+    converted = openapi_schema(item) if isinstance(item, Mapping) else None
+    return {_LORA: _ordered(dict(converted))} if isinstance(converted, Mapping) else {}
+
+
+def _declared(name: str, declared: Json) -> Json:
+    if name in SIZE_NAMES:
+        return _size_schema(declared)
+    converted = openapi_schema(declared)
+    if name == "loras" and isinstance(converted, Mapping) and "items" in converted:
+        return {**converted, "items": {"$ref": f"#/components/schemas/{_LORA}"}}
+    return converted
+
+
 def _input_schema(schema: Mapping[str, Json]) -> JsonObject:
     properties = {
-        name: _size_schema(declared) if name in SIZE_NAMES else openapi_schema(declared)
-        for name, declared in schema_properties(schema).items()
+        name: _declared(name, declared) for name, declared in schema_properties(schema).items()
     }
     required = schema.get("required")
     return _ordered(
