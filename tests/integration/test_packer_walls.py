@@ -182,8 +182,8 @@ class House:
         assert found.pop("work") == ["home/x", "store/x"]
         return found
 
-    def walls(self, **settings: bool) -> tuple[Wall, ...]:
-        return asyncio.run(find_walls(replace(self.settings, **settings)))
+    def walls(self, *, require_walls: bool = False) -> tuple[Wall, ...]:
+        return asyncio.run(find_walls(replace(self.settings, require_walls=require_walls)))
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_a_process_that_means_harm_reaches_nothing_but_its_own_folders(house: Ho
 @needs_landlock
 def test_a_packer_finds_by_trying_which_walls_stand(house: House) -> None:
     walls = house.walls()
-    assert {Wall.FILES, Wall.PRIVILEGES, Wall.SYSTEM_CALLS} <= set(walls)
+    assert {Wall.FILES, Wall.NETWORK, Wall.PRIVILEGES, Wall.SYSTEM_CALLS} <= set(walls)
     assert Wall.USER not in walls
     assert not (house.settings.work_dir / "probe").exists()
 

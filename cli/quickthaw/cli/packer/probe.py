@@ -2,7 +2,8 @@
 to reach what is in front of them.
 
 One JSON object on stdin: `rooms`, and `secrets`, the paths to try. One on stdout: the `walls` that
-were put up, which secrets could be `opened`, and a path that is `unreachable` and must not be.
+were put up, which secrets could be `opened`, a path that is `unreachable` and must not be, and
+whether it still `has_network`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 
@@ -24,7 +26,12 @@ def main() -> None:
     walls = confine(rooms)
     opened = [path for path in question["secrets"] if can_open(Path(path))]
     unreachable = next((path for path in needed if is_closed(Path(path))), "")
-    answer = {"walls": walls, "opened": opened, "unreachable": unreachable}
+    answer = {
+        "walls": walls,
+        "opened": opened,
+        "unreachable": unreachable,
+        "has_network": has_network(),
+    }
     print(json.dumps(answer), flush=True)
 
 
@@ -43,6 +50,16 @@ def can_open(path: Path) -> bool:
             continue
         return True
     return False
+
+
+def has_network() -> bool:
+    """Whether this very machine could be reached; nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
+            each.connect(("127.0.0.1", 9))
+    except OSError:
+        return False
+    return True
 
 
 def _write_in(folder: Path) -> None:

@@ -36,19 +36,19 @@ async def find_walls(settings: PackerSettings) -> tuple[Wall, ...]:
             f"--pack-user {settings.pack_user}: {closed} is closed to that user; give a --work-dir "
             "and a Python that it can reach, or open the folders above with chmod o+x"
         )
-    walls = [Wall(name) for name in answer["walls"]]
-    # Whatever was put up: what counts is what could still be opened.
+    # Whatever was put up: what counts is what could still be reached.
     opened = answer["opened"]
-    walls = [wall for wall in walls if wall is not Wall.FILES or not opened]
-    if not opened and Wall.FILES not in walls:
-        walls.insert(0, Wall.FILES)
+    stand = {Wall(name) for name in answer["walls"]} - set(REQUIRED)
+    stand |= {Wall.FILES} if not opened else set()
+    stand |= {Wall.NETWORK} if not answer["has_network"] else set()
+    walls = [wall for wall in Wall if wall in stand]
     missing = [wall for wall in REQUIRED if wall not in walls]
     if settings.require_walls and missing:
         could = f" (it could open {', '.join(opened)})" if opened else ""
         raise FailedPrecondition(
             f"--require-walls: around the process that reads tenants' files there is no wall for "
             f"{' and '.join(missing)} here{could}; it takes Linux 5.19 with Landlock, or root and "
-            "--pack-user, for files, and user namespaces for the network"
+            "--pack-user, for files, and user namespaces or seccomp for the network"
         )
     return tuple(walls)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpcore
@@ -70,7 +70,7 @@ class RemoteGateway:
         self._settings = settings or RemoteSettings()
         self._pool = httpcore.ConnectionPool(max_connections=16)
 
-    def __enter__(self) -> RemoteGateway:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -18,7 +19,12 @@ from quickthaw.gateway.media import Medium, medium_of
 from quickthaw.gateway.replicate.names import find_model, replicate_name, version_id
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.schemas import openapi_schema, schema_properties
-from quickthaw.v1 import catalog_pb2
+from quickthaw.v1 import catalog_pb2, catalog_pb2_grpc, types_pb2
+from quickthaw.wire.errors import ModelNotFound, PermissionDenied
+
+if TYPE_CHECKING:
+    # The generated stubs' types know the asyncio channel under another name.
+    from quickthaw.v1.catalog_pb2_grpc import CatalogAsyncStub
 
 PAGE_SIZE = 100
 SEARCH_RESULTS_MAX = 20
@@ -61,16 +67,31 @@ async def get_model(request: Request) -> Response:
 
 
 async def list_versions(request: Request) -> Response:
-    """One: what a model was before is not kept in the catalog."""
-    gateway = gateway_of(request)
-    return json_response(page(gateway, "", [version_json(await _model(request))], None))
+    versions = [version_json(each) for each in await _versions(request)]
+    return json_response(page(gateway_of(request), "", versions, None))
 
 
 async def get_version(request: Request) -> Response:
-    version = version_json(await _model(request))
-    if version["id"] != request.path_params["version"]:
-        raise HttpError(404, "there is no such version any more, or there never was one")
-    return json_response(version)
+    wanted = request.path_params["version"]
+    for each in await _versions(request):
+        if version_id(each.id, each.snapshot_digest) == wanted:
+            return json_response(version_json(each))
+    raise HttpError(404, "there is no such version, or there never was one")
+
+
+async def _versions(request: Request) -> list[catalog_pb2.Model]:
+    """What a model has been, newest first, for those who may deploy it; for others what it is."""
+    gateway, credential = gateway_of(request), read_credential(request.headers)
+    now = await _model(request)
+    message = catalog_pb2.ListVersionsRequest(model=now.id, page=types_pb2.Page(size=PAGE_SIZE))
+    stub: CatalogAsyncStub = catalog_pb2_grpc.CatalogStub(gateway.platform.channel)
+    try:
+        answer: catalog_pb2.ListVersionsResponse = await gateway.platform.call(
+            credential, stub.ListVersions, message
+        )
+    except (PermissionDenied, ModelNotFound):
+        return [now]
+    return [each.model for each in answer.versions] or [now]
 
 
 def page(gateway: Gateway, path: str, results: Sequence[Json], following: str | None) -> JsonObject:
