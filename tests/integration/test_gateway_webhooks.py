@@ -16,6 +16,7 @@ from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import webhooks_pb2, webhooks_pb2_grpc
 from support.patience import PATIENCE_SECONDS
 from support.receiver import Received, Receiver, a_receiver
+from support.schedulers import QUICK_TO_LOSE
 from support.whole import Whole, a_whole_platform
 
 QUEUE = "/queue/test/tiny"
@@ -220,7 +221,7 @@ async def test_a_long_queue_is_refused_to_who_asked_for_a_short_one(tmp_path: Pa
 
 
 async def test_without_retries_a_lost_worker_ends_the_request(tmp_path: Path) -> None:
-    async with a_whole_platform(tmp_path) as whole:
+    async with a_whole_platform(tmp_path, scheduler_limits=QUICK_TO_LOSE) as whole:
         async with whole.worker(automatic=False) as worker:
             answer = await whole.http.post(
                 QUEUE, json={"prompt": "x"}, headers={"x-fal-no-retry": "1"}

@@ -19,6 +19,7 @@ from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
 from support.schedulers import (
     FAST,
+    QUICK_TO_LOSE,
     Caller,
     SchedulerProcess,
     a_model,
@@ -86,7 +87,7 @@ async def test_an_attempt_whose_worker_does_not_come_back_is_tried_elsewhere(
         await lost.until_heartbeat_acknowledged(lost.heartbeat())
         await lost.break_stream()
     async with (
-        a_scheduler(data_dir, models=[]) as second,
+        a_scheduler(data_dir, models=[], limits=QUICK_TO_LOSE) as second,
         FakeWorker(second.address, second.worker_key, "worker-2", automatic=True),
     ):
         finished = await second.admin.until_ended(request_id)

@@ -14,7 +14,7 @@ from quickthaw.v1 import billing_pb2, inference_pb2, types_pb2, webhooks_pb2, we
 from quickthaw.wire import errors
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
-from support.schedulers import Caller, SchedulerProcess, a_scheduler, submission
+from support.schedulers import QUICK_TO_LOSE, Caller, SchedulerProcess, a_scheduler, submission
 
 URL = "https://example.org/hook?x=1"
 DUE = webhooks_pb2.WEBHOOK_STATE_DUE
@@ -257,7 +257,7 @@ async def test_a_request_that_nobody_begins_in_time_fails_with_a_reason_of_its_o
 
 
 async def test_one_try_is_one_try(tmp_path: Path) -> None:
-    async with a_scheduler(tmp_path) as running:
+    async with a_scheduler(tmp_path, limits=QUICK_TO_LOSE) as running:
         async with FakeWorker(running.address, running.worker_key) as worker:
             request_id = await running.admin.submit(attempts_max=1)
             await worker.next_assign()

@@ -12,7 +12,7 @@ from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, types_pb2
 from quickthaw.wire import errors
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
-from support.schedulers import Caller, Running, a_scheduler
+from support.schedulers import QUICK_TO_LOSE, Caller, Running, a_scheduler
 
 SUCCEEDED = types_pb2.REQUEST_STATE_SUCCEEDED
 FAILED = types_pb2.REQUEST_STATE_FAILED
@@ -23,6 +23,13 @@ RUNNING = types_pb2.REQUEST_STATE_RUNNING
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     async with a_scheduler(tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture
+async def impatient(tmp_path: Path) -> AsyncIterator[Running]:
+    """A scheduler that soon gives a silent worker up."""
+    async with a_scheduler(tmp_path / "data", limits=QUICK_TO_LOSE) as running:
         yield running
 
 
@@ -70,24 +77,24 @@ async def test_a_finish_that_was_not_acknowledged_is_absorbed_when_it_is_said_ag
     assert await waivers(running, request_id) == [""]
 
 
-async def test_a_worker_that_stays_away_loses_its_attempt_to_another(running: Running) -> None:
-    first = FakeWorker(running.address, running.worker_key, "worker-1")
+async def test_a_worker_that_stays_away_loses_its_attempt_to_another(impatient: Running) -> None:
+    first = FakeWorker(impatient.address, impatient.worker_key, "worker-1")
     await first.attach()
-    request_id = await running.admin.submit()
+    request_id = await impatient.admin.submit()
     assign = await first.next_assign()
     first.running(assign.attempt_id)
-    await running.admin.until_state(request_id, RUNNING)
+    await impatient.admin.until_state(request_id, RUNNING)
     await first.break_stream()
-    async with FakeWorker(running.address, running.worker_key, "worker-2") as second:
+    async with FakeWorker(impatient.address, impatient.worker_key, "worker-2") as second:
         again = await second.next_assign()
         assert (again.request_id, again.attempt) == (request_id, 2)
         second.finish(again)
-        finished = await running.admin.until_ended(request_id)
+        finished = await impatient.admin.until_ended(request_id)
         welcome = await first.attach()
         assert list(welcome.revoked_attempt_ids) == [assign.attempt_id]
         await first.break_stream()
     assert (finished.state, finished.attempts) == (SUCCEEDED, 2)
-    assert await waivers(running, request_id) == ["worker_lost", ""]
+    assert await waivers(impatient, request_id) == ["worker_lost", ""]
 
 
 async def test_a_new_incarnation_loses_its_older_attempts_at_once(running: Running) -> None:
@@ -147,14 +154,14 @@ async def test_a_second_process_is_refused_the_id_of_one_that_lives(running: Run
 
 
 async def test_a_process_gets_the_id_of_one_that_died_and_whose_end_nobody_noticed(
-    running: Running,
+    impatient: Running,
 ) -> None:
     """As after a power cut: the older stream stays open, and nothing comes over it."""
-    dead = FakeWorker(running.address, running.worker_key, heartbeats=False)
+    dead = FakeWorker(impatient.address, impatient.worker_key, heartbeats=False)
     await dead.attach()
-    async with FakeWorker(running.address, running.worker_key, incarnation="boot-2") as worker:
+    async with FakeWorker(impatient.address, impatient.worker_key, incarnation="boot-2") as worker:
         assert isinstance(await dead.until_ended(), errors.Unavailable)
-        await running.admin.submit()
+        await impatient.admin.submit()
         worker.finish(await worker.next_assign())
     await dead.break_stream()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -59,7 +60,9 @@ FAST = Limits(
     stop_grace_ms=500,
     store_lock_wait_ms=200,
 )
-"""Leases and ticks short enough for tests, long enough for a busy machine."""
+"""Ticks short enough for tests; a lease that is not lost because a machine is busy."""
+QUICK_TO_LOSE = dataclasses.replace(FAST, lease_ms=3_000)
+"""For tests in which a worker is to be lost."""
 
 
 def a_model(model_id: str = "test/tiny", *, size_bytes: int = 1_000_000) -> catalog_pb2.Model:

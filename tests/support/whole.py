@@ -13,11 +13,12 @@ from quickthaw.gateway.server import Listening
 from quickthaw.gateway.server import running as gateway_running
 from quickthaw.gateway.settings import GatewaySettings, Limits
 from quickthaw.scheduler.clock import SystemClock
+from quickthaw.scheduler.settings import Limits as SchedulerLimits
 from quickthaw.v1 import catalog_pb2
 from quickthaw.wire.process import Address
 from support.fake_worker import FakeWorker
 from support.patience import PATIENCE_SECONDS
-from support.schedulers import Running, a_model, a_scheduler
+from support.schedulers import FAST, Running, a_model, a_scheduler
 
 QUICK_TO_STOP = Limits(drain_seconds=1)
 
@@ -63,11 +64,14 @@ async def a_whole_platform(
     with_tls: bool = False,
     models: tuple[catalog_pb2.Model, ...] = (),
     limits: Limits = QUICK_TO_STOP,
+    scheduler_limits: SchedulerLimits = FAST,
 ) -> AsyncIterator[Whole]:
     clock = MovableClock()
     async with AsyncExitStack() as stack:
         scheduler = await stack.enter_async_context(
-            a_scheduler(data_dir, clock=clock, models=models or (a_model(),))
+            a_scheduler(
+                data_dir, clock=clock, models=models or (a_model(),), limits=scheduler_limits
+            )
         )
         listening = [
             await stack.enter_async_context(

@@ -95,7 +95,7 @@ def listed() -> bool:
 
 
 def stored() -> bool:
-    files = named(replicate, "files")
+    files = named(replicate.default_client, "files")
     made = files.create(io.BytesIO(b"some bytes"))
     found = files.get(made.id).id == made.id
     present = made.id in [each.id for each in page(files.list())]
