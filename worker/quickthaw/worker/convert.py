@@ -152,17 +152,19 @@ def running(tell: TellRunning) -> fleet_pb2.WorkerMessage:
     )
 
 
-def finished(end: TellFinished) -> fleet_pb2.WorkerMessage:
-    message = fleet_pb2.AttemptFinished(
-        attempt_id=end.attempt_id,
-        request_id=end.request_id,
-        outcome=_OUTCOME[end.outcome],
-        metered_ms=end.metered_ms,
-        load_ms=end.load_ms,
-        output_json=end.output_json,
-        artifacts=map(artifact, end.artifacts),
-        contents=end.contents,
-    )
+def fill_finished(worker_message: fleet_pb2.WorkerMessage, end: TellFinished) -> None:
+    """Into an empty message, field by field: copied into its frame it would cost twice as much."""
+    message = worker_message.finished
+    message.attempt_id = end.attempt_id
+    message.request_id = end.request_id
+    message.outcome = _OUTCOME[end.outcome]
+    message.metered_ms = end.metered_ms
+    message.load_ms = end.load_ms
+    message.output_json = end.output_json
+    if end.artifacts:
+        message.artifacts.extend(map(artifact, end.artifacts))
+    if end.contents:
+        message.contents.extend(end.contents)
     if end.failure is not None:
         message.failure.CopyFrom(failure(end.failure))
     if end.load is not None:
@@ -170,7 +172,6 @@ def finished(end: TellFinished) -> fleet_pb2.WorkerMessage:
         message.start_tier = _TIER[end.load.start_tier]
     if end.seed is not None:
         message.seed = end.seed
-    return fleet_pb2.WorkerMessage(finished=message)
 
 
 def failure(failed: Failure) -> types_pb2.Failure:

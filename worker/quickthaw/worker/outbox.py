@@ -133,22 +133,22 @@ class Outbox:
                 continue
             if entry.droppable:
                 self._events -= 1
-            message = _message(entry.said)
+            message = frame.messages.add()
+            _fill(message, entry.said)
             self._states.pop(entry.attempt_id, None)
             size_bytes += message.ByteSize()
-            frame.messages.append(message)
         return frame
 
 
-def _message(said: fleet_pb2.WorkerMessage | State) -> fleet_pb2.WorkerMessage:
+def _fill(message: fleet_pb2.WorkerMessage, said: fleet_pb2.WorkerMessage | State) -> None:
     match said:
-        case fleet_pb2.WorkerMessage():
-            return said
-        case TellLoading(attempt_id):
-            return convert.loading(attempt_id)
-        case TellRunning():
-            return convert.running(said)
         case TellFinished():
-            return convert.finished(said)
+            convert.fill_finished(message, said)
+        case fleet_pb2.WorkerMessage():
+            message.CopyFrom(said)
+        case TellLoading(attempt_id):
+            message.CopyFrom(convert.loading(attempt_id))
+        case TellRunning():
+            message.CopyFrom(convert.running(said))
         case _:
             assert_never(said)
