@@ -151,7 +151,8 @@ class Timers:
         heapq.heappush(self._heap, (at_ms, request_id))
 
     def drop(self, request_id: RequestId) -> None:
-        self._at_ms.pop(request_id, None)
+        if self._at_ms.pop(request_id, None) is None:
+            return
         if len(self._heap) > 2 * len(self._at_ms) + 64:
             self._heap = [(at_ms, known) for known, at_ms in self._at_ms.items()]
             heapq.heapify(self._heap)
