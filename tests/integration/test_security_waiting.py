@@ -5,47 +5,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
-import websockets
 from websockets.asyncio.client import ClientConnection
 
 from quickthaw.gateway.fal import realtime
 from quickthaw.gateway.settings import Limits
-from support.fake_inference import ALICE_KEY
-from support.gateway_rig import Rig, a_gateway
+from support.gateway_rig import a_gateway
 from support.patience import PATIENCE_SECONDS
+from support.sockets import CALLS, REALTIME, close_code, connected, read_by_now
 
 TRY_AGAIN_LATER = 1013
 POLICY_VIOLATION = 1008
-REALTIME, CALLS = "/run/quickthaw/shapes/realtime", "/ws/quickthaw/shapes"
-
-
-@asynccontextmanager
-async def connected(rig: Rig, path: str) -> AsyncIterator[ClientConnection]:
-    headers = {"authorization": f"Key {ALICE_KEY}"}
-    url = rig.listening.public_url.replace("http", "ws", 1) + path
-    async with websockets.connect(url, additional_headers=headers, proxy=None) as connection:
-        yield connection
 
 
 def an_input(prompt: str, size_bytes: int) -> str:
     return json.dumps({"prompt": prompt, "unused": "x" * size_bytes})
-
-
-async def read_by_now(socket: ClientConnection) -> None:
-    await (await socket.ping())
-
-
-async def close_code(socket: ClientConnection) -> int | None:
-    """Of the gateway's goodbye."""
-    await asyncio.wait_for(socket.wait_closed(), PATIENCE_SECONDS)
-    return socket.close_code
 
 
 @pytest.mark.parametrize("path", [REALTIME, CALLS])

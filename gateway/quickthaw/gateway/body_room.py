@@ -1,5 +1,5 @@
-"""Memory for what callers send faster than it is used, all callers' together: bodies that arrive,
-and messages of WebSockets that wait for their turn.
+"""Memory for what callers send faster than it is used, all callers' together: bodies and messages
+of WebSockets while they arrive, and such messages that wait for their turn.
 
 Who sends a body has not shown a key yet, so that what one connection may send, times the
 connections that there may be, is not to be had for the asking.

@@ -232,7 +232,10 @@ def _uvicorn_config(gateway: Gateway, limits: Limits) -> uvicorn.Config:
             on_stall=gateway.metrics.stalled_readers.inc,
         ),
         ws=websocket_protocol_with(
-            stall_seconds=limits.stall_seconds, on_stall=gateway.metrics.stalled_readers.inc
+            stall_seconds=limits.stall_seconds,
+            message_seconds=limits.body_seconds,
+            on_stall=gateway.metrics.stalled_readers.inc,
+            room=gateway.body_room,
         ),
         ws_max_size=MESSAGE_BYTES_MAX,
         ws_ping_interval=limits.websocket_ping_seconds,
