@@ -114,6 +114,8 @@ class Job:
                 self._news.clear()
                 if not work.done():
                     await self._heartbeat()
+                    most = self._limits.pack_disk_bytes_max
+                    await asyncio.to_thread(self._staging.check_room, most)
             return work.result()
         finally:
             work.cancel()

@@ -21,6 +21,8 @@ class Limits:
 
     pack_bytes_max: int = 32 << 30
     """Memory of the process that reads a tenant's files; mapped files are not counted."""
+    pack_disk_bytes_max: int = 256 << 30
+    """Of files that it writes; looked at with each report."""
     pack_seconds_max: float = 3600.0
     """From its start to its end."""
     fetch_seconds_max: float = 3600.0

@@ -18,12 +18,13 @@ import json
 import os
 import pwd
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from quickthaw.cli.packer.isolation import Rooms
 from quickthaw.snapshot import Snapshot, SnapshotStore
-from quickthaw.wire.errors import QuickthawError
+from quickthaw.wire.errors import QuickthawError, ResourceExhausted
 
 _READABLE_BY_OTHERS = 0o004
 
@@ -73,6 +74,20 @@ class Staging:
             entry = pwd.getpwnam(self.user)
             for folder in (self.store, self.home):
                 os.chown(folder, entry.pw_uid, entry.pw_gid)
+
+    def check_room(self, bytes_max: int) -> None:
+        """Raises ResourceExhausted once what was written by the process that packs is too much."""
+        used_bytes = 0
+        for top in (self.store, self.home):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    with suppress(FileNotFoundError):  # it was renamed meanwhile
+                        used_bytes += os.lstat(os.path.join(folder, name)).st_blocks * 512
+        if used_bytes > bytes_max:
+            raise ResourceExhausted(
+                f"packing has written {used_bytes} bytes, over the {bytes_max} that it may; deploy "
+                "smaller files, or what differs from a base"
+            )
 
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
