@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -22,9 +23,16 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from support import fal_media_script
 from support.other_models import tiny_audio, tiny_svd, tiny_wan
+from support.picture_models import tiny_kontext, tiny_wan_both
 from support.platform import Platform, quickthaw, running_platform
 
-BUILDERS: dict[str, Callable[[], Any]] = {"wan": tiny_wan, "svd": tiny_svd, "audio": tiny_audio}
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "wan": tiny_wan,
+    "svd": tiny_svd,
+    "audio": tiny_audio,
+    "both": tiny_wan_both,
+    "kontext": tiny_kontext,
+}
 FILM = ("num_frames=9", "fps=6", "image_size=64x32", "num_inference_steps=2", "seed=7")
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 
@@ -93,7 +101,7 @@ def test_run_saves_a_sound_that_plays(platform: Platform, tmp_path: Path) -> Non
         assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (16, 2, 64)
 
 
-@pytest.mark.parametrize("name", ["wan", "svd"])
+@pytest.mark.parametrize("name", ["wan", "svd", "both"])
 def test_fals_client_gets_a_video_in_fals_shape(by_fal: Any, name: str) -> None:
     output = by_fal[name]
     video = output["video"]
@@ -110,6 +118,28 @@ def test_fals_client_gets_a_sound_in_fals_shape(by_fal: Any) -> None:
     assert (file["content_type"], file["duration"]) == ("audio/wav", 4.0)
     with wave.open(io.BytesIO(httpx.get(file["url"]).content)) as sound:
         assert sound.getnframes() == 64
+
+
+def test_fals_client_gets_a_picture_changed_as_it_says(by_fal: Any) -> None:
+    (picture,) = by_fal["kontext"]["images"]
+    assert (picture["width"], picture["height"], picture["content_type"]) == (64, 32, "image/png")
+    assert by_fal["kontext"]["prompt"] == "make it blue"
+
+
+def test_openais_edits_go_to_a_model_that_changes_pictures(platform: Platform) -> None:
+    picture = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 32)).convert("RGB").save(picture, "PNG")
+    fields = {"model": "test/kontext", "prompt": "make it blue", "size": "64x32"}
+    answer = httpx.post(
+        f"{platform.ready['http']}/openai/v1/images/edits",
+        headers={"authorization": f"Bearer {platform.key}"},
+        data={**fields, "num_inference_steps": "2"},
+        files={"image": ("a.png", picture.getvalue(), "image/png")},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    drawn = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    assert Image.open(io.BytesIO(drawn)).size == (64, 32)
 
 
 def test_a_stream_shows_moving_previews_and_ends_with_the_video(by_fal: Any) -> None:
@@ -157,7 +187,7 @@ def test_replicate_gets_one_file_and_not_a_list(platform: Platform) -> None:
 
 def test_an_endpoints_document_says_what_it_makes(platform: Platform) -> None:
     found = {}
-    for name in BUILDERS:
+    for name in ("wan", "svd", "audio", "kontext"):
         document = httpx.get(
             f"{platform.ready['http']}/api/openapi/queue/openapi.json",
             params={"endpoint_id": f"test/{name}"},
@@ -169,4 +199,5 @@ def test_an_endpoints_document_says_what_it_makes(platform: Platform) -> None:
         "text-to-video": "video",
         "image-to-video": "video",
         "text-to-audio": "audio_file",
+        "image-to-image": "images",
     }

@@ -18,6 +18,18 @@ def main(picture: str) -> None:
     told["wan"] = fal_client.subscribe("test/wan", {**FILM, "prompt": "a red circle"})
     uploaded = fal_client.upload_file(Path(picture))
     told["svd"] = fal_client.subscribe("test/svd", {**FILM, "image_url": uploaded})
+    told["both"] = fal_client.subscribe(
+        "test/both/image-to-video", {**FILM, "prompt": "a red circle", "start_image_url": uploaded}
+    )
+    told["kontext"] = fal_client.subscribe(
+        "test/kontext",
+        {
+            **STEPS,
+            "prompt": "make it blue",
+            "image_url": uploaded,
+            "image_size": FILM["image_size"],
+        },
+    )
     told["audio"] = fal_client.subscribe(
         "test/audio", {**STEPS, "prompt": "a red circle", "seconds_total": 4}
     )

@@ -42,6 +42,25 @@ def test_a_video_plays_while_it_arrives() -> None:
     assert 0 < data.find(b"moov") < data.find(b"mdat")
 
 
+@pytest.mark.parametrize(
+    ("codec", "entry", "settings"),
+    [
+        (VideoCodec.VP9, b"vp09", b"vpcC"),
+        (VideoCodec.H264, b"avc1", b"avcC"),
+        (VideoCodec.AV1, b"av01", b"av1C"),
+    ],
+)
+def test_an_mp4_tells_players_which_decoder_it_wants(
+    codec: VideoCodec, entry: bytes, settings: bytes
+) -> None:
+    """Its content type names the container only, so browsers look here."""
+    chosen = choose("mp4", codec)
+    head, _, _ = encode(map(plain, COLOURS), (WIDTH, HEIGHT), 6, chosen).partition(b"mdat")
+    assert chosen.content_type == "video/mp4"
+    assert entry in head
+    assert settings in head
+
+
 @pytest.mark.parametrize(("container", "codec"), FORMATS)
 def test_the_same_frames_are_the_same_file(container: str, codec: VideoCodec) -> None:
     chosen = choose(container, codec)
