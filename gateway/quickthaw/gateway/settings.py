@@ -25,9 +25,10 @@ class Limits:
     body_bytes_max: int = 16 * 1024 * 1024
     """Of a call, with files as data: URIs in it; uploads have their own limits."""
     bodies_bytes_max: int = 512 * 1024 * 1024
-    """Of all bodies that are arriving, and of WebSockets' messages that wait for their turn; what
-    is more is answered 503, or its WebSocket closed with 1013."""
+    """Of all bodies and WebSockets' messages that are arriving, and of such messages that wait for
+    their turn; what is more is answered 503, or its WebSocket closed with 1013."""
     body_seconds: float = 60.0
+    """For a body, or a WebSocket's message, to arrive in whole."""
     keep_alive_seconds: int = 75
     """How long an idle connection stays open between requests."""
     call_seconds: float = 30.0
@@ -103,6 +104,8 @@ class Limits:
     """Webhooks that are delivered at once."""
     webhook_seconds: float = 15.0
     """One attempt to deliver, from resolving the name to the answer."""
+    webhook_progress_tries: int = 3
+    """Of what Replicate's callers are told before the end; the end has tries of its own."""
     previews_per_stream: int = 8
     """How many previews a stream asks the model for, spread over its steps."""
 

@@ -1,8 +1,8 @@
 """Webhooks as Replicate's callers know them.
 
 The last one, `completed`, is in the scheduler's outbox and survives everything. Those on the way
-(`start`, `output`, `logs`) are told once, by the gateway that took the call, for as long as it
-lives: whoever needs certainty waits for the last.
+(`start`, `output`, `logs`) are told in their order by the gateway that took the call, each in a few
+tries, for as long as that gateway lives: whoever needs certainty waits for the last.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.follow import follow, next_event
 from quickthaw.gateway.json_text import JsonObject, render
-from quickthaw.gateway.outbound import OutboundError, OutboundLimits
+from quickthaw.gateway.outbound import OutboundError, OutboundLimits, OutboundRefused
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.replicate.progress import Log
 from quickthaw.gateway.replicate.render import Told, output_of, prediction
@@ -29,7 +29,11 @@ LOGS_SECONDS_MIN = 0.5
 """Between two webhooks about the log of one prediction."""
 FOLLOWED_MAX = 256
 """Predictions whose way one gateway tells of; one more has its last webhook only."""
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.5, 5.0
+"""Between two tries of one webhook."""
 _ANSWER_BYTES_MAX = 4 * 1024
+_ON_THE_WAY = "replicate_on_the_way"
+"""As metrics call them."""
 
 
 async def webhook_body(gateway: Gateway, request: types_pb2.Request) -> JsonObject:
@@ -57,21 +61,40 @@ class _Teller:
         self.log = Log(gateway.limits.log_lines_max)
         self._url = url
         self._sent = 0
+        self._refused = False
 
     async def tell(self, event: str) -> None:
-        """Once; whoever does not take it has missed it."""
+        """As things are now, in a few tries; whoever takes none of them has missed it."""
+        if self._refused:
+            return
         gateway = self.gateway
-        assert gateway.webhook_outbound is not None, "checked before following"
         request = await gateway.platform.get(self.credential, self.request_id)
         output = await output_of(gateway, self.credential, request)
         told = Told(self.log.text, self.log.started_unix_ms, output)
         body = render(prediction(gateway, self.credential, request, told)).encode()
-        signer = await gateway.platform.webhook_secret(self.credential)
         self._sent += 1
-        sealed = Sealed(self.request_id, signer.tenant, int(time.time()), body)
         message_id = f"msg_{self.request_id}_{event}_{self._sent}"
+        pause_seconds = PAUSE_SECONDS
+        for tries_left in reversed(range(gateway.limits.webhook_progress_tries)):
+            failed = await self._try(message_id, body)
+            outcome = "failed" if failed else "delivered"
+            gateway.metrics.webhooks.labels(_ON_THE_WAY, outcome).inc()
+            if not failed:
+                return
+            logger.info("webhook %s of %s: %s", event, self.request_id, failed)
+            if self._refused or not tries_left:
+                return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+
+    async def _try(self, message_id: str, body: bytes) -> str:
+        """Why it failed; empty if it did not. Signed anew each time: receivers look at the age."""
+        gateway = self.gateway
+        assert gateway.webhook_outbound is not None, "checked before following"
+        signer = await gateway.platform.webhook_secret(self.credential)
+        sealed = Sealed(self.request_id, signer.tenant, int(time.time()), body)
         try:
-            await gateway.webhook_outbound.request(
+            answer = await gateway.webhook_outbound.request(
                 "POST",
                 self._url,
                 OutboundLimits(_ANSWER_BYTES_MAX, gateway.limits.webhook_seconds, keep_start=True),
@@ -82,7 +105,11 @@ class _Teller:
                 body=body,
             )
         except OutboundError as error:
-            logger.info("webhook %s of %s: %s", event, self.request_id, error)
+            # Asking the same thing again would be refused again.
+            self._refused = isinstance(error, OutboundRefused)
+            return str(error)
+        ok = 200 <= answer.status < 300
+        return "" if ok else f"the receiver answered {answer.status}"
 
 
 async def _follow(teller: _Teller, wanted: Sequence[str]) -> None:
