@@ -20,6 +20,7 @@ from quickthaw.snapshot.compiled.blocks_of import digest_of, repeated_blocks
 from quickthaw.snapshot.compiled.calls import NoForm, example, form_of, from_json, to_json
 from quickthaw.snapshot.compiled.seal import installation_key
 from quickthaw.wire.errors import FailedPrecondition
+from support.other_models import tiny_audio, tiny_ltx, tiny_sd3, tiny_svd, tiny_wan
 from support.tiny_models import tiny_flux, tiny_sd
 
 CPU = torch.device("cpu")
@@ -110,6 +111,27 @@ def test_a_form_from_elsewhere_is_checked(value: Any) -> None:
 
 
 # ---- blocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # diffusers' own business
+@pytest.mark.parametrize(
+    ("build", "blocks"),
+    [
+        (tiny_sd, {"BasicTransformerBlock"}),
+        (tiny_flux, {"FluxTransformerBlock", "FluxSingleTransformerBlock"}),
+        (tiny_sd3, {"JointTransformerBlock"}),
+        (tiny_svd, {"BasicTransformerBlock", "TemporalBasicTransformerBlock"}),
+        (tiny_wan, {"WanTransformerBlock"}),
+        (tiny_ltx, {"LTXVideoTransformerBlock"}),
+        (tiny_audio, {"StableAudioDiTBlock"}),
+    ],
+)
+def test_every_familys_denoiser_has_blocks_to_compile(
+    build: Callable[[int], Any], blocks: set[str]
+) -> None:
+    pipeline = build(0)
+    denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
+    assert {type(block).__name__ for _, block in repeated_blocks(denoiser)} == blocks
 
 
 def test_equal_blocks_share_code_and_others_do_not() -> None:

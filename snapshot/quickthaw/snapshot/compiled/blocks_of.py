@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,18 +14,37 @@ from torch import nn
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.tensors import NAMES, slots
 
+_NAMED_HERE: Mapping[str, tuple[str, ...]] = {
+    "StableAudioDiTModel": ("StableAudioDiTBlock",),
+    "UNetSpatioTemporalConditionModel": (
+        "BasicTransformerBlock",
+        "TemporalBasicTransformerBlock",
+    ),
+}
+"""Classes of models whose repeated blocks diffusers does not name."""
 _PLAIN = (bool, int, float, str, type(None))
 
 
 def repeated_blocks(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The blocks that the model's class says are worth compiling one by one, by name.
+    """The blocks that are worth compiling one by one, by name.
 
-    diffusers' classes name theirs (`_repeated_blocks`, what `compile_repeated_blocks` goes by).
+    diffusers' classes name theirs: `_repeated_blocks`, what `compile_repeated_blocks` goes by, or
+    at least `_no_split_modules`, the blocks that have to stay on one device.
     """
-    names = frozenset[str](getattr(module, "_repeated_blocks", None) or ())
+    names = _block_classes(module)
     for name, part in module.named_modules():
         if type(part).__name__ in names:
             yield name, part
+
+
+def _block_classes(module: nn.Module) -> frozenset[str]:
+    if named := getattr(module, "_repeated_blocks", None):
+        return frozenset[str](named)
+    if here := _NAMED_HERE.get(type(module).__name__):
+        return frozenset(here)
+    whole: Iterable[str] = getattr(module, "_no_split_modules", None) or ()
+    # Embeddings and norms are among them, which run once or take no time.
+    return frozenset(name for name in whole if name.endswith("Block"))
 
 
 def tensors_of(block: nn.Module) -> dict[str, torch.Tensor]:
