@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     for name in ("model.safetensors", "unet/diffusion_pytorch_model.bin", "run.py", "README.md"):
         (folder / name).write_bytes(b"not wanted")
     (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not wanted")
+    # Another form of the model beside it, and another model.
+    for place in ("transformer_fp8", "safety_checker", "assets"):
+        (folder / place).mkdir(exist_ok=True)
+        (folder / place / "model.safetensors").write_bytes(b"not wanted")
+        (folder / place / "config.json").write_bytes(b"{}")
     return folder, digest
 
 
@@ -58,6 +64,8 @@ def test_a_repository_is_packed_and_nothing_but_safetensors_fetched(
     assert digest == wanted
     assert digest in SnapshotStore(tmp_path / "store")
     assert "model.safetensors" not in hub.fetched
+    parts = {name.partition("/")[0] for name in hub.fetched}
+    assert parts == {"model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"}
     assert {Path(name).suffix for name in hub.fetched} <= {".json", ".safetensors", ".txt"}
     assert not [name for name in hub.fetched if "fp16" in name]
 
@@ -98,6 +106,32 @@ def test_what_the_hub_does_not_give_is_said_plainly(repository: Path, tmp_path: 
     assert "PERMISSION_DENIED hf:owner/gated" in gated
     assert "accept its terms there and set HF_TOKEN" in gated
     assert "NOT_FOUND hf:owner/unknown: the hub has no such repository" in unknown
+
+
+def test_what_broke_off_goes_on_from_there_and_what_is_there_stays(tmp_path: Path) -> None:
+    piece = 10 << 20  # What the library writes at a time.
+    content = bytes(range(256)) * (3 * piece // 256)
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    repository = tmp_path / "repository"
+    (repository / "unet").mkdir(parents=True)
+    (repository / weights).write_bytes(content)
+    (repository / "model_index.json").write_text(json.dumps({"unet": ["diffusers", "UNet"]}))
+    with FakeHub(repository) as hub:
+        hub.cut[weights] = 2 * piece + 1000
+        first, second = asked(hub.url, tmp_path / "home", "hf:owner/tiny", "hf:owner/tiny@main")
+    assert (Path(first) / weights).read_bytes() == content
+    assert second == first
+    assert hub.begun_at == {"model_index.json": [0], weights: [0, 2 * piece]}
+
+
+def test_a_repository_in_another_form_is_named_with_what_to_look_for(tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "model.safetensors").write_bytes(b"not wanted")
+    with FakeHub(tmp_path / "repository") as hub:
+        (said,) = asked(hub.url, tmp_path / "home", "hf:owner/tiny")
+    assert not hub.fetched
+    assert said.startswith("INVALID_ARGUMENT hf:owner/tiny: has no model_index.json")
+    assert "ends in -Diffusers" in said
 
 
 def test_a_hub_that_is_away_is_named(tmp_path: Path) -> None:

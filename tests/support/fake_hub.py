@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "c0ffee" + "0" * 34
+_RESOLVED = re.compile(rf"/owner/tiny/resolve/(?:main|{COMMIT})/(.+)")
+_RANGE = re.compile(r"bytes=(\d+)-(?:\d+)?")
 
 
 class FakeHub:
@@ -18,6 +21,10 @@ class FakeHub:
         self.folder = folder
         self.fetched: list[str] = []
         """Files whose content was asked for, as paths in the repository."""
+        self.cut: dict[str, int] = {}
+        """After how many bytes a file's next answer breaks off, once."""
+        self.begun_at: dict[str, list[int]] = {}
+        """Where each answer with a file's content began."""
         hub = self
 
         class Handler(_Handler):
@@ -85,20 +92,40 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(lines).encode(), {"Content-Type": "application/json"})
         elif path.startswith("/api/models/owner/tiny/revision/"):
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        elif path.startswith(f"/owner/tiny/resolve/{COMMIT}/"):
-            name = path.removeprefix(f"/owner/tiny/resolve/{COMMIT}/")
-            content = (self.owner.folder / name).read_bytes()
-            if self.command == "GET":
-                self.owner.fetched.append(name)
-            etag = hashlib.sha256(content).hexdigest()
-            self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        elif (resolved := _RESOLVED.fullmatch(path)) is not None:
+            self._file(resolved[1])
+        elif path.startswith("/owner/tiny/resolve/"):
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+    def _file(self, name: str) -> None:
+        path = self.owner.folder / name
+        if not path.is_file():
+            told = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}
+            self._send(404, b"{}", told)
+            return
+        content = path.read_bytes()
+        etag = hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        asked = _RANGE.fullmatch(self.headers.get("Range", ""))
+        begin = int(asked[1]) if asked is not None else 0
+        if begin:
+            headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+        cut = None
+        if self.command == "GET":
+            cut = self.owner.cut.pop(name, None)
+            self.owner.fetched.append(name)
+            self.owner.begun_at.setdefault(name, []).append(begin)
+        self._send(206 if begin else 200, content[begin:], headers, cut)
+
+    def _send(
+        self, status: int, content: bytes, headers: dict[str, str], cut: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            self.wfile.write(content[:cut])
+            self.close_connection = cut is not None

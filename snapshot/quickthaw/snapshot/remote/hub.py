@@ -1,15 +1,18 @@
 """Pipelines on the Hugging Face Hub, as folders to pack: `hf:owner/repo[@revision]`.
 
-Only safetensors and the configuration beside them are fetched: nothing that could run by being
-read, and no second set of the same weights. Where to and with whose token is the library's own
-business (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`).
+Only what the pipeline's index names is fetched, and of that only safetensors and the configuration
+beside them: nothing that could run by being read, and no second set of the same weights. Where to
+and with whose token is the library's own business (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`), and so is
+going on where a connection broke.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from quickthaw.snapshot.fields import parse_object
 from quickthaw.wire.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -21,15 +24,17 @@ from quickthaw.wire.errors import (
 
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,128}))?\Z", re.ASCII)
-ALLOWED = (
-    "model_index.json",
-    "*/*.json",
-    "*/*.safetensors",
-    "*/merges.txt",
-    "*/vocab.txt",
-    "*/spiece.model",
+_PART = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_INDEX = "model_index.json"
+_IN_A_PART = ("*.json", "*.safetensors", "merges.txt", "vocab.txt", "spiece.model")
+IGNORED = (
+    "*.fp16.safetensors",
+    "*.fp16-*.safetensors",
+    "*.bf16.safetensors",
+    "*.non_ema.safetensors",
+    "*/*flax*",
+    ".*",
 )
-IGNORED = ("*.fp16.safetensors", "*.bf16.safetensors", "*.non_ema.safetensors", "*/*flax*", ".*")
 """Variants of weights that are there in full as well."""
 
 
@@ -49,18 +54,20 @@ def fetch_pipeline(source: str) -> Path:
         raise InvalidArgument(f"{source[:200]!r} is no hub name; write hf:OWNER/REPO[@REVISION]")
     try:
         from huggingface_hub import errors as hub
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import hf_hub_download, snapshot_download
     except ImportError as error:
         raise FailedPrecondition(
             f"{source}: reading from the hub needs huggingface_hub; install it, or download the "
             "folder by other means and pack that"
         ) from error
     try:
+        index = Path(hf_hub_download(found[1], _INDEX, revision=found[2]))
         return Path(
             snapshot_download(
                 found[1],
-                revision=found[2],
-                allow_patterns=list(ALLOWED),
+                # The commit that the index is of, should the branch move on meanwhile.
+                revision=index.parent.name,
+                allow_patterns=[_INDEX, *_patterns(index.read_bytes(), source)],
                 ignore_patterns=list(IGNORED),
             )
         )
@@ -73,6 +80,11 @@ def fetch_pipeline(source: str) -> Path:
         raise NotFound(f"{source}: the hub has no such repository") from None
     except hub.RevisionNotFoundError:
         raise NotFound(f"{source}: the repository has no such revision") from None
+    except hub.RemoteEntryNotFoundError:
+        raise InvalidArgument(
+            f"{source}: has no {_INDEX}, so it is no diffusers pipeline; look for a repository of "
+            "the same model whose name ends in -Diffusers, or pack a file with --base"
+        ) from None
     except hub.LocalEntryNotFoundError:
         raise StoreUnavailable(
             f"{source}: the hub cannot be reached; check the network, or HF_ENDPOINT, and repeat"
@@ -87,6 +99,15 @@ def fetch_pipeline(source: str) -> Path:
                 f"{source}: {error.strerror} while writing what was fetched"
             ) from error
         raise StoreUnavailable(f"{source}: the hub cannot be reached; repeat") from None
+
+
+def _patterns(index: bytes, source: str) -> Iterator[str]:
+    """Of the files of a pipeline's parts: a repository may hold the same weights in other forms,
+    or other models beside it."""
+    for name, kinds in parse_object(index, f"{source}, {_INDEX}").items():
+        # A part's library and class; both are null for a part that the pipeline goes without.
+        if _PART.fullmatch(name) and isinstance(kinds, list) and all(kinds):
+            yield from (f"{name}/{pattern}" for pattern in _IN_A_PART)
 
 
 def _status(error: Exception) -> int:
