@@ -20,6 +20,7 @@ from dataclasses import dataclass
 class _Machine:
     audit: int
     """What the kernel calls the architecture in a filter."""
+    prctl: int
     numbers: tuple[int, ...]
 
 
@@ -31,6 +32,7 @@ _EVERYWHERE = (
 _MACHINES: Mapping[str, _Machine] = {
     "x86_64": _Machine(
         0xC000003E,
+        157,
         (
             *(41, 42, 49),  # socket, connect, bind
             *(59, 322),  # execve, execveat
@@ -43,6 +45,7 @@ _MACHINES: Mapping[str, _Machine] = {
     ),
     "aarch64": _Machine(
         0xC00000B7,
+        167,
         (
             *(198, 203, 200),
             *(221, 281),
@@ -57,7 +60,10 @@ _MACHINES: Mapping[str, _Machine] = {
 _PR_SET_SECCOMP = 22
 _MODE_FILTER = 2
 _LOAD_WORD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_AT = 0, 4, 16
+_REFUSED = 255
+"""Stands for the way to the refusal until that is known."""
+_PR_SET_PDEATHSIG = 1
 _X32 = 0x40000000
 """Numbers from here are those of another way into the same kernel."""
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
@@ -77,24 +83,39 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint16), ("lines", ctypes.POINTER(_Line)))
 
 
+def _filter(machine: _Machine) -> list[_Line]:
+    refused = (*machine.numbers, *_EVERYWHERE)
+    checks = [
+        _Line(_AT_LEAST, _REFUSED, 0, _X32),
+        # Three lines for one call with one argument: who may clear it outlives its parent.
+        _Line(_EQUAL, 0, 3, machine.prctl),
+        _Line(_LOAD_WORD, 0, 0, _ARGUMENT_AT),
+        _Line(_EQUAL, _REFUSED, 0, _PR_SET_PDEATHSIG),
+        _Line(_LOAD_WORD, 0, 0, _NUMBER_AT),
+        *(_Line(_EQUAL, _REFUSED, 0, number) for number in refused),
+        _Line(_RETURN, 0, 0, _ALLOW),
+    ]
+    for index, line in enumerate(checks):
+        if line.jump_true == _REFUSED:
+            # Over the lines between it and the refusal, which is the last.
+            line.jump_true = len(checks) - index - 1
+    return [
+        _Line(_LOAD_WORD, 0, 0, _ARCHITECTURE_AT),
+        _Line(_EQUAL, 1, 0, machine.audit),
+        _Line(_RETURN, 0, 0, _KILL),
+        _Line(_LOAD_WORD, 0, 0, _NUMBER_AT),
+        *checks,
+        _Line(_RETURN, 0, 0, _REFUSE),
+    ]
+
+
 def refuse_system_calls() -> None:
     """For this process and all that it starts, for good. To be called before threads start and with
     no new privileges; raises OSError where the system has no such filter."""
     machine = _MACHINES.get(platform.machine()) if sys.platform == "linux" else None
     if machine is None:
         raise OSError(errno.ENOSYS, f"no list of system calls for {platform.machine()}")
-    refused = (*machine.numbers, *_EVERYWHERE)
-    lines = [
-        _Line(_LOAD_WORD, 0, 0, _ARCHITECTURE_AT),
-        _Line(_EQUAL, 1, 0, machine.audit),
-        _Line(_RETURN, 0, 0, _KILL),
-        _Line(_LOAD_WORD, 0, 0, _NUMBER_AT),
-        # Each jump is over the lines between it and the refusal, which is the last.
-        _Line(_AT_LEAST, len(refused) + 1, 0, _X32),
-        *(_Line(_EQUAL, len(refused) - index, 0, number) for index, number in enumerate(refused)),
-        _Line(_RETURN, 0, 0, _ALLOW),
-        _Line(_RETURN, 0, 0, _REFUSE),
-    ]
+    lines = _filter(machine)
     program = _Program(len(lines), (_Line * len(lines))(*lines))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
