@@ -17,12 +17,14 @@ from quickthaw.snapshot.pack import pack
 from quickthaw.worker.compiling import CompiledMetrics, CompiledMode, CompiledRuns
 from support.fake_scheduler import FakeScheduler
 from support.loras import lora
+from support.other_models import make, tiny_audio
 from support.snapshots import a_loader, draw, fine_tune
 from support.studio import Packed, Studio
 from support.tiny_models import tiny_sd
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning"),  # diffusers' own business
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.timeout(300),  # the compiler takes half a minute, more on a busy machine
 ]
@@ -204,6 +206,26 @@ def test_weights_that_came_back_elsewhere_are_found_and_the_old_memory_is_free(
 def uses(tensor: torch.Tensor) -> int:
     """How many tensors share its memory."""
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
+def test_blocks_that_diffusers_does_not_name_are_compiled_too(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "store")
+    packed = Packed(store.root, {"audio": pack(tiny_audio(0), store)})
+    with (
+        a_loader(store) as loader,
+        compiled_runs(packed, tmp_path / "compiled", CompiledMode.BUILD) as (runs, counts),
+        loader.load(packed.digests["audio"]) as loaded,
+        torch.inference_mode(),
+    ):
+        with runs.running(loaded) as usage:
+            wanted = make(loaded.pipeline)
+        assert (usage.compiled_calls, len(usage.missing)) == (0, 1)
+        assert runs.wait(250)
+        assert counts.builds == ["made"]
+        with runs.running(loaded) as usage:
+            made = make(loaded.pipeline)
+    assert (usage.compiled_calls, usage.eager_calls) == (4, 0)
+    assert 0 < (made - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
 @pytest.mark.parametrize(
