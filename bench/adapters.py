@@ -5,6 +5,9 @@ of its UNet's attention. Switching is timed as a worker does it before and after
 output that is compared has to be equal to the bit: with an adapter on, to that of a fresh
 `load_lora_weights` of the same file by diffusers; with none, to the base's before it had any.
 
+A request may bring a LoRA of its own: `of_requests_ms` is what its load takes longer when a worker
+reads the file for the first time, and when it has kept it.
+
 python -m bench.adapters [--loras 50] [--rank 16] [--size-gb 0.3]
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import statistics
 import tempfile
 import time
@@ -27,8 +31,12 @@ from safetensors.torch import save_file
 
 from quickthaw.snapshot import CpuDevice, LoadedModel, Loader, Slab, SnapshotStore
 from quickthaw.snapshot.pack import pack
+from quickthaw.worker.adapters import Adapters
+from quickthaw.worker.inputs import LoraInput
 
 SWITCH_MS_MAX = 10.0
+REQUESTED_MAX = 10
+"""LoRAs that are read as those of requests."""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _LATENT = 8
 
@@ -124,6 +132,41 @@ def forward_times(original: Any, tuned: LoadedModel, peft: Any, repeats: int) ->
     return {name: statistics.median(each) * 1e3 for name, each in times.items()}
 
 
+def of_requests(
+    plain: LoadedModel, store: SnapshotStore, originals: Any, paths: list[Path], folder: Path
+) -> dict[str, object]:
+    """What a worker takes to read LoRAs that come with requests. Raises unless their output is
+    diffusers' own."""
+
+    def read_blob(key: str, path: Path, bytes_max: int) -> str:
+        content = paths[int(key.partition("/")[2])].read_bytes()
+        path.write_bytes(content)
+        return hashlib.sha256(content).hexdigest()
+
+    adapters = Adapters(store, folder / "brought", read_blob=read_blob)
+    times: dict[str, list[float]] = {"first": [], "again": []}
+    for number in range(min(len(paths), REQUESTED_MAX)):
+        named = LoraInput(f"blob:loras/{number:043d}", 1.0)
+        for name, each in times.items():
+            began = time.perf_counter()
+            adapters.bring(name, plain, [named])
+            each.append((time.perf_counter() - began) * 1e3)
+    two = [LoraInput(f"blob:loras/{number:043d}", scale) for number, scale in ((0, 0.7), (1, -1.2))]
+    adapters.bring("two", plain, two)
+    fresh = copy.deepcopy(originals)
+    for path in paths[:2]:
+        with_diffusers(fresh, path)
+    fresh.set_adapters([path.stem for path in paths[:2]], [each.scale for each in two])
+    with plain.adapted(more=adapters.take("two")):
+        if not torch.equal(forward(plain.pipeline.unet), forward(fresh.unet)):
+            raise AssertionError("two LoRAs of a request differ from diffusers' own")
+    return {
+        **{name: spread(each) for name, each in times.items()},
+        "kept_bytes": adapters.kept_bytes,
+        "two_with_scales_bit_identical_to_diffusers": True,
+    }
+
+
 def check(models: list[LoadedModel], originals: Any, paths: list[Path], expected: Any) -> None:
     """Raises unless each output is the one that diffusers gives, and the base's is the base's."""
     for model, path in zip(models, paths, strict=True):
@@ -169,6 +212,7 @@ def measure(settings: argparse.Namespace, folder: Path) -> dict[str, object]:
     if (slowest := max(map(statistics.median, switch_ms))) > SWITCH_MS_MAX:
         raise AssertionError(f"switching took {slowest:.1f} ms")
     check(loaded[: settings.checked], pipeline, paths[: settings.checked], expected)
+    requested = of_requests(plain, store, pipeline, paths, folder)
     peft = copy.deepcopy(pipeline)
     peers = peft_times(peft, paths)
     peft.delete_adapters(paths[1].stem)
@@ -188,6 +232,7 @@ def measure(settings: argparse.Namespace, folder: Path) -> dict[str, object]:
         "base_bit_identical": True,
         "pack_seconds": spread(pack_seconds),
         "load_ms": spread(load_ms),
+        "of_requests_ms": requested,
         "switch_on_and_off_ms": spread([each for times in switch_ms for each in times]),
         "forward_ms": forward_ms,
         "diffusers_and_peft": peers,

@@ -75,7 +75,7 @@ async def test_arguments_reach_the_model_under_its_own_names(tmp_path: Path) -> 
     async with a_gateway(tmp_path) as rig:
         await rig.http.post(
             RUN,
-            json={"prompt": "x", "image_size": "square", "guidance_scale": 2, "loras": []},
+            json={"prompt": "x", "image_size": "square", "guidance_scale": 2, "controlnets": []},
             headers={"x-fal-queue-priority": "low", "x-fal-runner-hint": "worker-9"},
         )
         request = await rig.platform.submitted()
