@@ -1,7 +1,7 @@
 """A fleet on virtual time where nothing goes wrong and every duration is known beforehand.
 
-The real core decides; workers take attempts in order, load the next model while one runs, and take
-exactly as long as was estimated. So what is left to measure is the decisions themselves.
+The real core decides; workers load in order and beside a run, run the first that is loaded, and
+take exactly as long as was estimated. So what is left to measure is the decisions themselves.
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ class CalmWorker:
     vram: dict[Digest, int] = field(default_factory=dict)
     loads_until_ms: int = 0
     runs_until_ms: int = 0
+    up_ms: dict[Digest, int] = field(default_factory=dict)
+    """When a component is there that was on its way once."""
+    waiting: list[tuple[int, AttemptId, Done]] = field(default_factory=list)
+    """When its model is up, in the order of assignment."""
 
 
 @dataclass(slots=True)
@@ -92,6 +96,13 @@ class Done:
     @property
     def ended_ms(self) -> int:
         return self.started_ms + self.run_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Something may begin to run."""
+
+    worker: CalmWorker
 
 
 class Calm:
@@ -113,7 +124,7 @@ class Calm:
         self.done: dict[RequestId, Done] = {}
         self.watch = watch
         self._order = itertools.count()
-        self._agenda: list[tuple[int, int, into.Event | CalmWorker]] = []
+        self._agenda: list[tuple[int, int, into.Event | CalmWorker | Turn]] = []
         for worker in self.workers.values():
             residency = tuple(Residency(d, Tier.VRAM, size) for d, size in worker.vram.items())
             self._later(self.now_ms, into.WorkerHello(worker.spec, residency))
@@ -134,13 +145,15 @@ class Calm:
                 self._later(self.now_ms + 1_000, what)
                 self._feed(into.WorkerHeartbeat(what.spec.worker_id, 1, self._reports(what)))
                 self._feed(into.Tick())
+            elif isinstance(what, Turn):
+                self._run_next(what.worker)
             else:
                 ended += isinstance(what, into.AttemptFinished)
                 self._feed(what)
             for worker in self.workers.values():
                 assert sum(worker.vram.values()) <= worker.spec.vram_bytes, "no room"
 
-    def _later(self, at_ms: int, what: into.Event | CalmWorker) -> None:
+    def _later(self, at_ms: int, what: into.Event | CalmWorker | Turn) -> None:
         heapq.heappush(self._agenda, (at_ms, next(self._order), what))
 
     def _feed(self, event: into.Event) -> None:
@@ -167,7 +180,7 @@ class Calm:
         return tuple(reports)
 
     def _assigned(self, assign: out.SendAssign) -> None:
-        """Everything that will happen to the attempt is known now: workers serve in order."""
+        """The load is known now; when it runs depends on who comes meanwhile."""
         job, worker = assign.job, self.workers[assign.worker_id]
         worker_id = assign.worker_id
         known = self.machine.worker(worker_id)
@@ -177,24 +190,35 @@ class Calm:
             if other is not known.held[assign.attempt_id]:
                 coming |= other.model.sizes
         missing = {d: s for d, s in job.model.sizes.items() if d not in coming}
-        load_begins_ms = max(self.now_ms, worker.loads_until_ms)
+        up_ms = max([worker.up_ms.get(digest, 0) for digest in job.model.sizes] + [self.now_ms])
         load_ms = round(1_000 * load_seconds(sum(missing.values())))
         run_ms = round(1_000 * self.unit_seconds[worker.spec.gpu_type] * job.work_units)
-        worker.loads_until_ms = load_begins_ms + load_ms
-        start_ms = max(worker.loads_until_ms, worker.runs_until_ms)
-        worker.runs_until_ms = start_ms + run_ms
-        self.done[job.request_id] = Done(job, worker_id, self.now_ms, load_ms, start_ms, run_ms)
+        done = Done(job, worker_id, self.now_ms, load_ms, 0, run_ms)
+        self.done[job.request_id] = done
         removed = tuple(Residency(d, Tier.VRAM, 0) for d in assign.evict_digests)
-        added = tuple(Residency(d, Tier.VRAM, s) for d, s in missing.items())
-        self._later(load_begins_ms, into.AttemptLoading(worker_id, assign.attempt_id))
-        self._later(load_begins_ms, into.ResidencyChanged(worker_id, (), removed))
-        self._later(worker.loads_until_ms, into.ResidencyChanged(worker_id, added))
-        tier = Tier.REMOTE if missing else Tier.VRAM
-        running = into.AttemptRunning(worker_id, AttemptId(assign.attempt_id), load_ms, tier)
-        self._later(start_ms, running)
-        self._later(
-            worker.runs_until_ms,
-            into.AttemptFinished(
-                worker_id, assign.attempt_id, job.request_id, Outcome.SUCCEEDED, run_ms
-            ),
+        self._later(self.now_ms, into.ResidencyChanged(worker_id, (), removed))
+        if missing:
+            begins_ms = max(self.now_ms, worker.loads_until_ms)
+            up_ms = worker.loads_until_ms = begins_ms + load_ms
+            worker.up_ms |= dict.fromkeys(missing, up_ms)
+            added = tuple(Residency(d, Tier.VRAM, s) for d, s in missing.items())
+            self._later(begins_ms, into.AttemptLoading(worker_id, assign.attempt_id))
+            self._later(up_ms, into.ResidencyChanged(worker_id, added))
+        worker.waiting.append((up_ms, assign.attempt_id, done))
+        self._later(up_ms, Turn(worker))
+
+    def _run_next(self, worker: CalmWorker) -> None:
+        up = [each for each in worker.waiting if each[0] <= self.now_ms]
+        if not up or worker.runs_until_ms > self.now_ms:
+            return
+        worker.waiting.remove(up[0])
+        _, attempt_id, done = up[0]
+        done.started_ms, worker.runs_until_ms = self.now_ms, self.now_ms + done.run_ms
+        worker_id, request_id = worker.spec.worker_id, done.job.request_id
+        tier = Tier.REMOTE if done.load_ms else Tier.VRAM
+        self._feed(into.AttemptRunning(worker_id, attempt_id, done.load_ms, tier))
+        finished = into.AttemptFinished(
+            worker_id, attempt_id, request_id, Outcome.SUCCEEDED, done.run_ms
         )
+        self._later(done.ended_ms, finished)
+        self._later(done.ended_ms, Turn(worker))

@@ -128,8 +128,8 @@ TICK_MS = 1_000
 
 def check_starvation(seed: int) -> None:
     """Big models need a worker for themselves, and small ones keep coming: nobody whose turn it is
-    waits longer than the limit and what its worker still has to do. (It is one's turn from when
-    one is the first in the fair order, for good.)"""
+    waits longer than the limit, what its worker still has to do, and one run beside its load. (It
+    is one's turn from when one is the first in the fair order, for good.)"""
     random = Random(seed)
     small = [a_model(f"s{n}", random.randrange(5, 20)) for n in range(4)]
     big = [a_model(f"b{n}", random.randrange(60, 95)) for n in range(2)]
@@ -158,10 +158,12 @@ def check_starvation(seed: int) -> None:
         )
     calm.run()
     longest_ms = max(done.load_ms + done.run_ms for done in calm.done.values())
+    longest_run_ms = max(done.run_ms for done in calm.done.values())
     for request_id, turn_ms in turns.items():
         done = calm.done[request_id]
-        # The worker that it reserves may have one that runs and those that are next.
-        ect_ms = (1 + settings.placement.queue_ahead) * longest_ms + done.load_ms
+        # The worker that it reserves may have one that runs and those that are next; and one more
+        # may have begun to run beside its own load.
+        ect_ms = (1 + settings.placement.queue_ahead) * longest_ms + done.load_ms + longest_run_ms
         waited_ms = done.started_ms - turn_ms
         assert waited_ms <= WAIT_LIMIT_MS + TICK_MS + ect_ms, (request_id, waited_ms, ect_ms)
 
@@ -207,22 +209,34 @@ def best_cost(
 def _played(
     order: list[Job], choice: tuple[WorkerSpec, ...], holding: dict[WorkerId, set[Digest]]
 ) -> list[Done]:
-    """As `Calm` does it: loads one after the other, runs one after the other, the two overlap."""
-    vram = {worker_id: set(held) for worker_id, held in holding.items()}
-    loads_until = dict.fromkeys(vram, 1_001)
-    runs_until = dict.fromkeys(vram, 1_001)
-    placed = []
+    """As `Calm` does it: loads one after the other, runs one after the other, the two overlap, and
+    the first that is loaded runs."""
+    loads_until = dict.fromkeys(holding, 1_001)
+    up = {name: dict.fromkeys(held, 0) for name, held in holding.items()}
+    waiting: dict[WorkerId, list[tuple[int, Done]]] = {name: [] for name in holding}
     for job, worker in zip(order, choice, strict=True):
         name = worker.worker_id
-        missing = sum(s for digest, s in job.model.sizes.items() if digest not in vram[name])
-        vram[name] |= job.model.sizes.keys()
-        load_ms = round(1_000 * load_seconds(missing))
+        missing = {d: s for d, s in job.model.sizes.items() if d not in up[name]}
         run_ms = round(1_000 * UNIT_SECONDS[worker.gpu_type] * job.work_units)
-        loads_until[name] = max(job.submitted_ms, loads_until[name]) + load_ms
-        start_ms = max(loads_until[name], runs_until[name])
-        runs_until[name] = start_ms + run_ms
-        placed.append(Done(job, name, 0, load_ms, start_ms, run_ms))
-    return placed
+        load_ms = round(1_000 * load_seconds(sum(missing.values())))
+        if missing:
+            loads_until[name] = max(job.submitted_ms, loads_until[name]) + load_ms
+            up[name] |= dict.fromkeys(missing, loads_until[name])
+        up_ms = max([job.submitted_ms] + [up[name][digest] for digest in job.model.sizes])
+        waiting[name].append((up_ms, Done(job, name, 0, load_ms, 0, run_ms)))
+    return [done for line in waiting.values() for done in _run_out(line)]
+
+
+def _run_out(line: list[tuple[int, Done]]) -> list[Done]:
+    now_ms, left, ran = 0, list(line), list[Done]()
+    while left:
+        now_ms = max(now_ms, min(up_ms for up_ms, _ in left))
+        first = next(each for each in left if each[0] <= now_ms)
+        left.remove(first)
+        first[1].started_ms = now_ms
+        now_ms += first[1].run_ms
+        ran.append(first[1])
+    return ran
 
 
 def best_in_turn(

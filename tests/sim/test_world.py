@@ -33,3 +33,34 @@ def test_models_load_beside_a_run_until_two_wait_loaded() -> None:
     assert begins(worker) == [("ran", "b"), ("loaded", "d")]
     worker.loaded(fourth)
     assert worker.backlog() == 3
+
+
+def test_what_is_up_runs_while_an_earlier_one_loads() -> None:
+    worker = VirtualWorker("w", ASSUMED["h100"], Random(1))
+    warm, again, cold, same = (an_attempt(name) for name in ("warm", "again", "cold", "cold"))
+    again.model = warm.model
+    worker.waiting.append(warm)
+    begins(worker)
+    worker.loaded(warm)
+    begins(worker)
+    worker.waiting.extend([cold, same, again])
+    assert begins(worker) == [("loaded", "cold")]
+    worker.ran(warm)
+    assert begins(worker) == [("ran", "again")], "and not what is still on its way"
+    worker.loaded(cold)
+    assert begins(worker) == [("loaded", "cold")], "which is there now"
+    worker.ran(again)
+    assert begins(worker) == [("ran", "cold")]
+
+
+def test_a_worker_that_keeps_the_order_lets_nothing_overtake() -> None:
+    worker = VirtualWorker("w", ASSUMED["h100"], Random(1), overtakes_max=0)
+    warm, again, cold = (an_attempt(name) for name in ("warm", "again", "cold"))
+    again.model = warm.model
+    worker.waiting.append(warm)
+    begins(worker)
+    worker.loaded(warm)
+    begins(worker)
+    worker.ran(warm)
+    worker.waiting.extend([cold, again])
+    assert begins(worker) == [("loaded", "cold")]

@@ -141,12 +141,13 @@ def of_kind(commands: list[Command], kind: type[_C]) -> list[_C]:
 
 class Scenario:
     """A machine that is fed events; `close` (the fixture's teardown) and every event check what
-    must hold whatever happens. Its workers hold one attempt beyond those that run, so that two
-    requests fill one, whatever the default is."""
+    must hold whatever happens. Its workers hold `queue_ahead` attempts beyond those that run, so
+    that two requests fill one, whatever the default is."""
 
-    def __init__(self, settings: CoreSettings | None = None) -> None:
+    def __init__(self, settings: CoreSettings | None = None, queue_ahead: int = 1) -> None:
         settings = settings or CoreSettings()
-        self.settings = replace(settings, placement=replace(settings.placement, queue_ahead=1))
+        placement = replace(settings.placement, queue_ahead=queue_ahead)
+        self.settings = replace(settings, placement=placement)
         self.machine = Machine(self.settings, PRICES)
         self.now_ms = 1_000
         self.accepted: set[RequestId] = set()

@@ -88,7 +88,7 @@ def _claim(state: State, worker: Worker, report: AttemptReport, held: Held | Non
         fresh.expected_end_ms = held.expected_end_ms
         fresh.expected_run_ms, fresh.loaded_ms = held.expected_run_ms, held.loaded_ms
         fresh.running = held.running
-        fresh.ended_ms, fresh.run = held.ended_ms, held.run
+        fresh.ended_ms, fresh.run, fresh.brings = held.ended_ms, held.run, held.brings
     lease = state.ledger.get(report.attempt_id)
     if lease is not None:
         if (lease.worker_id, lease.incarnation) != (worker.worker_id, worker.spec.incarnation):

@@ -55,7 +55,10 @@ def place(
     attempt_id = attempt_id_of(job.request_id, number)
     load_ms = math.ceil(chosen.load_seconds * 1000)
     run_ms = math.ceil(chosen.run_seconds * 1000)
+    sizes = job.model.sizes
     loaded_ms = max(state.now_ms, worker.loads_until_ms) + load_ms if load_ms else 0
+    if not load_ms and not worker.coming.isdisjoint(sizes):
+        loaded_ms = worker.loads_until_ms  # part of it is on its way for another
     held = Held(
         job.model,
         chosen.evict_digests,
@@ -64,6 +67,7 @@ def place(
         loaded_ms=loaded_ms,
         expected_load_seconds=chosen.load_seconds,
         load_tier=chosen.start_tier,
+        brings=sizes.keys() - worker.planned.keys() if load_ms else (),
     )
     held.run = run
     evicts = state.ledger.grant(worker, attempt_id, job.request_id, held, state.now_ms)

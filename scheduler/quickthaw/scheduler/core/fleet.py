@@ -25,6 +25,7 @@ from quickthaw.scheduler.core.model import (
 )
 
 LOWER_TIERS = (Tier.PINNED, Tier.DISK)
+_NOTHING: frozenset[Digest] = frozenset()
 
 
 class WorkerClass(NamedTuple):
@@ -41,6 +42,7 @@ class Held:
     """An open attempt on a worker: what it keeps in VRAM, what it makes leave, when it may end."""
 
     __slots__ = (
+        "brings",
         "ended_ms",
         "evicts",
         "expected_end_ms",
@@ -63,6 +65,7 @@ class Held:
         loaded_ms: int = 0,
         expected_load_seconds: float = 0.0,
         load_tier: Tier = Tier.VRAM,
+        brings: Iterable[Digest] = (),
     ) -> None:
         self.model = model
         self.run: AttemptId | None = None
@@ -74,6 +77,8 @@ class Held:
         """When its load should be done; 0 if it needs none."""
         self.expected_load_seconds = expected_load_seconds
         self.load_tier = load_tier
+        self.brings = frozenset(brings)
+        """What of its model nobody before it brings."""
         self.running = False
         self.ended_ms: int | None = None
         """When the worker first mentioned its end, of which the rest must still come."""
@@ -90,6 +95,7 @@ class Worker:
         "attached_ms",
         "available_ms",
         "backing_off_until_ms",
+        "coming",
         "connected",
         "cordoned",
         "credits",
@@ -115,6 +121,7 @@ class Worker:
         "spec",
         "stop",
         "unloading",
+        "warm_ms",
         "worker_id",
     )
 
@@ -162,6 +169,10 @@ class Worker:
         """Whether anything is told to go."""
         self.available_ms = 0
         """When one attempt more could begin to run; in the past if it could at once."""
+        self.warm_ms = 0
+        """As `available_ms`, if its model is up: it runs while others load."""
+        self.coming = _NOTHING
+        """What those bring, and is not up yet."""
         self.loads_until_ms = 0
         """When the next load could begin: they go one by one, beside the runs."""
         self._working_bytes = 0
@@ -316,6 +327,7 @@ class Worker:
         if len(self.held) >= concurrency:
             ends = sorted([held.expected_end_ms for held in self.held.values()], reverse=True)
             self.available_ms = ends[concurrency - 1]
+        self._replan_warm()
         workings = [held.model.working_bytes for held in self.held.values()]
         self._working_bytes_least = 0
         if len(workings) >= concurrency:
@@ -324,12 +336,54 @@ class Worker:
             self._working_bytes_least = workings[-1]
         self._working_bytes = sum(workings)
 
+    def _replan_warm(self) -> None:
+        self.warm_ms, self.coming = self.available_ms, _NOTHING
+        loading = [each for each in self.held.values() if each.loaded_ms and not each.running]
+        if loading and self.available_ms:
+            self.warm_ms = min(self.available_ms, self.begins_ms(None))
+            self.coming = frozenset[Digest]().union(*[each.brings for each in loading])
+
+    def overtaken_by(self, model: ModelSpec) -> bool:
+        """A request for it would run while others load: it is up, and they are not."""
+        return self.warm_ms < self.available_ms and self.coming.isdisjoint(model.sizes)
+
+    def begins_ms(self, wanted: Held | None) -> int:
+        """When an attempt begins to run that waits here, or one more whose model is up: whenever
+        one could run, the first of those that are loaded does."""
+        rest = [held for held in self.held.values() if not held.running]
+        free = sorted([held.expected_end_ms for held in self.held.values() if held.running])
+        free = [0] * (self.spec.concurrency - len(free)) + free
+        while True:
+            at_ms = free[0]
+            first = next((held for held in rest if held.loaded_ms <= at_ms), None)
+            if first is None:
+                if wanted is None:
+                    return at_ms
+                first = min(rest, key=lambda held: held.loaded_ms)
+                at_ms = first.loaded_ms
+            if first is wanted:
+                return at_ms
+            rest.remove(first)
+            free[0] = at_ms + first.expected_run_ms
+            free.sort()
+
+    def put_off(self, held: Held) -> None:
+        """What an attempt overtakes that is up begins at its end, if that is after the load's."""
+        if held.loaded_ms or held.running or self.spec.concurrency > 1:
+            return
+        free_ms, began_ms = held.expected_end_ms, held.expected_end_ms - held.expected_run_ms
+        for other in self.held.values():
+            if other.loaded_ms > began_ms and not other.running:
+                free_ms = max(other.expected_end_ms, free_ms + other.expected_run_ms)
+                other.expected_end_ms = free_ms
+
     def _replan_batches(self) -> None:
         """As `replan_runs`, where several attempts may be one run."""
         runs, concurrency = self._runs(self.held.values()), self.spec.concurrency
         self.places = len(runs)
         ends = sorted((max(held.expected_end_ms for held in run) for run in runs), reverse=True)
         self.available_ms = ends[concurrency - 1] if len(ends) >= concurrency else 0
+        self.warm_ms = self.available_ms
         workings = sorted((_working_bytes(run) for run in runs), reverse=True)[:concurrency]
         self._working_bytes_least = workings[-1] if len(workings) == concurrency else 0
         self._working_bytes = sum(workings)

@@ -232,6 +232,7 @@ class Fleet:
 
     def hold(self, worker: Worker, attempt_id: AttemptId, held: Held) -> None:
         """An attempt is the worker's from now on."""
+        worker.put_off(held)
         worker.held[attempt_id] = held
         worker.prefetching_until_ms = 0
         gave_up = bool(worker.incoming or worker.unloading)

@@ -212,6 +212,8 @@ class _Pass:
         state, job = self._state, waiting.job
         tracked = state.requests[job.request_id]
         why = describe(found)
+        if found.warm and state.fleet.workers[found.chosen.worker_id].overtaken_by(job.model):
+            why += "; runs while others load"
         if not attempts.place(state, tracked, found.chosen, why):
             self._misses += 1
             self._skip(waiting)

@@ -75,12 +75,7 @@ def _move(
 def _sooner_elsewhere(state: State, worker: Worker, held: Held, tracked: Tracked) -> bool:
     job = tracked.job
     run = state.estimates.run_seconds(job.model.id, worker.kind.gpu_type, job.work_units)
-    here_seconds = max(0, worker.available_ms - state.now_ms) / 1000 + run.p50
-    if len(worker.held) > worker.spec.concurrency:
-        # `available_ms` counts this one itself.
-        others = [each.expected_end_ms for each in worker.held.values() if each is not held]
-        begins_ms = sorted(others, reverse=True)[worker.spec.concurrency - 1]
-        here_seconds = max(0, begins_ms - state.now_ms) / 1000 + run.p50
+    here_seconds = max(0, worker.begins_ms(held) - state.now_ms) / 1000 + run.p50
     query = Query(job, tracked.lost_on | {worker.worker_id}, patient=False)
     found = place(query, state.fleet, state.estimates, state.settings.placement, state.now_ms)
     if not isinstance(found, Placement) or found.chosen.worker_id == worker.worker_id:

@@ -131,7 +131,7 @@ class Scorer:
                 continue
             seen.add(worker)
             kind = kinds.get(worker.kind_number) or self._on(worker.kind, worker.kind_number)
-            drain_ms = worker.available_ms - now_ms
+            drain_ms = worker.warm_ms - now_ms
             drain_seconds = drain_ms / 1000 if drain_ms > 0 else 0.0
             bound = self.best_seconds if worker.accepts else self._awaited_seconds
             if kind[0] + drain_seconds > bound:
@@ -217,8 +217,10 @@ class Scorer:
         planned, sizes, now_ms = worker.planned, self._sizes, self._now_ms
         missing_bytes, load_seconds, tier = 0, 0.0, Tier.VRAM
         full = not worker.accepts and not self._hypothetical
-        # The largest alone settles it for most that lack something.
-        if self._largest not in planned or not sizes.keys() <= planned.keys():
+        lacks = self._largest not in planned or not sizes.keys() <= planned.keys()
+        if lacks or full or not worker.coming.isdisjoint(sizes):
+            wait_seconds = max(0, worker.available_ms - now_ms) / 1000
+        if lacks:
             if full and not self._few:
                 return "depth", _DEPTH, (len(worker.held), worker.depth)
             missing_bytes, load_seconds, tier = self._load(worker, planned)

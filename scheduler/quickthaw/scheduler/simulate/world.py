@@ -1,7 +1,8 @@
 """The workers of a simulation: they load, run and drop what they are told, on virtual time.
 
 One worker loads one model while it runs another, and begins a load only while fewer than
-`READY_MAX` models wait loaded, as a real one does (`--ready-max`). True times come from the
+`READY_MAX` models wait loaded, as a real one does (`--ready-max`). While it loads and nothing could
+run, a later attempt whose model is up does (`--overtakes-max`). True times come from the
 worker's `GpuKind` with log-normal noise; policies see only what happened. Every worker checks what
 it is told: over-committed memory or a model run without its weights ends the simulation.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
+from itertools import islice
 from random import Random
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from quickthaw.scheduler.core.model import Digest, ModelSpec, Residency, Tier
 from quickthaw.scheduler.simulate.kinds import GpuKind
 
 READY_MAX = 2
+OVERTAKES_MAX = 16
+"""Runs that may begin beside one load, and attempts that are looked at for each."""
 
 
 class Attempt:
@@ -71,6 +75,7 @@ class VirtualWorker:
         random: Random,
         stocked: Collection[Digest] = (),
         noise: float = 0.1,
+        overtakes_max: int = OVERTAKES_MAX,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -85,6 +90,10 @@ class VirtualWorker:
         self.loading: Attempt | None = None
         self.ready: deque[Attempt] = deque()
         self.running: Attempt | None = None
+        self._overtakes_max = overtakes_max
+        self._overtaken = 0
+        self._coming: set[Digest] = set()
+        """Of what VRAM has a place for, what is still on its way."""
         self.evictions = 0
         self.vram_bytes = self.pinned_bytes = 0
         self._random = random
@@ -102,6 +111,7 @@ class VirtualWorker:
         self.ready.clear()
         self.vram_bytes = self.pinned_bytes = 0
         self.loading = self.running = None
+        self._coming.clear()
         return lost
 
     def backlog(self) -> int:
@@ -111,27 +121,49 @@ class VirtualWorker:
     # ---- time goes on ------------------------------------------------------------------------
 
     def begin(self) -> tuple[list[Step], Change]:
-        """Starts whatever can start now: the next run, and one load beside it."""
+        """Starts whatever can start now: the next run, and one load beside it; or a load, and a
+        run of what is up beside that."""
         steps: list[Step] = []
         change = Change([], [])
         if self.running is None and self.ready:
-            attempt = self.running = self.ready.popleft()
-            missing = attempt.model.sizes.keys() - self.vram.keys()
-            assert not missing, f"{self.name} was to run {attempt.key} without {missing}"
-            for digest in attempt.model.sizes:
-                self.vram.move_to_end(digest)
-            seconds = attempt.run_seconds / self.kind.speed * self._jitter()
-            steps.append(Step("ran", attempt, seconds))
+            steps.append(self._run(self.ready.popleft()))
         may_load = self.loading is None and self.waiting and len(self.ready) < READY_MAX
         if may_load and self._room_for(self.waiting[0], change):
             attempt = self.loading = self.waiting.popleft()
             attempt.load_seconds, attempt.tier = self._bring(attempt.model, change)
             steps.append(Step("loaded", attempt, attempt.load_seconds))
+        if (overtaking := self._overtaking()) is not None:
+            self._overtaken += 1
+            self.waiting.remove(overtaking)
+            steps.append(self._run(overtaking))
         return steps, change
+
+    def _run(self, attempt: Attempt) -> Step:
+        self.running = attempt
+        missing = (attempt.model.sizes.keys() - self.vram.keys()) | (
+            self._coming & attempt.model.sizes.keys()
+        )
+        assert not missing, f"{self.name} was to run {attempt.key} without {missing}"
+        for digest in attempt.model.sizes:
+            self.vram.move_to_end(digest)
+        return Step("ran", attempt, attempt.run_seconds / self.kind.speed * self._jitter())
+
+    def _overtaking(self) -> Attempt | None:
+        """Who can run beside the load that goes on: the first whose model is up."""
+        loading = self.loading
+        if self.running is not None or loading is None or self._overtaken >= self._overtakes_max:
+            return None
+        up = self.vram.keys() - self._coming
+        for attempt in islice(self.waiting, OVERTAKES_MAX):
+            working = max(attempt.model.working_bytes, loading.model.working_bytes)
+            if attempt.model.sizes.keys() <= up and self._fits(working):
+                return attempt
+        return None
 
     def loaded(self, attempt: Attempt) -> None:
         assert self.loading is attempt
         self.loading = None
+        self._coming.clear()
         self.ready.append(attempt)
 
     def ran(self, attempt: Attempt) -> None:
@@ -148,6 +180,7 @@ class VirtualWorker:
                     return attempt
         if self.loading is not None and self.loading.key == key:
             stopped, self.loading = self.loading, None
+            self._coming.clear()
         elif self.running is not None and self.running.key == key:
             stopped, self.running = self.running, None
         else:
@@ -192,6 +225,7 @@ class VirtualWorker:
     def _bring(self, model: ModelSpec, change: Change) -> tuple[float, Tier]:
         """Loads what is missing: seconds, and the farthest tier."""
         seconds, farthest = 0.0, Tier.VRAM
+        self._overtaken = 0
         for digest, size_bytes in model.sizes.items():
             if digest in self.vram:
                 continue
@@ -201,6 +235,7 @@ class VirtualWorker:
             seconds += speed.latency_seconds + size_bytes / speed.bytes_per_second * slow
             farthest = max(farthest, tier)
             self.vram[digest] = size_bytes
+            self._coming.add(digest)
             self.vram_bytes += size_bytes
             change.added.append(Residency(digest, Tier.VRAM, size_bytes))
             self._pin(digest, size_bytes, change)
