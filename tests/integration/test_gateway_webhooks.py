@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from quickthaw.gateway.settings import Limits
+from quickthaw.gateway.settings import WEBHOOK_SECONDS_MAX, Limits
 from quickthaw.v1 import webhooks_pb2, webhooks_pb2_grpc
 from support.patience import PATIENCE_SECONDS
 from support.receiver import Received, Receiver, a_receiver
@@ -246,7 +246,7 @@ async def test_slow_receivers_of_what_is_told_on_the_way_delay_nothing_that_is_p
             all_slots.set()
 
     server = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
-    patient = Limits(webhook_seconds=3 * PATIENCE_SECONDS, drain_seconds=1)
+    patient = Limits(webhook_seconds=WEBHOOK_SECONDS_MAX, drain_seconds=1)
     platform = a_whole_platform(tmp_path, limits=patient)
     async with server, platform as whole, whole.worker():
         port = server.sockets[0].getsockname()[1]

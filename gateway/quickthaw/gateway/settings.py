@@ -12,6 +12,10 @@ from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 
 
+WEBHOOK_SECONDS_MAX = 240.0
+"""With what a lease has beside, as long as a scheduler lends a webhook."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what callers can make the gateway hold, wait for or send."""
@@ -156,6 +160,11 @@ def parse_settings(
         if value <= 0:
             flag = "--" + name.replace("_", "-")
             raise SettingsInvalid(f"{flag} is {value}: give a number above zero")
+    if limits["webhook_seconds"] > WEBHOOK_SECONDS_MAX:
+        raise SettingsInvalid(
+            f"--webhook-seconds is {limits['webhook_seconds']}: give at most "
+            f"{WEBHOOK_SECONDS_MAX:g}, for a webhook is leased for five minutes at most"
+        )
     if (parsed.tls_certificate is None) != (parsed.tls_key is None):
         raise SettingsInvalid("--tls-certificate and --tls-key belong together: give both")
     return GatewaySettings(

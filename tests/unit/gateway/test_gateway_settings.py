@@ -31,6 +31,7 @@ def test_a_command_line_sets_addresses_and_limits() -> None:
         ["--public-url", "http://gpu.example/?a=b"],
         ["--body-bytes-max", "0"],
         ["--run-seconds-max", "-1"],
+        ["--webhook-seconds", "241"],
     ],
 )
 def test_settings_that_cannot_work_refuse_to_start(arguments: list[str]) -> None:
