@@ -261,5 +261,6 @@ async def test_slow_receivers_of_what_is_told_on_the_way_delay_nothing_that_is_p
         await asyncio.wait_for(all_slots.wait(), PATIENCE_SECONDS)
         await submit(whole, receiver.url)
         await asyncio.wait_for(taken(receiver), PATIENCE_SECONDS)
+        server.close()  # first, for they are tried again
         for writer in silent:
             writer.close()

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 
-
 WEBHOOK_SECONDS_MAX = 240.0
 """With what a lease has beside, as long as a scheduler lends a webhook."""
 
