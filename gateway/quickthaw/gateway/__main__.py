@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
+
+import uvloop
 
 from quickthaw.gateway.server import Listening, serve
 from quickthaw.gateway.settings import parse_settings
@@ -16,7 +17,7 @@ def main() -> int:
     try:
         settings = parse_settings(sys.argv[1:], os.environ)
         configure_logs(settings.log_level, as_json=settings.log_json)
-        asyncio.run(serve(settings, _say_ready))
+        uvloop.run(serve(settings, _say_ready))
     except QuickthawError as error:
         print(f"quickthaw-gateway: {error.message}", file=sys.stderr)
         return 1
