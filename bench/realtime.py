@@ -4,10 +4,14 @@
 
 A round trip is from an input's frame to its output's, on one open session, inputs one after the
 other; the run's own time, as the receipt has it, is subtracted. `noop` runs nothing: all of it is
-overhead. `picture` draws with the bundled model at its fewest steps: its overhead includes storing
-the picture, reading it back and sending its bytes. Every input is a request with a receipt and a
-line in the ledger. `grpc` is the same session without the gateway, and `fdatasync` of the same disk
-is printed beside them, because an end is durable before it is told.
+overhead. `picture` draws with the bundled model at its fewest steps: its overhead includes sending
+the picture's bytes. Receipts have whole milliseconds, rounded down, so the overhead of what runs
+for some is half a millisecond too high on average. `parts` is what receipts say of a round trip,
+and what they do not: the way there and back, and the commit. `pause` is `noop` with as long
+between inputs as a picture takes: caches and processors cool down meanwhile, which is most of what
+a picture costs more. Every input is a request with a receipt and a line in the ledger. `grpc` is
+the same session without the gateway, and `fdatasync` of the same disk is printed beside them,
+because an end is durable before it is told.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgpack
 import websockets
@@ -43,15 +49,31 @@ PICTURE: JsonObject = {
     "seed": 7,
 }
 
-Trip = Callable[[], Awaitable[float]]
-"""One input; its round trip in milliseconds without its run. Raises unless it succeeded."""
+PAUSE_SECONDS = 0.085
+
+
+class Parts(NamedTuple):
+    """Of one round trip, in milliseconds; all but the first as its receipt has them."""
+
+    round_trip: float
+    queue: float
+    load: float
+    run: float
+
+    @property
+    def overhead(self) -> float:
+        return self.round_trip - self.run
+
+
+Trip = Callable[[], Awaitable[Parts]]
+"""One input. Raises unless it succeeded."""
 
 
 def over_websocket(socket: websockets.ClientConnection, arguments: JsonObject) -> Trip:
     frame = msgpack.packb(arguments)
     assert isinstance(frame, bytes)
 
-    async def trip() -> float:
+    async def trip() -> Parts:
         began = time.perf_counter()
         await socket.send(frame)
         answer = await socket.recv()
@@ -61,7 +83,8 @@ def over_websocket(socket: websockets.ClientConnection, arguments: JsonObject) -
         assert "prompt" not in arguments or output["images"][0]["content"], output
         timings = await socket.recv()
         assert json.loads(timings)["action"] == "timings", timings
-        return took_ms - float(output["receipt"]["run_ms"])
+        receipt = output["receipt"]
+        return Parts(took_ms, receipt["queue_ms"], receipt["load_ms"], receipt["run_ms"])
 
     return trip
 
@@ -70,7 +93,7 @@ def over_grpc(session: RealtimeSession, model: str, arguments: JsonObject) -> Tr
     answers = aiter(session)
     count = 0
 
-    async def trip() -> float:
+    async def trip() -> Parts:
         nonlocal count
         count += 1
         began = time.perf_counter()
@@ -83,7 +106,7 @@ def over_grpc(session: RealtimeSession, model: str, arguments: JsonObject) -> Tr
         took_ms = (time.perf_counter() - began) * 1000
         receipt = answer.event.request.receipt
         assert receipt is not None, answer
-        return took_ms - receipt.run_ms
+        return Parts(took_ms, receipt.queue_ms, receipt.load_ms, receipt.run_ms)
 
     return trip
 
@@ -156,22 +179,33 @@ async def picture(folder: Path) -> AsyncIterator[dict[str, Trip]]:
         await process.stop(grace_seconds=30)
 
 
+async def paused(trip: Trip) -> Parts:
+    await asyncio.sleep(PAUSE_SECONDS)
+    return await trip()
+
+
+@asynccontextmanager
+async def pause(folder: Path) -> AsyncIterator[dict[str, Trip]]:
+    async with noop(folder) as ways:
+        yield {way: partial(paused, trip) for way, trip in ways.items()}
+
+
 async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     results: dict[str, object] = {}
-    for name, platform in (("noop", noop), ("picture", picture)):
+    for name, platform in (("noop", noop), ("pause", pause), ("picture", picture)):
         place = folder / name
         place.mkdir()
         async with platform(place) as ways:
             for trip in ways.values():
                 for _ in range(WARM_UP_INPUTS):
                     await trip()
-            rounds: dict[str, list[list[float]]] = {way: [] for way in ways}
+            rounds: dict[str, list[list[Parts]]] = {way: [] for way in ways}
             for number in range(arguments.rounds):
                 for way, trip in ways.items():
                     rounds[way].append([await trip() for _ in range(arguments.inputs)])
                     print(
                         f"{name:8} round {number + 1}/{arguments.rounds} {way:10} "
-                        f"{statistics.median(rounds[way][-1]):.2f} ms",
+                        f"{statistics.median(each.overhead for each in rounds[way][-1]):.2f} ms",
                         file=sys.stderr,
                     )
         results[name] = {way: summary(each) for way, each in rounds.items()}
@@ -179,9 +213,15 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
     return results
 
 
-def summary(rounds: list[list[float]]) -> dict[str, object]:
-    medians = [statistics.median(each) for each in rounds]
-    everything = [value for each in rounds for value in each]
+def summary(rounds: list[list[Parts]]) -> dict[str, object]:
+    medians = [statistics.median(each.overhead for each in trips) for trips in rounds]
+    trips = [trip for each in rounds for trip in each]
+    everything = [trip.overhead for trip in trips]
+    means = {
+        name: statistics.fmean(part)
+        for name, part in zip(Parts._fields, zip(*trips, strict=True), strict=True)
+    }
+    known = means["queue"] + means["load"] + means["run"]
     return {
         "overhead_ms_p50": {
             "median": statistics.median(medians),
@@ -190,6 +230,7 @@ def summary(rounds: list[list[float]]) -> dict[str, object]:
         },
         "overhead_ms_p90": quantile(everything, 0.9),
         "overhead_ms_p99": quantile(everything, 0.99),
+        "parts_ms_mean": {**means, "in_no_receipt": means["round_trip"] - known},
     }
 
 
