@@ -1,4 +1,5 @@
-"""What videos cost beside their model: writing the file, and the previews between the steps.
+"""What videos and pictures cost beside their model: reading the picture that one begins with, the
+previews between the steps, and writing the file.
 
 A moving picture with grain, of Wan's size and length unless told otherwise, goes through each
 encoder that the installed PyAV has; the file is decoded again and compared, so that a fast encoder
@@ -23,12 +24,14 @@ import torch
 from bench.support import record
 from PIL import Image
 
+from quickthaw.worker.pictures import PictureUrls, open_pictures
 from quickthaw.worker.previews import PreviewPainter
 from quickthaw.worker.video_files import VideoCodec, choose, encode
 
 SEED = 7
 FPS = 16
 PSNR_MIN = 30.0
+PHOTO = (4032, 3024)
 FORMATS = [("mp4", codec) for codec in VideoCodec if codec is not VideoCodec.AUTO]
 
 
@@ -114,6 +117,38 @@ def measure_preview(width: int, height: int, frames: int, rounds: int) -> Any:
     return {"cpu_ms_p50": round(1000 * statistics.median(seconds), 2), "bytes": size}
 
 
+def measure_beginning(width: int, height: int, rounds: int) -> Any:
+    """A photograph of twelve megapixels, as it comes out of the blob store, to a video's size."""
+    shown = Image.fromarray(film(PHOTO[0] // 8, PHOTO[1] // 8, 1)[0]).resize(PHOTO)
+    photo = io.BytesIO()
+    shown.save(photo, "JPEG", quality=90)
+    urls = PictureUrls("blob:inputs/" + 43 * "A")
+    seconds = []
+    for _ in range(rounds):
+        began = time.process_time()
+        opened = open_pictures(urls, (width, height), lambda key: photo.getvalue())
+        seconds.append(time.process_time() - began)
+        assert opened is not None
+        assert opened.image.size == (width, height)
+    return {"cpu_ms_p50": round(1000 * statistics.median(seconds), 1), "bytes": photo.tell()}
+
+
+def measure_still_preview(rounds: int) -> Any:
+    """Of latents as those of a picture of 1024 x 1024 are."""
+    painter = PreviewPainter(_Colours(), 8)
+    generator = torch.Generator().manual_seed(SEED)
+    coarse = torch.randn(1, 16, 8, 8, generator=generator)
+    latents = torch.nn.functional.interpolate(coarse, size=(128, 128), mode="bilinear")
+    seconds, size = [], 0
+    for _ in range(rounds):
+        began = time.process_time()
+        ((data, side),) = painter.paint(latents)
+        seconds.append(time.process_time() - began)
+        assert side == (256, 256)
+        size = len(data)
+    return {"cpu_ms_p50": round(1000 * statistics.median(seconds), 2), "bytes": size}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.media")
     parser.add_argument("--width", type=int, default=832)
@@ -124,7 +159,13 @@ def main() -> None:
     frames = film(given.width, given.height, given.frames)
     files = [measure_file(frames, container, codec, given.rounds) for container, codec in FORMATS]
     preview = measure_preview(given.width, given.height, given.frames, given.rounds)
-    record("media", {**vars(given), "seed": SEED}, {"files": files, "preview": preview})
+    results = {
+        "files": files,
+        "preview": preview,
+        "still_preview": measure_still_preview(given.rounds),
+        "beginning": measure_beginning(given.width, given.height, given.rounds),
+    }
+    record("media", {**vars(given), "seed": SEED}, results)
 
 
 if __name__ == "__main__":
