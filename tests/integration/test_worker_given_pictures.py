@@ -15,6 +15,7 @@ from PIL import Image
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
+from quickthaw.worker.video_files import encode
 from support import picture_models
 from support.fake_scheduler import FakeScheduler
 from support.picture_models import BUILDERS, FRAMES, SIDE, make
@@ -84,15 +85,12 @@ async def test_a_video_is_what_the_original_pipeline_makes_of_its_first_picture(
     studio: Studio, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames: list[np.ndarray] = []
-    from quickthaw.worker import filming
-
-    encode = filming.encode
 
     def watched(pixels: Any, *rest: Any) -> bytes:
         frames.extend(pixels)
         return encode(iter(frames), *rest)
 
-    monkeypatch.setattr(filming, "encode", watched)
+    monkeypatch.setattr("quickthaw.worker.filming.encode", watched)
     end = await studio.draw(name, **asked(name))
     wanted = make(name, BUILDERS[name](0)).permute(0, 2, 3, 1)
     expected = (wanted.float() * 255).round().clamp(0, 255).numpy().astype(np.uint8)

@@ -220,13 +220,12 @@ _OTHER_PIPELINES = {
 def make(name: str, pipeline: Any, seed: int = 7, steps: int = 2) -> torch.Tensor:
     """What diffusers' own pipeline makes of a picture: (pictures or frames, 3, height, width)."""
     if (kind := _OTHER_PIPELINES.get(name)) is not None:
-        told = {"expand_timesteps": True} if name == "wan-both" else {}
-        pipeline = kind(**pipeline.components, **told)
+        more = {"expand_timesteps": True} if name == "wan-both" else {}
+        pipeline = kind(**pipeline.components, **more)
     pipeline.set_progress_bar_config(disable=True)
+    told: dict[str, Any] = {"negative_prompt": ""}
     if name.startswith("flux"):
         told = {"max_sequence_length": TEXT_TOKENS}
-    else:
-        told = {"negative_prompt": ""}
     made = pipeline(
         **{**told, **_CALLS[name]()},
         prompt=PROMPT,
