@@ -394,7 +394,7 @@ Global___AttemptStatus: _TypeAlias = AttemptStatus  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """Sent every `heartbeat_interval_ms` while the worker has attempts, and at least three times a lease
+    """Sent every `heartbeat_interval_ms` while the worker has attempts, and at least twice a lease
     (or each interval, if that is longer). A worker that is silent for `lease_ms` has lost its attempts.
     """
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 from quickthaw.worker.ports import Clock
 
-IDLE_TURNS_MAX = 3
+IDLE_TURNS_MAX = 4
 
 
 def idle_turns(lease_ms: int, heartbeat_interval_ms: int) -> int:
     """One heartbeat in so many is sent by a worker that has no attempts: there is no run time to
-    tell, only that it lives, for which three in a lease are enough."""
-    return max(1, min(IDLE_TURNS_MAX, lease_ms // (3 * max(1, heartbeat_interval_ms))))
+    tell, only that it lives, for which two in a lease are enough, with half an interval to spare:
+    they are what a scheduler of a thousand workers has to do when there is nothing to do."""
+    return max(1, min(IDLE_TURNS_MAX, 2 * lease_ms // (5 * max(1, heartbeat_interval_ms))))
 
 
 class Lease:

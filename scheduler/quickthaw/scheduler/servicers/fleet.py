@@ -19,7 +19,7 @@ from quickthaw.scheduler.explanations import Explanations
 from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.requests import Requests
-from quickthaw.scheduler.slices import slices
+from quickthaw.scheduler.slices import SLICE_MAX, slices
 from quickthaw.scheduler.worker_streams import WorkerStream, WorkerStreams
 from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc
 from quickthaw.wire import errors, limits
@@ -93,7 +93,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
                     return
                 for some in slices(_bounded(frame)):
                     self._hear(stream, some)
-                    await asyncio.sleep(0)
+                    if len(some) == SLICE_MAX:
+                        await asyncio.sleep(0)  # what came of a full one is sent first
             stream.close(errors.Unavailable("the worker closed its side of the stream"))
         except errors.QuickthawError as error:
             stream.close(error)
