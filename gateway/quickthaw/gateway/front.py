@@ -235,14 +235,23 @@ def _check_framing(headers: Headers) -> None:
         )
 
 
+_FAL_REQUEST_ID = (REQUEST_ID_HEADER.encode(),)
+_REQUEST_ID_HEADERS = {"openai": (*_FAL_REQUEST_ID, b"x-request-id")}
+"""By surface: what OpenAI's client tells its user to quote is not what fal's does."""
+
+
 def _observed(send: Send, exchange: Exchange, cors: Sequence[tuple[bytes, bytes]]) -> Send:
     async def observe(message: Message) -> None:
         if message["type"] in _BEGINNINGS:
             exchange.status = message.get("status", SWITCHING_PROTOCOLS)
             exchange.first_byte_seconds = time.perf_counter() - exchange.started
             headers = [*message.get("headers", []), *cors]
-            if not any(name == REQUEST_ID_HEADER.encode() for name, _ in headers):
-                headers.append((REQUEST_ID_HEADER.encode(), exchange.request_id.encode()))
+            given = {name for name, _ in headers}
+            headers += [
+                (name, exchange.request_id.encode())
+                for name in _REQUEST_ID_HEADERS.get(exchange.surface, _FAL_REQUEST_ID)
+                if name not in given
+            ]
             message = {**message, "headers": headers}
         else:
             sent = message.get("body") or message.get("bytes") or message.get("text") or b""
