@@ -106,6 +106,7 @@ def test_the_next_version_is_rolled_back_and_all_of_it_deleted(
     assert (back.status_code, back.json()["changed"]) == (200, True)
     listed = me.http.get("/v1/endpoints/me/style/versions").json()["versions"]
     assert [(each["version"], each["current"]) for each in listed] == [(2, False), (1, True)]
+    seen_by_replicate(platform, me)
     assert drawn(me, "me/style") == picture
     assert me.http.delete("/v1/endpoints/me/style").status_code == 204
     assert me.http.get("/v1/endpoints/me/style/versions").status_code == 404
@@ -119,6 +120,23 @@ def drawn(me: Tenant, name: str, **more: object) -> bytes:
     answer = me.http.post(f"/run/{name}", json={**INPUT, **more})
     assert answer.status_code == 200, answer.text
     return me.http.get(answer.json()["images"][0]["url"]).content
+
+
+def seen_by_replicate(platform: Platform, me: Tenant) -> None:
+    """Both versions, the first of which serves."""
+    model = "/replicate/v1/models/me/style"
+    serving = me.http.get(model).json()["latest_version"]["id"]
+    first, second = [each["id"] for each in me.http.get(f"{model}/versions").json()["results"]]
+    assert (first != serving, second == serving) == (True, True)
+    old = me.http.get(f"{model}/versions/{first}").json()
+    assert "lora_scale" in old["openapi_schema"]["components"]["schemas"]["Input"]["properties"]
+    assert me.http.get(f"{model}/versions/{'0' * 64}").status_code == 404
+    listed = me.http.get("/replicate/v1/models").json()["results"]
+    assert ("me", "style") in [(each["owner"], each["name"]) for each in listed]
+    body = {"version": first, "input": INPUT}
+    assert me.http.post("/replicate/v1/predictions", json=body).status_code == 422
+    with a_tenant(platform, "rival").http as rival:
+        assert rival.get(f"{model}/versions").status_code == 404
 
 
 def others_see_nothing(platform: Platform, me: Tenant, deployment: str) -> None:
@@ -167,6 +185,28 @@ def test_a_folder_is_deployed_and_a_single_file_over_it(me: Tenant, sources: Pat
     assert over["state"] == "ready", over
     assert drawn(me, "me/tuned") != drawn(me, "me/tiny")
     assert drawn(me, "me/tuned") == httpx.get(over["self_test"]["pictures"][0]).content
+
+
+def test_the_command_deploys_from_another_machine_with_nothing_but_a_key(
+    platform: Platform, me: Tenant, sources: Path, style: dict[str, Any], tmp_path: Path
+) -> None:
+    key = me.http.headers["authorization"].removeprefix("Key ")
+    words = ("deploy", sources / "style.safetensors", "--name", "me/sent", "--base", "shapes")
+    flags = ("--default", "num_inference_steps=2", "--remote", platform.ready["http"], "--json")
+    elsewhere = {"QUICKTHAW_KEY": key, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        quickthaw(*words, *flags),
+        env={**os.environ, **elsewhere},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["deployment"]["snapshot"] == style["snapshot"]
+    (saved,) = answer["files"]
+    assert (tmp_path / saved).read_bytes() == drawn(me, "me/sent")
 
 
 @pytest.mark.parametrize(

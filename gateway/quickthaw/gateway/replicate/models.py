@@ -20,7 +20,6 @@ from quickthaw.gateway.replicate.names import find_model, replicate_name, versio
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.schemas import openapi_schema, schema_properties
 from quickthaw.v1 import catalog_pb2, catalog_pb2_grpc, types_pb2
-from quickthaw.wire.errors import ModelNotFound, PermissionDenied
 
 if TYPE_CHECKING:
     # The generated stubs' types know the asyncio channel under another name.
@@ -80,18 +79,15 @@ async def get_version(request: Request) -> Response:
 
 
 async def _versions(request: Request) -> list[catalog_pb2.Model]:
-    """What a model has been, newest first, for those who may deploy it; for others what it is."""
+    """What a model has been, newest first."""
     gateway, credential = gateway_of(request), read_credential(request.headers)
     now = await _model(request)
     message = catalog_pb2.ListVersionsRequest(model=now.id, page=types_pb2.Page(size=PAGE_SIZE))
     stub: CatalogAsyncStub = catalog_pb2_grpc.CatalogStub(gateway.platform.channel)
-    try:
-        answer: catalog_pb2.ListVersionsResponse = await gateway.platform.call(
-            credential, stub.ListVersions, message
-        )
-    except (PermissionDenied, ModelNotFound):
-        return [now]
-    return [each.model for each in answer.versions] or [now]
+    answer: catalog_pb2.ListVersionsResponse = await gateway.platform.call(
+        credential, stub.ListVersions, message
+    )
+    return [each.model for each in answer.versions]
 
 
 def page(gateway: Gateway, path: str, results: Sequence[Json], following: str | None) -> JsonObject:
