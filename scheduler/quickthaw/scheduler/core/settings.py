@@ -35,9 +35,10 @@ class PlacementPolicy:
     for any full worker, not only for one that has its model. In simulated fleets (docs/simulate.md)
     of 8 that takes up to 6 % off the cost and up to 29 % off the p99 of traffic with peaks, of 16
     less (steady traffic costs 1 % more there); in one of 50 everything would cost 2 % more."""
-    queue_ahead: int = 2
-    """Attempts a worker may hold beyond those that run: they load meanwhile. With a single one a
-    busy worker idles whenever both that it holds must load (docs/simulate.md)."""
+    queue_ahead: int = 3
+    """Attempts a worker may hold beyond those that run: they load meanwhile, or run beside a load.
+    With a single one a busy worker idles whenever both that it holds must load; with two there is
+    often no place for one that could run beside a load (docs/simulate.md)."""
 
 
 @dataclass(frozen=True, slots=True)
