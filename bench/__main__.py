@@ -29,6 +29,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
             "fine_tunes",
             "options",
             "options_families",
+            "options_caches",
             "remote",
             "load_cycles",
             "media",

@@ -115,6 +115,22 @@ def cold_start(result: Result) -> Rows:
     return rows
 
 
+def caches(result: Result) -> Rows:
+    rows = [["CPU-seconds, tiny models", "importing the compiler", "reading in", "first", "later"]]
+    words = {"compiled": "torch.compile", "brought": "torch.compile, its artifacts brought"}
+    for model, found in result["results"].items():
+        plain = f"{found['compiled']['uncompiled_seconds']:.2f}"
+        rows.append([f"{model}, uncompiled", "", "", plain, plain])
+        for how, line in found.items():
+            seconds = (line.get(name) for name in _CACHE_SECONDS)
+            cells = ("" if each is None else f"{each:.2f}" for each in seconds)
+            rows.append([f"{model}, {words[how]}", *cells])
+    return rows
+
+
+_CACHE_SECONDS = ("import_seconds", "bring_seconds", "first_seconds", "later_seconds")
+
+
 def families(result: Result) -> Rows:
     rows = [["", "calls that ran compiled", "codes made", "what is made differs by"]]
     for name, line in result["results"].items():
@@ -128,6 +144,7 @@ TABLES: Mapping[tuple[str, str], Callable[[Result], Rows]] = {
     ("options", "weights"): weights,
     ("options", "code"): code,
     ("options_families", ""): families,
+    ("options_caches", ""): caches,
     ("remote", ""): remote,
     ("cold_start_gpu", ""): cold_start,
     ("cold_start_gpu_sdxl", ""): cold_start,

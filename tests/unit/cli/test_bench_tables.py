@@ -78,6 +78,31 @@ def test_a_gpus_result_names_the_gpu_and_says_how_close_each_row_comes() -> None
     assert "| another | page cache | 0.123 | 24.50 |  | 2.50 |" in after
 
 
+def test_what_caches_leave_of_a_first_picture_is_told_beside_it() -> None:
+    compiled = {"uncompiled_seconds": 0.03, "import_seconds": 1.3, "first_seconds": 19.26}
+    brought = {**compiled, "bring_seconds": 0.682, "first_seconds": 15.18, "later_seconds": 0.03}
+    result = {**MACHINE, "results": {"sd": {"compiled": compiled, "brought": brought}}}
+    page = "<!-- options_caches.json: begin -->\n<!-- options_caches.json: end -->"
+    after = refreshed(page, {"options_caches": result}.get)
+    assert "| sd, uncompiled |  |  | 0.03 | 0.03 |" in after
+    assert "| sd, torch.compile | 1.30 |  | 19.26 |  |" in after
+    assert "| sd, torch.compile, its artifacts brought | 1.30 | 0.68 | 15.18 | 0.03 |" in after
+
+
+def test_a_family_whose_block_was_refused_shows() -> None:
+    line = {
+        "class": "SomeTransformer",
+        "codes_wanted": 3,
+        "codes_made": 2,
+        "calls": 8,
+        "compiled_calls": 6,
+        "difference": 1.23e-6,
+    }
+    page = "<!-- options_families.json: begin -->\n<!-- options_families.json: end -->"
+    after = refreshed(page, {"options_families": {**MACHINE, "results": {"some": line}}}.get)
+    assert "| some, SomeTransformer | 6 of 8 | 2 of 3 | 1e-06 |" in after
+
+
 def test_a_page_whose_result_was_never_recorded_stays_as_it_is() -> None:
     assert refreshed(PAGE, lambda _: None) == PAGE
 
