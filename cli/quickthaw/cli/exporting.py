@@ -69,7 +69,8 @@ def write_log(lines: Iterable[Line], output: Path | None, out: Output) -> None:
     if out.as_json:
         out.line({"requests": count, "file": str(output)})
     else:
-        stderr().print(f"{count} requests written to {output}", markup=False)
+        requests = "1 request" if count == 1 else f"{count} requests"
+        stderr().print(f"{requests} written to {output}", markup=False)
         sys.stderr.flush()
 
 

@@ -38,7 +38,8 @@ def describe(event: StateChanged) -> str:
         text += f" on {event.worker_id}"
     if event.attempt > 1:
         text += f", attempt {event.attempt}"
-    return f"{text} ({event.detail})" if event.detail else text
+    detail = event.detail.removeprefix(f"{event.worker_id}: ")
+    return f"{text} ({detail})" if detail else text
 
 
 class SilentView:

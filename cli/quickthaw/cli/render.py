@@ -168,7 +168,7 @@ def receipt(console: Console, value: Receipt) -> None:
             ("", f"compiled: {value.load.compiled}" if value.load and value.load.compiled else ""),
             ("billed", value.waiver or f"{bill} [dim](prices {value.price_version})[/dim]"),
             ("worker", f"{value.worker_id} ({value.gpu_type}), attempt {value.attempts}"),
-            ("why", value.placement),
+            ("why", value.placement.removeprefix(f"{value.worker_id}: ")),
             ("seed", "" if value.seed is None else str(value.seed)),
         ),
     )
