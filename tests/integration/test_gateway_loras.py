@@ -255,3 +255,19 @@ async def test_without_a_blob_store_small_files_travel_inside_the_input(tmp_path
     ):
         (found,) = await brought(rig, f"{web.url}/a")
         assert found["path"] == data_uri(weights())
+
+
+async def test_files_are_brought_for_a_call_that_is_made_elsewhere(tmp_path: Path) -> None:
+    async with a_gateway(tmp_path) as rig:
+        arguments = {"prompt": "x", "loras": [{"path": data_uri(weights())}]}
+        answer = await rig.http.post(f"/v1/inputs/{MODEL_ID}", json=arguments)
+        assert answer.status_code == 200, answer.text
+        given = answer.json()["input"]
+        assert given["prompt"] == "x"
+        assert kept(tmp_path, given["loras"][0]["path"]) == weights()
+        assert not rig.platform.requests
+        await refused(
+            await rig.http.post(f"/v1/inputs/{MODEL_ID}", json={"loras": [{"path": "data:x"}]})
+        )
+        assert (await rig.http.post("/v1/inputs/no/such", json={})).status_code == 404
+        assert (await rig.nobody.post(f"/v1/inputs/{MODEL_ID}", json={})).status_code == 401

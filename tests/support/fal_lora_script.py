@@ -49,7 +49,7 @@ def main(model: str, file: str, url: str, other: str) -> dict[str, object]:
         "uploaded": drawn(model, {"path": uploaded}),
         "half": drawn(model, {"path": url, "scale": 0.5}),
         "both": drawn(model, {"path": url}, {"path": other}),
-        "inline": drawn(model, {"path": fal_client.encode_file(file), "scale": -1}),
+        "inline": drawn(model, {"path": fal_client.encode_file(Path(file)), "scale": -1}),
         "named": drawn(model, {"path": "test/style"}),
         "secret": refused(model, "alice/secret"),
         "nobodys": refused(model, "alice/secrex"),

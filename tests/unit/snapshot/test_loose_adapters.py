@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.adapters import Bound, read_loose
+from quickthaw.snapshot.adapters.packed import read_packed
 from quickthaw.snapshot.loaded import LoadedModel
 from quickthaw.snapshot.pack import pack
-from quickthaw.wire.errors import InvalidArgument, SnapshotInvalid
+from quickthaw.snapshot.remote import RemoteSettings
+from quickthaw.wire.errors import InvalidArgument, NotFound, SnapshotCorrupt, SnapshotInvalid
 from support.loras import everything, lora, with_peft
 from support.other_models import tiny_sd3
-from support.snapshots import BUILDERS, a_loader, draw
+from support.snapshots import BUILDERS, a_loader, draw, flip_bit
 from support.tiny_models import tiny_sd, tiny_sdxl
 
 COMPONENTS = {
@@ -126,8 +128,12 @@ def _prediction(unet: Any) -> torch.Tensor:
 # ---- what strangers send -------------------------------------------------------------------------
 
 
-def changed(path: Path, metadata: dict[str, str] | None = None, **tensors: torch.Tensor) -> Path:
-    save_file({**load_file(path), **tensors}, path, metadata)
+def changed(
+    path: Path,
+    metadata: dict[str, str] | None = None,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    save_file({**load_file(path), **(tensors or {})}, path, metadata)
     return path
 
 
@@ -203,7 +209,7 @@ def test_names_and_shapes_that_no_lora_has_are_refused(
     path = tmp_path / "x.safetensors"
     path.write_bytes(three.paths[0].read_bytes())
     with pytest.raises(SnapshotInvalid, match=r"loras\[0\]"):
-        loose(base, changed(path, **{name: torch.zeros(shape)}))
+        loose(base, changed(path, tensors={name: torch.zeros(shape)}))
 
 
 def test_more_tensors_than_the_base_has_layers_for_are_refused(
@@ -213,3 +219,31 @@ def test_more_tensors_than_the_base_has_layers_for_are_refused(
     save_file({f"unet.x{n}.lora_A.weight": torch.ones(1, 1) for n in range(6000)}, path)
     with pytest.raises(InvalidArgument, match="6000 tensors"):
         loose(base, path)
+
+
+# ---- packed ones by themselves -------------------------------------------------------------------
+
+
+def test_a_packed_lora_is_read_without_its_base_and_checked(
+    three: SimpleNamespace, tmp_path: Path
+) -> None:
+    room, here = SnapshotStore(tmp_path / "store"), SnapshotStore(tmp_path / "here")
+    base = pack(tiny_sd(0), room)
+    digest = pack(three.paths[0], room, base=base, scale=0.5)
+
+    def read(wanted: str = digest, uri: str = room.root.as_uri(), bytes_max: int = 1 << 20) -> Any:
+        return read_packed(wanted, here, uri, bytes_max, RemoteSettings())
+
+    ((part, tensors),) = read()
+    original = load_file(three.paths[0])
+    assert {f"unet.{name}" for name in tensors} == original.keys()
+    assert all(torch.equal(tensors[name], original[f"unet.{name}"]) for name in tensors)
+    with pytest.raises(InvalidArgument, match="no LoRA"):
+        read(base)
+    with pytest.raises(InvalidArgument, match="10 are taken"):
+        read(bytes_max=10)
+    with pytest.raises(NotFound):
+        read(uri="/nowhere")
+    flip_bit(room.component_path(part.digest), part.data_start + 5)
+    with pytest.raises(SnapshotCorrupt):
+        read()
