@@ -8,7 +8,8 @@ from typing import Any
 
 from quickthaw.scheduler.simulate.study import OURS
 
-SHOWN = (OURS, "serverlessllm", "modelmesh", "least loaded", "resident first")
+SHOWN = (OURS, "serverlessllm", "modelmesh", "least loaded", "resident first", "two choices")
+COLUMNS_MAX = 5
 _MARKED = re.compile(
     r"(?P<begin><!-- (?P<name>[a-z0-9_]+)\.json: begin -->\n).*?"
     r"(?P<end><!-- (?P=name)\.json: end -->)",
@@ -55,7 +56,8 @@ def _caption(result: Mapping[str, Any], name: str) -> str:
 
 def _comparison(results: Mapping[str, Any]) -> list[list[str]]:
     """A row a trace; what is best in it is bold."""
-    policies = [name for name in SHOWN if all(name in rows for rows in results.values())]
+    played = [name for name in SHOWN if all(name in rows for rows in results.values())]
+    policies = played[:COLUMNS_MAX]
     table = [["trace", *policies]]
     for trace, rows in results.items():
         best_p99 = min(rows[name]["p99_seconds"] for name in policies)

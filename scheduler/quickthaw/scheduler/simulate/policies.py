@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from random import Random
 
 from quickthaw.scheduler.core.model import Digest, ModelSpec, Tier
@@ -46,10 +47,10 @@ class Baseline(ABC):
         first = next(bucket for bucket in self.buckets if bucket)
         return self.by_name[next(iter(first))]
 
-    def residents(self, model: ModelSpec) -> list[VirtualWorker]:
+    def residents(self, model: ModelSpec) -> Collection[VirtualWorker]:
         """Workers that have the model's largest part in VRAM: what tells it from others."""
         held = self.holders.get(next(iter(model.sizes)))
-        return [worker for worker in held.values() if worker.alive] if held else []
+        return held.values() if held else ()
 
     # ---- the port ----------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class StartTime(Baseline):
     def choose(self, model: ModelSpec, arrival: Arrival) -> VirtualWorker:
         fleet = self.fleet
         some = fleet if len(fleet) <= 64 else self.random.sample(fleet, self.SAMPLED)
-        near = self.residents(model)[: self.SAMPLED]
+        near = islice(self.residents(model), self.SAMPLED)
         return min((*near, self.least_loaded(), *some), key=lambda each: self._start(each, model))
 
     def _start(self, worker: VirtualWorker, model: ModelSpec) -> tuple[float, str]:
