@@ -195,10 +195,10 @@ def _followed(gateway: RemoteGateway, deployment_id: str) -> Mapping[str, Any]:
 
 
 def _saved(gateway: RemoteGateway, ended: Mapping[str, Any], output: Path) -> Iterator[Path]:
-    tried = ended["self_test"] or {"files": []}
-    for each in tried["files"]:
+    tried: Mapping[str, Any] = ended["self_test"] or {}
+    for each in tried.get("files", ()):
         path = path_of(each["url"])
-        stem = file_stem(ended["name"], tried["request_id"])
+        stem = file_stem(ended["name"], str(tried["request_id"]))
         target = output / f"{stem}-{path.rpartition('/')[2]}"
         try:
             gateway.save(path, target)
