@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer.main
 
-from quickthaw.cli.main import execute
+from quickthaw.cli.main import PANELS, app, execute
 
 COMMANDS = (
     *("up", "run", "models", "workers", "requests", "usage", "prices", "keys", "explain"),
@@ -21,6 +24,22 @@ def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().out
     assert all(command in shown for command in COMMANDS)
     assert "quickthaw run shapes prompt=" in shown
+
+
+def test_a_groups_line_names_every_command_of_it() -> None:
+    root: Any = typer.main.get_command(app)
+    untold = {
+        f"{name} {command}"
+        for name, group in root.commands.items()
+        for command in getattr(group, "commands", ())
+        if not re.search(rf"\b{command}\b", group.help.partition("\n\n")[0])
+    }
+    assert untold == {"deploy create"}, "which is what `deploy PATH` is"
+
+
+def test_every_command_is_in_one_section_of_the_help() -> None:
+    root: Any = typer.main.get_command(app)
+    assert sorted(name for names in PANELS.values() for name in names) == sorted(root.commands)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+PANELS = {
+    "Run a platform": ("up", "endpoint", "workers", "bench"),
+    "Run models": (
+        *("run", "quote", "models", "requests", "explain", "webhooks"),
+        *("env", "run-with"),
+    ),
+    "Bring models": ("deploy", "deployments", "snapshot"),
+    "Keys and money": ("keys", "budget", "usage", "prices"),
+    "One part alone": ("scheduler", "worker", "gateway", "packer"),
+}
+"""The sections of `quickthaw --help`."""
+_PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+_APART = (up.app, run.app, requests.explain_app, billing.app, clients.app, parts.app)
+"""Commands of their own, without a group."""
+for commands in _APART:
+    for command in commands.registered_commands:
+        command.rich_help_panel = _PANEL_OF[command.name or ""]
 for commands in (up.app, run.app):
     app.add_typer(commands)
 for name, group in (
@@ -61,8 +78,8 @@ for name, group in (
     ("snapshot", snapshot.app),
     ("bench", bench.app),
 ):
-    app.add_typer(group, name=name)
-for commands in (requests.explain_app, billing.app, clients.app, parts.app):
+    app.add_typer(group, name=name, rich_help_panel=_PANEL_OF[name])
+for commands in _APART[2:]:
     app.add_typer(commands)
 
 

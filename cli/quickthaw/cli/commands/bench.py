@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from quickthaw.cli.bench.rows import From
 
 app = typer.Typer(
-    help="Measure this machine: cold starts, tier by tier, beside other loaders. Simulate a fleet.",
+    help="Measure this machine (cold-start, peers, show, clean) or judge a fleet without one "
+    "(simulate, replay).",
     no_args_is_help=True,
 )
 app.command("simulate")(simulate)

@@ -60,8 +60,8 @@ def parse_dollars(text: str, what: str) -> int:
 
 @session_default(app)
 def budget(session: Session) -> None:
-    """What accounts may spend: show, set, credit, lock, unlock, alerts. Without a command: all
-    accounts of your tenant.
+    """What accounts may spend: list, show, set, credit, lock, unlock, alerts. Without a command:
+    all accounts of your tenant.
 
     An account is a tenant or one of its keys. A key spends within its own limits and its tenant's.
 

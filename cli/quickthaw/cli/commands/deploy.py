@@ -33,7 +33,8 @@ class _PathOrCommand(TyperGroup):
 app = typer.Typer(
     cls=_PathOrCommand,
     no_args_is_help=True,
-    help="Deploy a LoRA, a checkpoint or a diffusers folder: `deploy PATH --name OWNER/MODEL`.",
+    help="Deploy a LoRA, a checkpoint or a diffusers folder: `deploy PATH --name OWNER/MODEL`. "
+    "Then versions, rollback, delete, gc.",
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog id or alias.")]
 

@@ -21,7 +21,7 @@ RequestArgument = Annotated[str, typer.Argument(metavar="REQUEST", help="A reque
 
 @session_default(app)
 def requests(session: Session) -> None:
-    """Your requests: list, show, save, watch, cancel. Without a command: the newest 20."""
+    """Your requests: list, show, save, watch, cancel, export. Without a command: the newest 20."""
     list_requests(session)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(
-    help="Snapshots: pack, inspect, diff, verify, list; push, pull and ls elsewhere.",
+    help="Snapshots: pack, compile, inspect, diff, verify, list; push, pull and ls elsewhere.",
     no_args_is_help=True,
 )
 app.command("diff")(diff)

@@ -21,7 +21,7 @@ RequestArgument = Annotated[
 
 @session_default(app)
 def webhooks(session: Session) -> None:
-    """Your webhooks: list, show, redeliver. Without a command: the newest 20."""
+    """Your webhooks: list, show, redeliver, rotate-key. Without a command: the newest 20."""
     list_webhooks(session)
 
 
