@@ -22,7 +22,7 @@ from quickthaw.snapshot.pack import pack
 from quickthaw.snapshot.remote import RemoteSettings
 from quickthaw.wire.errors import InvalidArgument, NotFound, SnapshotCorrupt, SnapshotInvalid
 from support.loras import everything, lora, with_peft
-from support.other_models import tiny_sd3
+from support.other_models import make, tiny_sd3
 from support.snapshots import BUILDERS, a_loader, draw, flip_bit
 from support.tiny_models import tiny_sd, tiny_sdxl
 
@@ -58,6 +58,22 @@ def test_two_with_scales_draw_what_diffusers_draws_with_them(family: str, tmp_pa
         assert torch.equal(drawn(model, more), expected)
         plain = draw(model.pipeline)
     assert torch.equal(plain, draw(build(0)))
+    assert not torch.equal(plain, expected)
+
+
+def test_sd3_draws_what_diffusers_draws_with_them(tmp_path: Path) -> None:
+    paths = [
+        lora(tmp_path / f"{seed}.safetensors", tiny_sd3(0), ("transformer",), seed=seed)
+        for seed in (1, 2)
+    ]
+    expected = make(with_peft(tiny_sd3(0), *paths, scales=(0.7, -1.3)))
+    room = SnapshotStore(tmp_path / "store")
+    with a_loader(room) as loader, loader.load(pack(tiny_sd3(0), room)) as model:
+        more = [loose(model, path, scale) for path, scale in zip(paths, (0.7, -1.3), strict=True)]
+        plain = make(model.pipeline)
+        with model.adapted(more=more):
+            assert torch.equal(make(model.pipeline), expected)
+        assert torch.equal(make(model.pipeline), plain)
     assert not torch.equal(plain, expected)
 
 
