@@ -170,10 +170,11 @@ class RealtimeSession:
             self._tentative.pop(tag, None)
 
     def _tell_soon(self, tag: str, request: LiveRequest, ended: RequestView) -> None:
-        """When what writes it has been told to; the end is told as usual where this is not done."""
+        """In the turn after the next one, in which the journal is woken: writing goes first. Where
+        this is not done the end is told as usual."""
         if tag in self._running and ended.state is RequestState.SUCCEEDED:
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._tell_tentatively, tag, request, ended)
+            loop.call_soon(loop.call_soon, self._tell_tentatively, tag, request, ended)
 
     def _tell_tentatively(self, tag: str, request: LiveRequest, ended: RequestView) -> None:
         event = convert.event_message(ended.request_id, 1, ended.finished_ms, ended)
