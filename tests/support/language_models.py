@@ -1,4 +1,4 @@
-"""Tiny random pipelines whose prompts a language model reads, and what they make."""
+"""Tiny random pipelines whose prompts one large model reads, and what they make."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
-from support.tiny_models import df, ready, seeded, tf, vae
+from support.tiny_models import T5_HIDDEN, TEXT_TOKENS, df, ready, seeded, tf, tiny_flux, vae
 
 PROMPT = "a red circle above a blue square"
 SIDE = 32
@@ -135,11 +135,40 @@ def tiny_z_image(seed: int = 0, chat_template: str = PUBLISHED_TEMPLATE) -> Any:
     return ready(pipeline)
 
 
+def tiny_chroma(seed: int = 0) -> Any:
+    """Chroma's shape: Flux's parts but for CLIP, around a transformer of its own."""
+    parts = tiny_flux(seed).components
+    with seeded(seed):
+        transformer = df.ChromaTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=T5_HIDDEN,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=16,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        )
+    pipeline = df.ChromaPipeline(
+        transformer=transformer,
+        vae=parts["vae"],
+        scheduler=parts["scheduler"],
+        text_encoder=parts["text_encoder_2"],
+        tokenizer=parts["tokenizer_2"],
+    )
+    return ready(pipeline)
+
+
 BUILDERS: Mapping[str, Callable[[int], Any]] = {
+    "chroma": tiny_chroma,
     "qwen_image": tiny_qwen_image,
     "z_image": tiny_z_image,
 }
 _GUIDED: Mapping[str, dict[str, Any]] = {
+    "chroma": {"guidance_scale": 4.0, "max_sequence_length": TEXT_TOKENS},
     "qwen_image": {"true_cfg_scale": 4.0, "max_sequence_length": 1024},
     "z_image": {"guidance_scale": 4.0},
 }

@@ -48,6 +48,7 @@ _DIFFUSERS_SCHEDULERS = (
 )
 
 ALLOWED: Mapping[str, Role] = {
+    "diffusers.ChromaPipeline": Role.PIPELINE,
     "diffusers.FluxFillPipeline": Role.PIPELINE,
     "diffusers.FluxKontextPipeline": Role.PIPELINE,
     "diffusers.FluxPipeline": Role.PIPELINE,
@@ -71,6 +72,7 @@ ALLOWED: Mapping[str, Role] = {
     "diffusers.AutoencoderKLTemporalDecoder": Role.MODEL,
     "diffusers.AutoencoderKLWan": Role.MODEL,
     "diffusers.AutoencoderOobleck": Role.MODEL,
+    "diffusers.ChromaTransformer2DModel": Role.MODEL,
     "diffusers.FluxTransformer2DModel": Role.MODEL,
     "diffusers.LTXVideoTransformer3DModel": Role.MODEL,
     "diffusers.QwenImageTransformer2DModel": Role.MODEL,

@@ -1,4 +1,4 @@
-"""Families whose prompts a language model reads: what comes out of a snapshot is what went in."""
+"""Families whose prompts one large model reads: what comes out of a snapshot is what went in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from quickthaw.wire.errors import SnapshotInvalid
 from support.language_models import BUILDERS, make, tiny_qwen_image, tiny_z_image
 from support.snapshots import a_loader
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    # diffusers' own business, both of them.
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @pytest.mark.parametrize("family", BUILDERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quickthaw.snapshot.families.base import Family
+from quickthaw.snapshot.families.chroma import CHROMA
 from quickthaw.snapshot.families.flux import FLUX, FLUX_FILL, FLUX_KONTEXT
 from quickthaw.snapshot.families.qwen_image import QWEN_IMAGE
 from quickthaw.snapshot.families.stable_audio import STABLE_AUDIO
@@ -25,6 +26,7 @@ FAMILIES: Mapping[str, Family] = {
         FLUX,
         FLUX_KONTEXT,
         FLUX_FILL,
+        CHROMA,
         QWEN_IMAGE,
         Z_IMAGE,
         SVD,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NOOP = "noop"
 
 _TOGETHER = ("sd", "sdxl", "sd3", "flux")
-_ALONE = ("qwen_image", "z_image")
+_ALONE = ("chroma", "qwen_image", "z_image")
 _FROM_PICTURE = ("sd_inpaint", "sdxl_inpaint", "flux_kontext", "flux_fill")
 _PICTURES = (*_TOGETHER, *_ALONE, *_FROM_PICTURE)
 _VIDEOS = ("svd", "wan", "wan_i2v", "ltx")
