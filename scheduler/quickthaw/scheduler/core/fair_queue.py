@@ -165,6 +165,8 @@ class FairQueue:
     def ahead(self) -> list[Waiting]:
         """Those that go before the order, oldest first; their tenants are charged like all others.
         What waits at a gate, or for its tenant, is not among them."""
+        if not self._ahead:
+            return []
         return [
             waiting
             for waiting in self._ahead.values()
@@ -214,8 +216,11 @@ class FairQueue:
         waiting = self._waiting[request_id]
         cost = waiting.cost_nanodollars if cost_nanodollars is None else cost_nanodollars
         cost = max(cost, CHARGE_LEAST_NANODOLLARS)
-        self.charge(waiting.job.tenant, cost)
-        self.remove(request_id)
+        tenant, parked = self._tenants[waiting.job.tenant], waiting.gate
+        tenant.finish = max(self._virtual, tenant.finish + cost / tenant.weight)
+        self.remove(request_id)  # which finds the tenant's new place in the order
+        if parked:
+            self._place_tag(tenant)
         self._forget()
         return cost
 
@@ -283,6 +288,12 @@ class FairQueue:
         """At most `limit` of those in the order, as they would be placed if each found a worker.
         Any may be taken, removed or parked meanwhile, and none added: what has gone is not yielded.
         """
+        if len(self._waiting) == 1:
+            # As it mostly is while workers have room.
+            [only] = self._waiting.values()
+            if limit and not only.gate and not self._tenants[only.job.tenant].held:
+                yield only
+            return
         # Each tenant that was reached, at the tag of its next request; its last one that was seen.
         heads: list[Tag] = []
         seen: dict[TenantId, Rank] = {}

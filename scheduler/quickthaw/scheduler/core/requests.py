@@ -15,8 +15,9 @@ from quickthaw.scheduler.core.state import State, Tracked
 
 def on_journalled(state: State, event: RequestJournalled) -> None:
     if event.job.request_id not in state.requests:
-        supply.note_arrival(state, event.job)
         enqueue(state, _track(state, event.job, "accepted"), "")
+        run_ms = state.queue.get(event.job.request_id).run_ms
+        supply.note_arrival(state, event.job, run_ms / 1000)
 
 
 def on_recovered(state: State, event: RequestRecovered) -> None:

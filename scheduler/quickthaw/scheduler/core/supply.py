@@ -38,7 +38,11 @@ IDLE_LOOKED_AT_MAX = 64
 """Idle workers of a class that are compared for one prefetch."""
 
 
-def note_arrival(state: State, job: Job) -> None:
+def note_arrival(state: State, job: Job, run_seconds: float | None = None) -> None:
+    """`run_seconds`: how long it is expected to run, if that is known already."""
+    if run_seconds is not None:
+        state.demands.arrived(job, run_seconds, state.now_ms)
+        return
     kind = next(iter(state.fleet.classes()), None)
     gpu_type = kind.gpu_type if kind is not None else ""
     run = state.estimates.run_seconds(job.model.id, gpu_type, job.work_units)
