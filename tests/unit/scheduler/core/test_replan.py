@@ -22,9 +22,11 @@ from support.core_builders import (
 PATIENT = CoreSettings(lease_ms=10_000_000)
 
 
-def behind_a_run(settings: CoreSettings = PATIENT) -> tuple[Scenario, ModelSpec, SendAssign]:
+def behind_a_run(
+    settings: CoreSettings = PATIENT, queue_ahead: int = 1
+) -> tuple[Scenario, ModelSpec, SendAssign]:
     """A worker that runs `long` and holds `next`, for which it has the model; the second Assign."""
-    scenario, model = Scenario(settings), a_model("m", gib=4)
+    scenario, model = Scenario(settings, queue_ahead), a_model("m", gib=4)
     scenario.attach(a_worker("w1"), *resident(model))
     first = only(scenario.submit(a_job("long", model)), SendAssign)
     scenario.run(first)
@@ -84,6 +86,25 @@ def test_nobody_moves_to_where_it_would_begin_later() -> None:
     assert not of_kind(scenario.wait(60_000), SendCancel), "there is nowhere else"
     scenario.attach(a_worker("tiny", free_gib=1))
     assert not of_kind(scenario.wait(60_000), SendCancel)
+    scenario.close()
+
+
+def test_nobody_moves_before_the_wait_has_become_longer_than_the_load_there_costs() -> None:
+    """Eight seconds and a half, which count twice: the load is for nothing here."""
+    scenario, _model, held = behind_a_run()
+    scenario.attach(a_worker("w2"))
+    assert not of_kind(scenario.wait(10_000), SendCancel)
+    assert only(scenario.wait(60_000), SendCancel).attempt_id == held.attempt_id
+    scenario.finish(held, metered_ms=0, outcome=Outcome.CANCELLED)
+    scenario.close()
+
+
+def test_what_comes_later_on_the_worker_is_no_reason_to_move() -> None:
+    scenario, _model, held = behind_a_run(queue_ahead=2)
+    only(scenario.submit(a_job("later", a_model("other", gib=30))), SendAssign)
+    scenario.attach(a_worker("w2"))
+    asked = of_kind(scenario.wait(10_000), SendCancel)
+    assert held.attempt_id not in [each.attempt_id for each in asked]
     scenario.close()
 
 
