@@ -66,7 +66,7 @@ async def test_two_hundred_listeners_share_one_watch_and_all_are_told_everything
             httpx.AsyncClient(
                 base_url=rig.listening.public_url,
                 headers={"authorization": ALICE},
-                timeout=30,
+                timeout=PATIENCE_SECONDS,
                 limits=pool,
             )
         )

@@ -142,7 +142,7 @@ def connected(platform: Platform) -> str:
     host, _, port = platform.ready["http"].removeprefix("http://").rpartition(":")
     told = b""
     for target in ("fal.run:443", "bank.example:443"):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(
                 f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
                 f"Proxy-Authorization: Basic {PROXY_SECRET}\r\n\r\n".encode()
