@@ -24,9 +24,15 @@ from quickthaw.gateway.schemas import schema_properties
 
 _PATHS: Final = ("/v1/inputs/{owner}/{name}", "/v1/inputs/{owner}/{name}/{variant}")
 _ERRORS: Final = {
+    "400": "Something else than an argument is wrong with the call.",
     "401": "No key, or an unknown one.",
+    "403": "The key lacks the scope.",
     "404": "No such endpoint for this tenant.",
+    "408": "The body took too long to arrive.",
+    "413": "The body is too large.",
     "422": "A file cannot be had or used; `detail` says which argument named it.",
+    "429": "The files in use leave no room; `Retry-After` says when to try again.",
+    "503": "The scheduler or the blob store cannot be reached.",
 }
 
 
