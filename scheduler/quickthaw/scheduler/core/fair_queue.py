@@ -116,14 +116,12 @@ class FairQueue:
     def __init__(self, weights: Mapping[str, float], priority_head_start_ms: int) -> None:
         self._weights = weights
         self._head_start_ms = priority_head_start_ms
-        self._virtual = 0.0
-        self._sequence = 0
+        self._virtual, self._sequence = 0.0, 0
         self.run_ms = 0.0
         """Of all that wait."""
         # Those with work, and those whose past still counts; `_forget` bounds the others.
         self._tenants: dict[TenantId, _Tenant] = {}
-        self._with_work = 0
-        self._forget_beyond = 64
+        self._with_work, self._forget_beyond = 0, 64
         self._order = SortedTags()
         self._waiting: dict[RequestId, Waiting] = {}
         # Those that go before all others: few, see `Job.ahead`.
@@ -165,8 +163,6 @@ class FairQueue:
     def ahead(self) -> list[Waiting]:
         """Those that go before the order, oldest first; their tenants are charged like all others.
         What waits at a gate, or for its tenant, is not among them."""
-        if not self._ahead:
-            return []
         return [
             waiting
             for waiting in self._ahead.values()
@@ -216,11 +212,10 @@ class FairQueue:
         waiting = self._waiting[request_id]
         cost = waiting.cost_nanodollars if cost_nanodollars is None else cost_nanodollars
         cost = max(cost, CHARGE_LEAST_NANODOLLARS)
-        tenant, parked = self._tenants[waiting.job.tenant], waiting.gate
+        tenant = self._tenants[waiting.job.tenant]
         tenant.finish = max(self._virtual, tenant.finish + cost / tenant.weight)
-        self.remove(request_id)  # which finds the tenant's new place in the order
-        if parked:
-            self._place_tag(tenant)
+        self.remove(request_id)
+        self._place_tag(tenant)
         self._forget()
         return cost
 
@@ -232,7 +227,8 @@ class FairQueue:
                 return
             tenant = self._tenant(tenant_id)
         finish = tenant.finish + cost_nanodollars / tenant.weight
-        self._set_finish(tenant, max(self._virtual, finish))
+        tenant.finish = max(self._virtual, finish)
+        self._place_tag(tenant)
 
     # ---- limits ------------------------------------------------------------------------------
 
@@ -288,8 +284,7 @@ class FairQueue:
         """At most `limit` of those in the order, as they would be placed if each found a worker.
         Any may be taken, removed or parked meanwhile, and none added: what has gone is not yielded.
         """
-        if len(self._waiting) == 1:
-            # As it mostly is while workers have room.
+        if len(self._waiting) == 1:  # as it mostly is while workers have room
             [only] = self._waiting.values()
             if limit and not only.gate and not self._tenants[only.job.tenant].held:
                 yield only
@@ -382,10 +377,6 @@ class FairQueue:
             del self._parked[gate][tenant.name]
             if not self._parked[gate]:
                 del self._parked[gate]
-
-    def _set_finish(self, tenant: _Tenant, finish: float) -> None:
-        tenant.finish = finish
-        self._place_tag(tenant)
 
     def _place_tag(self, tenant: _Tenant) -> None:
         """A tenant is in the order exactly while something of it may be placed."""

@@ -1,8 +1,7 @@
 """What the core's modules pass round: jobs, attempts, workers as they report themselves, money.
 
-Times named `_ms` without further words are unix milliseconds as the shell's clock gave them, and
-never go backwards; spans are named for what they measure (`metered_ms`, `lease_ms`). Sizes are
-bytes on the device. Money is integer nano-dollars.
+Times named `_ms` without further words are unix milliseconds of the shell's clock and never go
+back; spans are named for what they measure. Sizes are bytes on the device, money nano-dollars.
 """
 
 from __future__ import annotations
@@ -159,9 +158,8 @@ class Job:
     """One accepted request, as far as deciding needs it; the shell keeps the input itself.
 
     `work_units` scales the run time of one model (steps x megapixels x images; 1 if unknown).
-    `second_worth_nanodollars` and `price_cap_nanodollars` are 0 for the default and for no cap,
-    `deadline_ms` is 0 for none, `worker_hint` is empty for none. `key_id` names the key that
-    submitted it, empty for none; `outputs` is what the input asks for.
+    `second_worth_nanodollars` is 0 for the default; cap and deadline are 0 and hint and `key_id`,
+    the key that submitted it, empty for none. `outputs` is what the input asks for.
     """
 
     request_id: RequestId
