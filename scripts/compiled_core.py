@@ -1,4 +1,4 @@
-"""A hook of the wheel's build: the scheduler's pure core as C, by mypyc.
+"""A hook of the wheel's build: the scheduler's core, and what else each request passes, as C.
 
 Off unless HATCH_BUILD_HOOK_ENABLE_CUSTOM is true, as docs/operations.md says; needs a C compiler.
 The compiled modules exist in the wheel alone, beside the very sources that they were made from:
@@ -26,14 +26,25 @@ INTERPRETED = frozenset(
     {
         "__init__",
         "numbers",  # takes the settings' dataclasses apart, when a process starts
+        "records",  # marks a function by an attribute, which a compiled one cannot have
         # Data only; mypyc 2.4 fails at a class whose field is annotated with plain `object`, as the
         # payloads are that the core passes on unseen.
         "commands",
         "events",
     }
 )
-BESIDE_THE_CORE = (Path("quickthaw/scheduler/store/rows.py"),)
-"""As hot as the core, and as pure."""
+SHELL = Path("quickthaw/scheduler")
+BESIDE_THE_CORE = tuple(
+    SHELL / f"{name}.py"
+    for name in (
+        *("clock", "dispatcher", "effects", "ids", "key_gate", "live", "slices", "submissions"),
+        *("tallies", "views", "work_units"),
+        *("convert/requests", "convert/words", "convert/workers"),
+        *("store/account_rows", "store/rows", "store/statements", "store/write_behind"),
+    )
+)
+"""As hot as the core. Not what has generators of its own on the event loop, such as the servicers
+and the log of events: mypyc compiles none."""
 
 REQUIRES = ("mypy>=2.4", "setuptools>=77")
 
