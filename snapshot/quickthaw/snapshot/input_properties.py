@@ -68,9 +68,16 @@ class Limits:
 
 
 _ENDING = ("num_inference_steps", "seed", "output_format")
-_DRAWN = ("prompt", "image_size", "num_images", "guidance_scale", "preview_every", *_ENDING)
-_FILMED = ("image_size", "num_frames", "fps", "preview_every", *_ENDING)
-_HEARD = ("prompt", "seconds_start", "seconds_total", "guidance_scale", *_ENDING)
+_DRAWN: tuple[str, ...] = (
+    "prompt",
+    "image_size",
+    "num_images",
+    "guidance_scale",
+    "preview_every",
+    *_ENDING,
+)
+_FILMED: tuple[str, ...] = ("image_size", "num_frames", "fps", "preview_every", *_ENDING)
+_HEARD: tuple[str, ...] = ("prompt", "seconds_start", "seconds_total", "guidance_scale", *_ENDING)
 
 
 def properties_of(output: Output, names: Collection[str], limits: Limits) -> Properties:
