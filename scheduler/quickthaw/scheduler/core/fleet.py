@@ -341,7 +341,7 @@ class Worker:
         loading = [each for each in self.held.values() if each.loaded_ms and not each.running]
         if loading and self.available_ms:
             self.warm_ms = min(self.available_ms, self.begins_ms(None))
-            self.coming = frozenset[Digest]().union(*[each.brings for each in loading])
+            self.coming = _NOTHING.union(*[each.brings for each in loading])
 
     def overtaken_by(self, model: ModelSpec) -> bool:
         """A request for it would run while others load: it is up, and they are not."""
