@@ -13,7 +13,7 @@ from quickthaw.scheduler.core.model import DEFAULT_ENDPOINT, EndpointSettings, M
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.endpoints import endpoint_rows
 from quickthaw.scheduler.store.releases import number_for, release
-from quickthaw.scheduler.store.statements import Row, Statement
+from quickthaw.scheduler.store.statements import Row, Statement, Value
 from quickthaw.scheduler.store.store import Store
 from quickthaw.wire import errors
 
@@ -90,7 +90,7 @@ class Releasing:
 
     async def remove(self, model_id: ModelId) -> None:
         """With its endpoint and its versions. The caller holds `changing`."""
-        key = {"key_model_id": model_id}
+        key: dict[str, Value] = {"key_model_id": model_id}
         statements = (
             Statement.DELETE_ALIASES,
             Statement.DELETE_MODEL,
