@@ -19,7 +19,7 @@ from quickthaw.worker.attempts import (
     StoreReturned,
     TellFinished,
 )
-from quickthaw.worker.convert import assignment_from, finished
+from quickthaw.worker.convert import assignment_from, fill_finished
 from quickthaw.worker.machine import AttemptMachine
 
 
@@ -42,7 +42,9 @@ def an_end(
     machine.handle(RunReturned("r.1", RunResult(files, "{}")), 2.0)
     [end] = machine.handle(StoreReturned("r.1", stored or artifacts), 3.0)
     assert isinstance(end, TellFinished)
-    return finished(end).finished
+    said = fleet_pb2.WorkerMessage()
+    fill_finished(said, end)
+    return said.finished
 
 
 def test_outputs_travel_with_the_end_that_somebody_waits_for() -> None:
