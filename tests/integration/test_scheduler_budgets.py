@@ -163,7 +163,7 @@ async def test_a_worker_that_hears_of_no_lease_stops_by_itself_and_the_run_is_fr
     await caller.channel.close()
 
 
-async def test_a_real_worker_stops_a_run_at_the_cap(tmp_path: Path) -> None:
+async def test_a_real_worker_stops_a_run_at_the_cap_within_two_seconds(tmp_path: Path) -> None:
     noop = catalog_pb2.Model(id="test/noop", family="noop", input_schema_json='{"type":"object"}')
     async with a_scheduler(tmp_path / "data", limits=LIMITS, models=[noop]) as running:
         caller, _ = await a_tenant(running, "acme")
@@ -177,8 +177,9 @@ async def test_a_real_worker_stops_a_run_at_the_cap(tmp_path: Path) -> None:
             endless = submission("test/noop", input_json='{"run_ms": 600000}')
             ended = await caller.inference.Run(endless)
         assert (ended.state, ended.failure.reason) == (FAILED, "BUDGET_EXHAUSTED")
-        # A second, and the lease that it had; the rest is how long a busy machine may stand still.
-        assert 1_000 <= ended.receipt.billed_ms <= 5_000
+        # The second that the budget had left, and two until it stops (issue 4): the lease that the
+        # worker held takes 0.4 of them, the rest is for a busy machine.
+        assert 1_000 <= ended.receipt.billed_ms <= 3_000
         assert ended.receipt.price_nanodollars == ended.receipt.billed_ms * CPU_RATE // 1000
         await caller.channel.close()
 
