@@ -80,3 +80,15 @@ class Considered:
 def of_one_refusal(worker_id: WorkerId, reason: str, detail: str) -> Considered:
     """No worker was looked at, for this reason."""
     return Considered([], [(worker_id, reason, "{}", (detail,))])
+
+
+def tie_break(best: Scored, scored: list[Scored]) -> str:
+    """By what the best of equals won; empty if it has none."""
+    equals = [each for each in scored if each[0] == best[0] and each is not best]
+    if not equals:
+        return ""
+    if all(each[1] > best[1] for each in equals):
+        return "more of the model resident"
+    if all(each[:3] != best[:3] for each in equals):
+        return "fewer attempts held"
+    return "worker id"

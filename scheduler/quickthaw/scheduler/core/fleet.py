@@ -84,45 +84,53 @@ class Held:
         """When the worker first mentioned its end, of which the rest must still come."""
 
 
-class Worker:
+class _LookedAt:
+    """What placement reads of each worker that it looks at: side by side in memory, which in a
+    large fleet is cold. Slots lie in their names' order, and those of a base class before."""
+
+    __slots__ = (
+        "_working_bytes",
+        "_working_bytes_least",
+        "accepts",
+        "available_ms",
+        "coming",
+        "held",
+        "kind",
+        "kind_number",
+        "planned",
+        "planned_bytes",
+        "ready",
+        "reserved_for",
+        "warm_ms",
+        "worker_id",
+    )
+
+
+class Worker(_LookedAt):
     """One worker. Read it freely; change it through `Fleet` only."""
 
     __slots__ = (
         "_evictable",
-        "_working_bytes",
-        "_working_bytes_least",
-        "accepts",
         "attached_ms",
-        "available_ms",
         "backing_off_until_ms",
-        "coming",
         "connected",
         "cordoned",
         "credits",
         "deaths",
         "depth",
         "draining",
-        "held",
         "incoming",
-        "kind",
-        "kind_number",
         "last_heard_ms",
         "leaves",
         "loads_until_ms",
         "on_disk",
         "pinned",
         "places",
-        "planned",
-        "planned_bytes",
         "prefetching_until_ms",
-        "ready",
-        "reserved_for",
         "resident",
         "spec",
         "stop",
         "unloading",
-        "warm_ms",
-        "worker_id",
     )
 
     def __init__(self, spec: WorkerSpec, kind: WorkerClass, depth: int, now_ms: int) -> None:
@@ -175,8 +183,7 @@ class Worker:
         """What those bring, and is not up yet."""
         self.loads_until_ms = 0
         """When the next load could begin: they go one by one, beside the runs."""
-        self._working_bytes = 0
-        self._working_bytes_least = 0
+        self._working_bytes = self._working_bytes_least = 0
         self._evictable: Sequence[tuple[Digest, int]] | None = None
 
     @property
@@ -196,7 +203,8 @@ class Worker:
 
     def working_bytes(self, more: int = 0) -> int:
         """Of the attempts that may run at once, the hungriest, `more` being one more attempt's."""
-        return self._working_bytes + max(0, more - self._working_bytes_least)
+        beyond = more - self._working_bytes_least
+        return self._working_bytes + beyond if beyond > 0 else self._working_bytes
 
     @property
     def committed_bytes(self) -> int:
@@ -321,15 +329,13 @@ class Worker:
         if self.spec.batch_max > 1:
             self._replan_batches()
             return
-        self.places = len(self.held)
-        concurrency = self.spec.concurrency
-        self.available_ms = 0
+        self.places, concurrency = len(self.held), self.spec.concurrency
+        self.available_ms = self._working_bytes_least = 0
         if len(self.held) >= concurrency:
             ends = sorted([held.expected_end_ms for held in self.held.values()], reverse=True)
             self.available_ms = ends[concurrency - 1]
         self._replan_warm()
         workings = [held.model.working_bytes for held in self.held.values()]
-        self._working_bytes_least = 0
         if len(workings) >= concurrency:
             workings = sorted(workings, reverse=True)[:concurrency]
             # One attempt more takes the place of this one, for all places are taken.

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.considered import Considered
+from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.model import Candidate, Job, Refusal, Tier, WorkerId
 from quickthaw.scheduler.core.records import record
 
@@ -75,3 +76,17 @@ class Query(NamedTuple):
     choosy: bool = False
     """Nobody else's request waits, who could go first meanwhile: a patient one may wait for a full
     worker also if another one has the model and could take it."""
+
+
+def binding_exclusions(query: Query, fleet: Fleet) -> frozenset[WorkerId]:
+    """Where a request was lost it does not go again, unless nobody else could ever hold it."""
+    model = query.job.model
+    wanted = model.weight_bytes + model.working_bytes
+    for worker in fleet.workers.values():
+        if (
+            worker.ready
+            and worker.spec.vram_bytes >= wanted
+            and worker.worker_id not in query.excluded
+        ):
+            return query.excluded
+    return frozenset()

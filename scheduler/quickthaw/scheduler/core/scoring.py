@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from quickthaw.scheduler.core.considered import Considered, Refused, Scored
+from quickthaw.scheduler.core.considered import Considered, Refused, Scored, tie_break
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.eviction import choose_victims
 from quickthaw.scheduler.core.fleet import Worker, WorkerClass
 from quickthaw.scheduler.core.index import Fleet, Lot
 from quickthaw.scheduler.core.model import Candidate, Digest, Tier, WorkerId
 from quickthaw.scheduler.core.pricing import dollars
-from quickthaw.scheduler.core.query import Placement, Query, Unplaced
+from quickthaw.scheduler.core.query import Placement, Query, Unplaced, binding_exclusions
 from quickthaw.scheduler.core.settings import PlacementPolicy
 
 _Why: TypeAlias = tuple[str, str, tuple[object, ...]]
@@ -47,6 +47,7 @@ class Scorer:
     """
 
     __slots__ = (
+        "_all_lack",
         "_awaited_seconds",
         "_deadline_ms",
         "_estimates",
@@ -58,6 +59,7 @@ class Scorer:
         "_kinds",
         "_lambda",
         "_largest",
+        "_least_load_seconds",
         "_now_ms",
         "_open",
         "_plain",
@@ -95,7 +97,7 @@ class Scorer:
         self._deadline_ms = job.deadline_ms
         self._working_bytes = job.model.working_bytes
         self._wanted_bytes = job.model.weight_bytes + job.model.working_bytes
-        self._exclude = _binding_exclusions(query, fleet) if query.excluded else query.excluded
+        self._exclude = binding_exclusions(query, fleet) if query.excluded else query.excluded
         self._plain = not (self._exclude or query.alone)
         worth = job.second_worth_nanodollars or policy.second_worth_nanodollars
         self._lambda = 1.0 / worth
@@ -110,6 +112,10 @@ class Scorer:
         """The best score so far, where that bounds the search."""
         self._awaited_seconds = math.inf
         """What a full worker has to beat: that, and the best that could be waited for."""
+        self._all_lack = False
+        """Whether all that are not looked at yet lack the largest component in VRAM."""
+        self._least_load_seconds = 0.0
+        """Of those of them that do."""
         self._kinds: dict[int, _Kind] = {}
         self._seen: set[Worker] = set()
         self._refused: list[Refused] = []
@@ -126,16 +132,23 @@ class Scorer:
         """Assesses them or notes why not; each once, however often it is named. Whoever cannot win
         is passed over in silence."""
         seen, kinds, plain, now_ms = self._seen, self._kinds, self._plain, self._now_ms
+        largest, least_load_seconds = self._largest, self._least_load_seconds
+        all_lack = self._all_lack
         for worker in workers:
             if worker in seen:
                 continue
             seen.add(worker)
             kind = kinds.get(worker.kind_number) or self._on(worker.kind, worker.kind_number)
+            bound = self.best_seconds if worker.accepts else self._awaited_seconds
             drain_ms = worker.warm_ms - now_ms
             drain_seconds = drain_ms / 1000 if drain_ms > 0 else 0.0
-            bound = self.best_seconds if worker.accepts else self._awaited_seconds
             if kind[0] + drain_seconds > bound:
                 continue
+            if all_lack or largest not in worker.planned:
+                drain_ms = worker.available_ms - now_ms
+                drain_seconds = drain_ms / 1000 if drain_ms > 0 else 0.0
+                if kind[0] + drain_seconds + kind[1] * least_load_seconds > bound:
+                    continue
             if plain and kind[5] is None and worker.ready and worker.reserved_for is None:
                 why = self._assess(worker, kind, drain_seconds)
             else:
@@ -146,13 +159,17 @@ class Scorer:
     def beatable(self, lots: list[Lot], nearest: Tier) -> list[Lot]:
         """Those whose workers, of which nothing is known but that they have the largest component
         in tier `nearest` at best, might be chosen: a bound, and cheap."""
-        best_seconds = self.best_seconds
+        best_seconds, load_seconds = self.best_seconds, 0.0
+        if self._largest is not None:
+            line = self._estimates.fastest_line(max(nearest, Tier.PINNED))
+            load_seconds = line[0] + self._sizes[self._largest] * line[1]
+            if not self._few:
+                self._least_load_seconds = load_seconds
+                self._all_lack = nearest is not Tier.VRAM
         if best_seconds == math.inf:
             return lots
-        load_seconds = 0.0
-        if nearest is not Tier.VRAM and self._largest is not None:
-            latency_seconds, seconds_per_byte = self._estimates.fastest_line(nearest)
-            load_seconds = latency_seconds + self._sizes[self._largest] * seconds_per_byte
+        if nearest is Tier.VRAM:
+            load_seconds = 0.0
         left: list[Lot] = []
         for lot in lots:
             kind = self._kinds.get(lot.number) or self._on(lot.kind, lot.number)
@@ -190,8 +207,8 @@ class Scorer:
             hinted = self._hinted_or(best, considered)
             if hinted is not best:
                 return Placement(considered.candidate(hinted), considered, "hint")
-        tie_break = _tie_break(best, scored) if len(scored) > 1 else ""
-        return Placement(considered.candidate(best), considered, tie_break)
+        won_by = tie_break(best, scored) if len(scored) > 1 else ""
+        return Placement(considered.candidate(best), considered, won_by)
 
     # ---- one worker --------------------------------------------------------------------------
 
@@ -218,7 +235,9 @@ class Scorer:
         missing_bytes, load_seconds, tier = 0, 0.0, Tier.VRAM
         full = not worker.accepts and not self._hypothetical
         lacks = self._largest not in planned or not sizes.keys() <= planned.keys()
-        if lacks or full or not worker.coming.isdisjoint(sizes):
+        if worker.warm_ms != worker.available_ms and (
+            lacks or full or not worker.coming.isdisjoint(sizes)
+        ):
             wait_seconds = max(0, worker.available_ms - now_ms) / 1000
         if lacks:
             if full and not self._few:
@@ -370,31 +389,5 @@ def _beside_load(worker: Worker, hidden_seconds: float, now_ms: int, full: bool)
     return max(hidden_seconds, (begins_ms - now_ms) / 1000)
 
 
-def _tie_break(best: Scored, scored: list[Scored]) -> str:
-    """By what the best of equals won; empty if it has none."""
-    equals = [each for each in scored if each[0] == best[0] and each is not best]
-    if not equals:
-        return ""
-    if all(each[1] > best[1] for each in equals):
-        return "more of the model resident"
-    if all(each[:3] != best[:3] for each in equals):
-        return "fewer attempts held"
-    return "worker id"
-
-
 def _finish(candidate: Candidate) -> float:
     return candidate.drain_seconds + candidate.load_seconds + candidate.run_seconds
-
-
-def _binding_exclusions(query: Query, fleet: Fleet) -> frozenset[WorkerId]:
-    """Where a request was lost it does not go again, unless nobody else could ever hold it."""
-    model = query.job.model
-    wanted = model.weight_bytes + model.working_bytes
-    for worker in fleet.workers.values():
-        if (
-            worker.ready
-            and worker.spec.vram_bytes >= wanted
-            and worker.worker_id not in query.excluded
-        ):
-            return query.excluded
-    return frozenset()
