@@ -26,10 +26,10 @@ from support.store_servers import PostgresServer, postgres_binaries
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 OTHER_FLAGS = {
     *("--data-dir", "--store", "--blob-store", "--set", "--stop"),
-    *("--no-deps", "--force-reinstall"),
+    *("--no-deps", "--force-reinstall", "--compiled"),
     *("--format", "--file", "--no-owner", "--exit-on-error", "--dbname"),
 }
-"""Of commands, pip's and PostgreSQL's among them, and not limits."""
+"""Of commands, pip's, PostgreSQL's and a benchmark's among them, and not limits."""
 
 
 def flags_of(limits: type) -> dict[str, object]:

@@ -164,7 +164,7 @@ async def ask(
     headers = {
         name: value
         for name, value in answer.headers.items()
-        if name not in ("date", "x-fal-request-id")
+        if name not in ("date", "x-fal-request-id", "x-request-id")
     }
     shown = answer.text
     for name, value in vars(names).items():

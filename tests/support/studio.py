@@ -79,8 +79,10 @@ class Studio:
         )
         return attempt_id
 
-    async def draw(self, model: str, **given: object) -> fleet_pb2.AttemptFinished:
-        end = await self.session.finished(self.ask(model, given))
+    async def draw(
+        self, model: str, evict: tuple[str, ...] = (), **given: object
+    ) -> fleet_pb2.AttemptFinished:
+        end = await self.session.finished(self.ask(model, given, evict=evict))
         assert end.outcome == SUCCEEDED, end.failure
         return end
 

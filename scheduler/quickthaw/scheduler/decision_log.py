@@ -1,7 +1,7 @@
 """Everything that the core was told, and what it decided: a log that can be replayed.
 
-Each file begins with the core's whole state, so that the newest file is enough; the oldest goes
-when a new one is begun. Fed with the same events the core must decide the same (`replay`): a
+Each file begins with the core's whole state, so that the newest file is enough, and holds at least
+as many bytes of events; the oldest goes when a new one is begun. Fed with the same events the core must decide the same (`replay`): a
 surprising decision can be looked at with a debugger, as often as needed.
 
     file      MAGIC, then frames
@@ -35,7 +35,7 @@ from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import Job, RequestId
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings
-from quickthaw.scheduler.core.state import State
+from quickthaw.scheduler.core.state import Decisions, State
 from quickthaw.wire.errors import SettingsInvalid
 
 logger = logging.getLogger(__name__)
@@ -104,8 +104,9 @@ class RecordedMachine(Machine):
 
 
 class DecisionLog:
-    """Writes to `folder`, at most about `bytes_max` in all. A disk that fails ends the recording,
-    never the scheduler."""
+    """Writes to `folder`, at most about `bytes_max` in all, or eight states where these are more:
+    a bound that is too small for the fleet must not have the state written at every event. A disk
+    that fails ends the recording, never the scheduler."""
 
     def __init__(self, folder: Path, bytes_max: int, release: str, chunk: int = CHUNK) -> None:
         self._folder = folder
@@ -115,6 +116,7 @@ class DecisionLog:
         self._entries: list[Entry] = []
         self._file: IO[bytes] | None = None
         self._number = 0
+        self._full_bytes = 0
         self._failed = False
 
     @property
@@ -122,7 +124,7 @@ class DecisionLog:
         """A new file is due, which begins with the state."""
         if self._failed:
             return False
-        return self._file is None or self._file.tell() >= self._segment_bytes
+        return self._file is None or self._file.tell() >= self._full_bytes
 
     def begin(self, state: State) -> None:
         """Begins the next file with the state as it is now, and forgets the oldest."""
@@ -140,7 +142,9 @@ class DecisionLog:
             path.chmod(0o600)
             self._file.write(MAGIC)
             self._frame(_HEADER, json.dumps({"release": self._release}).encode())
-            self._frame(_STATE, pickle.dumps(replace(state, out=[]), protocol=5))
+            deciding = replace(state, out=[], decisions=Decisions(state.settings.decisions_max))
+            self._frame(_STATE, pickle.dumps(deciding, protocol=5))
+            self._full_bytes = max(self._segment_bytes, 2 * self._file.tell())
         except OSError as error:
             self._fail(error)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from quickthaw.gateway import deployments, replicate, webhooks
+from quickthaw.gateway import bringing, deployments, replicate, webhooks
 from quickthaw.gateway.openapi import gateway_document
 
 
@@ -17,7 +17,10 @@ def test_every_route_of_replicate_webhooks_and_deployments_is_documented_and_non
     }
     routed = {
         (route.path, method)
-        for route in (*replicate.ROUTES, *webhooks.ROUTES, *deployments.ROUTES)
+        for route in (
+            *(*replicate.ROUTES, *webhooks.ROUTES),
+            *(*bringing.ROUTES, *deployments.ROUTES),
+        )
         if isinstance(route, Route)
         for method in route.methods or ()
     }

@@ -116,6 +116,18 @@ def test_a_log_stays_within_its_bound_whatever_happens(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in found) < 1.5 * bytes_max
 
 
+def test_a_state_larger_than_its_share_is_not_written_at_every_event(tmp_path: Path) -> None:
+    played(DecisionLog(tmp_path, 4_000, "r", chunk=32), 300)
+    found = segments(tmp_path)
+    assert len(found) == SEGMENTS
+    for path in found[:-1]:
+        frames = path.read_bytes()[len(MAGIC) :]
+        header_bytes = 5 + int.from_bytes(frames[1:5], "little")
+        state_bytes = int.from_bytes(frames[header_bytes + 1 : header_bytes + 5], "little")
+        assert path.stat().st_size >= 2 * state_bytes
+        assert replay(path, "r").events > 10
+
+
 def test_a_log_has_no_outputs_in_it_and_is_for_its_owner_alone(tmp_path: Path) -> None:
     played(DecisionLog(tmp_path, 10_000_000, "r"), 50)
     (path,) = segments(tmp_path)

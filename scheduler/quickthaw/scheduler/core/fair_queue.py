@@ -32,6 +32,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from quickthaw.scheduler.core.considered import Considered
 from quickthaw.scheduler.core.model import Digest, Job, RequestId, TenantId, WorkerId
 from quickthaw.scheduler.core.sorted_tags import SortedTags, Tag
 
@@ -54,6 +55,8 @@ class Tried(NamedTuple):
     """Why a request still waits: no worker could take it in this version of the fleet, or it
     rather waits for one that has its model."""
 
+    considered: Considered
+    """What that try found."""
     fleet_version: int
     waits_for: WorkerId | None
     hopeless: bool

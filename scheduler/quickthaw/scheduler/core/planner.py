@@ -155,7 +155,9 @@ class _Pass:
     def _wait(self, waiting: Waiting, found: Unplaced, *, choosy: bool, for_all: bool) -> None:
         state = self._state
         hopeless = for_all and not found.for_the_job_only
-        waiting.tried = Tried(state.fleet.version, found.waits_for, hopeless, choosy)
+        waiting.tried = Tried(
+            found.considered, state.fleet.version, found.waits_for, hopeless, choosy
+        )
         self._decide(waiting, None, found, "")
         if found.waits_for is not None and waiting.impatient_at_ms == 0:
             wait_ms = max(1, math.ceil(found.wait_seconds * 1000))
@@ -321,13 +323,12 @@ class _Pass:
             if worker is not None and worker.reserved_for == request_id and worker.ready:
                 return
             attempts.unreserve(state, request_id)
-        decisions = state.decisions.of(request_id)
-        refusals = decisions[-1].refusals if decisions else ()
+        if waiting.tried is None:
+            return
         free = [
             (max((held.expected_end_ms for held in worker.held.values()), default=0), worker_id)
-            for worker_id, reason, _detail in refusals
-            if reason in CAPACITY_REASONS
-            and (worker := state.fleet.workers.get(worker_id)) is not None
+            for worker_id in waiting.tried.considered.refused_for(CAPACITY_REASONS)
+            if (worker := state.fleet.workers.get(worker_id)) is not None
             and worker.reserved_for is None
         ]
         if free:

@@ -120,7 +120,8 @@ class Supply:
 
 
 class Decisions:
-    """Why each of the most recent requests went where it went, for operators."""
+    """Why each of the most recent requests went where it went, for operators: nothing is decided
+    by it."""
 
     def __init__(self, requests_max: int) -> None:
         self._requests_max = requests_max
