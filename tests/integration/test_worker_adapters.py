@@ -111,5 +111,5 @@ async def test_a_delta_draws_what_the_full_fine_tune_draws(studio: Studio, tmp_p
     store = SnapshotStore(tmp_path / "snapshots")
     unet = store.open(studio.packed.digests["sd-delta"]).manifest.component("unet")
     assert not store.component_path(unet.digest).exists()
-    full = await studio.draw("sd-full", evict=(unet.digest,))
+    full = await studio.drawn(studio.assign("sd-full", evict=(unet.digest,)))
     assert picture(delta) == picture(full)

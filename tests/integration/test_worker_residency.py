@@ -84,7 +84,7 @@ async def test_the_least_recently_used_model_makes_room(studio: Studio) -> None:
 async def test_what_the_scheduler_says_goes_first(studio: Studio) -> None:
     await studio.draw("sd")
     gone = tuple(studio.packed.components("sd").values())
-    await studio.draw("sd-other", evict=gone)
+    await studio.drawn(studio.assign("sd-other", evict=gone))
     assert studio.resident(VRAM) == set(studio.packed.components("sd-other").values())
 
 

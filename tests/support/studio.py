@@ -79,10 +79,11 @@ class Studio:
         )
         return attempt_id
 
-    async def draw(
-        self, model: str, evict: tuple[str, ...] = (), **given: object
-    ) -> fleet_pb2.AttemptFinished:
-        end = await self.session.finished(self.ask(model, given, evict=evict))
+    async def draw(self, model: str, **given: object) -> fleet_pb2.AttemptFinished:
+        return await self.drawn(self.ask(model, given))
+
+    async def drawn(self, attempt_id: str) -> fleet_pb2.AttemptFinished:
+        end = await self.session.finished(attempt_id)
         assert end.outcome == SUCCEEDED, end.failure
         return end
 

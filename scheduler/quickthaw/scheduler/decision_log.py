@@ -1,8 +1,9 @@
 """Everything that the core was told, and what it decided: a log that can be replayed.
 
 Each file begins with the core's whole state, so that the newest file is enough, and holds at least
-as many bytes of events; the oldest goes when a new one is begun. Fed with the same events the core must decide the same (`replay`): a
-surprising decision can be looked at with a debugger, as often as needed.
+as many bytes of events; the oldest goes when a new one is begun. Fed with the same events the core
+must decide the same (`replay`): a surprising decision can be looked at with a debugger, as often as
+needed.
 
     file      MAGIC, then frames
     frame     kind (one byte), length (four bytes, little-endian), zlib-compressed body
