@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,9 @@ from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from quickthaw.wire.errors import AddressInUse, SettingsInvalid
 
 LOOP_LAG_INTERVAL_SECONDS = 0.25
+
+_GRPC_EXPERIMENTS = "GRPC_EXPERIMENTS"
+_SOCKETS_READ_BY_POLLER = "-event_engine_client,-event_engine_listener"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,17 @@ def describe_status(status: int) -> str:
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"
+
+
+def read_sockets_directly() -> None:
+    """Call it before the process's first channel or server.
+
+    By itself gRPC reads sockets in a pool of threads, which wake the thread that looks for what is
+    complete, which wakes the event loop. Without the pool the second of these reads them: a message
+    takes half as many wake-ups, each of which costs a sleeping processor 50 microseconds and more.
+    What the environment says of gRPC's experiments already goes before.
+    """
+    os.environ.setdefault(_GRPC_EXPERIMENTS, _SOCKETS_READ_BY_POLLER)
 
 
 class _JsonFormatter(logging.Formatter):

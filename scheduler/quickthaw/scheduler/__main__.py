@@ -16,7 +16,7 @@ from quickthaw.scheduler.core import machine
 from quickthaw.scheduler.scheduler import start
 from quickthaw.scheduler.settings import Settings, parse_settings
 from quickthaw.wire.errors import QuickthawError, SettingsInvalid
-from quickthaw.wire.process import configure_logs
+from quickthaw.wire.process import configure_logs, read_sockets_directly
 
 GC_ALLOCATIONS = 20_000
 """Objects made, less those freed, before the youngest are looked through for cycles."""
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure_logs(settings.log_level, as_json=settings.log_json)
         # It tells of every look at the schema; what goes wrong we say ourselves.
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        read_sockets_directly()
         uvloop.run(serve(settings))
     except SettingsInvalid as error:
         print(f"quickthaw-scheduler: {error.message}", file=sys.stderr)

@@ -247,6 +247,7 @@ class Dispatcher:
         """Those that every request leads to are asked for first."""
         rows: list[Row] = []
         after: list[Callable[[], None]] = []
+        meanwhile: Callable[[], None] | None = None
         for command in decided:
             if isinstance(command, commands.TellProgress):
                 self._tell_progress(command)
@@ -258,6 +259,7 @@ class Dispatcher:
                 self._tell_queued(command)
             elif isinstance(command, commands.JournalEnd):
                 rows.extend(self._end_rows(command))
+                meanwhile = self._tentative_end(command) or meanwhile
             elif isinstance(command, commands.TellEnd):
                 after.append(partial(self._tell_end, command))
             elif isinstance(command, commands.SendFinishedAck):
@@ -274,7 +276,7 @@ class Dispatcher:
             else:
                 self._send(command)
         if rows:
-            self._effects.issue(rows, after)
+            self._effects.issue(rows, after, meanwhile)
         elif after:
             self._effects.later(after)
 
@@ -312,11 +314,14 @@ class Dispatcher:
         if (request := self.live.get(request_id)) is not None:
             request.end = columns
             request.contents = sent_contents(command)
-            if request.tell_tentatively is not None and isinstance(
-                command.then, commands.RequestEnd
-            ):
-                request.tell_tentatively(request.ended(command.then))
         return ended_rows(self._behind.take_request(request_id), command_rows(command, columns))
+
+    def _tentative_end(self, command: commands.JournalEnd) -> Callable[[], None] | None:
+        """What tells of it while it is written, for who wants that."""
+        request = self.live.get(command.job.request_id)
+        if request is None or request.tell_tentatively is None:
+            return None
+        return partial(request.tell_tentatively, command.then)
 
     def _assign(self, command: commands.SendAssign) -> None:
         self._on_decided(command.job.request_id)

@@ -39,12 +39,19 @@ class Effects:
         """Whether any write is still on its way."""
         return bool(self._issued)
 
-    def issue(self, rows: Sequence[Row], then: list[Callable[[], None]]) -> None:
+    def issue(
+        self,
+        rows: Sequence[Row],
+        then: list[Callable[[], None]],
+        handed_over: Callable[[], None] | None = None,
+    ) -> None:
         """Writes the rows, and acts when they and all that was issued before are durable. Takes
-        `then` over."""
+        `then` over. `handed_over`: see `Journal.write`."""
         issued = _Issued(then)
         self._issued.append(issued)
-        self._journal.write(rows, partial(self._settle, issued), kept=True)
+        self._journal.write(
+            rows, partial(self._settle, issued), kept=True, handed_over=handed_over
+        )
 
     def later(self, actions: Actions) -> None:
         """Acts when everything that was issued is durable: at once, if it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from quickthaw.scheduler.core.commands import RequestEnd
+from quickthaw.scheduler.core.commands import RequestEnd, Requeued
 from quickthaw.scheduler.core.model import Job
 from quickthaw.scheduler.store.rows import EndColumns
 from quickthaw.scheduler.views import RequestView
@@ -29,8 +29,9 @@ class LiveRequest:
     """What the worker may send of the outputs along with the end, for somebody who waits."""
     contents: tuple[bytes, ...] = ()
     """What it sent."""
-    tell_tentatively: Callable[[RequestView], None] | None = None
-    """Called with a success that is about to be written, for one who keeps it to himself."""
+    tell_tentatively: Callable[[RequestEnd | Requeued], None] | None = None
+    """Called with what became of an attempt while that is written, for one who keeps it to
+    himself."""
 
     def ended(self, end: RequestEnd) -> RequestView:
         """What callers will see of it."""

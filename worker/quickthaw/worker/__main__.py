@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from quickthaw.wire.errors import SettingsInvalid
-from quickthaw.wire.process import configure_logs
+from quickthaw.wire.process import configure_logs, read_sockets_directly
 from quickthaw.worker.prepared import WorkerProgram
 from quickthaw.worker.settings import from_process
 from quickthaw.worker.supervisor import Supervisor
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"quickthaw-worker: {error.message}", file=sys.stderr)
         return 2
     configure_logs(settings.log_level, as_json=settings.log_json)
+    read_sockets_directly()
     # An id that was made up here must be the same after a restart; the later flag counts.
     given = (*given, "--worker-id", settings.worker_id, "--data-dir", str(settings.data_dir))
     return Supervisor(WorkerProgram(settings.families), given).run()

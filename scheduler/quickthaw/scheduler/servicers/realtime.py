@@ -12,6 +12,7 @@ from quickthaw.scheduler import auth
 from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.scheduler.convert import requests as convert
 from quickthaw.scheduler.convert.words import checked_text, invalid
+from quickthaw.scheduler.core.commands import RequestEnd, Requeued
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.holds import Holds
 from quickthaw.scheduler.live import LiveRequest
@@ -52,7 +53,8 @@ class RealtimeSession:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._views: dict[str, RequestView] = {}
         self._tentative: dict[str, str] = {}
-        """By tag of those whose end is on its way and not durable: the worker that ran it."""
+        """By tag of those whose end was told before it was durable: the worker that ran it; empty
+        once it was told that it is durable."""
         self._worker_hint = ""
         # None says that nothing more will come.
         self._outbound: asyncio.Queue[inference_pb2.RealtimeResponse | None] = asyncio.Queue(
@@ -127,7 +129,7 @@ class RealtimeSession:
         if begun is not None:
             self._views[tag] = begun.view
             if message.tentative and message.end_only:
-                begun.tell_tentatively = partial(self._tell_soon, tag, begun)
+                begun.tell_tentatively = partial(self._tell_tentatively, tag, begun)
         task = asyncio.create_task(self._run(message, submission, begun))
         self._running[tag] = task
         task.add_done_callback(lambda _done: self._running.pop(tag, None))
@@ -150,8 +152,9 @@ class RealtimeSession:
             if message.end_only:
                 ended = await self._requests.end_of(accepted)
                 if (worker_id := self._tentative.pop(tag, None)) is not None:
-                    self._ran_on(worker_id)
-                    await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, durable=True))
+                    if worker_id:
+                        self._ran_on(worker_id)
+                        await self._outbound.put(_durable(tag))
                     return
                 event = convert.event_message(view.request_id, 1, ended.finished_ms, ended)
                 await self._tell(message, event, accepted.request)
@@ -169,23 +172,32 @@ class RealtimeSession:
             self._views.pop(tag, None)
             self._tentative.pop(tag, None)
 
-    def _tell_soon(self, tag: str, request: LiveRequest, ended: RequestView) -> None:
-        """In the turn after the next one, in which the journal is woken: writing goes first. Where
-        this is not done the end is told as usual."""
-        if tag in self._running and ended.state is RequestState.SUCCEEDED:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._tell_tentatively, tag, request, ended)
-
-    def _tell_tentatively(self, tag: str, request: LiveRequest, ended: RequestView) -> None:
+    def _tell_tentatively(
+        self, tag: str, request: LiveRequest, then: RequestEnd | Requeued
+    ) -> None:
+        """While the end is written. Where this is not done the end is told as usual."""
+        if tag not in self._running or self._outbound.full():
+            return
+        if not isinstance(then, RequestEnd) or then.state is not RequestState.SUCCEEDED:
+            return
+        ended = request.ended(then)
         event = convert.event_message(ended.request_id, 1, ended.finished_ms, ended)
-        whole = len(request.contents) == len(event.finished.artifacts)
-        if tag in self._running and whole and not self._outbound.full():
+        if len(request.contents) == len(event.finished.artifacts):
             self._tentative[tag] = event.finished.receipt.worker_id
+            request.waiters.append(partial(self._tell_durable, tag))
             self._outbound.put_nowait(
                 inference_pb2.RealtimeResponse(
                     tag=tag, event=event, contents=request.contents, tentative=True
                 )
             )
+
+    def _tell_durable(self, tag: str, end: RequestView | errors.QuickthawError) -> None:
+        """At once, for somebody has the answer in hand. Where this is not done `_run` does it."""
+        worker_id = self._tentative.get(tag)
+        if worker_id and isinstance(end, RequestView) and not self._outbound.full():
+            self._tentative[tag] = ""
+            self._ran_on(worker_id)
+            self._outbound.put_nowait(_durable(tag))
 
     def _ran_on(self, worker_id: str) -> None:
         self._worker_hint = worker_id
@@ -222,3 +234,7 @@ class RealtimeSession:
     async def _refuse(self, tag: str, error: errors.QuickthawError) -> None:
         refused = convert.failure_message(error)
         await self._outbound.put(inference_pb2.RealtimeResponse(tag=tag, refused=refused))
+
+
+def _durable(tag: str) -> inference_pb2.RealtimeResponse:
+    return inference_pb2.RealtimeResponse(tag=tag, durable=True)

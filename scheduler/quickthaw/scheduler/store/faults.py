@@ -19,7 +19,7 @@ RETRY_DELAY_SECONDS = 2.0
 
 ROW_FAULTS = (
     *(IntegrityError, DataError, ProgrammingError),
-    # Of inserts, which go straight to the driver: see `Statements.execute`.
+    # On SQLite rows go straight to the driver: see `Statements.execute`.
     *(sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError),
 )
 """What no store would take, now or later: a bug of ours, never an outage to wait out."""

@@ -24,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.engine import Connection
 
@@ -68,6 +69,7 @@ class _Write:
     rows: Sequence[Row]
     kept: bool
     told: Told
+    handed_over: Callable[[], None] | None
     error: errors.QuickthawError | None = None
 
 
@@ -125,13 +127,25 @@ class Journal:
         self.write(rows, told, kept=True)
         return future
 
-    def write(self, rows: Sequence[Row], told: Told, *, kept: bool) -> None:
+    def write(
+        self,
+        rows: Sequence[Row],
+        told: Told,
+        *,
+        kept: bool,
+        handed_over: Callable[[], None] | None = None,
+    ) -> None:
         """As `keep` or `offer`. Kept writes are told in the order of the calls, but for those that
-        are tried again while a later one could be written."""
+        are tried again while a later one could be written.
+
+        `handed_over` is called before `told`, on the event loop, while the database commits: the
+        interpreter has nothing to do for the write until it is durable. At most once; not at all
+        where the database did not take the rows.
+        """
         assert self._loop is not None, "the journal was not started"
         if not kept:
             self._check_room()
-        self._waiting.append(_Write(rows, kept, told))
+        self._waiting.append(_Write(rows, kept, told, handed_over))
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake_writer)
@@ -219,11 +233,17 @@ class Journal:
                 self._waiting.appendleft(write)
 
     def _tell(self, told: list[_Write], again: list[_Write]) -> None:
+        if not self._call_soon(partial(self._resolve, told, bool(again))):
+            logger.warning("the event loop ended before %d writes were told", len(told))
+
+    def _call_soon(self, call: Callable[[], object]) -> bool:
+        """On the event loop; False if that has ended."""
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._resolve, told, bool(again))
+            self._loop.call_soon_threadsafe(call)
         except RuntimeError:
-            logger.warning("the event loop ended before %d writes were told", len(told))
+            return False
+        return True
 
     def _resolve(self, told: list[_Write], faulty: bool) -> None:
         """On the event loop."""
@@ -259,14 +279,21 @@ class Journal:
     def _transaction(self, batch: list[_Write]) -> None:
         connection = self._writer.connection()
         try:
-            with connection.begin():
+            with self._statements.transaction(connection):
                 self._execute(connection, batch)
+                self._hand_over(batch)
         except ROW_FAULTS:
             raise
         except Exception:
             # Whatever state it is in, a fresh connection is cheaper than reasoning about this one.
             self._writer.discard()
             raise
+
+    def _hand_over(self, batch: list[_Write]) -> None:
+        for write in batch:
+            if write.handed_over is not None:
+                self._call_soon(write.handed_over)
+                write.handed_over = None
 
     def _execute(self, connection: Connection, batch: list[_Write]) -> None:
         by_statement: dict[Statement, list[Mapping[str, Value]]] = {}

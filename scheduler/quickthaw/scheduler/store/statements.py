@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from itertools import chain
 from operator import itemgetter
@@ -179,22 +180,42 @@ class Statements:
                 if text.startswith("INSERT")
             }
 
+    @contextmanager
+    def transaction(self, connection: Connection) -> Iterator[None]:
+        """For `execute`. On SQLite it goes to the driver: what SQLAlchemy does around a transaction
+        takes as long as the few rows of a lone write."""
+        if self._postgres:
+            with connection.begin():
+                yield
+            return
+        driver = connection.connection
+        cursor = driver.cursor()
+        cursor.execute("BEGIN")
+        try:
+            yield
+            cursor.execute("COMMIT")
+        except BaseException:
+            driver.rollback()
+            raise
+
     def execute(
         self, connection: Connection, statement: Statement, rows: Sequence[Mapping[str, Value]]
     ) -> None:
         """All rows, in their order. On SQLite those of an insert go many at a time: the driver lets
         other Python threads run, and waits for them, at each execution."""
-        if (insert := self._inserts.get(statement)) is None:
+        if self._postgres:
             connection.exec_driver_sql(self._sql[statement], rows)
             return
         cursor = connection.connection.cursor()
+        if (insert := self._inserts.get(statement)) is None:
+            cursor.executemany(self._sql[statement], rows)
+            return
         start = 0
         while start < len(rows):
             count = min(1 << (len(rows) - start).bit_length() - 1, INSERT_ROWS_MAX)
             some = chain.from_iterable(map(insert.values, rows[start : start + count]))
             cursor.execute(insert.sql(count), tuple(some))
             start += count
-        cursor.close()
 
     def _insert(self, table: Table) -> Insert:
         return table.insert()
