@@ -23,7 +23,6 @@ import socket
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeAlias
@@ -31,7 +30,7 @@ from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
-from bench.support import quantile, record
+from bench.support import metric_value, quantile, record
 
 from quickthaw.cli.up.process import Command, Process
 from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2
@@ -180,13 +179,6 @@ async def listen(place: tuple[str, int], *, slow: bool, websocket: bool) -> List
     return listener
 
 
-def stalled_readers(metrics_url: str) -> int:
-    with urllib.request.urlopen(metrics_url) as answer:
-        found = re.search(rb"^quickthaw_gateway_stalled_readers_total (\S+)", answer.read(), re.M)
-    assert found is not None
-    return int(float(found[1]))
-
-
 def resident_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -222,7 +214,9 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
         parts = urlsplit(address if "://" in address else f"//{address}")
         place = (parts.hostname or "127.0.0.1", parts.port or 0)
         results = await listened(arguments, played, place, gateway.pid)
-        cut = await asyncio.to_thread(stalled_readers, ready["metrics"])
+        cut = await asyncio.to_thread(
+            metric_value, ready["metrics"], "quickthaw_gateway_stalled_readers_total"
+        )
         assert cut == arguments.slow, f"{cut} of {arguments.slow} slow readers were cut off"
         return {**results, "slow_listeners_cut_off": cut}
     finally:

@@ -3,15 +3,15 @@
     python -m bench.realtime [--rounds 5] [--inputs 200]
 
 A round trip is from an input's frame to its output's, on one open session, inputs one after the
-other; the run's own time, as the receipt has it, is subtracted. `noop` runs nothing: all of it is
-overhead. `picture` draws with the bundled model at its fewest steps: its overhead includes sending
-the picture's bytes. Receipts have whole milliseconds, rounded down, so the overhead of what runs
-for some is half a millisecond too high on average. `parts` is what receipts say of a round trip,
-and what they do not: the way there and back, and the commit. `pause` is `noop` with as long
-between inputs as a picture takes: caches and processors cool down meanwhile, which is most of what
-a picture costs more. Every input is a request with a receipt and a line in the ledger. `grpc` is
-the same session without the gateway, and `fdatasync` of the same disk is printed beside them,
-because an end is durable before it is told.
+other; the run's own time is subtracted: what the receipt says of it, which is whole milliseconds,
+rounded down, and what a round's receipts leave out of it on average, which the worker's metrics
+tell (`unbilled_ms`). `noop` runs nothing: all of it is overhead. `picture` draws with the bundled
+model at its fewest steps: its overhead includes sending the picture's bytes. `pause` is `noop` with
+as long between inputs as a picture takes: caches and processors cool down meanwhile, which is most
+of what a picture costs more. `parts` is what receipts say of a round trip, and what they do not: the
+way there and back, and the commit. Every input is a request with a receipt and a line in the
+ledger. `grpc` is the same session without the gateway, and `fdatasync` of the same disk is printed
+beside them, because an end is durable before it is told.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,9 @@ from typing import NamedTuple
 import msgpack
 import websockets
 from bench.scheduler import NOOP, fdatasync_ms, part
-from bench.support import quantile, record
+from bench.support import metric_value, quantile, record
 
+from quickthaw.cli.up.datadir import TARGETS_FILE
 from quickthaw.cli.up.process import Command, Process
 from quickthaw.client import AsyncClient
 from quickthaw.client.events import Finished, RealtimeEvent
@@ -67,6 +68,34 @@ class Parts(NamedTuple):
 
 Trip = Callable[[], Awaitable[Parts]]
 """One input. Raises unless it succeeded."""
+
+
+class Measured(NamedTuple):
+    """A platform with one worker."""
+
+    ways: Mapping[str, Trip]
+    worker_metrics: str
+
+    def run_ms_total(self) -> float:
+        """Of all inputs so far, by the worker's own clock."""
+        return 1000 * metric_value(self.worker_metrics, "quickthaw_worker_run_seconds_sum")
+
+    async def round(self, way: str, inputs: int) -> Round:
+        before_ms = await asyncio.to_thread(self.run_ms_total)
+        trips = [await self.ways[way]() for _ in range(inputs)]
+        ran_ms = await asyncio.to_thread(self.run_ms_total) - before_ms
+        unbilled_ms = (ran_ms - sum(each.run for each in trips)) / inputs
+        return Round([each._replace(run=each.run + unbilled_ms) for each in trips], unbilled_ms)
+
+
+class Round(NamedTuple):
+    trips: list[Parts]
+    unbilled_ms: float
+    """What receipts leave out of an input's run, on average."""
+
+    @property
+    def overhead_ms(self) -> float:
+        return statistics.median(each.overhead for each in self.trips)
 
 
 def over_websocket(socket: websockets.ClientConnection, arguments: JsonObject) -> Trip:
@@ -134,7 +163,7 @@ async def trips(
 
 
 @asynccontextmanager
-async def noop(folder: Path) -> AsyncIterator[dict[str, Trip]]:
+async def noop(folder: Path) -> AsyncIterator[Measured]:
     anywhere = "127.0.0.1:0"
     async with AsyncExitStack() as stack:
         scheduler = await stack.enter_async_context(
@@ -149,20 +178,19 @@ async def noop(folder: Path) -> AsyncIterator[dict[str, Trip]]:
             *("--worker-id", "bench", "--data-dir", str(folder / "worker")),
             *("--device", "cpu", "--families", "noop"),
         )
-        await stack.enter_async_context(part(folder, "worker", worker))
+        running = await stack.enter_async_context(part(folder, "worker", worker))
         key_file = folder / "admin.key"
         gateway = ("--scheduler", scheduler["grpc"], "--http", anywhere, "--key-file")
         front = await stack.enter_async_context(part(folder, "gateway", (*gateway, str(key_file))))
         key = key_file.read_text().strip()
         async with AsyncClient(grpc=scheduler["grpc"], key=key) as client:
             await client.models.register(NOOP)
-        yield await stack.enter_async_context(
-            trips(scheduler["grpc"], front["http"], key, NOOP.id, {})
-        )
+        ways = trips(scheduler["grpc"], front["http"], key, NOOP.id, {})
+        yield Measured(await stack.enter_async_context(ways), running["metrics"])
 
 
 @asynccontextmanager
-async def picture(folder: Path) -> AsyncIterator[dict[str, Trip]]:
+async def picture(folder: Path) -> AsyncIterator[Measured]:
     anywhere = "127.0.0.1:0"
     up = ("quickthaw.cli", "up", "--data-dir", str(folder), "--device", "cpu")
     listen = ("--http", anywhere, "--grpc", anywhere, "--metrics", anywhere)
@@ -173,10 +201,17 @@ async def picture(folder: Path) -> AsyncIterator[dict[str, Trip]]:
     try:
         ready = await process.ready()
         key = read_key(ready["key-file"])
-        async with trips(ready["grpc"], ready["http"], key, PICTURE_MODEL, PICTURE) as each:
-            yield each
+        async with trips(ready["grpc"], ready["http"], key, PICTURE_MODEL, PICTURE) as ways:
+            yield Measured(ways, worker_metrics(folder))
     finally:
         await process.stop(grace_seconds=30)
+
+
+def worker_metrics(data_dir: Path) -> str:
+    """Of the one worker that `quickthaw up` runs there."""
+    parts = json.loads((data_dir / TARGETS_FILE).read_text())
+    (worker,) = (each for each in parts if each["labels"]["component"] == "worker")
+    return f"http://{worker['targets'][0]}{worker['labels']['__metrics_path__']}"
 
 
 async def paused(trip: Trip) -> Parts:
@@ -185,9 +220,10 @@ async def paused(trip: Trip) -> Parts:
 
 
 @asynccontextmanager
-async def pause(folder: Path) -> AsyncIterator[dict[str, Trip]]:
-    async with noop(folder) as ways:
-        yield {way: partial(paused, trip) for way, trip in ways.items()}
+async def pause(folder: Path) -> AsyncIterator[Measured]:
+    async with noop(folder) as measured:
+        ways = {way: partial(paused, trip) for way, trip in measured.ways.items()}
+        yield measured._replace(ways=ways)
 
 
 async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -195,17 +231,16 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
     for name, platform in (("noop", noop), ("pause", pause), ("picture", picture)):
         place = folder / name
         place.mkdir()
-        async with platform(place) as ways:
-            for trip in ways.values():
-                for _ in range(WARM_UP_INPUTS):
-                    await trip()
-            rounds: dict[str, list[list[Parts]]] = {way: [] for way in ways}
+        async with platform(place) as measured:
+            rounds: dict[str, list[Round]] = {way: [] for way in measured.ways}
+            for way in measured.ways:
+                await measured.round(way, WARM_UP_INPUTS)
             for number in range(arguments.rounds):
-                for way, trip in ways.items():
-                    rounds[way].append([await trip() for _ in range(arguments.inputs)])
+                for way in measured.ways:
+                    rounds[way].append(await measured.round(way, arguments.inputs))
                     print(
                         f"{name:8} round {number + 1}/{arguments.rounds} {way:10} "
-                        f"{statistics.median(each.overhead for each in rounds[way][-1]):.2f} ms",
+                        f"{rounds[way][-1].overhead_ms:.2f} ms",
                         file=sys.stderr,
                     )
         results[name] = {way: summary(each) for way, each in rounds.items()}
@@ -213,9 +248,9 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, obje
     return results
 
 
-def summary(rounds: list[list[Parts]]) -> dict[str, object]:
-    medians = [statistics.median(each.overhead for each in trips) for trips in rounds]
-    trips = [trip for each in rounds for trip in each]
+def summary(rounds: list[Round]) -> dict[str, object]:
+    medians = [each.overhead_ms for each in rounds]
+    trips = [trip for each in rounds for trip in each.trips]
     everything = [trip.overhead for trip in trips]
     means = {
         name: statistics.fmean(part)
@@ -230,6 +265,7 @@ def summary(rounds: list[list[Parts]]) -> dict[str, object]:
         },
         "overhead_ms_p90": quantile(everything, 0.9),
         "overhead_ms_p99": quantile(everything, 0.99),
+        "unbilled_ms_mean": statistics.fmean(each.unbilled_ms for each in rounds),
         "parts_ms_mean": {**means, "in_no_receipt": means["round_trip"] - known},
     }
 

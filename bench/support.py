@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from quickthaw.cli.bench import recording
 
@@ -34,3 +37,13 @@ def quantile(values: list[float], share: float) -> float:
     """Of values in any order; `share` is between 0 and 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def metric_value(url: str, name: str) -> float:
+    """Of a part's metrics page, the sum over all labels. Raises LookupError if it is not there."""
+    with urllib.request.urlopen(url) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        found = [each.value for family in families for each in family.samples if each.name == name]
+    if not found:
+        raise LookupError(f"{url} does not tell {name}")
+    return sum(found)
