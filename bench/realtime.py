@@ -8,8 +8,8 @@ rounded down, and what a round's receipts leave out of it on average, which the 
 tell (`unbilled_ms`). `noop` runs nothing: all of it is overhead. `picture` draws with the bundled
 model at its fewest steps: its overhead includes sending the picture's bytes. `pause` is `noop` with
 as long between inputs as a picture takes: caches and processors cool down meanwhile, which is most
-of what a picture costs more. `parts` is what receipts say of a round trip, and what they do not: the
-way there and back, and the commit. Every input is a request with a receipt and a line in the
+of what a picture costs more. `parts` is what receipts say of a round trip, and what they do not:
+the way there and back, and the commit. Every input is a request with a receipt and a line in the
 ledger. `grpc` is the same session without the gateway, and `fdatasync` of the same disk is printed
 beside them, because an end is durable before it is told.
 """
