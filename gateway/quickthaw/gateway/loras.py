@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
+from weakref import WeakValueDictionary
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.json_text import Json, JsonObject
@@ -58,7 +59,10 @@ class Loras:
     """None: small files travel inside the input."""
     now: Callable[[], float]
     _known: OrderedDict[str, _Fetched] = field(default_factory=OrderedDict[str, _Fetched])
-    _locks: dict[str, asyncio.Lock] = field(default_factory=dict[str, asyncio.Lock])
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(
+        default_factory=WeakValueDictionary[str, asyncio.Lock]
+    )
+    """A file's lock, for as long as anybody holds it or waits for it."""
     _slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,12 +115,8 @@ class Loras:
         file = await own(ARGUMENT, path)
         name = path if file is None else f"own:{file.name}"
         lock = self._locks.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._once(place, name, path, file)
-        finally:
-            if not lock.locked():
-                self._locks.pop(name, None)
+        async with lock:
+            return await self._once(place, name, path, file)
 
     async def _once(self, place: str, name: str, url: str, file: OwnFile | None) -> str:
         """Whoever names the same file meanwhile has waited."""
