@@ -115,6 +115,15 @@ async def test_an_owner_submits_to_what_is_private(running: Running) -> None:
     assert await owner.submit(MODEL)
 
 
+async def test_a_model_tells_who_may_call_it_now(running: Running) -> None:
+    asked, listed = catalog_pb2.GetModelRequest(id=MODEL), catalog_pb2.ListModelsRequest()
+    for endpoint in (PRIVATE, catalog_pb2.Endpoint(visibility=catalog_pb2.VISIBILITY_SHARED)):
+        await register(running, endpoint)
+        found = await running.admin.catalog.GetModel(asked)
+        (same,) = (await running.admin.catalog.ListModels(listed)).models
+        assert found.visibility == same.visibility == endpoint.visibility
+
+
 async def test_an_endpoint_outlives_a_restart_and_a_new_version_but_not_its_model(
     tmp_path: Path,
 ) -> None:

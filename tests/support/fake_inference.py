@@ -306,6 +306,7 @@ class FakePlatform(Unplayed):
             family="sd",
             input_schema_json=json.dumps(SCHEMA),
             description="Draws shapes.",
+            visibility=catalog_pb2.VISIBILITY_SHARED,
         )
 
     async def ListModels(

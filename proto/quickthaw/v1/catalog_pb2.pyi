@@ -95,6 +95,7 @@ class Model(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
     REGISTERED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`owner/name[/variant]`: segments of a-z, 0-9, `.`, `_` and `-`."""
     family: _builtins.str
@@ -117,6 +118,10 @@ class Model(_message.Message):
     """SPDX id where there is one; at most 200 characters."""
     registered_unix_ms: _builtins.int
     """Set by the server."""
+    visibility: Global___Visibility.ValueType
+    """Who may call it now; its endpoint says more. Set by the server in what `GetModel` and
+    `ListModels` answer.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names; at most 32, each of one model only."""
@@ -139,10 +144,11 @@ class Model(_message.Message):
         description: _builtins.str = ...,
         license: _builtins.str = ...,
         registered_unix_ms: _builtins.int = ...,
+        visibility: Global___Visibility.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "components", b"components", "description", b"description", "family", b"family", "id", b"id", "input_schema_json", b"input_schema_json", "license", b"license", "registered_unix_ms", b"registered_unix_ms", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "working_bytes", b"working_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "components", b"components", "description", b"description", "family", b"family", "id", b"id", "input_schema_json", b"input_schema_json", "license", b"license", "registered_unix_ms", b"registered_unix_ms", "snapshot_digest", b"snapshot_digest", "snapshot_uri", b"snapshot_uri", "visibility", b"visibility", "working_bytes", b"working_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,11 @@ import grpc.aio
 from quickthaw.scheduler import auth
 from quickthaw.scheduler.catalog import Catalog, CatalogModel, check_model
 from quickthaw.scheduler.clock import Clock
-from quickthaw.scheduler.convert.endpoints import endpoint_message, endpoint_settings
+from quickthaw.scheduler.convert.endpoints import (
+    VISIBILITY_TO_WIRE,
+    endpoint_message,
+    endpoint_settings,
+)
 from quickthaw.scheduler.convert.models import catalog_model, model_message
 from quickthaw.scheduler.convert.pages import page_size, version_token
 from quickthaw.scheduler.convert.words import checked_text
@@ -67,14 +71,14 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     async def GetModel(
         self, request: catalog_pb2.GetModelRequest, context: Context
     ) -> catalog_pb2.Model:
-        return model_message(self._catalog.get(request.id, _viewer()))
+        return self._model(self._catalog.get(request.id, _viewer()))
 
     async def ListModels(
         self, request: catalog_pb2.ListModelsRequest, context: Context
     ) -> catalog_pb2.ListModelsResponse:
         page, token = self._page(request.page)
         return catalog_pb2.ListModelsResponse(
-            models=[model_message(self._catalog.get(each)) for each in page],
+            models=[self._model(self._catalog.get(each)) for each in page],
             next_page_token=token,
         )
 
@@ -176,6 +180,11 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             )
         auth.check_admits(who, model.spec.id)
         return model
+
+    def _model(self, model: CatalogModel) -> catalog_pb2.Model:
+        message = model_message(model)
+        message.visibility = VISIBILITY_TO_WIRE[self._catalog.endpoint(model.spec.id).visibility]
+        return message
 
     def _endpoint(self, model: CatalogModel) -> catalog_pb2.Endpoint:
         now = self._dispatcher.machine.endpoint_now(model.spec)
