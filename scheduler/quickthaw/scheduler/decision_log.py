@@ -11,8 +11,8 @@ needed.
     S         the state, pickled
     E         a list of `Entry`, pickled
 
-Pickles are read with nothing but the core's own classes (`_Unpickler`): reading a log runs no code
-of its. There are no inputs and no outputs of requests in it. Frames are written once a second; what
+Pickles are read with nothing but the classes that the core itself defines (`_Unpickler`): reading a
+log runs no code of its. There are no inputs and no outputs of requests in it. Frames are written once a second; what
 a crash cuts off is passed over when the log is read.
 """
 
@@ -175,7 +175,11 @@ class DecisionLog:
     def close(self) -> None:
         self.flush()
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:
+                # Of what could not be written before, which it tries again.
+                self._fail(error)
             self._file = None
         self._failed = True
 
@@ -295,8 +299,13 @@ class _Restored(Machine):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) in _PLAIN or (module.startswith(_CORE) and "." not in name):
+        if (module, name) in _PLAIN:
             return super().find_class(module, name)
+        if module.startswith(_CORE) and "." not in name:
+            found: object = super().find_class(module, name)
+            # What a module has only imported may lead anywhere: `attrgetter` does.
+            if isinstance(found, type) and found.__module__ == module:
+                return found
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a decision log")
 
 

@@ -196,9 +196,14 @@ class Evil:
         return os.system, ("false",)
 
 
-def test_a_log_that_somebody_else_wrote_runs_no_code(tmp_path: Path) -> None:
+# `core.records.attrgetter("__class__")(())`, which would lead on to everything there is.
+IMPORTED_BY_THE_CORE = b"cquickthaw.scheduler.core.records\nattrgetter\n(S'__class__'\ntR()tR."
+
+
+@pytest.mark.parametrize("pickled", [pickle.dumps(Evil()), IMPORTED_BY_THE_CORE])
+def test_a_log_that_somebody_else_wrote_runs_no_code(tmp_path: Path, pickled: bytes) -> None:
     path = tmp_path / "decisions-00000001.log"
-    packed = zlib.compress(pickle.dumps(Evil()))
+    packed = zlib.compress(pickled)
     path.write_bytes(MAGIC + b"S" + len(packed).to_bytes(4, "little") + packed)
     with pytest.raises(SettingsInvalid, match="has no place in a decision log"):
         replay(path, "r")
