@@ -22,6 +22,7 @@ from quickthaw.scheduler.keys import check_tenant
 from quickthaw.scheduler.store import account_rows
 from quickthaw.scheduler.store.queries import key_record
 from quickthaw.scheduler.store.reader import Reader
+from quickthaw.scheduler.unbroken import unbroken
 from quickthaw.wire import errors
 
 ACCOUNTS_LISTED_MAX = 10_000
@@ -59,6 +60,7 @@ class Budgeting:
     async def change(self, tenant: str, key_id: str, change: SetBudget | SetLock) -> AccountNow:
         return await self._change(await self._known(tenant, key_id), change)
 
+    @unbroken
     async def grant(
         self, tenant: str, key_id: str, amount_nanodollars: int, note: str, grant_id: str
     ) -> tuple[AccountNow, str, bool]:
@@ -82,6 +84,7 @@ class Budgeting:
             )
         return self._dispatcher.machine.account(account_id), grant_id, True
 
+    @unbroken
     async def greet(self, tenant: str, amount_nanodollars: int) -> None:
         """What a new tenant begins with; once, however often it is asked for."""
         async with self._granting:

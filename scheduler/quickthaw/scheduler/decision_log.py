@@ -12,8 +12,8 @@ needed.
     E         a list of `Entry`, pickled
 
 Pickles are read with nothing but the classes that the core itself defines (`_Unpickler`): reading a
-log runs no code of its. There are no inputs and no outputs of requests in it. Frames are written once a second; what
-a crash cuts off is passed over when the log is read.
+log runs no code of its. There are no inputs and no outputs of requests in it. Frames are written
+once a second; what a crash cuts off is passed over when the log is read.
 """
 
 from __future__ import annotations

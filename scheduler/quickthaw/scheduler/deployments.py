@@ -47,6 +47,7 @@ from quickthaw.scheduler.store.deployments import (
 )
 from quickthaw.scheduler.store.statements import Row
 from quickthaw.scheduler.store.store import Store
+from quickthaw.scheduler.unbroken import unbroken
 from quickthaw.wire import errors
 
 ID_CHARS_MAX = 64
@@ -99,6 +100,7 @@ class Deployments:
 
     # ---- for callers -------------------------------------------------------------------------
 
+    @unbroken
     async def create(self, tenant: str, spec: DeploymentSpec) -> Deployment:
         """Durable when this returns. Raises ModelNotFound, InvalidArgument, PermissionDenied,
         AlreadyExists, ResourceExhausted, and as the journal."""
@@ -134,7 +136,7 @@ class Deployments:
             kept = self._limits.tenant_kept_max
             surplus = await self._store.reader.run(lambda c: surplus_of(c, tenant, kept))
             rows = [new_row(made), purge, *map(gone_row, surplus)]
-            await asyncio.shield(self._store.journal.offer(rows))
+            await self._store.journal.offer(rows)
         self._tell()
         return made
 
@@ -159,6 +161,7 @@ class Deployments:
         )
         return found, found[-1].deployment_id if len(found) == size else ""
 
+    @unbroken
     async def cancel(self, tenant: str, deployment_id: str) -> Deployment:
         """As it is then; one that has ended stays as it is. Raises NotFound."""
         async with self._changing:
@@ -175,8 +178,7 @@ class Deployments:
         give_up = loop.time() + wait_ms / 1000
         while True:
             news = self._news
-            async with self._changing:
-                found = await self._lease_now(lease_ms)
+            found = await self._lease_now(lease_ms)
             left_seconds = give_up - loop.time()
             if found is not None or left_seconds <= 0:
                 return found
@@ -187,15 +189,19 @@ class Deployments:
             except TimeoutError:
                 pass
 
+    @unbroken
     async def _lease_now(self, lease_ms: int) -> Deployment | None:
-        now_ms = self._clock.now_ms()
-        for each in await self._store.reader.run(lambda c: due_deployments(c, now_ms, _LOOKED_AT)):
-            if each.attempts >= self._limits.attempts_max:
+        async with self._changing:
+            now_ms = self._clock.now_ms()
+            due = await self._store.reader.run(lambda c: due_deployments(c, now_ms, _LOOKED_AT))
+            for each in due:
+                if each.attempts < self._limits.attempts_max:
+                    lease_id = secrets.token_hex(16)
+                    return await self._keep(leased(each, lease_id, now_ms, now_ms + lease_ms))
                 await self._keep(lost(each, now_ms, self._limits.attempts_max))
-                continue
-            return await self._keep(leased(each, secrets.token_hex(16), now_ms, now_ms + lease_ms))
         return None
 
+    @unbroken
     async def report(
         self,
         deployment_id: str,
@@ -274,7 +280,7 @@ class Deployments:
 
     async def _keep(self, after: Deployment) -> Deployment:
         """Durable when this returns."""
-        await asyncio.shield(self._store.journal.offer([changed_row(after)]))
+        await self._store.journal.offer([changed_row(after)])
         if not after.open:
             async with self._releasing.changing:
                 await self._unstage(after)

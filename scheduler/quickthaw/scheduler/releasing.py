@@ -33,7 +33,7 @@ def _nothing(_number: int) -> Sequence[Row]:
 
 class Releasing:
     """Belongs to the event loop. Names are checked before a commit and taken after it, so every
-    change holds `changing` meanwhile."""
+    change holds `changing` meanwhile, and its caller is `unbroken`."""
 
     def __init__(
         self, catalog: Catalog, store: Store, clock: Clock, dispatcher: Dispatcher
@@ -66,7 +66,7 @@ class Releasing:
             rows.extend(endpoint_rows(model_id, settings))
         rows.extend(also(number))
         if rows:
-            await asyncio.shield(self._journal.offer(rows))
+            await self._journal.offer(rows)
         if settings is not None and changes_endpoint:
             # Before the model can be found, so that a private one is never anybody else's.
             self._catalog.set_endpoint(model_id, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from quickthaw.scheduler.catalog import Catalog, CatalogModel
@@ -22,6 +22,7 @@ from quickthaw.scheduler.store.queries import idempotent_request, request_view
 from quickthaw.scheduler.store.rows import refused_rows, request_rows
 from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.store.webhooks import webhook_row
+from quickthaw.scheduler.unbroken import unbroken
 from quickthaw.scheduler.views import RequestView
 from quickthaw.scheduler.webhooks import Webhooks
 from quickthaw.scheduler.work_units import batch_key, output_units, work_units
@@ -35,6 +36,12 @@ class Accepted:
     view: RequestView
     request: LiveRequest | None
     deduplicated: bool = False
+
+
+@dataclass(slots=True)
+class _KeyInUse:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    calls: int = 0
 
 
 Told = Callable[[LiveRequest, errors.QuickthawError | None], None]
@@ -64,7 +71,7 @@ class Submissions:
         self._gate = gate
         self._ids = RequestIds()
         # One lock for each key in use just now: two calls with one key must not both be new.
-        self._keys_in_use: dict[tuple[str, str], asyncio.Lock] = {}
+        self._keys_in_use: dict[tuple[str, str], _KeyInUse] = {}
 
     def prepare(self, tenant: str, submission: Submission) -> tuple[LiveRequest, CatalogModel]:
         """Checks everything that needs no waiting. Raises what `Inference.Submit` documents."""
@@ -124,13 +131,15 @@ class Submissions:
         if not submission.idempotency_key:
             return await self._submit_new(tenant, submission, None)
         key = (tenant, submission.idempotency_key)
-        lock = self._keys_in_use.setdefault(key, asyncio.Lock())
+        in_use = self._keys_in_use.setdefault(key, _KeyInUse())
+        in_use.calls += 1
         try:
-            async with lock:
+            async with in_use.lock:
                 return await self._submit_once(tenant, submission)
         finally:
-            if not lock.locked():
-                self._keys_in_use.pop(key, None)
+            in_use.calls -= 1
+            if not in_use.calls:
+                del self._keys_in_use[key]
 
     async def submit_while_wanted(
         self, tenant: str, submission: Submission, unwanted: Callable[[RequestView], None]
@@ -224,6 +233,7 @@ class Submissions:
                 retry_delay_seconds=2.0,
             )
 
+    @unbroken
     async def _submit_refused(
         self,
         tenant: str,
@@ -266,7 +276,7 @@ class Submissions:
         ]
         if submission.webhook is not None:
             rows.append(webhook_row(view.request_id, tenant, submission.webhook, now_ms))
-        await asyncio.shield(self._store.journal.offer(rows))
+        await self._store.journal.offer(rows)
         if submission.webhook is not None:
             self._webhooks.make_due(view.request_id)
         return Accepted(view, None)
@@ -299,8 +309,11 @@ class Submissions:
                 raise
             return await self._submit_refused(tenant, submission, fingerprint, error)
         try:
-            await durable
+            await (asyncio.shield(durable) if fingerprint else durable)
         except asyncio.CancelledError:
+            if fingerprint:
+                # Whoever says the key again must find what this has begun.
+                await asyncio.wait((durable,))
             # It may have become durable just before.
             if unwanted is not None and not durable.cancelled() and durable.exception() is None:
                 unwanted(request.view)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.store.webhooks import SigningKeyRow, signing_key_row, signing_keys
+from quickthaw.scheduler.unbroken import unbroken
 
 KEPT_MS = 24 * 3_600_000
 """How long a key is published after it was replaced: receivers may cache keys for as long."""
@@ -77,10 +78,11 @@ class WebhookKeys:
         ]
         return [SigningKey(key.kid, key.private_key, key.created_ms) for key in kept]
 
+    @unbroken
     async def rotate(self) -> SigningKey:
         async with self._rotating:
             made = _new_key(self._clock)
-            await asyncio.shield(self._store.journal.offer([signing_key_row(made, _ED25519)]))
+            await self._store.journal.offer([signing_key_row(made, _ED25519)])
             self._keys.insert(0, made)
         return self.published()[0]
 

@@ -36,6 +36,7 @@ from quickthaw.scheduler.store.webhooks import (
     webhook,
     webhook_page,
 )
+from quickthaw.scheduler.unbroken import unbroken
 from quickthaw.scheduler.views import RequestView
 from quickthaw.scheduler.webhook_rules import (
     ATTEMPTS_MAX,
@@ -121,8 +122,7 @@ class Webhooks:
         give_up = loop.time() + wait_ms / 1000
         while True:
             news = self._news
-            async with self._changing:
-                found = await self._claim_now(count_max, lease_ms)
+            found = await self._claim_now(count_max, lease_ms)
             left_seconds = give_up - loop.time()
             if found or left_seconds <= 0:
                 return found
@@ -133,7 +133,12 @@ class Webhooks:
             except TimeoutError:
                 pass
 
+    @unbroken
     async def _claim_now(self, count_max: int, lease_ms: int) -> list[Claimed]:
+        async with self._changing:
+            return await self._lease_due(count_max, lease_ms)
+
+    async def _lease_due(self, count_max: int, lease_ms: int) -> list[Claimed]:
         now_ms = self._clock.now_ms()
         self._leases = {
             request_id: lease for request_id, lease in self._leases.items() if lease[1] > now_ms
@@ -160,12 +165,13 @@ class Webhooks:
             rows.append(claim_row(leased))
             found.append(Claimed(leased, view))
         if rows:
-            await asyncio.shield(self._store.journal.offer(rows))
+            await self._store.journal.offer(rows)
         for taken in found:
             hook = taken.webhook
             self._leases[hook.request_id] = (hook.tenant, hook.lease_until_ms)
         return found
 
+    @unbroken
     async def report(
         self, request_id: str, lease_id: str, attempt: Attempt, *, delivered: bool, permanent: bool
     ) -> tuple[Webhook, bool]:
@@ -177,11 +183,12 @@ class Webhooks:
             after = settled(
                 known, attempt, delivered=delivered, permanent=permanent, chance=self._chance
             )
-            await asyncio.shield(self._store.journal.offer([settle_row(after)]))
+            await self._store.journal.offer([settle_row(after)])
             self._leases.pop(request_id, None)
         self._tell()  # A tenant that had as many in flight as it may has room again.
         return after, True
 
+    @unbroken
     async def redeliver(self, tenant: str, request_id: str) -> Webhook:
         """Raises WebhookNotFound, FailedPrecondition."""
         now_ms = self._clock.now_ms()
@@ -197,7 +204,7 @@ class Webhooks:
                     "in a minute"
                 )
             after = revived(known, now_ms)
-            await asyncio.shield(self._store.journal.offer([settle_row(after)]))
+            await self._store.journal.offer([settle_row(after)])
         self._tell()
         return after
 

@@ -22,6 +22,7 @@ from quickthaw.scheduler.store.journal import Journal
 from quickthaw.scheduler.store.queries import key_record, key_records
 from quickthaw.scheduler.store.reader import Reader
 from quickthaw.scheduler.store.statements import Row, Statement, Value
+from quickthaw.scheduler.unbroken import unbroken
 from quickthaw.v1 import billing_pb2, billing_pb2_grpc
 from quickthaw.wire import errors
 
@@ -55,6 +56,7 @@ class AccountsServicer(billing_pb2_grpc.AccountsServicer):
         # each undo the other.
         self._changing = asyncio.Lock()
 
+    @unbroken
     async def CreateKey(
         self, request: billing_pb2.CreateKeyRequest, context: Context
     ) -> billing_pb2.CreateKeyResponse:
@@ -92,6 +94,7 @@ class AccountsServicer(billing_pb2_grpc.AccountsServicer):
             ]
         )
 
+    @unbroken
     async def RevokeKey(
         self, request: billing_pb2.RevokeKeyRequest, context: Context
     ) -> billing_pb2.RevokeKeyResponse:
@@ -101,6 +104,7 @@ class AccountsServicer(billing_pb2_grpc.AccountsServicer):
                 record = await self._revoke(record)
         return billing_pb2.RevokeKeyResponse(key=key_message(record))
 
+    @unbroken
     async def RotateKey(
         self, request: billing_pb2.RotateKeyRequest, context: Context
     ) -> billing_pb2.RotateKeyResponse:
@@ -117,6 +121,7 @@ class AccountsServicer(billing_pb2_grpc.AccountsServicer):
             await self._change(rotated)
         return billing_pb2.RotateKeyResponse(key=key_message(rotated), secret=secret)
 
+    @unbroken
     async def UpdateKey(
         self, request: billing_pb2.UpdateKeyRequest, context: Context
     ) -> billing_pb2.UpdateKeyResponse:

@@ -25,6 +25,7 @@ from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.releasing import Released, Releasing
 from quickthaw.scheduler.store.releases import releases, unused_snapshots
 from quickthaw.scheduler.store.store import Store
+from quickthaw.scheduler.unbroken import unbroken
 from quickthaw.v1 import catalog_pb2, catalog_pb2_grpc, types_pb2
 from quickthaw.wire import errors
 
@@ -53,6 +54,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
         self._clock = clock
         self._dispatcher = dispatcher
 
+    @unbroken
     async def Register(
         self, request: catalog_pb2.RegisterRequest, context: Context
     ) -> catalog_pb2.RegisterResponse:
@@ -82,6 +84,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             next_page_token=token,
         )
 
+    @unbroken
     async def Remove(
         self, request: catalog_pb2.RemoveRequest, context: Context
     ) -> catalog_pb2.RemoveResponse:
@@ -111,6 +114,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
             next_page_token=str(found[size - 1].number) if len(found) > size else "",
         )
 
+    @unbroken
     async def Rollback(
         self, request: catalog_pb2.RollbackRequest, context: Context
     ) -> catalog_pb2.RegisterResponse:
@@ -136,6 +140,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServicer):
     ) -> catalog_pb2.Endpoint:
         return self._endpoint(self._catalog.get(request.model, _viewer()))
 
+    @unbroken
     async def SetEndpoint(
         self, request: catalog_pb2.SetEndpointRequest, context: Context
     ) -> catalog_pb2.Endpoint:
