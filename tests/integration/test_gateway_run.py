@@ -155,7 +155,12 @@ async def test_a_failed_run_is_the_models_error(tmp_path: Path) -> None:
         response = await answer
         assert response.status_code == 500
         assert response.json()["detail"] == [
-            {"loc": ["body"], "msg": "the model raised", "type": "internal_server_error"}
+            {
+                "loc": ["body"],
+                "msg": "the model raised",
+                "type": "internal_server_error",
+                "url": f"{rig.listening.public_url}/docs/errors#internal_server_error",
+            }
         ]
         assert response.headers["x-fal-request-id"] == request.record.request_id
         assert response.headers["x-fal-retryable"] == "false"

@@ -120,6 +120,7 @@ async def test_wrong_arguments_are_accepted_and_told_as_an_error(
         assert received.json["payload"] == result.json()
         (item,) = result.json()["detail"]
         assert item["loc"] == ["body", "image_size"]
+        assert item["url"].endswith("/docs/errors#one_of")
 
 
 async def test_a_cancelled_request_is_told_as_an_error(receiver: Receiver, tmp_path: Path) -> None:

@@ -148,7 +148,9 @@ class Front:
             raise HttpError(403, "pages of this origin may not call here", "auth_error")
 
     def _said(self, exchange: Exchange, answer: ErrorAnswer) -> Response:
-        return self._dialects.get(exchange.surface, error_response)(answer)
+        if (dialect := self._dialects.get(exchange.surface)) is not None:
+            return dialect(answer)
+        return error_response(answer, self._gateway.public_url)
 
     def _error_answer(self, error: Exception) -> ErrorAnswer:
         match error:

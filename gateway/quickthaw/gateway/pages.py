@@ -1,4 +1,5 @@
-"""`/`: for a person who opened the address in a browser; `/ca.pem`: what clients may trust."""
+"""`/`: for a person who opened the address in a browser; `/docs/errors`: for one whom an error sent
+there; `/ca.pem`: what clients may trust."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from quickthaw.gateway.context import gateway_of
+from quickthaw.gateway.error_kinds import ERROR_KINDS
+from quickthaw.gateway.respond import KINDS_PATH
 
-_PAGE = Template("""<!doctype html>
+_HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -31,12 +34,16 @@ pre { background: var(--faint); border-radius: 6px; padding: .9rem 1rem; margin:
 dl { margin: 0; border-top: 1px solid var(--faint) }
 dl div { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: .5rem 0;
     border-bottom: 1px solid var(--faint) }
-dt { flex: 0 0 9rem; font-weight: 600 }
+dt { flex: 0 0 9rem; overflow-wrap: anywhere; font-weight: 600 }
 dd { flex: 1 1 17rem; min-width: 0; margin: 0; overflow-wrap: anywhere }
 a { color: var(--link) }
 a:focus-visible, pre:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
 </style>
-<main>
+"""
+
+_PAGE = Template(
+    _HEAD
+    + """<main>
 <h1>Quickthaw</h1>
 <p>Serverless inference on your own GPUs. This address is for programs; it works.</p>
 <h2>Draw something</h2>
@@ -65,7 +72,26 @@ a:focus-visible, pre:focus-visible { outline: 2px solid var(--link); outline-off
 </dl>
 </main>
 </html>
-""")
+"""
+)
+
+_KINDS_PAGE = Template(
+    _HEAD
+    + """<main>
+<h1>Kinds of errors</h1>
+<p>What is wrong with a model's arguments, or with its run, is a list in <code>detail</code>: each
+item has <code>loc</code>, the way to the field, <code>msg</code>, for people, <code>type</code>,
+one of these, and perhaps <code>ctx</code> with its limits and <code>input</code>.</p>
+<dl>
+$kinds
+</dl>
+<p>Any other error has a text for its <code>detail</code>, and a word in <code>error_type</code> and
+in the header <code>X-Fal-Error-Type</code>. All routes are in <a href="$url/openapi.json"
+>openapi.json</a>.</p>
+</main>
+</html>
+"""
+)
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -75,6 +101,21 @@ async def home(request: Request) -> Response:
     return HTMLResponse(page, headers={"content-security-policy": _POLICY})
 
 
+async def error_kinds(request: Request) -> Response:
+    kinds = "\n".join(
+        f'<div id="{kind}"><dt><code>{kind}</code></dt><dd>{_marked(text)}</dd></div>'
+        for kind, text in ERROR_KINDS.items()
+    )
+    page = _KINDS_PAGE.substitute(kinds=kinds, url=escape(gateway_of(request).public_url))
+    return HTMLResponse(page, headers={"content-security-policy": _POLICY})
+
+
+def _marked(text: str) -> str:
+    """With what stands between backticks as code."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(parts))
+
+
 async def authority(request: Request) -> Response:
     pem = gateway_of(request).ca_pem
     if not pem:
@@ -82,4 +123,8 @@ async def authority(request: Request) -> Response:
     return Response(pem, media_type="application/x-pem-file")
 
 
-ROUTES = [Route("/", home, methods=["GET"]), Route("/ca.pem", authority, methods=["GET"])]
+ROUTES = [
+    Route("/", home, methods=["GET"]),
+    Route(KINDS_PATH, error_kinds, methods=["GET"]),
+    Route("/ca.pem", authority, methods=["GET"]),
+]

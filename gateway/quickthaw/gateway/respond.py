@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
+from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -18,6 +19,8 @@ from quickthaw.v1 import types_pb2
 RUNNER_HINTS_HEADER = "x-fal-runner-hints"
 REQUEST_ID_HEADER = "x-fal-request-id"
 ERROR_TYPE_HEADER = "x-fal-error-type"
+KINDS_PATH = "/docs/errors"
+"""The page that explains the kinds of errors, each at an anchor of its name."""
 LINGER_SECONDS = 2.0
 LINGER_BYTES_MAX = 64 * 1024 * 1024
 
@@ -34,20 +37,21 @@ def runner_hints(request: types_pb2.Request) -> dict[str, str]:
     return {RUNNER_HINTS_HEADER: worker_id} if worker_id.isascii() and worker_id else {}
 
 
-def error_body(answer: ErrorAnswer) -> JsonObject:
-    """`detail` and, where there is one, `error_type`."""
-    detail: Json = answer.detail if isinstance(answer.detail, str) else _items(answer)
+def error_body(answer: ErrorAnswer, public_url: str) -> JsonObject:
+    """`detail` and, where there is one, `error_type`. An item of a list says where its kind is
+    explained."""
+    detail: Json = answer.detail if isinstance(answer.detail, str) else _items(answer, public_url)
     body: JsonObject = {"detail": detail}
     if answer.error_type is not None:
         body["error_type"] = answer.error_type
     return body
 
 
-def error_response(answer: ErrorAnswer) -> Response:
+def error_response(answer: ErrorAnswer, public_url: str) -> Response:
     headers = dict(answer.headers)
     if answer.error_type is not None:
         headers[ERROR_TYPE_HEADER] = answer.error_type
-    return json_response(error_body(answer), answer.status, headers)
+    return json_response(error_body(answer, public_url), answer.status, headers)
 
 
 async def answer_and_linger(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,10 +76,17 @@ async def answer_and_linger(response: Response, scope: Scope, receive: Receive, 
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _items(answer: ErrorAnswer) -> list[Json]:
+def _items(answer: ErrorAnswer, public_url: str) -> list[Json]:
     assert not isinstance(answer.detail, str)
     # Values are what json.loads made of a request, plus our own texts and numbers.
-    return [{key: _plain(value) for key, value in item.items()} for item in answer.detail]
+    return [
+        {**{key: _plain(value) for key, value in item.items()}, "url": _explained(item, public_url)}
+        for item in answer.detail
+    ]
+
+
+def _explained(item: Mapping[str, object], public_url: str) -> str:
+    return f"{public_url}{KINDS_PATH}#{quote(str(item.get('type', '')))}"
 
 
 def _plain(value: object) -> Json:

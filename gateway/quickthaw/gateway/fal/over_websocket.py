@@ -136,9 +136,9 @@ async def _answer(websocket: WebSocket, opened: Opened, body: bytes, gone: async
     except ClientGone:
         return
     except HttpError as error:
-        response = error_response(error.answer)
+        response = error_response(error.answer, opened.gateway.public_url)
     except Exception as error:
-        response = error_response(error_answer(translate(error)))
+        response = error_response(error_answer(translate(error)), opened.gateway.public_url)
     await response(scope, receive, answer.send)
 
 

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from quickthaw.gateway.answers import ErrorAnswer, HttpError
 from quickthaw.gateway.body_room import BodyRoom
+from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.gateway.fal.frames import BadFrame, decode, encode, error_frame, timings_frame
 from quickthaw.gateway.fal.realtime_output import packed_output
@@ -118,14 +119,14 @@ async def _serve(websocket: WebSocket, opened: Opened, inbox: _Inbox, runs: Runs
         except BadFrame as error:
             await websocket.send_text(error_frame("INVALID_INPUT", str(error)))
         except HttpError as error:
-            await websocket.send_text(_error_frame(error.answer))
+            await websocket.send_text(_error_frame(opened.gateway, error.answer))
         except Exception as error:
             answer = error_answer(translate(error))
             if answer.status in (401, 403):
                 await websocket.send_text(_UNAUTHORIZED)
                 await websocket.close(POLICY_VIOLATION, "the key or token is good no longer")
                 return
-            await websocket.send_text(_error_frame(answer))
+            await websocket.send_text(_error_frame(opened.gateway, answer))
         else:
             await websocket.send_bytes(packed)
             await websocket.send_text(timings_frame(run_seconds))
@@ -151,11 +152,11 @@ async def _answer(frame: bytes | str, opened: Opened, runs: Runs) -> tuple[bytes
     return await runs.run(call, pack)
 
 
-def _error_frame(answer: ErrorAnswer) -> str:
+def _error_frame(gateway: Gateway, answer: ErrorAnswer) -> str:
     """Arguments at fault are INVALID_INPUT; anything else is called by its error type."""
     at_fault = answer.status in (400, 413, 422)
     code = "INVALID_INPUT" if at_fault else (answer.error_type or "internal_error").upper()
-    detail = error_body(answer)["detail"]
+    detail = error_body(answer, gateway.public_url)["detail"]
     reason = detail if isinstance(detail, str) else render(detail)
     return error_frame(code, reason[:_REASON_CHARS_MAX])
 

@@ -51,7 +51,7 @@ async def status_events(
             if (update := view.apply(event)) is not None:
                 yield update
     except ReaderTooSlow:
-        yield error_event(ErrorAnswer(429, TOO_SLOW_TEXT, "reader_too_slow"))
+        yield error_event(gateway, ErrorAnswer(429, TOO_SLOW_TEXT, "reader_too_slow"))
     finally:
         await events.aclose()
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from quickthaw.gateway.answers import ErrorAnswer, HttpError
 from quickthaw.gateway.bodies import until_gone
 from quickthaw.gateway.calls import AttendedRequest, Call
+from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.errors import error_answer
 from quickthaw.gateway.fal.calls import read_call
 from quickthaw.gateway.fal.output import preview_object
@@ -48,17 +49,17 @@ async def _events(call: Call, attended: AttendedRequest) -> AsyncGenerator[JsonO
                 case _:
                     pass  # States and logs have their own stream, the status stream of the queue.
     except HttpError as error:
-        yield error_event(error.answer)
+        yield error_event(call.gateway, error.answer)
     except Exception as error:
-        yield error_event(error_answer(translate(error)))
+        yield error_event(call.gateway, error_answer(translate(error)))
     finally:
         await events.aclose()
 
 
-def error_event(answer: ErrorAnswer) -> JsonObject:
+def error_event(gateway: Gateway, answer: ErrorAnswer) -> JsonObject:
     """The last event of a stream that failed after it began."""
     return {
         "type": "error",
         "message": answer.text,
-        "error": {"status": answer.status, "body": error_body(answer)},
+        "error": {"status": answer.status, "body": error_body(answer, gateway.public_url)},
     }

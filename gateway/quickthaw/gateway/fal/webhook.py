@@ -23,7 +23,7 @@ async def webhook_body(gateway: Gateway, request: types_pb2.Request) -> JsonObje
             **ids,
             "status": "ERROR",
             "error": f"Invalid status code: {answer.status}",
-            "payload": error_body(answer),
+            "payload": error_body(answer, gateway.public_url),
         }
     sync_mode = object_or_empty(request.input_json).get("sync_mode") is True
     try:
