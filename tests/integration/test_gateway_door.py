@@ -67,6 +67,17 @@ async def test_connect_leads_here_whatever_the_name(rig: Rig, tmp_path: Path, ho
         assert "queue" in host or answer.status_code in (404, 405)
 
 
+async def test_what_there_is_to_call_is_where_fal_has_it(rig: Rig, tmp_path: Path) -> None:
+    proxy = httpx.Proxy(rig.listening.public_url)
+    async with httpx.AsyncClient(proxy=proxy, verify=trusting(tmp_path)) as client:
+        named = {"endpoint_id": "quickthaw/shapes"}
+        found = await client.get("https://api.fal.ai/v1/models", params=named, headers=KEY)
+        assert [each["endpoint_id"] for each in found.json()["models"]] == ["quickthaw/shapes"]
+        path = "https://fal.ai/api/openapi/queue/openapi.json"
+        document = await client.get(path, params=named, headers=KEY)
+        assert document.json()["info"]["x-fal-metadata"]["endpointId"] == "quickthaw/shapes"
+
+
 async def test_the_host_in_the_tunnel_chooses_the_surface(rig: Rig, tmp_path: Path) -> None:
     proxy = httpx.Proxy(rig.listening.public_url)
     async with httpx.AsyncClient(proxy=proxy, verify=trusting(tmp_path)) as client:

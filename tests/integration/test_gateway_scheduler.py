@@ -152,6 +152,39 @@ async def test_bad_arguments_and_unknown_names_are_the_callers_fault(tmp_path: P
         assert (await stack.nobody.get("/health/ready")).status_code == 200
 
 
+async def test_an_edit_goes_to_the_model_beside_one_that_draws_from_text_only(
+    tmp_path: Path,
+) -> None:
+    async with a_stack(tmp_path) as stack:
+        for name, pictures in (("acme/ink", ()), ("acme/ink/image-to-image", ("image_url",))):
+            model = a_model(name)
+            model.aliases[:] = []
+            properties = {each: {"type": "string"} for each in ("prompt", *pictures)}
+            model.input_schema_json = json.dumps({"type": "object", "properties": properties})
+            await stack.scheduler.admin.catalog.Register(catalog_pb2.RegisterRequest(model=model))
+        drawn = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(drawn, "PNG")
+        asking = asyncio.create_task(
+            stack.http.post(
+                "/openai/v1/images/edits",
+                data={"model": "acme/ink", "prompt": "in blue"},
+                files={"image": drawn.getvalue()},
+            )
+        )
+        assign = await stack.worker.next_assign()
+        assert assign.model == "acme/ink/image-to-image"
+        assert json.loads(assign.input_json)["image_url"].startswith("data:")
+        stack.worker.running(assign.attempt_id)
+        stack.finish_with_picture(assign)
+        assert base64.b64decode((await asking).json()["data"][0]["b64_json"]) == PICTURE
+        refused = await stack.http.post(
+            "/openai/v1/images/variations",
+            data={"model": "test/tiny"},
+            files={"image": drawn.getvalue()},
+        )
+        assert refused.json()["error"]["code"] == "operation_not_supported"
+
+
 async def test_a_damaged_file_is_not_passed_off_as_whole(tmp_path: Path) -> None:
     async with a_stack(tmp_path) as stack:
         queued = (await stack.http.post("/queue/test/tiny", json={"prompt": "x"})).json()

@@ -63,6 +63,8 @@ ASKED: tuple[tuple[str, str, dict[str, object] | None], ...] = (
     ("POST", "/run/{model}", INPUT),
     ("POST", "/run/{model}/stream", INPUT),
     ("GET", "/api/openapi/queue/openapi.json?endpoint_id={model}", None),
+    ("GET", "/v1/models?endpoint_id={model}", None),
+    ("GET", "/v1/models?endpoint_id={model}&expand=openapi-3.0", None),
     ("GET", "/openai/v1/models/{model}", None),
     ("POST", "/openai/v1/images/generations", {"model": "{model}", "prompt": "x"}),
     ("POST", "/replicate/v1/predictions", {"version": "{model}", "input": INPUT}),
@@ -78,6 +80,9 @@ ASKED: tuple[tuple[str, str, dict[str, object] | None], ...] = (
 """With alice's names, for her something else than 404 (what runs is left to wait)."""
 
 LISTS = (
+    "/v1/models",
+    "/v1/models?q=alice&expand=openapi-3.0",
+    "/v1/models?endpoint_id=test/tiny&endpoint_id=alice/secret",
     "/openai/v1/models",
     "/replicate/v1/models",
     "/replicate/v1/predictions",
@@ -87,6 +92,7 @@ LISTS = (
 OTHERWISE = {
     # Nothing in them is anybody's.
     *("/", "/ca.pem", "/health", "/health/live", "/health/ready", "/openapi.json"),
+    "/docs/errors",
     *("/.well-known/jwks.json", "/rest/.well-known/jwks.json", "/replicate/v1/hardware"),
     # The caller's own, which is all that they can name.
     *("/replicate/v1/account", "/replicate/v1/webhooks/default/secret", "/rest/tokens"),

@@ -41,8 +41,8 @@ async def bring(request: Request) -> Response:
     credential = read_credential(request.headers)
     endpoint = parse_endpoint_id("/".join(request.path_params.values()))
     arguments = await read_arguments(request, gateway.limits)
-    _, schema, _ = await served(gateway, credential, endpoint)
-    brought = await gateway.inputs.bring(credential, arguments, schema_properties(schema))
+    found = await served(gateway, credential, endpoint)
+    brought = await gateway.inputs.bring(credential, arguments, schema_properties(found.schema))
     return json_response({"input": brought})
 
 

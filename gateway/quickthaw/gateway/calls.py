@@ -17,7 +17,7 @@ from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty, rende
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.schemas import schema_properties
 from quickthaw.gateway.violations import schema_violations
-from quickthaw.v1 import inference_pb2, types_pb2
+from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2
 from quickthaw.wire.errors import (
     DeadlineExpired,
     InvalidInput,
@@ -29,7 +29,7 @@ from quickthaw.wire.limits import INPUT_BYTES_MAX
 
 logger = logging.getLogger(__name__)
 
-_WITH_PICTURES: Mapping[str, tuple[str, ...]] = {
+WITH_PICTURES: Mapping[str, tuple[str, ...]] = {
     "image-to-image": ("image_url",),
     "image-to-video": ("image_url",),
     "inpainting": ("image_url", "mask_url"),
@@ -95,6 +95,17 @@ class Call:
         return HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    endpoint: EndpointId
+    """By which the platform knows the model."""
+    model: catalog_pb2.Model
+    schema: JsonObject
+    """Of its input."""
+    wanted: tuple[str, ...] = ()
+    """What a call by this id has to give, whatever the schema says."""
+
+
 async def make_call(
     gateway: Gateway,
     endpoint: EndpointId,
@@ -104,9 +115,9 @@ async def make_call(
     previews: bool = False,
 ) -> Call:
     """Raises HttpError for a size with no meaning, the platform's errors for model and key."""
-    endpoint, schema, wanted = await served(gateway, options.credential, endpoint)
-    translated = translate_arguments(arguments, schema)
-    if missing := [name for name in wanted if not translated.input.get(name)]:
+    found = await served(gateway, options.credential, endpoint)
+    translated = translate_arguments(arguments, found.schema)
+    if missing := [name for name in found.wanted if not translated.input.get(name)]:
         raise HttpError(
             422,
             [
@@ -115,34 +126,31 @@ async def make_call(
             ],
         )
     input_: dict[str, Json] = await gateway.inputs.bring(
-        options.credential, translated.input, schema_properties(schema)
+        options.credential, translated.input, schema_properties(found.schema)
     )
     if previews:
-        input_ = with_previews(input_, schema, gateway.limits.previews_per_stream)
-    return Call(gateway, endpoint, options, schema, input_, translated.sync_mode)
+        input_ = with_previews(input_, found.schema, gateway.limits.previews_per_stream)
+    return Call(gateway, found.endpoint, options, found.schema, input_, translated.sync_mode)
 
 
-async def served(
-    gateway: Gateway, credential: Credential, endpoint: EndpointId
-) -> tuple[EndpointId, JsonObject, tuple[str, ...]]:
-    """The model's own id, its input schema, and what a call by this id has to give.
+async def served(gateway: Gateway, credential: Credential, endpoint: EndpointId) -> Served:
+    """What answers calls by this id. Raises ModelNotFound.
 
     fal has ids of their own for drawing over a picture, and here one model does both.
     """
     try:
         model = await gateway.platform.model(credential, endpoint.full)
-        return endpoint, object_or_empty(model.input_schema_json), ()
+        return Served(endpoint, model, object_or_empty(model.input_schema_json))
     except ModelNotFound:
-        wanted = _WITH_PICTURES.get(endpoint.path[-1] if endpoint.path else "")
+        wanted = WITH_PICTURES.get(endpoint.path[-1] if endpoint.path else "")
         if wanted is None:
             raise
         base = replace(endpoint, path=endpoint.path[:-1])
-        schema = object_or_empty(
-            (await gateway.platform.model(credential, base.full)).input_schema_json
-        )
+        model = await gateway.platform.model(credential, base.full)
+        schema = object_or_empty(model.input_schema_json)
         if not set(wanted) <= schema_properties(schema).keys():
             raise
-        return base, schema, wanted
+        return Served(base, model, schema, wanted)
 
 
 class AttendedRequest:

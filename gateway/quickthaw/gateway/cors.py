@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 EXPOSED = "x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type, retry-after"
-METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
+METHODS = "GET, HEAD, POST, PUT, DELETE, QUERY, OPTIONS"
 _HEADERS_WITHOUT_A_LIST = (
     "authorization, content-type, range, idempotency-key, x-fal-request-timeout, "
     "x-fal-queue-priority, x-fal-runner-hint, x-fal-object-lifecycle-preference, x-fal-target-url"

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+from quickthaw.gateway.calls import Served
 from quickthaw.gateway.fal.schema import endpoint_document
 from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject
@@ -14,9 +15,16 @@ from support.fake_inference import SCHEMA
 MODEL = cast("JsonObject", SCHEMA)
 
 
+def document_of(
+    endpoint: str, schema: JsonObject = MODEL, wanted: tuple[str, ...] = ()
+) -> JsonObject:
+    asked = parse_endpoint_id(endpoint)
+    model = catalog_pb2.Model(id=endpoint, input_schema_json=json.dumps(schema))
+    return endpoint_document(asked, Served(asked, model, schema, wanted), "http://gw")
+
+
 def the_input_schema() -> JsonObject:
-    model = catalog_pb2.Model(id="fal-ai/shapes/dev", input_schema_json=json.dumps(SCHEMA))
-    document = endpoint_document(parse_endpoint_id("fal-ai/shapes/dev"), model, "http://gw")
+    document = document_of("fal-ai/shapes/dev")
     assert document["servers"] == [{"url": "http://gw/queue"}]
     assert "/fal-ai/shapes/dev/requests/{request_id}/status" in cast(
         "JsonObject", document["paths"]
@@ -48,8 +56,7 @@ def test_a_size_may_be_an_object_or_a_name() -> None:
 
 
 def test_a_lora_has_the_name_that_fal_has_for_it() -> None:
-    model = catalog_pb2.Model(id="a/b", input_schema_json=json.dumps(SCHEMA))
-    document = endpoint_document(parse_endpoint_id("a/b"), model, "http://gw")
+    document = document_of("a/b")
     schemas = cast("JsonObject", cast("JsonObject", document["components"])["schemas"])
     lora = cast("JsonObject", schemas["LoraWeight"])
     assert (lora["required"], lora["x-fal-order-properties"]) == (["path"], ["path", "scale"])
@@ -68,12 +75,23 @@ def test_what_openapi_3_0_says_differently_is_translated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("required", "filed"),
-    [(["prompt"], "text-to-image"), (["prompt", "image_url"], "image-to-image")],
+    ("required", "wanted", "filed"),
+    [
+        (["prompt"], (), "text-to-image"),
+        (["prompt", "image_url"], (), "image-to-image"),
+        (["prompt"], ("image_url",), "image-to-image"),
+    ],
 )
-def test_an_endpoint_is_filed_by_what_each_request_has(required: list[str], filed: str) -> None:
-    schema = json.dumps({**SCHEMA, "required": required})
-    model = catalog_pb2.Model(id="me/shapes", input_schema_json=schema)
-    document = endpoint_document(parse_endpoint_id("me/shapes"), model, "http://gw")
+def test_an_endpoint_is_filed_by_what_each_request_has(
+    required: list[str], wanted: tuple[str, ...], filed: str
+) -> None:
+    document = document_of("me/shapes", {**MODEL, "required": required}, wanted)
     about = cast("JsonObject", cast("JsonObject", document["info"])["x-fal-metadata"])
     assert about["category"] == filed
+
+
+def test_an_id_for_drawing_over_a_picture_requires_one() -> None:
+    document = document_of("me/shapes/image-to-image", wanted=("image_url",))
+    schemas = cast("JsonObject", cast("JsonObject", document["components"])["schemas"])
+    input_ = cast("JsonObject", schemas["MeShapesImageToImageInput"])
+    assert input_["required"] == ["prompt", "image_url"]

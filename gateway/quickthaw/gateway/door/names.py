@@ -9,6 +9,7 @@ CONNECT_NAMES: Final = frozenset(
     {
         *("fal.run", "queue.fal.run", "ws.fal.run", "rest.fal.ai", "rest.alpha.fal.ai"),
         *("falrun.com", "queue.falrun.com", "fal.media", "v3.fal.media"),
+        *("api.fal.ai", "fal.ai"),  # What there is to call, and each endpoint's document.
     }
 )
 """Where a CONNECT may lead: here, always. Any other name is refused; this is no proxy."""

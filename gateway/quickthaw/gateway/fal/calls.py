@@ -33,9 +33,17 @@ async def read_call(request: Request, *, previews: bool = False, as_they_are: bo
         detail = error.answer.detail
         if error.answer.status != 422 or isinstance(detail, str) or not as_they_are:
             raise
-    endpoint, schema, _ = await served(gateway, options.credential, endpoint)
+    found = await served(gateway, options.credential, endpoint)
     kept = {name: _shortened(value) for name, value in arguments.items()}
-    return Call(gateway, endpoint, options, schema, kept, sync_mode=False, found_wrong=detail)
+    return Call(
+        gateway,
+        found.endpoint,
+        options,
+        found.schema,
+        kept,
+        sync_mode=False,
+        found_wrong=detail,
+    )
 
 
 def _shortened(value: Json) -> Json:

@@ -1,13 +1,15 @@
-"""fal's tokens, uploads, downloads and proxy for the gateway's OpenAPI document.
+"""fal's catalog, tokens, uploads, downloads and proxy for the gateway's OpenAPI document.
 
 WebSockets are left out: OpenAPI has no words for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from quickthaw.gateway.described import Operation, described_paths
+from quickthaw.gateway.fal.catalog import EXPANSIONS
 from quickthaw.gateway.json_text import JsonObject
 
 _ERRORS: Final = {
@@ -31,6 +33,7 @@ _FILE: Final = "/files/{file_id}/{name}"
 _PARTS: Final = ("/files", _FILE, f"/cdn{_FILE}")
 
 _OPERATIONS: Final = (
+    Operation("get", "/v1/models", "The endpoints: all, those that are named, or a search."),
     Operation("post", "/rest/tokens", "A short-lived token for browsers.", body=_JSON),
     Operation("post", "/rest/storage/auth/token", "A token for uploads.", body=_JSON),
     Operation("post", "/rest/storage/upload/initiate", "A URL to PUT a file to.", body=_JSON),
@@ -76,5 +79,31 @@ _OPERATIONS: Final = (
 )
 
 
+_MODELS_QUERY: Final[Sequence[tuple[str, str, JsonObject]]] = (
+    (
+        "endpoint_id",
+        "Only these; may be repeated. Those that every tenant may call need no key.",
+        {"type": "array", "items": {"type": "string", "maxLength": 200}, "maxItems": 50},
+    ),
+    ("q", "Words in the id, the description or the category.", {"type": "string"}),
+    ("category", "Such as text-to-image.", {"type": "string"}),
+    ("status", "All here are active.", {"type": "string", "enum": ["active", "deprecated"]}),
+    (
+        "expand",
+        "`openapi-3.0` adds each endpoint's own document.",
+        {"type": "array", "items": {"type": "string", "enum": list(EXPANSIONS)}},
+    ),
+    ("limit", "Of one page; at most 100.", {"type": "integer", "minimum": 1}),
+    ("cursor", "The `next_cursor` of the page before.", {"type": "string"}),
+)
+
+
 def fal_paths() -> JsonObject:
-    return dict(described_paths(_OPERATIONS, _ERRORS, "Error", _JSON))
+    paths = described_paths(_OPERATIONS, _ERRORS, "Error", _JSON)
+    operation = paths["/v1/models"]["get"]
+    assert isinstance(operation, dict)
+    operation["parameters"] = [
+        {"name": name, "in": "query", "description": text, "schema": schema}
+        for name, text, schema in _MODELS_QUERY
+    ]
+    return dict(paths)

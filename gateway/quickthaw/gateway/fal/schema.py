@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quickthaw.gateway.arguments import PRESETS, SIZE_NAMES
+from quickthaw.gateway.calls import Served
 from quickthaw.gateway.context import gateway_of
-from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.fal.looking_up import look_up
 from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
-from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.media import Medium, medium_of
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.schemas import openapi_schema, schema_properties
-from quickthaw.v1 import catalog_pb2
 
 OPENAPI_VERSION: Final = "3.0.3"
 
@@ -62,24 +62,21 @@ _QUEUE_STATUS: JsonObject = {
 
 
 async def queue_document(request: Request) -> Response:
-    """Readable without a key where the gateway has its own."""
-    gateway = gateway_of(request)
+    """Readable without a key where the gateway has its own and every tenant may call the model."""
     endpoint = parse_endpoint_id(request.query_params.get("endpoint_id", ""))
-    credential = read_credential(request.headers) or gateway.own_credential
-    model = await gateway.platform.model(credential, endpoint.full)
-    return json_response(endpoint_document(endpoint, model, gateway.public_url))
+    found = await look_up(request, endpoint)
+    return json_response(endpoint_document(endpoint, found, gateway_of(request).public_url))
 
 
-def endpoint_document(
-    endpoint: EndpointId, model: catalog_pb2.Model, public_url: str
-) -> JsonObject:
+def endpoint_document(endpoint: EndpointId, found: Served, public_url: str) -> JsonObject:
+    """`endpoint`: the id that it was asked for by."""
     name = _pascal(endpoint.full)
-    schema = object_or_empty(model.input_schema_json)
+    model, schema = found.model, found.schema
     medium = medium_of(schema_properties(schema))
     file_name, file_properties = _FILE_SCHEMAS[medium]
     schemas: JsonObject = {
         "QueueStatus": _ordered(_QUEUE_STATUS),
-        f"{name}Input": _input_schema(schema),
+        f"{name}Input": _input_schema(schema, found.wanted),
         f"{name}Output": _output_schema(medium),
         file_name: _ordered({"type": "object", "required": ["url"], "properties": file_properties}),
         "ImageSize": _ordered(_IMAGE_SIZE),
@@ -93,7 +90,7 @@ def endpoint_document(
             "description": model.description,
             "x-fal-metadata": {
                 "endpointId": endpoint.full,
-                "category": _category(schema),
+                "category": category_of(schema, found.wanted),
                 "thumbnailUrl": "",
                 "playgroundUrl": f"{public_url}/",
                 "documentationUrl": f"{public_url}/openapi.json",
@@ -184,15 +181,14 @@ def _declared(name: str, declared: Json) -> Json:
     return converted
 
 
-def _input_schema(schema: Mapping[str, Json]) -> JsonObject:
+def _input_schema(schema: Mapping[str, Json], wanted: Sequence[str]) -> JsonObject:
     properties = {
         name: _declared(name, declared) for name, declared in schema_properties(schema).items()
     }
-    required = schema.get("required")
     return _ordered(
         {
             "type": "object",
-            "required": list(required) if isinstance(required, Sequence) else [],
+            "required": _required(schema, wanted),
             "properties": properties,
         }
     )
@@ -240,10 +236,15 @@ def _ordered(schema: JsonObject) -> JsonObject:
     return {**schema, "x-fal-order-properties": list(schema_properties(schema))}
 
 
-def _category(schema: Mapping[str, Json]) -> str:
+def _required(schema: Mapping[str, Json], wanted: Sequence[str]) -> list[Json]:
+    declared = schema.get("required")
+    required = list(declared) if isinstance(declared, list) else []
+    return [*required, *(name for name in wanted if name not in required)]
+
+
+def category_of(schema: Mapping[str, Json], wanted: Sequence[str] = ()) -> str:
     """As fal's catalog files its models: by what each request has."""
-    required = schema.get("required")
-    begins_with = "image" if isinstance(required, list) and "image_url" in required else "text"
+    begins_with = "image" if "image_url" in _required(schema, wanted) else "text"
     return f"{begins_with}-to-{medium_of(schema_properties(schema))}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,21 +14,23 @@ from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.arguments import translate_arguments, with_previews
 from quickthaw.gateway.artifacts import read_whole
 from quickthaw.gateway.bodies import read_arguments, until_gone
-from quickthaw.gateway.calls import AttendedRequest, Call, CallOptions
+from quickthaw.gateway.calls import AttendedRequest, Call, CallOptions, Served, served
 from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.gateway.front import exchange_of
-from quickthaw.gateway.ids import parse_endpoint_id
-from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
+from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.media import Medium, medium_of
 from quickthaw.gateway.openai.arguments import Wanted, read_wanted
 from quickthaw.gateway.openai.edit_form import edits_pictures, from_text, read_edit, read_variation
 from quickthaw.gateway.openai.errors import error_body, invalid
+from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import EventStream, json_response
 from quickthaw.gateway.schemas import schema_properties
 from quickthaw.gateway.to_end import run_to_end
 from quickthaw.v1 import inference_pb2, types_pb2
+from quickthaw.wire.errors import ModelNotFound
 from quickthaw.wire.status import translate
 
 GENERATION = "image_generation"
@@ -79,22 +82,43 @@ async def _drawn(
 
 async def _call(request: Request, gateway: Gateway, wanted: Wanted, *, from_form: bool) -> Call:
     credential = read_credential(request.headers)
-    endpoint = parse_endpoint_id(wanted.model)
-    model = await gateway.platform.model(credential, endpoint.full)
-    schema = object_or_empty(model.input_schema_json)
+    found = await _model(gateway, credential, parse_endpoint_id(wanted.model), wanted)
+    schema = found.schema
     properties = schema_properties(schema)
-    if (medium := medium_of(properties)) is not Medium.IMAGE:
-        told = f"{endpoint} makes {medium}, no images: ask for it by fal's or Replicate's API"
-        raise invalid(told, "model", code="operation_not_supported")
-    masked = "mask_url" in wanted.arguments
-    if "image_url" in wanted.arguments and not edits_pictures(properties, masked=masked):
-        raise invalid(f"{endpoint} draws from text only", "model", code="operation_not_supported")
     given = from_text(wanted.arguments, properties) if from_form else wanted.arguments
     translated = translate_arguments(given, schema)
     input_ = await gateway.inputs.bring(credential, translated.input, properties)
     if wanted.stream and wanted.partial_images:
         input_ = with_previews(input_, schema, wanted.partial_images)
-    return Call(gateway, endpoint, CallOptions(credential), schema, input_, sync_mode=False)
+    return Call(gateway, found.endpoint, CallOptions(credential), schema, input_, sync_mode=False)
+
+
+async def _model(
+    gateway: Gateway, credential: Credential, endpoint: EndpointId, wanted: Wanted
+) -> Served:
+    """The one that is named or, for an edit, the one beside it that draws over pictures."""
+    found = await served(gateway, credential, endpoint)
+    if (medium := medium_of(schema_properties(found.schema))) is not Medium.IMAGE:
+        told = f"{endpoint} makes {medium}, no images: ask for it by fal's or Replicate's API"
+        raise invalid(told, "model", code="operation_not_supported")
+    if missing := [name for name in found.wanted if name not in wanted.arguments]:
+        told = f"{endpoint} draws over a picture: send one by images/edits"
+        raise invalid(told, missing[0].removesuffix("_url"))
+    masked = "mask_url" in wanted.arguments
+    if "image_url" not in wanted.arguments or _edits(found, masked=masked):
+        return found
+    end = "inpainting" if masked else "image-to-image"
+    try:
+        beside = await served(gateway, credential, replace(endpoint, path=(*endpoint.path, end)))
+    except ModelNotFound:
+        beside = found
+    if not _edits(beside, masked=masked):
+        raise invalid(f"{endpoint} draws from text only", "model", code="operation_not_supported")
+    return beside
+
+
+def _edits(found: Served, *, masked: bool) -> bool:
+    return edits_pictures(schema_properties(found.schema), masked=masked)
 
 
 def _succeeded(finished: types_pb2.Request) -> types_pb2.Request:

@@ -31,6 +31,8 @@ QUERY_CHARS_MAX = 500
 COG_VERSION = "0.16.0"
 """Of the packaging tool whose schemas these are like; clients ask for some version or other."""
 
+_PUBLIC = frozenset({catalog_pb2.VISIBILITY_UNSPECIFIED, catalog_pb2.VISIBILITY_SHARED})
+
 
 async def list_models(request: Request) -> Response:
     gateway = gateway_of(request)
@@ -108,8 +110,7 @@ def model_json(gateway: Gateway, model: catalog_pb2.Model) -> JsonObject:
         "owner": owner,
         "name": rest,
         "description": model.description,
-        # What is private is not even listed for others.
-        "visibility": "public",
+        "visibility": "public" if model.visibility in _PUBLIC else "private",
         "github_url": None,
         "paper_url": None,
         "license_url": None,

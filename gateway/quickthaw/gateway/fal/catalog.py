@@ -1,0 +1,238 @@
+"""`GET /v1/models`: the catalog as fal's platform API lists, finds and searches it.
+
+fal serves it at `api.fal.ai`. Endpoints that are named are told of without a key, as their
+documents are; a list of what there is needs one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.calls import WITH_PICTURES, Served
+from quickthaw.gateway.context import gateway_of
+from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.fal.looking_up import look_up
+from quickthaw.gateway.fal.schema import category_of, endpoint_document
+from quickthaw.gateway.ids import ID_CHARS_MAX, EndpointId, parse_endpoint_id, try_endpoint_id
+from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.platform import Credential
+from quickthaw.gateway.respond import json_response
+from quickthaw.gateway.schemas import schema_properties
+from quickthaw.v1 import catalog_pb2
+from quickthaw.wire.errors import ModelNotFound
+
+PATH: Final = "/v1/models"
+PAGE_SIZE: Final = 50
+PAGE_SIZE_MAX: Final = 100
+IDS_MAX: Final = 50
+QUERY_CHARS_MAX: Final = 500
+SCHEMAS_MAX: Final = 256
+"""Kept as far as read: models of one family share theirs."""
+_DOCUMENT: Final = "openapi-3.0"
+EXPANSIONS: Final = (_DOCUMENT, "enterprise_status")
+"""The second is understood, and nothing here has one."""
+_STATUSES: Final = ("active", "deprecated")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    ids: Sequence[EndpointId]
+    """Empty for all."""
+    words: Sequence[str]
+    """Each of them in an endpoint's id, names, description or category; lower case."""
+    category: str
+    deprecated: bool
+    documents: bool
+    after: str
+    """The last endpoint of the page before; empty for the first page."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One endpoint: a model by its own id, or by one under which it draws over pictures."""
+
+    endpoint: EndpointId
+    model: catalog_pb2.Model
+    category: str
+    wanted: tuple[str, ...] = ()
+    """What a call by this id has to give, whatever the schema says."""
+
+    def has(self, words: Sequence[str]) -> bool:
+        model = self.model
+        names = (self.endpoint.full, *model.aliases, model.description, self.category)
+        text = " ".join(names).lower()
+        return all(word in text for word in words)
+
+
+async def list_models(request: Request) -> Response:
+    wanted = _read(request.query_params)
+    entries = await _named(request, wanted) if wanted.ids else await _all(request)
+    shown = [
+        each
+        for each in entries
+        if each.endpoint.full > wanted.after
+        and wanted.category in ("", each.category)
+        and each.has(wanted.words)
+        and not wanted.deprecated  # Nothing here is: what is taken out of the catalog is gone.
+    ]
+    page = shown[: wanted.size]
+    following = _cursor(page[-1].endpoint.full) if len(shown) > wanted.size else None
+    public_url = gateway_of(request).public_url
+    models: list[Json] = [_model(each, public_url, wanted) for each in page]
+    return json_response(
+        {"models": models, "next_cursor": following, "has_more": following is not None}
+    )
+
+
+async def _named(request: Request, wanted: Wanted) -> list[Entry]:
+    """In the order of their ids. Raises ModelNotFound if there is none of them."""
+    entries: list[Entry] = []
+    unknown: ModelNotFound | None = None
+    for endpoint in wanted.ids:
+        try:
+            found = await look_up(request, endpoint)
+            category = category_of(found.schema, found.wanted)
+            entries.append(Entry(endpoint, found.model, category, found.wanted))
+        except ModelNotFound as error:
+            unknown = error
+    if not entries and unknown is not None:
+        raise unknown
+    return sorted(entries, key=lambda each: each.endpoint.full)
+
+
+async def _all(request: Request) -> list[Entry]:
+    """What the caller may call, in the order of the ids."""
+    credential: Credential = read_credential(request.headers)
+    models = await gateway_of(request).platform.listed_models(credential)
+    own = {model.id for model in models}
+    entries = [
+        each
+        for model in models
+        for each in _entries(model)
+        if each.endpoint.full not in own or not each.wanted
+    ]
+    return sorted(entries, key=lambda each: each.endpoint.full)
+
+
+def _entries(model: catalog_pb2.Model) -> Iterator[Entry]:
+    """A model that draws from words, and over a picture if it has one, is more than one endpoint to
+    fal's callers: `owner/name` and `owner/name/image-to-image`."""
+    endpoint = try_endpoint_id(model.id)
+    if endpoint is None:
+        return
+    category, ends = _uses(model.input_schema_json)
+    yield Entry(endpoint, model, category)
+    for end, of_end in ends:
+        yield Entry(
+            replace(endpoint, path=(*endpoint.path, end)), model, of_end, WITH_PICTURES[end]
+        )
+
+
+@lru_cache(maxsize=SCHEMAS_MAX)
+def _uses(schema_json: str) -> tuple[str, Sequence[tuple[str, str]]]:
+    """The category, and the ends of the other ids with theirs: the same for a family's models."""
+    schema = object_or_empty(schema_json)
+    required = schema.get("required")
+    needed = list(required) if isinstance(required, list) else []
+    ends: list[tuple[str, str]] = []
+    for end, wanted in WITH_PICTURES.items():
+        category = category_of(schema, wanted)
+        fits = set(wanted) <= schema_properties(schema).keys()
+        more = any(name not in needed for name in wanted)
+        if fits and more and end in ("inpainting", category):
+            ends.append((end, category))
+    return category_of(schema), ends
+
+
+def _model(entry: Entry, public_url: str, wanted: Wanted) -> JsonObject:
+    model, endpoint = entry.model, entry.endpoint
+    registered = datetime.fromtimestamp(model.registered_unix_ms / 1000, UTC)
+    since = registered.isoformat(timespec="seconds").replace("+00:00", "Z")
+    metadata: JsonObject = {
+        "display_name": endpoint.full.partition("/")[2],
+        "category": entry.category,
+        "description": model.description,
+        "status": "active",
+        "tags": [model.family] if model.family else [],
+        "updated_at": since,
+        "date": since,
+        "is_favorited": False,
+        "thumbnail_url": "",
+        "model_url": f"{public_url}/run/{endpoint}",
+        "highlighted": False,
+        "pinned": False,
+    }
+    document: JsonObject = {}
+    if wanted.documents:
+        schema = object_or_empty(model.input_schema_json)
+        document = {
+            "openapi": endpoint_document(
+                endpoint, Served(endpoint, model, schema, entry.wanted), public_url
+            )
+        }
+    return {"endpoint_id": endpoint.full, "metadata": metadata, **document}
+
+
+def _read(query: QueryParams) -> Wanted:
+    """Raises HttpError 400, naming the parameter, and 404 for what can be no endpoint."""
+    ids = _split(query.getlist("endpoint_id"))
+    if len(ids) > IDS_MAX:
+        raise _wrong("endpoint_id", f"name at most {IDS_MAX} endpoints, not {len(ids)}")
+    expand = _split(query.getlist("expand"))
+    if unknown := [each for each in expand if each not in EXPANSIONS]:
+        raise _wrong("expand", f"{unknown[0]!r:.40} is none of {', '.join(EXPANSIONS)}")
+    status = query.get("status", "active")
+    if status not in _STATUSES:
+        raise _wrong("status", f"{status!r:.40} is none of {', '.join(_STATUSES)}")
+    return Wanted(
+        ids=[parse_endpoint_id(each) for each in dict.fromkeys(ids)],
+        words=query.get("q", "").lower()[:QUERY_CHARS_MAX].split(),
+        category=query.get("category", ""),
+        deprecated=status == "deprecated",
+        documents=_DOCUMENT in expand,
+        after=_after(query.get("cursor", "")),
+        size=_size(query.get("limit")),
+    )
+
+
+def _split(values: Sequence[str]) -> list[str]:
+    """Those of a parameter that is repeated, or has commas."""
+    return [part for value in values for part in value.split(",") if part]
+
+
+def _size(text: str | None) -> int:
+    if text is None:
+        return PAGE_SIZE
+    if not (text.isascii() and text.isdecimal()) or int(text[:9]) < 1:
+        raise _wrong("limit", "give a whole number from 1 on")
+    return min(int(text[:9]), PAGE_SIZE_MAX)
+
+
+def _cursor(endpoint: str) -> str:
+    return base64.urlsafe_b64encode(endpoint.encode()).decode()
+
+
+def _after(cursor: str) -> str:
+    try:
+        after = base64.b64decode(cursor, b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise _wrong("cursor", "give the next_cursor of the page before") from error
+    if len(after) > ID_CHARS_MAX + len("/image-to-image"):
+        raise _wrong("cursor", "give the next_cursor of the page before")
+    return after
+
+
+def _wrong(name: str, message: str) -> HttpError:
+    return HttpError(400, f"{name}: {message}", "bad_request")
