@@ -169,7 +169,8 @@ class Dispatcher:
         self._behind.flush()
         self.log.close(why)
         for request in self.live:
-            for tell in request.waiters:
+            waiters, request.waiters = request.waiters, []
+            for tell in waiters:
                 tell(why)
 
     def feed(self, event: events.Event, now_ms: int = 0) -> None:
@@ -374,6 +375,8 @@ class Dispatcher:
             view.end_proto = request.end.end_proto
         size_bytes = len(view.input_json) + len(view.output_json) + len(view.end_proto) + 512
         self.log.append(view.request_id, view.finished_ms, view, final=True, size_bytes=size_bytes)
+        # An end that is not in the store is none: the next start finds the request open.
+        end = self._effects.lost or view
         for tell in request.waiters:
-            tell(view)
+            tell(end)
         self._metrics.ended(command)

@@ -33,6 +33,8 @@ class Effects:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._issued: deque[_Issued] = deque()
+        self.lost: errors.QuickthawError | None = None
+        """While what follows a write is done that was given up: why."""
 
     @property
     def waiting(self) -> bool:
@@ -49,9 +51,7 @@ class Effects:
         `then` over. `handed_over`: see `Journal.write`."""
         issued = _Issued(then)
         self._issued.append(issued)
-        self._journal.write(
-            rows, partial(self._settle, issued), kept=True, handed_over=handed_over
-        )
+        self._journal.write(rows, partial(self._settle, issued), kept=True, handed_over=handed_over)
 
     def later(self, actions: Actions) -> None:
         """Acts when everything that was issued is durable: at once, if it is."""
@@ -73,9 +73,18 @@ class Effects:
         if error is not None:
             # The journal has logged why; it gives up only what no store would take.
             logger.error("%d effects follow a write that failed", len(issued.actions))
+            lost, over = partial(self._note_loss, error), partial(self._note_loss, None)
+            issued.actions = [lost, *issued.actions, over]
         while self._issued and self._issued[0].settled:
             for action in self._issued.popleft().actions:
-                action()
+                try:
+                    action()
+                except Exception:
+                    # A bug of ours; what the others wait for has happened all the same.
+                    logger.exception("what follows a write failed")
+
+    def _note_loss(self, error: errors.QuickthawError | None) -> None:
+        self.lost = error
 
 
 def _reach(reached: asyncio.Future[None]) -> None:
