@@ -14,6 +14,7 @@ from quickthaw.client import AsyncClient, RunMany
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire.errors import InvalidInput, RequestCancelled, ResourceExhausted, Unavailable
 from support.fake_worker import FakeWorker
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import FAST, Running, a_scheduler, submission
 
 MODEL = "test/tiny"
@@ -144,3 +145,20 @@ async def test_a_frame_over_the_limit_ends_the_stream_with_a_reason(running: Run
     with pytest.raises(grpc.aio.AioRpcError, match="at most 256") as raised:
         await call.read()
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_call_that_is_cancelled_before_it_is_known_is_cancelled_then(
+    running: Running,
+) -> None:
+    call = running.admin.inference.RunMany()
+    calls = [
+        inference_pb2.RunCall(tag=1, run=submission(idempotency_key="once")),
+        inference_pb2.RunCall(tag=1, cancel=True),
+    ]
+    await call.write(inference_pb2.RunManyRequest(calls=calls))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        frame = await call.read()
+    assert isinstance(frame, inference_pb2.RunManyResponse)
+    assert [end.tag for end in frame.ends] == [1]
+    assert frame.ends[0].request.state == types_pb2.REQUEST_STATE_CANCELLED
+    await call.done_writing()

@@ -169,6 +169,36 @@ async def test_an_input_is_cancelled_by_its_tag(running: Running) -> None:
 # ---- artifacts -------------------------------------------------------------------------------
 
 
+async def test_an_input_that_is_cancelled_before_it_is_known_is_cancelled_then(
+    running: Running,
+) -> None:
+    call = running.admin.inference.Realtime()
+    asked = submission(idempotency_key="once")
+    await call.write(inference_pb2.RealtimeRequest(tag="frame", submit=asked))
+    await call.write(inference_pb2.RealtimeRequest(tag="frame", cancel=True))
+    response = await until_finished(call)
+    assert response.event.finished.state == types_pb2.REQUEST_STATE_CANCELLED
+    await call.done_writing()
+
+
+async def test_closing_a_session_leaves_alone_what_another_call_asked_for(
+    running: Running,
+) -> None:
+    request_id = await running.admin.submit(idempotency_key="once")
+    call = running.admin.inference.Realtime()
+    asked = submission(idempotency_key="once")
+    await call.write(inference_pb2.RealtimeRequest(tag="frame", submit=asked))
+    response = await call.read()
+    assert isinstance(response, inference_pb2.RealtimeResponse)
+    assert response.event.request_id == request_id
+    call.cancel()
+    # On the same connection, so that the server reads of the end of the session first.
+    await running.admin.inference.Get(inference_pb2.GetRequest(request_id=request_id))
+    async with FakeWorker(running.address, running.worker_key, automatic=True):
+        ended = await running.admin.until_ended(request_id)
+    assert ended.state == types_pb2.REQUEST_STATE_SUCCEEDED
+
+
 @pytest.mark.parametrize("sent", [[b"drawn"], [b"drawn, but longer"], []])
 async def test_a_session_gets_its_files_from_the_worker_or_else_from_the_store(
     running: Running, sent: list[bytes]

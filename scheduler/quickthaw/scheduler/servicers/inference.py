@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc.aio
 
@@ -128,8 +129,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             self._holds,
             self._realtime_in_flight_max,
         )
-        async for response in session.serve(request_iterator):
-            yield response
+        async with aclosing(session.serve(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     async def RunMany(
         self,
@@ -139,8 +141,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         calls = RunMany(
             auth.caller().tenant, self._submissions, self._requests, self._run_many_in_flight_max
         )
-        async for frame in calls.serve(request_iterator):
-            yield frame
+        async with aclosing(calls.serve(request_iterator)) as frames:
+            async for frame in frames:
+                yield frame
 
     async def ReadArtifact(
         self, request: inference_pb2.ReadArtifactRequest, context: Context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from functools import partial
 
@@ -52,6 +52,9 @@ class RealtimeSession:
         self._in_flight_max = in_flight_max
         self._running: dict[str, asyncio.Task[None]] = {}
         self._views: dict[str, RequestView] = {}
+        """Of those that are the session's own and durable, or begun before they are."""
+        self._cancelled: set[str] = set()
+        """Those that were cancelled before they were in `_views`."""
         self._tentative: dict[str, str] = {}
         """By tag of those whose end was told before it was durable: the worker that ran it; empty
         once it was told that it is durable."""
@@ -63,7 +66,7 @@ class RealtimeSession:
 
     async def serve(
         self, inputs: AsyncIterator[inference_pb2.RealtimeRequest]
-    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
+    ) -> AsyncGenerator[inference_pb2.RealtimeResponse, None]:
         reading = asyncio.create_task(self._read(inputs))
         try:
             while (response := await self._outbound.get()) is not None:
@@ -90,19 +93,27 @@ class RealtimeSession:
                     await self._refuse(message.tag, error)
             if self._running:
                 await asyncio.wait(self._running.values())
-        finally:
+        except Exception:
             await self._outbound.put(None)
+            raise
+        # Not where this is cancelled: nobody takes anything from the queue then, which may be full.
+        await self._outbound.put(None)
 
     def _take(self, message: inference_pb2.RealtimeRequest) -> None:
         tag = checked_text("tag", message.tag, chars_max=TAG_CHARS_MAX, required=True)
         match message.WhichOneof("kind"):
             case "cancel":
-                if (view := self._views.get(tag)) is not None:
-                    self._requests.cancel(view, "cancelled by the caller")
+                self._cancel(tag)
             case "submit":
                 self._begin(tag, message)
             case None:
                 raise invalid("kind", "is missing: send `submit` or `cancel`")
+
+    def _cancel(self, tag: str) -> None:
+        if (view := self._views.get(tag)) is not None:
+            self._requests.cancel(view, "cancelled by the caller")
+        elif tag in self._running:
+            self._cancelled.add(tag)
 
     def _begin(self, tag: str, message: inference_pb2.RealtimeRequest) -> None:
         if tag in self._running:
@@ -148,7 +159,11 @@ class RealtimeSession:
                 )
             else:
                 accepted = Accepted(begun.view, begun)
-            view = self._views[tag] = accepted.view
+            view = accepted.view
+            if not accepted.deduplicated:
+                self._views[tag] = view
+                if tag in self._cancelled:
+                    self._cancel(tag)
             if message.end_only:
                 ended = await self._requests.end_of(accepted)
                 if (worker_id := self._tentative.pop(tag, None)) is not None:
@@ -171,6 +186,7 @@ class RealtimeSession:
         finally:
             self._views.pop(tag, None)
             self._tentative.pop(tag, None)
+            self._cancelled.discard(tag)
 
     def _tell_tentatively(
         self, tag: str, request: LiveRequest, then: RequestEnd | Requeued

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,11 +33,14 @@ class _Call:
     view: RequestView | None = None
     task: asyncio.Task[None] | None = None
     unwanted: bool = False
+    cancelled: bool = False
+    """Before there was a view."""
 
 
 class RunMany:
     """Lives as long as its stream. A call counts as under way until its end has been sent, so a
-    caller who does not read cannot make ends pile up."""
+    caller who does not read cannot make ends pile up; nor refusals, for then its calls are not
+    read."""
 
     def __init__(
         self, tenant: str, submissions: Submissions, requests: Requests, in_flight_max: int
@@ -50,11 +53,12 @@ class RunMany:
         # By the tag of its call, in order.
         self._ends: deque[tuple[int, RequestView | errors.QuickthawError]] = deque()
         self._changed = asyncio.Event()
+        self._sent = asyncio.Event()
         self._closing = False
 
     async def serve(
         self, frames: AsyncIterator[inference_pb2.RunManyRequest]
-    ) -> AsyncIterator[inference_pb2.RunManyResponse]:
+    ) -> AsyncGenerator[inference_pb2.RunManyResponse, None]:
         reading = asyncio.create_task(self._read(frames))
         try:
             while self._ends or self._calls or not self._closing:
@@ -70,6 +74,7 @@ class RunMany:
                 self._leave(call)
 
     def _frame(self) -> inference_pb2.RunManyResponse:
+        self._sent.set()
         frame, size_bytes = inference_pb2.RunManyResponse(), 0
         ends = frame.ends
         for _ in range(min(len(self._ends), SLICE_MAX)):
@@ -103,6 +108,9 @@ class RunMany:
                 for some in slices(frame.calls):
                     self._take_all(some)
                     await asyncio.sleep(0)
+                    while len(self._ends) > self._in_flight_max + limits.FRAME_MESSAGES_MAX:
+                        self._sent.clear()
+                        await self._sent.wait()
         except grpc.aio.AioRpcError:
             return  # the stream broke, which `serve` hears as well
         finally:
@@ -126,8 +134,11 @@ class RunMany:
                 self._put(call.tag, error)
 
     def _cancel(self, tag: int) -> None:
-        call = self._calls.get(tag)
-        if call is not None and call.view is not None:
+        if (call := self._calls.get(tag)) is None:
+            return
+        if call.view is None:
+            call.cancelled = True
+        else:
             self._requests.cancel(call.view, "cancelled by the caller")
 
     def _begin(self, tag: int, submission: convert.Submission) -> None:
@@ -162,6 +173,8 @@ class RunMany:
             self._leave(call)
         else:
             self._requests.when_ended(request, partial(self._ended, tag))
+            if call.cancelled:
+                self._cancel(tag)
 
     async def _run_once(self, tag: int, submission: convert.Submission) -> None:
         """With an idempotency key: it may lead to a request of some other call."""
@@ -174,6 +187,8 @@ class RunMany:
             )
             if not accepted.deduplicated:
                 call.view = accepted.view
+                if call.cancelled:
+                    self._cancel(tag)
             self._put(tag, await self._requests.end_of(accepted))
         except asyncio.CancelledError:
             raise
