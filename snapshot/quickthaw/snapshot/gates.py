@@ -8,31 +8,13 @@ start with whatever has arrived. On a CPU it is the calling thread that waits, o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
     from quickthaw.snapshot.device import Fence
-
-
-class NotArrived(Exception):
-    """Raised at a closed gate instead of waiting there, in a thread that is `impatient`."""
-
-
-_thread = threading.local()
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """In this thread, running a module whose weights have not arrived raises `NotArrived`."""
-    _thread.impatient = True
-    try:
-        yield
-    finally:
-        _thread.impatient = False
 
 
 class Gate:
@@ -89,10 +71,7 @@ class Gate:
 
     def pass_through(self) -> None:
         """Returns when the weights may be used; raises what kept them from coming."""
-        if not self._settled.is_set():
-            if getattr(_thread, "impatient", False):
-                raise NotArrived
-            self._settled.wait()
+        self._settled.wait()
         if self._error is not None:
             raise self._error
         if (fence := self._fence) is not None:

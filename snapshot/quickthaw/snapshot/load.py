@@ -42,13 +42,12 @@ OnProgress = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class _Assembled:
-    """A pipeline, and the gates of what has not arrived, in load order."""
+    """A pipeline, and the gates of what has not arrived, by component name and in load order."""
 
     pipeline: Any
     overlay: Overlay
-    gates: list[Gate]
+    gates: dict[str, Gate]
     guarded: list[tuple[nn.Module, Gate]]
-    adapter_gates: list[Gate]
     bind_seconds: float
     pipeline_seconds: float
 
@@ -209,13 +208,13 @@ class Loader:
 
             if overlap and made.gates:
                 report: LoadReport | Arrival = Arrival(
-                    loading, guards, report_of, until=made.gates[0]
+                    loading, guards, report_of, until=next(iter(made.gates.values()))
                 )
             else:
                 report = report_of(moved or loading.finish())
             release = held.pop_all().close
             return LoadedModel(
-                made.pipeline, ready.snapshot, report, release, made.overlay, made.adapter_gates
+                made.pipeline, ready.snapshot, report, release, made.overlay, made.gates
             )
 
     def _assemble(self, ready: Ready, loading: Loading, held: ExitStack) -> _Assembled:
@@ -230,19 +229,16 @@ class Loader:
         overlay = overlay_of(manifest.adapters, partial(self._tensors, ready), modules)
         bound = self._clock()
         pipeline = build_pipeline(manifest, modules, ready.processors)
-        gates = {part.name: loading.gate(part.digest) for part in manifest.components}
+        gates = {
+            part.name: gate
+            for part in manifest.components
+            if (gate := loading.gate(part.digest)) is not None
+        }
         return _Assembled(
             pipeline,
             overlay,
-            gates=[gate for gate in gates.values() if gate is not None],
-            guarded=[
-                (module, gate)
-                for name, module in modules.items()
-                if (gate := gates[name]) is not None
-            ],
-            adapter_gates=[
-                gate for part in manifest.adapters if (gate := gates[part.name]) is not None
-            ],
+            gates=gates,
+            guarded=[(module, gates[name]) for name, module in modules.items() if name in gates],
             bind_seconds=bound - began,
             pipeline_seconds=self._clock() - bound,
         )

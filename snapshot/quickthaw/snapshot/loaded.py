@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from quickthaw.snapshot.adapters import Bound, Overlay
 from quickthaw.snapshot.arrival import Arrival
 from quickthaw.snapshot.gates import Gate
+from quickthaw.snapshot.manifest import Kind
 from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.report import LoadReport
 
@@ -34,14 +35,15 @@ class LoadedModel:
         report: LoadReport | Arrival,
         release: Callable[[], None],
         overlay: Overlay | None = None,
-        adapter_gates: Sequence[Gate] = (),
+        gates: Mapping[str, Gate] | None = None,
     ) -> None:
+        """`gates`: of what had not arrived when its load began, by component name."""
         self._pipeline = pipeline
         self.digest = snapshot.digest
         self.manifest = snapshot.manifest
         self._report = report
         self._overlay = overlay
-        self._adapter_gates = tuple(adapter_gates)
+        self._gates = gates or {}
         self._release: Callable[[], None] | None = release
 
     @property
@@ -60,6 +62,13 @@ class LoadedModel:
             self._report = self._report.wait()
         return self._report
 
+    def wait_for(self, kind: Kind) -> None:
+        """Returns when the weights of these components may be used by what this thread does next;
+        raises what kept them."""
+        for part in self.manifest.components:
+            if part.kind is kind and part.name in self._gates:
+                self._gates[part.name].pass_through()
+
     @property
     def report(self) -> LoadReport:
         """What the load did, complete: `wait`s if it is not over."""
@@ -77,8 +86,7 @@ class LoadedModel:
         """
         if self._pipeline is None:
             raise RuntimeError("the model was released")
-        for gate in self._adapter_gates:
-            gate.pass_through()
+        self.wait_for(Kind.ADAPTER)
         overlay = self._overlay
         if more:
             parts: dict[str, Any] = self._pipeline.components

@@ -12,11 +12,15 @@ import torch
 
 from quickthaw.snapshot import LoadProgress, SnapshotStore
 from quickthaw.snapshot.pack import pack
+from quickthaw.v1 import fleet_pb2
+from quickthaw.worker import rehearsal
 from quickthaw.worker.ahead import Answers, Encoded
+from quickthaw.worker.convert import assignment_from
 from quickthaw.worker.drawing import draw
 from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.inputs import ImageInput
-from quickthaw.worker.making import encode_ahead
+from quickthaw.worker.making import encode_ahead, reader_of
+from quickthaw.worker.own_pipeline import encode_lock
 from quickthaw.worker.turns import Turns
 from support.snapshots import a_loader
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
@@ -117,6 +121,43 @@ def test_encoding_does_not_wait_for_the_denoiser(tmp_path: Path) -> None:
         go_on.set()
         loaded.wait()
         assert drawn(loaded.pipeline, "sd", answers) == drawn(loaded.pipeline, "sd")
+        loaded.release()
+
+
+def test_other_runs_encode_while_an_encoder_is_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SnapshotStore(tmp_path)
+    digest = pack(tiny_sdxl(), store)
+    go_on, encoding = threading.Event(), threading.Event()
+    found: list[Answers | None] = []
+
+    def hold_the_second(progress: LoadProgress) -> None:
+        if progress.component == "text_encoder_2":
+            assert go_on.wait(30)
+
+    with a_loader(store, readers=1) as loader:
+        loaded = loader.load(digest, overlap=True, on_progress=hold_the_second)
+        forward = loaded.pipeline.text_encoder.forward
+
+        def first(*args: Any, **kwargs: Any) -> Any:
+            encoding.set()
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(loaded.pipeline.text_encoder, "forward", first)
+        reader = reader_of("sdxl", loaded.manifest.input_schema)
+        assignment = assignment_from(fleet_pb2.Assign(input_json='{"prompt": "a circle"}'))
+        work = threading.Thread(
+            target=lambda: found.append(rehearsal.encode(loaded, reader, assignment))
+        )
+        work.start()
+        assert not encoding.wait(0.2)
+        assert encode_lock.acquire(timeout=30)
+        encode_lock.release()
+        go_on.set()
+        work.join(30)
+        assert found[0] is not None
+        assert encoding.is_set()
         loaded.release()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from quickthaw.snapshot import LoadedModel
+from quickthaw.snapshot import Kind, LoadedModel
 from quickthaw.worker.ahead import Answers
 from quickthaw.worker.attempts import Assignment
 from quickthaw.worker.families import adapter
@@ -23,6 +23,8 @@ def encode(loaded: LoadedModel, reader: InputReader, assignment: Assignment) -> 
     """
     try:
         request = reader.read(assignment.input_json)
+        # Here, not while encoding: meanwhile other models' runs, metered, could not encode.
+        loaded.wait_for(Kind.TEXT_ENCODER)
         began = time.monotonic()
         answers = encode_ahead(loaded.pipeline, adapter(loaded.manifest.family), request)
         if answers is not None:
