@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import fleet_pb2, types_pb2
+from quickthaw.worker.adapters import Adapters
 from support.fake_scheduler import FakeScheduler
 from support.loras import lora
 from support.studio import FAILED, SUCCEEDED, VRAM, Packed, Studio
@@ -130,6 +131,41 @@ async def test_requests_with_different_loras_at_once_do_not_mix(
     for name, end in zip(attempts.values(), ends, strict=True):
         assert end.outcome == SUCCEEDED
         assert picture(end) == alone[name]
+
+
+def out_of_memory_times(times: int) -> Callable[..., Any]:
+    """A GPU whose memory somebody else has taken: not to be had on a machine without one."""
+    left, then = [times], Adapters.bring
+
+    def bring(*args: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return then(*args)
+
+    return bring
+
+
+async def test_for_a_lora_that_finds_no_memory_idle_models_go(
+    studio: Studio, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loras = [{"path": kept(studio, files["two"])}]
+    wanted = await studio.draw("sd", loras=loras)
+    await studio.draw("sd-one")
+    monkeypatch.setattr(Adapters, "bring", out_of_memory_times(1))
+    assert picture(await studio.draw("sd", loras=loras)) == picture(wanted)
+    assert studio.resident(VRAM) == set(studio.packed.components("sd").values())
+
+
+async def test_without_memory_for_a_lora_its_request_fails_alone_and_may_be_tried_again(
+    studio: Studio, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Adapters, "bring", out_of_memory_times(2))
+    loras = [{"path": kept(studio, files["two"])}]
+    failure = await studio.fail("sd", loras=loras)
+    assert (failure.reason, failure.retryable) == ("RESOURCE_EXHAUSTED", True)
+    assert "loading LoRAs for" in failure.message
+    await studio.draw("sd", loras=loras)
 
 
 # ---- what is wrong with one ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -23,6 +24,15 @@ def segment_bytes(nbytes: int) -> int:
     What a weights' pool has left over is of no use to activations, but would count as free.
     """
     return nbytes if nbytes <= _MIB else round_up(max(nbytes, 10 * _MIB), 2 * _MIB)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Until the end of the block the calling thread's own device is this one.
+
+    A new thread's is the first GPU, where a library that names no device would make a context, in
+    memory that is another worker's. Does nothing for a CPU.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class CudaBuffer:

@@ -144,3 +144,12 @@ def test_what_an_earlier_process_left_is_gone(store: SnapshotStore, tmp_path: Pa
     (tmp_path / "loras" / "lora-x" / "lora.safetensors").write_bytes(b"x")
     Adapters(store, tmp_path / "loras")
     assert list((tmp_path / "loras").iterdir()) == []
+
+
+def test_what_is_inside_the_input_is_bounded_before_it_is_decoded(
+    store: SnapshotStore, model: LoadedModel, blobs: Blobs, tmp_path: Path
+) -> None:
+    adapters = an_adapters(store, tmp_path, blobs, AdapterLimits(file_bytes_max=1000))
+    inline = f"data:application/octet-stream;base64,{'A' * 1400}"
+    with pytest.raises(InvalidInput, match=r"loras\[0\]\.path: it has 1050 bytes"):
+        adapters.bring("a", model, [LoraInput(inline, 1.0)])

@@ -34,7 +34,6 @@ from quickthaw.wire.errors import (
     InvalidArgument,
     InvalidInput,
     NotFound,
-    QuickthawError,
     SnapshotInvalid,
 )
 from quickthaw.worker.adapter_limits import AdapterLimits
@@ -211,6 +210,9 @@ class Adapters:
                 "it is neither a file nor a model: send the request through a gateway, or the file "
                 "as data:application/octet-stream;base64,..."
             )
+        data_bytes = (len(named) - head.end()) * 3 // 4
+        if data_bytes > bytes_max:
+            raise InvalidArgument(f"it has {data_bytes} bytes, and this worker takes {bytes_max}")
         try:
             data = base64.b64decode(named[head.end() :], validate=True)
         except binascii.Error as error:
@@ -228,15 +230,13 @@ def _naming(where: str) -> Iterator[None]:
         field = f"input.{where}.path"
         told = error.message.removeprefix(f"{where}: ")
         raise InvalidInput(f"{field}: {told}", violations=(FieldViolation(field, told),)) from error
-    except QuickthawError:
-        raise
 
 
 def _key(path: str) -> str:
-    """What tells one LoRA from another, in few characters."""
+    """What tells one LoRA from another, in few characters. No other path has a packed one's."""
     if (packed := _PACKED.fullmatch(path)) is not None:
         return f"snapshot:{packed[1]}"
-    return path if len(path) < 100 else hashlib.sha256(path.encode()).hexdigest()
+    return hashlib.sha256(path.encode()).hexdigest()
 
 
 def _base_of(loaded: LoadedModel) -> str:

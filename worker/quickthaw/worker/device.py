@@ -161,7 +161,7 @@ def build_host(
     arrivals = Arrivals(store, loader, origin, metrics)
     if peers is not None:
         peers.shelf = WorkerShelf(store, loader, origin)
-    host = ModelHost(
+    return ModelHost(
         store,
         loader,
         device,
@@ -170,12 +170,11 @@ def build_host(
         on_evicted=on_evicted,
         compiled=open_compiled(settings, device.torch_device, store.root, metrics),
         arrivals=arrivals,
+        adapters=Adapters(
+            store,
+            settings.data_dir / "loras",
+            settings.adapters,
+            settings.remote,
+            read_blob_to or refuse_blobs,
+        ),
     )
-    host.adapters = Adapters(
-        store,
-        settings.data_dir / "loras",
-        settings.adapters,
-        settings.remote,
-        read_blob_to or refuse_blobs,
-    )
-    return host

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from quickthaw.snapshot import Device, LoadedModel, Loader, Manifest, Slab, SnapshotStore
 from quickthaw.snapshot import Tier as StoreTier
 from quickthaw.snapshot.compiled import Usage
+from quickthaw.snapshot.cuda import current
 from quickthaw.snapshot.plan import plan
 from quickthaw.wire.errors import FailedPrecondition, ResourceExhausted
 from quickthaw.worker.adapters import Adapters
@@ -80,10 +81,11 @@ class ModelHost:
         on_evicted: Callable[[Tier], None],
         compiled: CompiledRuns | None = None,
         arrivals: Arrivals | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self._store = store
-        self.adapters = Adapters(store)
-        """Of requests; what they may take up is for whoever makes the host to say."""
+        self.adapters = adapters or Adapters(store)
+        """Of requests."""
         self._compiled = compiled
         self._loader = loader
         self._device = device
@@ -365,22 +367,19 @@ class ModelHost:
             for model in self._models.values():
                 model.users.discard(attempt_id)
 
-    def running(self, manifest: Manifest) -> AbstractContextManager[bool]:
+    @contextmanager
+    def running(self, manifest: Manifest) -> Iterator[None]:
         """One run at a time for each component: modules are shared and not re-entrant."""
-        return self._turns.of(component_digests(manifest))
+        with self._turns.of(component_digests(manifest)), current(self._device.torch_device):
+            yield
 
     def runs_that_fit(self, manifest: Manifest) -> int:
         """How many requests the memory that is free now has room to run at once; at least 1."""
         return max(1, self._device.free_bytes // max(manifest.working_set_bytes, 1))
 
-    @contextmanager
-    def compiled(self, loaded: LoadedModel) -> Iterator[Usage]:
+    def compiled(self, loaded: LoadedModel) -> AbstractContextManager[Usage]:
         """Around one run: blocks run as compiled code where there is some. Adapters go inside."""
-        if self._compiled is None:
-            yield Usage()
-            return
-        with self._compiled.running(loaded) as usage:
-            yield usage
+        return nullcontext(Usage()) if self._compiled is None else self._compiled.running(loaded)
 
     def close(self) -> None:
         """Lets go of every pipeline and of the pinned memory. Nothing may be running."""
