@@ -120,3 +120,19 @@ async def test_a_file_of_what_is_anothers_now_is_not_stored(tmp_path: Path) -> N
     await rig.shell.close()
     assert rig.stored() == set()
     assert rig.lost() == 0
+
+
+async def test_an_upload_that_is_cancelled_before_it_began_waits_for_the_store_no_more(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, behind_max=1)
+    for request_id in ("a", "b"):
+        rig.assign(request_id)
+        rig.shell.post(Revoked((f"{request_id}.1",)))
+        await rig.shell.close()
+    rig.outbox.clear()
+    rig.assign("c")
+    assert (await rig.ends())["c"].contents == [DATA]
+    assert rig.stored() == set()
+    await rig.shell.close()
+    assert rig.stored() == {"c"}

@@ -329,12 +329,23 @@ class Shell:
     def _begin_store(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
         attempt_id, store = assignment.attempt_id, self._store
         if not sent_along(assignment, files) or self._behind >= store.behind_max:
-            self._uploads[attempt_id] = self._spawn(self._put(assignment, files))
+            self._upload(attempt_id, self._put(assignment, files))
             return
         # Who gets the bytes with the end need not wait until there is a copy of them.
         self._behind += 1
-        self._uploads[attempt_id] = self._spawn(self._put_behind(assignment, files))
+        self._upload(attempt_id, self._put_behind(assignment, files), behind=1)
         self.post(StoreReturned(attempt_id, described(assignment.request_id, files)))
+
+    def _upload(
+        self, attempt_id: str, work: Coroutine[object, object, None], behind: int = 0
+    ) -> None:
+        def over(_: object) -> None:
+            # Not in the work itself: cancelled before its first turn, it does nothing at all.
+            self._behind -= behind
+            del self._uploads[attempt_id]
+
+        self._uploads[attempt_id] = task = self._spawn(work)
+        task.add_done_callback(over)
 
     async def _put_behind(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
         try:
@@ -344,9 +355,6 @@ class Shell:
             self._metrics.artifacts_lost.inc(len(files))
             failed = failure_from(error, assignment.attempt_id)
             logger.warning("the files of %s are lost: %s", assignment.request_id, failed.message)
-        finally:
-            self._behind -= 1
-            del self._uploads[assignment.attempt_id]
 
     async def _put(self, assignment: Assignment, files: tuple[OutputFile, ...]) -> None:
         result: tuple[StoredArtifact, ...] | Failure
@@ -354,8 +362,6 @@ class Shell:
             result = await self._store.put_all(assignment.request_id, files)
         except Exception as error:
             result = failure_from(error, assignment.attempt_id)
-        finally:
-            del self._uploads[assignment.attempt_id]
         self.post(StoreReturned(assignment.attempt_id, result))
 
     async def _unload(self, digests: tuple[str, ...], tier: Tier, engine: Engine) -> None:
