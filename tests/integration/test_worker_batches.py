@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from quickthaw.worker import batching
 from support.fake_scheduler import FakeScheduler
-from support.studio import CANCELLED, FAILED, SUCCEEDED, Studio
+from support.studio import CANCELLED, FAILED, SUCCEEDED, VRAM, Studio
 
 pytestmark = [
     # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
@@ -79,3 +82,20 @@ async def test_an_input_that_is_wrong_fails_alone(studio: Studio) -> None:
     right = studio.assign("sd", num_inference_steps=3)
     assert (await studio.session.finished(wrong)).outcome == FAILED
     assert (await studio.session.finished(right)).outcome == SUCCEEDED
+
+
+async def test_what_made_room_for_a_batch_is_told_to_be_gone(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await studio.draw("flux")
+    draw_batch = batching.draw_batch
+
+    def short_of_memory(pipe: Any, family: Any, members: Sequence[Any], linear: Any) -> Any:
+        if len(members) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return draw_batch(pipe, family, members, linear)
+
+    monkeypatch.setattr(batching, "draw_batch", short_of_memory)
+    for attempt_id in await waiting(studio, 1, 2):
+        assert (await studio.session.finished(attempt_id)).outcome == SUCCEEDED
+    assert studio.resident(VRAM) == set(studio.packed.components("sd").values())

@@ -31,9 +31,7 @@ def batch_key_of(host: ModelHost, assignment: Assignment) -> str:
     if loaded.manifest.adapters or family not in BATCHING or not picture_adapter(family).batches:
         return ""
     try:
-        request = _picture_input(reader, assignment)
-        # Another pipeline draws over a picture, one at a time.
-        return "" if request.image_url or request.mask_url else batch_key(request)
+        return batch_key(_picture_input(reader, assignment))
     except QuickthawError:
         return ""  # it fails alone, and says why
 

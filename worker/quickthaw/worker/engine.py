@@ -146,11 +146,16 @@ class DiffusionEngine:
     async def run_batch(self, members: Sequence[BatchMember]) -> tuple[list[BatchEnd], float]:
         """As `run`, for attempts with one snapshot and one `batch_key`: the end of each."""
 
-        def run() -> tuple[list[BatchEnd], float]:
-            ends = run_batch(self._require(), members, self._on_fault)
-            return ends, self._clock()
+        loop = asyncio.get_running_loop()
 
-        return await asyncio.get_running_loop().run_in_executor(self._runs, run)
+        def run() -> tuple[list[BatchEnd], float]:
+            host = self._require()
+            ends = run_batch(host, members, self._on_fault)
+            ended = self._clock()
+            self._tell(loop, host)  # what was idle may have made room
+            return ends, ended
+
+        return await loop.run_in_executor(self._runs, run)
 
     def release(self, attempt_id: str) -> None:
         if self._host is not None:
