@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from quickthaw.worker.families.base import MakesPictures, TextReader, text_reader
+from quickthaw.worker.families.flux import unpacked
 from quickthaw.worker.inputs import ImageInput
 
 _TOKENS_MAX = 512
@@ -29,11 +30,7 @@ class Chroma(MakesPictures):
     def latent_pictures(
         self, pipe: Any, latents: torch.Tensor, request: ImageInput
     ) -> torch.Tensor:
-        # The transformer sees 2 x 2 patches as tokens.
-        unpacked: torch.Tensor = pipe._unpack_latents(
-            latents, request.height, request.width, pipe.vae_scale_factor
-        )
-        return unpacked
+        return unpacked(pipe, latents, request)
 
 
 FAMILY = Chroma()

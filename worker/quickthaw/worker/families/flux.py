@@ -47,11 +47,15 @@ class Flux(MakesPictures):
     def latent_pictures(
         self, pipe: Any, latents: torch.Tensor, request: ImageInput
     ) -> torch.Tensor:
-        # The transformer sees 2 x 2 patches as tokens.
-        unpacked: torch.Tensor = pipe._unpack_latents(
-            latents, request.height, request.width, pipe.vae_scale_factor
-        )
-        return unpacked
+        return unpacked(pipe, latents, request)
+
+
+def unpacked(pipe: Any, latents: torch.Tensor, request: ImageInput) -> torch.Tensor:
+    """Latents as pictures; the transformer sees 2 x 2 patches of them as tokens."""
+    found: torch.Tensor = pipe._unpack_latents(
+        latents, request.height, request.width, pipe.vae_scale_factor
+    )
+    return found
 
 
 FAMILY = Flux()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from quickthaw.worker.families.base import MakesPictures, TextReader
+from quickthaw.worker.families.flux import unpacked
 from quickthaw.worker.inputs import ImageInput
 
 _TOKENS_MAX = 1024
@@ -37,11 +38,7 @@ class QwenImage(MakesPictures):
     def latent_pictures(
         self, pipe: Any, latents: torch.Tensor, request: ImageInput
     ) -> torch.Tensor:
-        # The transformer sees 2 x 2 patches as tokens; the VAE is one of videos.
-        unpacked: torch.Tensor = pipe._unpack_latents(
-            latents, request.height, request.width, pipe.vae_scale_factor
-        )
-        return unpacked[:, :, 0]
+        return unpacked(pipe, latents, request)[:, :, 0]  # the VAE is one of videos
 
 
 FAMILY = QwenImage()
