@@ -24,7 +24,8 @@ import torch
 from bench.support import record
 from PIL import Image
 
-from quickthaw.worker.pictures import PictureUrls, open_pictures
+from quickthaw.worker.inputs import PictureUrls
+from quickthaw.worker.pictures import open_pictures
 from quickthaw.worker.previews import PreviewPainter
 from quickthaw.worker.video_files import VideoCodec, choose, encode
 

@@ -23,6 +23,15 @@ class LoraInput:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureUrls:
+    """Of a request's pictures, by what they are to it; empty for none."""
+
+    image: str
+    mask: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInput:
     """A request for pictures, complete: defaults are the model's."""
 
@@ -45,7 +54,10 @@ class ImageInput:
     mask_url: str = ""
     strength: float = 1.0
     """How much of that picture is drawn anew: 1 for all of it."""
-    end_image_url: str = ""
+
+    @property
+    def pictures(self) -> PictureUrls:
+        return PictureUrls(self.image_url, mask=self.mask_url)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -72,11 +84,14 @@ class VideoInput:
     """Of the picture that is set in motion; empty for none."""
     end_image_url: str = ""
     """Of the picture that it ends with."""
-    mask_url: str = ""
     motion_bucket_id: int = 127
     noise_aug_strength: float = 0.02
     min_guidance_scale: float = 1.0
     max_guidance_scale: float = 3.0
+
+    @property
+    def pictures(self) -> PictureUrls:
+        return PictureUrls(self.image_url, end=self.end_image_url)
 
     @property
     def size(self) -> tuple[int, int]:

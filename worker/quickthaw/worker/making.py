@@ -27,7 +27,7 @@ from quickthaw.worker.inputs import (
     video_input,
 )
 from quickthaw.worker.own_pipeline import own_pipeline
-from quickthaw.worker.pictures import Pictures, PictureUrls, ReadBlob, open_pictures
+from quickthaw.worker.pictures import Pictures, ReadBlob, open_pictures
 from quickthaw.worker.ports import RunSink, StopSignal
 from quickthaw.worker.previews import LinearMap
 from quickthaw.worker.video_files import VideoCodec
@@ -68,11 +68,7 @@ def brought(family: Family, request: RunInput, read_blob: ReadBlob) -> Pictures 
             raise InvalidInput(
                 f"input.{field} {told}", violations=(FieldViolation(f"input.{field}", told),)
             )
-    return open_pictures(
-        PictureUrls(request.image_url, request.mask_url, request.end_image_url),
-        request.size,
-        read_blob,
-    )
+    return open_pictures(request.pictures, request.size, read_blob)
 
 
 def make(

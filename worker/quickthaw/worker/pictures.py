@@ -19,11 +19,14 @@ from typing import Final
 from PIL import Image, ImageOps
 
 from quickthaw.wire.errors import FieldViolation, InvalidInput
+from quickthaw.worker.inputs import PictureUrls
 
 ReadBlob = Callable[[str], bytes]
 """A blob by its key; blocks. Raises FileNotFoundError."""
 
 PIXELS_MAX: Final = 64 * 1024 * 1024
+# Once for the process: filters belong to all threads, and runs read pictures at the same time.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _STORED: Final = re.compile(r"blob:(inputs/[A-Za-z0-9_-]{43})")
 _INLINE: Final = re.compile(r"data:[a-z0-9.+/-]{0,100}(?:;[a-z0-9=-]{1,40})?;base64,")
@@ -37,15 +40,6 @@ class Pictures:
     """Grey, of the same size: white is drawn anew, black is kept."""
     end: Image.Image | None = None
     """RGB, of the same size: what a video ends with."""
-
-
-@dataclass(frozen=True, slots=True)
-class PictureUrls:
-    """Of a request's pictures, by what they are to it; empty for none."""
-
-    image: str
-    mask: str = ""
-    end: str = ""
 
 
 def refuse_blobs(key: str) -> bytes:
@@ -80,13 +74,11 @@ def _opaque(picture: Image.Image) -> Image.Image:
 def _open(field: str, url: str, read_blob: ReadBlob) -> Image.Image:
     data = _bytes(field, url, read_blob)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > PIXELS_MAX:
-                raise _wrong(field, f"is a picture of over {PIXELS_MAX} pixels")
-            picture.load()
-            return ImageOps.exif_transpose(picture)
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > PIXELS_MAX:
+            raise _wrong(field, f"is a picture of over {PIXELS_MAX} pixels")
+        picture.load()
+        return ImageOps.exif_transpose(picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         raise _wrong(field, f"is no picture that can be read: {str(error)[:200]}") from error
 
