@@ -40,6 +40,7 @@ leaves = (
         st.lists(st.integers(0, 3), max_size=3),
         st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]),
     )
+    | st.sampled_from([torch.zeros(2, 1).expand(2, 3), torch.ones(1, dtype=torch.long).expand(4)])
 )
 arguments = st.recursive(
     leaves,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from quickthaw.snapshot.compiled import BuildPlace, CompiledCache, build_missing
+from quickthaw.snapshot.compiled import BuildPlace, CompiledCache, build_missing, scratch
 from quickthaw.snapshot.compiled.scratch import scratch_file, scratch_folder, sweep
+from quickthaw.snapshot.compiled.seal import private_folder
 from quickthaw.wire.errors import Internal
 
 WORKING = """
@@ -82,3 +85,32 @@ def test_a_file_takes_its_name_only_when_it_is_whole(root: Path) -> None:
             file.write(b"code")
     assert target.read_bytes() == b"code"
     assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_swept_before_it_is_locked_is_made_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process starts at that very moment."""
+    make, lock, swept = private_folder, fcntl.flock, list[str]()
+
+    def make_and_sweep(path: Path) -> Path:
+        made = make(path)
+        if "folder" not in swept:
+            swept.append("folder")
+            sweep(root)
+        return made
+
+    def sweep_and_lock(descriptor: int, kind: int) -> None:
+        if kind == fcntl.LOCK_EX and "file" not in swept:
+            swept.append("file")
+            sweep(root)
+        lock(descriptor, kind)
+
+    monkeypatch.setattr(scratch, "private_folder", make_and_sweep)
+    with scratch_folder(root) as folder:
+        assert folder.is_dir()
+    monkeypatch.setattr(fcntl, "flock", sweep_and_lock)
+    with scratch_file(root / "environment" / "block.so") as descriptor:
+        os.write(descriptor, b"code")
+    assert (root / "environment" / "block.so").read_bytes() == b"code"
+    assert swept == ["folder", "file"]

@@ -6,7 +6,7 @@ else the arguments say, is part of it, so code can never be run on what it was n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -129,11 +129,13 @@ def example(form: Form, device: torch.device, generator: torch.Generator) -> Exa
 def _value(form: Form, device: torch.device, generator: torch.Generator) -> object:
     match form:
         case ("tensor", torch.dtype() as dtype, tuple() as shape, tuple() as stride):
-            tensor = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+            # What lies under it is filled: an expanded tensor has items that share their memory.
+            under = _items_under(shape, stride)
             if dtype.is_floating_point:
-                values = torch.randn(shape, generator=generator)
-                return tensor.copy_(values)
-            return tensor.fill_(1 if dtype is torch.bool else 0)
+                items = torch.randn(under, generator=generator).to(device, dtype)
+            else:
+                items = torch.full((under,), int(dtype is torch.bool), dtype=dtype, device=device)
+            return items.as_strided(shape, stride)
         case ("tuple", *items):
             return tuple(_value(cast("Form", item), device, generator) for item in items)
         case ("list", *items):
@@ -145,3 +147,10 @@ def _value(form: Form, device: torch.device, generator: torch.Generator) -> obje
             return value
         case _:
             return None
+
+
+def _items_under(shape: Sequence[int], stride: Sequence[int]) -> int:
+    """How much memory a tensor spans, in items."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((side - 1) * step for side, step in zip(shape, stride, strict=True))

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from quickthaw.snapshot.compiled.seal import private_folder
@@ -23,29 +23,40 @@ _FILE = "."
 @contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
     """A new folder below `root` that only we can enter, removed at the end."""
+    with ExitStack() as held:
+        yield _new_folder(root, held)
+
+
+def _new_folder(root: Path, held: ExitStack) -> Path:
     while True:
         path = private_folder(root / f"{_FOLDER}{secrets.token_hex(8)}")
-        with _held(path) as is_there:
-            if not is_there:
-                continue  # swept between its making and its lock
-            try:
-                yield path
-            finally:
-                shutil.rmtree(path, ignore_errors=True)
-            return
+        # Another process may sweep it between its making and its lock.
+        with suppress(FileNotFoundError, BlockingIOError):
+            if held.enter_context(_held(path)):
+                held.callback(shutil.rmtree, path, ignore_errors=True)
+                return path
 
 
 @contextmanager
 def scratch_file(target: Path) -> Iterator[int]:
     """A descriptor to write to; its file takes the name `target` at the end, or goes."""
-    path = target.with_name(f"{_FILE}{target.name}-{secrets.token_hex(8)}")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    path, descriptor = _new_file(target)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
         path.rename(target)
     finally:
         path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _new_file(target: Path) -> tuple[Path, int]:
+    """Locked, and there: another process may sweep it between its making and its lock."""
+    while True:
+        path = target.with_name(f"{_FILE}{target.name}-{secrets.token_hex(8)}")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
         os.close(descriptor)
 
 
