@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO
 
@@ -181,3 +182,28 @@ def test_before_there_is_a_shelf_everybody_is_told_to_come_again(server: PeerSer
 def test_a_taken_port_is_named(server: PeerServer) -> None:
     with pytest.raises(AddressInUse, match=str(server.address.port)):
         PeerServer(server.address)
+
+
+def test_a_machine_without_threads_to_spare_serves_again_when_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = PeerServer(Address("127.0.0.1", 0), streams_max=1, timeout_seconds=5)
+    server.shelf = ShelfOfOne(tmp_path)
+
+    def asked() -> int:
+        with closing(http.client.HTTPConnection("127.0.0.1", server.address.port)) as connection:
+            headers = {"Authorization": f"Bearer {server.token}"}
+            connection.request("GET", f"/snapshots/{DIGEST}/manifest.json", headers=headers)
+            return connection.getresponse().status
+
+    with closing(server):
+        with monkeypatch.context() as patched:
+            patched.setattr(ThreadingHTTPServer, "process_request", no_more_threads)
+            for _ in range(8):
+                with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+                    asked()
+        assert asked() == 200
+
+
+def no_more_threads(*_: object) -> None:
+    raise RuntimeError("can't start new thread")

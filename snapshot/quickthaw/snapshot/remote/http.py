@@ -195,6 +195,7 @@ class HttpRemote:
                 raise
             # The server had closed an idle connection, which says nothing about the next one.
             connection.close()
+            self._connect(connection)
             connection.request("GET", asked, headers=headers)
             return connection.getresponse()
 
@@ -210,14 +211,17 @@ class HttpRemote:
             connection = http.client.HTTPSConnection(host, port, context=context)
         else:
             connection = http.client.HTTPConnection(host, port)
-        connection.timeout = self._settings.connect_seconds
         try:
-            connection.connect()
+            self._connect(connection)
         except OSError as error:
             connection.close()
             raise Transient(_described(error)) from error
-        connection.sock.settimeout(self._settings.read_seconds)
         return connection, True
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        connection.timeout = self._settings.connect_seconds
+        connection.connect()
+        connection.sock.settimeout(self._settings.read_seconds)
 
     def _give_back(self, connection: http.client.HTTPConnection, url: str, kept: bool) -> None:
         if kept and _place(url) == self._place:

@@ -44,8 +44,12 @@ class PartialFile:
         self._whole = hashlib.sha256()
         self._hashed = 0
         """Ranges from the first on that are in `_whole`."""
-        self._done = self._read_journal()
-        self._write_journal()
+        try:
+            self._done = self._read_journal()
+            self._write_journal()
+        except BaseException:
+            os.close(self._data)
+            raise
 
     def _read_journal(self) -> set[int]:
         size = min(os.fstat(self._journal).st_size, _JOURNAL_BYTES_MAX)
@@ -146,7 +150,8 @@ def arriving(folder: Path, digest: str, edges: tuple[int, ...]) -> Iterator[Part
         folder.mkdir(parents=True, exist_ok=True)
         journal = _locked(folder / f"{digest}.journal", digest)
     try:
-        partial = PartialFile(folder, digest, edges, journal)
+        with full_disk_named(folder):
+            partial = PartialFile(folder, digest, edges, journal)
         try:
             yield partial
         finally:
