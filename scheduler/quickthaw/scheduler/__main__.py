@@ -15,7 +15,7 @@ import uvloop
 from quickthaw.scheduler.core import machine
 from quickthaw.scheduler.scheduler import start
 from quickthaw.scheduler.settings import Settings, parse_settings
-from quickthaw.wire.errors import QuickthawError, SettingsInvalid
+from quickthaw.wire.errors import Internal, QuickthawError, SettingsInvalid
 from quickthaw.wire.process import configure_logs, read_sockets_directly
 
 GC_ALLOCATIONS = 20_000
@@ -28,12 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 async def serve(settings: Settings) -> None:
-    """Prints the ready line, then serves until a signal asks it to stop."""
+    """Prints the ready line, then serves until a signal asks it to stop. Raises Internal if it
+    cannot go on."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
     scheduler = await start(settings)
+    scheduler.background.when_broken(stopping.set)
     print(
         f"quickthaw-scheduler ready grpc={scheduler.grpc_address} "
         f"metrics=http://{scheduler.metrics_address}/metrics "
@@ -44,6 +46,8 @@ async def serve(settings: Settings) -> None:
     await stopping.wait()
     logger.info("stopping")
     await scheduler.stop()
+    if scheduler.background.broken:
+        raise Internal("a part of the scheduler has failed, as the log says; start it again")
 
 
 def _tune_python() -> None:
@@ -57,7 +61,7 @@ def _tune_python() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 after a signal, 1 if it could not serve, 2 for bad settings."""
+    """The exit status: 0 after a signal, 1 if it could not serve or go on, 2 for bad settings."""
     try:
         settings = parse_settings(sys.argv[1:] if argv is None else argv, os.environ)
         configure_logs(settings.log_level, as_json=settings.log_json)

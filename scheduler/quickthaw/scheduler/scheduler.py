@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from wsgiref.simple_server import WSGIServer
 
 import grpc.aio
@@ -12,6 +12,7 @@ import grpc.aio
 from quickthaw.scheduler import bootstrap
 from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
 from quickthaw.scheduler.auth import AuthInterceptor
+from quickthaw.scheduler.background import Background
 from quickthaw.scheduler.budgeting import Budgeting
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock, SystemClock
@@ -80,6 +81,7 @@ class Scheduler:
     dispatcher: Dispatcher
     explanations: Explanations
     retention: Retention
+    background: Background
     _settings: Settings
     _server: grpc.aio.Server
     _metrics_server: WSGIServer
@@ -87,7 +89,6 @@ class Scheduler:
     _store: Store
     _streams: WorkerStreams
     _decision_log: DecisionLog | None
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def stop(self) -> None:
         """Lets commits in flight end and tells everyone who waits that we go; keeps everything
@@ -96,8 +97,7 @@ class Scheduler:
             "the scheduler is shutting down; try again", retry_delay_seconds=1.0
         )
         await self._health.set_serving(False)
-        for task in self._tasks:
-            task.cancel()
+        self.background.stop()
         self.dispatcher.stop(why)
         if self._decision_log is not None:
             self._decision_log.close()
@@ -124,13 +124,13 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
 
     def on_fault(faulty: bool) -> None:
         metrics.store_faulty.set(faulty)
-        tasks.append(loop.create_task(health.set_serving(not faulty)))
+        background.start(health.set_serving(not faulty), "health")
 
     keys = KeyRing(load_key, limits.key_cache_max)
     server = make_server(AuthInterceptor(keys, clock), metrics, limits.rpcs_max)
     health = Health(server)
     grpc_address = listen(server, settings.grpc)
-    tasks: list[asyncio.Task[None]] = []
+    background = Background()
     store = await asyncio.to_thread(
         open_store,
         settings.store_url,
@@ -260,9 +260,9 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     metrics.observe(snapshot_reader(dispatcher.machine, clock, loop))
     await server.start()
     await health.set_serving(True)
-    tasks.append(asyncio.create_task(dispatcher.run()))
-    tasks.append(asyncio.create_task(retention.run()))
-    tasks.append(asyncio.create_task(note_uses(keys, store.journal)))
+    background.start(dispatcher.run(), "the watch over leases and deadlines", needed=True)
+    background.start(retention.run(), "deleting what is past its time")
+    background.start(note_uses(keys, store.journal), "noting when keys were used")
     if settings.prices is not None:
         watching = watch_prices(
             settings.prices,
@@ -271,17 +271,18 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
             metrics.price_tables_refused.inc,
             limits.prices_check_ms / 1000,
         )
-        tasks.append(asyncio.create_task(watching))
-    tasks.append(asyncio.create_task(explanations.run()))
+        background.start(watching, "the watch over prices")
+    background.start(explanations.run(), "keeping explanations")
     if decision_log is not None:
-        tasks.append(asyncio.create_task(decision_log.run()))
-    tasks.append(asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds)))
+        background.start(decision_log.run(), "the decision log")
+    background.start(watch_loop_lag(metrics.loop_lag_seconds), "measuring the loop's lag")
     return Scheduler(
         grpc_address,
         metrics_address,
         dispatcher,
         explanations,
         retention,
+        background,
         settings,
         server,
         metrics_server,
@@ -289,7 +290,6 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         store,
         streams,
         decision_log,
-        tasks,
     )
 
 
