@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-EXPOSED = "x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type, retry-after"
+EXPOSED = (
+    "x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type, x-fal-retryable, "
+    "x-fal-needs-retry, x-fal-runner-hints, x-request-id, x-should-retry, retry-after, etag"
+)
+"""What a client in a page reads of an answer, to name it or to decide whether to try again."""
 METHODS = "GET, HEAD, POST, PUT, DELETE, QUERY, OPTIONS"
 _HEADERS_WITHOUT_A_LIST = (
     "authorization, content-type, range, idempotency-key, x-fal-request-timeout, "

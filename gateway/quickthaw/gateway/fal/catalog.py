@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -24,11 +24,12 @@ from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.fal.looking_up import look_up
 from quickthaw.gateway.fal.schema import category_of, endpoint_document
-from quickthaw.gateway.ids import ID_CHARS_MAX, EndpointId, parse_endpoint_id, try_endpoint_id
+from quickthaw.gateway.ids import ID_CHARS_MAX, EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.schemas import schema_properties
+from quickthaw.gateway.surfaces import RESERVED
 from quickthaw.v1 import catalog_pb2
 from quickthaw.wire.errors import ModelNotFound
 
@@ -59,19 +60,20 @@ class Wanted:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One endpoint: a model by its own id, or by one under which it draws over pictures."""
+class Entry(NamedTuple):
+    """One endpoint: a model by its own id, or by one under which it draws over pictures. There may
+    be some for each of ten thousand models, of which a page has few."""
 
-    endpoint: EndpointId
+    id: str
     model: catalog_pb2.Model
     category: str
     wanted: tuple[str, ...] = ()
     """What a call by this id has to give, whatever the schema says."""
 
     def has(self, words: Sequence[str]) -> bool:
-        model = self.model
-        names = (self.endpoint.full, *model.aliases, model.description, self.category)
+        if not words:
+            return True
+        names = (self.id, *self.model.aliases, self.model.description, self.category)
         text = " ".join(names).lower()
         return all(word in text for word in words)
 
@@ -82,13 +84,13 @@ async def list_models(request: Request) -> Response:
     shown = [
         each
         for each in entries
-        if each.endpoint.full > wanted.after
+        if each.id > wanted.after
         and wanted.category in ("", each.category)
         and each.has(wanted.words)
         and not wanted.deprecated  # Nothing here is: what is taken out of the catalog is gone.
     ]
     page = shown[: wanted.size]
-    following = _cursor(page[-1].endpoint.full) if len(shown) > wanted.size else None
+    following = _cursor(page[-1].id) if len(shown) > wanted.size else None
     public_url = gateway_of(request).public_url
     models: list[Json] = [_model(each, public_url, wanted) for each in page]
     return json_response(
@@ -104,12 +106,12 @@ async def _named(request: Request, wanted: Wanted) -> list[Entry]:
         try:
             found = await look_up(request, endpoint)
             category = category_of(found.schema, found.wanted)
-            entries.append(Entry(endpoint, found.model, category, found.wanted))
+            entries.append(Entry(endpoint.full, found.model, category, found.wanted))
         except ModelNotFound as error:
             unknown = error
     if not entries and unknown is not None:
         raise unknown
-    return sorted(entries, key=lambda each: each.endpoint.full)
+    return sorted(entries, key=lambda each: each.id)
 
 
 async def _all(request: Request) -> list[Entry]:
@@ -121,23 +123,22 @@ async def _all(request: Request) -> list[Entry]:
         each
         for model in models
         for each in _entries(model)
-        if each.endpoint.full not in own or not each.wanted
+        if each.id not in own or not each.wanted
     ]
-    return sorted(entries, key=lambda each: each.endpoint.full)
+    return sorted(entries, key=lambda each: each.id)
 
 
 def _entries(model: catalog_pb2.Model) -> Iterator[Entry]:
     """A model that draws from words, and over a picture if it has one, is more than one endpoint to
     fal's callers: `owner/name` and `owner/name/image-to-image`."""
-    endpoint = try_endpoint_id(model.id)
-    if endpoint is None:
-        return
+    if model.id.partition("/")[0] in RESERVED:
+        return  # No path leads to it here.
     category, ends = _uses(model.input_schema_json)
-    yield Entry(endpoint, model, category)
+    yield Entry(model.id, model, category)
+    if model.id.rpartition("/")[2] in WITH_PICTURES:
+        return
     for end, of_end in ends:
-        yield Entry(
-            replace(endpoint, path=(*endpoint.path, end)), model, of_end, WITH_PICTURES[end]
-        )
+        yield Entry(f"{model.id}/{end}", model, of_end, WITH_PICTURES[end])
 
 
 @lru_cache(maxsize=SCHEMAS_MAX)
@@ -157,11 +158,11 @@ def _uses(schema_json: str) -> tuple[str, Sequence[tuple[str, str]]]:
 
 
 def _model(entry: Entry, public_url: str, wanted: Wanted) -> JsonObject:
-    model, endpoint = entry.model, entry.endpoint
+    model, endpoint = entry.model, parse_endpoint_id(entry.id)
     registered = datetime.fromtimestamp(model.registered_unix_ms / 1000, UTC)
     since = registered.isoformat(timespec="seconds").replace("+00:00", "Z")
     metadata: JsonObject = {
-        "display_name": endpoint.full.partition("/")[2],
+        "display_name": entry.id.partition("/")[2],
         "category": entry.category,
         "description": model.description,
         "status": "active",
@@ -170,7 +171,7 @@ def _model(entry: Entry, public_url: str, wanted: Wanted) -> JsonObject:
         "date": since,
         "is_favorited": False,
         "thumbnail_url": "",
-        "model_url": f"{public_url}/run/{endpoint}",
+        "model_url": f"{public_url}/run/{entry.id}",
         "highlighted": False,
         "pinned": False,
     }
@@ -182,7 +183,7 @@ def _model(entry: Entry, public_url: str, wanted: Wanted) -> JsonObject:
                 endpoint, Served(endpoint, model, schema, entry.wanted), public_url
             )
         }
-    return {"endpoint_id": endpoint.full, "metadata": metadata, **document}
+    return {"endpoint_id": entry.id, "metadata": metadata, **document}
 
 
 def _read(query: QueryParams) -> Wanted:
