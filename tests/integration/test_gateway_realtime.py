@@ -210,6 +210,7 @@ async def test_a_session_outlives_a_restart_of_the_scheduler(tmp_path: Path) -> 
         pytest.param(REALTIME, None, 401, id="no key"),
         pytest.param(REALTIME, "qt_wrong_secret", 401, id="wrong key"),
         pytest.param(REALTIME + "?max_buffering=61", ALICE_KEY, 400, id="buffering"),
+        pytest.param(REALTIME + "?max_buffering=000160000000", ALICE_KEY, 400, id="zeros"),
         pytest.param("/metrics/x/realtime", ALICE_KEY, 404, id="no endpoint"),
         pytest.param("/queue/fal-ai/shapes", ALICE_KEY, 404, id="another surface"),
     ],
@@ -232,6 +233,15 @@ async def test_any_path_behind_a_model_is_its_realtime_endpoint(tmp_path: Path, 
     async with a_gateway(tmp_path) as rig, connected(rig, path, BOB_KEY) as socket:
         await socket.send(packed(prompt="x"))
         assert (await told(socket))["prompt"] == "x"
+
+
+async def test_an_id_for_drawing_over_a_picture_wants_one_in_each_input(tmp_path: Path) -> None:
+    path = "/fal-ai/shapes/dev/image-to-image/realtime"
+    async with a_gateway(tmp_path) as rig, connected(rig, path) as socket:
+        await socket.send(packed(prompt="a"))
+        refused = await told(socket)
+        (item,) = json.loads(refused["reason"])
+        assert (refused["error"], item["loc"]) == ("INVALID_INPUT", ["body", "image_url"])
 
 
 async def test_one_websocket_too_many_is_refused(tmp_path: Path) -> None:

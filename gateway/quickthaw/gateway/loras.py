@@ -122,9 +122,11 @@ class Loras:
         """Whoever names the same file meanwhile has waited."""
         known = self._known.get(name)
         if known is not None and (self.store is None or not await self.store.use(known.key)):
-            del self._known[name]
+            self._known.pop(name, None)
             known = None
         if known is not None and (file is not None or self.now() < known.fresh_until):
+            # Others' files may have pushed it out while the store was asked.
+            self._known[name] = known
             self._known.move_to_end(name)
             return f"blob:loras/{known.key}"
         async with self._slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from quickthaw.gateway.ranges import ByteRange
 from quickthaw.gateway.storage import Expiry, QuotaExceeded, UploadRefused, Uploads, open_blobs
+from quickthaw.gateway.storage.expiry import sweeping
 from quickthaw.gateway.storage.lifecycle import Lifecycle
 from quickthaw.gateway.storage.names import display_name, media_type, url_name
 from quickthaw.gateway.storage.retention import WAIT_SECONDS_MAX, Retention
 from quickthaw.wire.errors import ArtifactNotFound
+from support.patience import PATIENCE_SECONDS
 
 SECRET = bytes(32)
 
@@ -98,6 +101,23 @@ async def test_an_upload_that_was_never_completed_is_swept(tmp_path: Path) -> No
     assert house.files("uploads") == []
 
 
+async def test_a_sweep_that_meets_something_odd_is_followed_by_the_next(tmp_path: Path) -> None:
+    swept_again = asyncio.Event()
+
+    class Odd(Expiry):
+        met = False
+
+        async def sweep(self) -> int:
+            if self.met:
+                swept_again.set()
+                return 0
+            self.met = True
+            raise ValueError("a folder that is no day")
+
+    async with sweeping(Odd(open_blobs(str(tmp_path))), every_seconds=0):
+        await asyncio.wait_for(swept_again.wait(), PATIENCE_SECONDS)
+
+
 async def test_a_mark_that_nobody_knows_stays(tmp_path: Path) -> None:
     house = House(tmp_path)
     await house.expiry.mark("newer", "x", house.clock.now)
@@ -143,6 +163,26 @@ async def test_what_is_stored_counts_for_its_tenant_and_for_nobody_else(tmp_path
     house.clock.now += 660
     await house.expiry.sweep()
     await store("alice", 600)
+
+
+async def test_what_arrives_at_once_counts_together(tmp_path: Path) -> None:
+    house = House(tmp_path, tenant_bytes_max=1500)
+    both_begun = asyncio.Barrier(2)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield bytes(400)
+        await both_begun.wait()
+        yield bytes(400)
+
+    async def store() -> None:
+        ticket = house.uploads.ticket("alice", "a", "text/plain", Lifecycle(600.0))
+        await house.uploads.store(ticket, slowly())
+
+    outcomes = await asyncio.gather(store(), store(), return_exceptions=True)
+    assert sorted(isinstance(each, QuotaExceeded) for each in outcomes) == [False, True]
+    # What broke off takes no room.
+    ticket = house.uploads.ticket("alice", "b", "text/plain", Lifecycle(600.0))
+    await house.uploads.store(ticket, pieces(bytes(700)))
 
 
 async def test_two_gateways_with_one_secret_serve_each_others_files(tmp_path: Path) -> None:

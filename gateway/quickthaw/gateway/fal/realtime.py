@@ -164,7 +164,8 @@ def _error_frame(gateway: Gateway, answer: ErrorAnswer) -> str:
 def _buffering(text: str | None) -> int:
     if text is None:
         return BUFFERING_DEFAULT
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:4]) <= BUFFERING_MAX:
+    is_short_number = len(text) <= 4 and text.isascii() and text.isdecimal()
+    if not is_short_number or not 1 <= int(text) <= BUFFERING_MAX:
         raise HttpError(
             400, f"max_buffering is {text[:40]!r}: give 1 to {BUFFERING_MAX}", "bad_request"
         )

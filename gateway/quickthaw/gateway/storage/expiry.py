@@ -103,4 +103,7 @@ async def _sweep_for_ever(expiry: Expiry, every_seconds: float) -> None:
             await expiry.sweep()
         except* QuickthawError as group:
             logger.warning("expired files could not be swept: %s", group.exceptions[0])
+        except* Exception:
+            # Something in the store that is not ours, or a bug: the next sweep comes all the same.
+            logger.exception("sweeping expired files")
         await asyncio.sleep(every_seconds)

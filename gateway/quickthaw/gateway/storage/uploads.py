@@ -12,6 +12,7 @@ import hmac
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, cast
@@ -107,6 +108,8 @@ class Uploads:
     """After which what was begun and not completed is deleted."""
     now: Callable[[], float] = time.time
     _usage: dict[str, _Usage] = field(default_factory=dict[str, _Usage])
+    _arriving: Counter[str] = field(default_factory=Counter[str])
+    """Bytes by tenant of what is on its way at this moment."""
 
     def __post_init__(self) -> None:
         self.expiry.judge(KIND, self._judge)
@@ -231,31 +234,39 @@ class Uploads:
         digest: hashlib._Hash | None = None,
     ) -> Piece:
         usage = await self._usage_of(ticket.tenant)
-        self._check(usage, declared_bytes or 0)
+        self._check(ticket.tenant, usage, declared_bytes or 0, declared_bytes or 0)
         await self.expiry.mark(KIND, ticket.file_id, self.now() + self.partial_seconds)
         size_bytes = 0
 
         async def counted() -> AsyncIterator[bytes]:
             nonlocal size_bytes
             async for piece in data:
+                self._check(ticket.tenant, usage, size_bytes + len(piece), len(piece))
                 size_bytes += len(piece)
-                self._check(usage, size_bytes)
+                self._arriving[ticket.tenant] += len(piece)
                 if digest is not None:
                     digest.update(piece)
                 yield piece
 
         key = f"{folder_of(ticket.file_id)}{name}-{secrets.token_hex(16)}"
-        await self.blobs.write(key, counted(), content_type=ticket.content_type)
-        usage.used_bytes += size_bytes
+        try:
+            await self.blobs.write(key, counted(), content_type=ticket.content_type)
+        finally:
+            self._arriving[ticket.tenant] -= size_bytes
+            if not self._arriving[ticket.tenant]:
+                del self._arriving[ticket.tenant]
+        self._usage.get(ticket.tenant, usage).used_bytes += size_bytes
         return Piece(key, size_bytes)
 
-    def _check(self, usage: _Usage, more_bytes: int) -> None:
-        if more_bytes > self.file_bytes_max:
+    def _check(self, tenant: str, usage: _Usage, file_bytes: int, more_bytes: int) -> None:
+        if file_bytes > self.file_bytes_max:
             raise QuotaExceeded(f"a file may have at most {self.file_bytes_max} bytes")
-        if usage.used_bytes + more_bytes > self.tenant_bytes_max:
+        # It may have been counted anew since the upload began.
+        used_bytes = self._usage.get(tenant, usage).used_bytes + self._arriving[tenant]
+        if used_bytes + more_bytes > self.tenant_bytes_max:
             raise QuotaExceeded(
                 f"your files may have {self.tenant_bytes_max} bytes together, and "
-                f"{usage.used_bytes} are used; let some expire, or ask for more"
+                f"{used_bytes} are used; let some expire, or ask for more"
             )
 
     async def _publish(self, ticket: Ticket, pieces: list[Piece], sha256: str) -> StoredFile:

@@ -67,10 +67,14 @@ class Deliverer:
                 try:
                     await self._take(min(room, CLAIMS_MAX))
                     pause_seconds = PAUSE_SECONDS
+                    continue
                 except QuickthawError as error:
                     logger.info("no webhooks can be claimed now: %s", error.message)
-                    await asyncio.sleep(pause_seconds)
-                    pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+                except Exception:
+                    # A bug of ours, and no reason to deliver nothing more.
+                    logger.exception("claiming webhooks")
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
         finally:
             for task in self._under_way:
                 task.cancel()
