@@ -158,6 +158,27 @@ async def test_a_realtime_session_answers_each_tag_and_tells_refusals(rig: Rig) 
     assert (second.tag, second.failure.reason) == ("two", "MODEL_NOT_FOUND")
 
 
+async def test_a_session_sends_no_key_but_its_caller_s(rig: Rig) -> None:
+    """With one the server writes each input down before it begins."""
+    platform, client = rig
+    keys: list[str] = []
+
+    async def session(
+        messages: AsyncIterator[inference_pb2.RealtimeRequest],
+    ) -> AsyncIterator[inference_pb2.RealtimeResponse]:
+        async for message in messages:
+            keys.append(message.submit.idempotency_key)
+            yield inference_pb2.RealtimeResponse(tag=message.tag, event=answers.an_end(1))
+
+    platform.scripts["Realtime"] = session
+    async with client.realtime() as realtime:
+        await realtime.send("one", "shapes")
+        await realtime.send("two", "shapes", idempotency_key="mine")
+        await realtime.done_sending()
+        assert len([answer async for answer in realtime]) == 2
+    assert keys == ["", "mine"]
+
+
 async def test_a_broken_realtime_session_is_unavailable(rig: Rig) -> None:
     platform, client = rig
 

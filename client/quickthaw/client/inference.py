@@ -74,6 +74,17 @@ def submit_message(
     )
 
 
+def unrepeated_message(
+    context: Context, model: str, input: JsonObject, options: SubmitOptions
+) -> inference_pb2.SubmitRequest:
+    """For a stream, on which nothing is tried again: a key that is made up for retries would only
+    have the server look it up, and write the request down before it begins."""
+    message = submit_message(context, model, input, options)
+    if "idempotency_key" not in options:
+        message.ClearField("idempotency_key")
+    return message
+
+
 def submit(
     context: Context, model: str, input: JsonObject, options: SubmitOptions
 ) -> Operation[Submitted]:

@@ -13,7 +13,7 @@ import grpc.aio
 from quickthaw.client.async_driver import AsyncDriver
 from quickthaw.client.convert import realtime_from_wire
 from quickthaw.client.events import RealtimeAnswer
-from quickthaw.client.inference import SubmitOptions, submit_message
+from quickthaw.client.inference import SubmitOptions, unrepeated_message
 from quickthaw.client.requests import JsonObject
 from quickthaw.client.retry import Context
 from quickthaw.v1 import inference_pb2
@@ -40,8 +40,11 @@ class RealtimeSession:
         input: JsonObject | None = None,
         **options: Unpack[SubmitOptions],
     ) -> None:
-        """Submits one input; waits while the stream's window is full. Raises Unavailable."""
-        message = submit_message(self._context, model, input or {}, options)
+        """Submits one input; waits while the stream's window is full. Raises Unavailable.
+
+        An idempotency key is sent only where the caller names one.
+        """
+        message = unrepeated_message(self._context, model, input or {}, options)
         await self._write(inference_pb2.RealtimeRequest(tag=tag, submit=message))
 
     async def cancel(self, tag: str) -> None:

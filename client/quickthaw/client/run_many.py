@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from quickthaw.client.async_driver import AsyncDriver
 from quickthaw.client.convert import failure_from_wire, request_from_wire
-from quickthaw.client.inference import SubmitOptions, submit_message
+from quickthaw.client.inference import SubmitOptions, unrepeated_message
 from quickthaw.client.requests import JsonObject, Request
 from quickthaw.client.retry import Context
 from quickthaw.v1 import inference_pb2
@@ -61,9 +61,7 @@ class RunMany:
         """
         if self._broken is not None:
             raise self._broken
-        message = submit_message(self._context, model, input or {}, options)
-        if "idempotency_key" not in options:
-            message.ClearField("idempotency_key")  # made up for retries, and there are none here
+        message = unrepeated_message(self._context, model, input or {}, options)
         tag = next(self._tags)
         answer: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
         self._waiting[tag] = answer
