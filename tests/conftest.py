@@ -1,7 +1,11 @@
 """What holds for every test."""
 
-from hypothesis import settings
+from importlib.util import find_spec
 
-# Two cores are shared with other tests' processes: how long an example took says nothing of it.
-settings.register_profile("quickthaw", deadline=None)
-settings.load_profile("quickthaw")
+# Tests of a GPU need nothing of it, and run on machines that have little installed.
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # Two cores are shared with other tests' processes: how long an example took says nothing of it.
+    settings.register_profile("quickthaw", deadline=None)
+    settings.load_profile("quickthaw")

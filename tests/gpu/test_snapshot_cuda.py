@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from quickthaw.snapshot import CudaDevice, Loader, Slab, SnapshotStore, Tier
+from quickthaw.snapshot.cuda import current
 from quickthaw.snapshot.memory import Memory
 from quickthaw.wire.errors import ResourceExhausted
 from support.snapshots import BUILDERS, MIB, draw, pack_all, tensors_of
@@ -238,3 +239,11 @@ def test_weights_go_to_the_device_that_was_named_from_threads_that_have_another(
         assert torch.cuda.memory_allocated(0) == before
     loader.close()
     slab.close()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device on this machine")
+def test_a_thread_has_the_device_that_it_is_given_until_the_end_of_the_block() -> None:
+    torch.cuda.set_device(0)
+    with current(torch.device("cuda", 1)):
+        assert torch.cuda.current_device() == 1
+    assert torch.cuda.current_device() == 0

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quickthaw.worker.agent import Patience
 from quickthaw.worker.device import choose_device
 from quickthaw.worker.process import Worker
 from quickthaw.worker.settings import parse
 from support.fake_scheduler import KEY, FakeScheduler
-from support.schedulers import Running
+
+if TYPE_CHECKING:  # a scheduler imports its store's library, which machines with a GPU may lack
+    from support.schedulers import Running
 
 IMPATIENT = Patience(
     welcome_seconds=5.0, backoff_base_seconds=0.01, backoff_cap_seconds=0.05, goodbye_seconds=2.0
