@@ -38,6 +38,12 @@ async def test_what_is_private_is_as_what_nobody_has(strangers: Strangers, path:
     assert [each["endpoint_id"] for each in mixed.json()["models"]] == ["test/tiny"]
 
 
+async def test_a_stranger_may_name_few_at_once(strangers: Strangers) -> None:
+    named = {"endpoint_id": [f"test/tiny{n}" for n in range(5)] + ["test/tiny"]}
+    assert (await strangers.nobody.get("/v1/models", params=named)).status_code == 401
+    assert (await strangers.http_bob.get("/v1/models", params=named)).status_code == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/v1/models?q=tiny", "/openai/v1/models", "/replicate/v1/models"]
 )

@@ -31,12 +31,14 @@ from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.schemas import schema_properties
 from quickthaw.gateway.surfaces import RESERVED
 from quickthaw.v1 import catalog_pb2
-from quickthaw.wire.errors import ModelNotFound
+from quickthaw.wire.errors import ModelNotFound, Unauthenticated
 
 PATH: Final = "/v1/models"
 PAGE_SIZE: Final = 50
 PAGE_SIZE_MAX: Final = 100
 IDS_MAX: Final = 50
+KEYLESS_IDS_MAX: Final = 5
+"""Each is a question to the scheduler, which a stranger must not multiply."""
 QUERY_CHARS_MAX: Final = 500
 SCHEMAS_MAX: Final = 256
 """Kept as far as read: models of one family share theirs."""
@@ -99,7 +101,10 @@ async def list_models(request: Request) -> Response:
 
 
 async def _named(request: Request, wanted: Wanted) -> list[Entry]:
-    """In the order of their ids. Raises ModelNotFound if there is none of them."""
+    """In the order of their ids. Raises ModelNotFound if there is none of them, Unauthenticated for
+    too many without a key."""
+    if len(wanted.ids) > KEYLESS_IDS_MAX and not read_credential(request.headers):
+        raise Unauthenticated(f"endpoint_id: send a key to name more than {KEYLESS_IDS_MAX}")
     entries: list[Entry] = []
     unknown: ModelNotFound | None = None
     for endpoint in wanted.ids:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from starlette.websockets import WebSocket
 
-from quickthaw.gateway.calls import Call, CallOptions, make_call
+from quickthaw.gateway.calls import Call, CallOptions, make_call, served
 from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.fal.call_options import read_options
 from quickthaw.gateway.fal.token_query import with_token
@@ -40,7 +40,7 @@ async def open_socket(websocket: WebSocket) -> Opened:
     missing = ModelNotFound(f"no model is served at {asked}")
     for endpoint in _candidates(asked):
         try:
-            await gateway.platform.model(options.credential, endpoint.full)
+            await served(gateway, options.credential, endpoint)
         except ModelNotFound as error:
             missing = error if endpoint == asked else missing
         else:
