@@ -17,13 +17,31 @@ from typing import BinaryIO, Final, cast
 from quickthaw.cli.errors import UsageFault
 from quickthaw.cli.pointing import Place, find_place
 from quickthaw.client import JsonObject, JsonValue
-from quickthaw.wire.errors import InvalidInput, Unavailable
+from quickthaw.wire.errors import (
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    QuickthawError,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 
 ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 BRING_SECONDS: Final = 900.0
 """For the gateway to fetch what the inputs name."""
 _REMOTE: Final = ("http://", "https://")
+_PATH_CHARACTERS_MAX: Final = 255
 _LOCAL: Final = ("./", "../", "/", "~")
+
+_ERRORS: Final[Mapping[int, type[QuickthawError]]] = {
+    401: Unauthenticated,
+    403: PermissionDenied,
+    404: NotFound,
+    413: ResourceExhausted,
+    429: ResourceExhausted,
+}
+"""Statuses of the gateway that say nothing of the input; what else it refuses is the input."""
 
 
 def bring(
@@ -31,10 +49,12 @@ def bring(
 ) -> Mapping[str, JsonValue]:
     """The inputs with each file where a worker finds it; the same if they name none.
 
-    Raises UsageFault for a file that cannot be read, Unavailable without a gateway, InvalidInput in
-    the gateway's words for a file that cannot be used.
+    Raises UsageFault for a file that cannot be read or is named without its `./`, Unavailable
+    without a gateway, InvalidInput in the gateway's words for a file that cannot be used.
     """
     names = [name for name in values if _may_name_files(name, schema)]
+    for name in names:
+        _refuse_bare(name, values[name])
     if not any(_names_a_file(values[name]) for name in names):
         return values
     place = find_place(data_dir)
@@ -68,6 +88,14 @@ def _paths(value: JsonValue) -> list[str]:
 
 def _names_a_file(value: JsonValue) -> bool:
     return any(path.startswith((*_REMOTE, *_LOCAL)) for path in _paths(value))
+
+
+def _refuse_bare(name: str, value: JsonValue) -> None:
+    """A bare name could be a model's id or a mistyped URL, so files are never guessed from one."""
+    for path in _paths(value):
+        bare = ":" not in path and not path.startswith(_LOCAL)
+        if bare and len(path) <= _PATH_CHARACTERS_MAX and Path(path).is_file():
+            raise UsageFault(f"{name}: {path!r} is no URL", f"for the file here write ./{path}")
 
 
 def _uploaded(place: Place, name: str, value: JsonValue) -> JsonValue:
@@ -118,7 +146,8 @@ def _asked(
         with urllib.request.urlopen(request, timeout=BRING_SECONDS) as answer:
             found: object = json.loads(answer.read(ANSWER_BYTES_MAX))
     except urllib.error.HTTPError as error:
-        raise InvalidInput(_told(error.read(ANSWER_BYTES_MAX), error.code)) from error
+        kind = _ERRORS.get(error.code, Unavailable if error.code >= 500 else InvalidInput)
+        raise kind(_told(error.read(ANSWER_BYTES_MAX), error.code)) from error
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Unavailable(f"{place.url} does not answer: {error}") from error
     return cast("JsonObject", found) if isinstance(found, dict) else {}

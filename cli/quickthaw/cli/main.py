@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -83,6 +84,15 @@ for commands in _APART[2:]:
     app.add_typer(commands)
 
 
+_TYPERS_WORDS = {
+    "Input should be a valid number, unable to parse string as a number": "that is no number",
+    "Input should be a valid integer, unable to parse string as an integer": (
+        "that is no whole number"
+    ),
+}
+"""What the library that reads the command line says of a value, and how it is said here."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -150,6 +160,8 @@ def _report_usage(error: TyperException, as_json: bool) -> int:
         print(error.format_message())
         return EXIT_USAGE
     message = " ".join(error.format_message().split())
+    for words, ours in _TYPERS_WORDS.items():
+        message = message.replace(words, ours)
     message = message[:1].lower() + message[1:].rstrip(".")
     report_error(UsageFault(message, f"`{path} --help` shows how it is called"), as_json)
     return EXIT_USAGE
@@ -161,4 +173,7 @@ def _interrupted() -> int:
 
 
 def main() -> NoReturn:
+    # Until it is told this, gRPC's library writes lines of its own to stderr, between ours, for
+    # each try to reach somebody who speaks something else.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     sys.exit(execute(sys.argv[1:]))

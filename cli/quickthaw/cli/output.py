@@ -72,25 +72,48 @@ def plain(value: object) -> object:
     return value
 
 
-_HINTS: tuple[tuple[type[errors.QuickthawError], str], ...] = (
-    (errors.ModelNotFound, "`quickthaw models` lists what there is"),
-    (errors.InvalidInput, "`quickthaw models show MODEL` prints the model's inputs"),
+_HINTS: tuple[tuple[type[errors.QuickthawError], str, str], ...] = (
+    (errors.ModelNotFound, "", "`quickthaw models` lists what there is"),
+    (errors.InvalidInput, "", "`quickthaw models show MODEL` prints the model's inputs"),
     (
         errors.SnapshotCorrupt,
+        "",
         "`quickthaw snapshot verify FOLDER` names all that is wrong; `quickthaw models add` of an "
         "intact copy mends the platform's",
     ),
-    (errors.WorkerNotFound, "`quickthaw workers` lists what is attached"),
-    (errors.KeyNotFound, "`quickthaw keys` lists what there is"),
-    (errors.RequestNotFound, "`quickthaw requests` lists yours"),
-    (errors.Unauthenticated, "set QUICKTHAW_KEY, or point QUICKTHAW_DATA_DIR at `up`'s directory"),
+    (errors.WorkerNotFound, "", "`quickthaw workers` lists what is attached"),
+    (errors.KeyNotFound, "", "`quickthaw keys` lists what there is"),
+    (errors.RequestNotFound, "", "`quickthaw requests` lists yours"),
+    (
+        errors.Unauthenticated,
+        "",
+        "set QUICKTHAW_KEY, or point QUICKTHAW_DATA_DIR at `up`'s directory",
+    ),
     (
         errors.PermissionDenied,
+        "scope",
         "use a key with that scope; `up` writes one for admins to its key-file",
     ),
-    (errors.StoreUnavailable, ""),
-    (errors.Unavailable, "is the platform running? `quickthaw up` starts one"),
+    (errors.StoreUnavailable, "", ""),
+    (
+        errors.Unavailable,
+        "cannot reach",
+        "is the platform running, and is that its address? `quickthaw up` starts one",
+    ),
 )
+"""Which hint an error has, if its message has that word: a bucket refuses for other reasons than a
+key's scope, and a platform without a free worker is running."""
+
+
+def _hint(error: errors.QuickthawError) -> str:
+    for kind, word, hint in _HINTS:
+        if isinstance(error, kind):
+            return hint if word in error.message else ""
+    return ""
+
+
+def _is_told(violation: errors.FieldViolation, message: str) -> bool:
+    return violation.field.rpartition(".")[2] in message and violation.description in message
 
 
 def describe(error: Exception) -> dict[str, object]:
@@ -99,7 +122,7 @@ def describe(error: Exception) -> dict[str, object]:
     match error:
         case errors.QuickthawError():
             described["reason"] = error.reason
-            hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+            hint = _hint(error)
             # What the message says already needs no hint.
             described["hint"] = "" if "`quickthaw " in error.message else hint
             described["violations"] = [
@@ -135,7 +158,7 @@ def report_error(error: Exception, as_json: bool) -> None:
         lines += [
             f"  {each.field}: {each.description}"
             for each in error.violations
-            if f"{each.field} {each.description}" not in error.message
+            if not _is_told(each, error.message)
         ]
     if isinstance(error, PartFailed):
         lines += [f"  | {line}" for line in error.last_lines]

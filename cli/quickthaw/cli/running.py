@@ -91,15 +91,14 @@ class EventPrinter:
             line = {"event": _KINDS.get(type(event), "other"), **described}
             self._out.line(line if path is None else {**line, "path": str(path)})
         elif text := _text(event, path):
-            at = time.strftime("%H:%M:%S", time.localtime(event.unix_ms / 1000))
-            print(f"{at} {text}", flush=True)
+            print(f"{_clock(event.unix_ms)} {text}", flush=True)
 
     def finish(self, request: Request, files: list[Path]) -> None:
         """The last line of a stream."""
         if self._out.as_json:
             self._out.line({"event": "finished", **as_json(request, files)})
             return
-        print(f"{time.strftime('%H:%M:%S')} {request.state}", flush=True)
+        print(f"{_clock(request.finished_unix_ms)} {request.state}", flush=True)
         render.ended(stdout(), request, files)
 
     def _save(self, event: Previewed) -> Path:
@@ -109,6 +108,10 @@ class EventPrinter:
         path = self._folder / f"{name}.{suffix}"
         path.write_bytes(event.data)
         return path
+
+
+def _clock(unix_ms: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(unix_ms / 1000))
 
 
 def _text(event: Event, path: Path | None) -> str:

@@ -53,8 +53,17 @@ def error_of(
     if code in _CUT_OFF:
         return Unavailable(f"{endpoint.target} broke the call off: {text or code.name}")
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(f"cannot reach {endpoint.target}: {text}")
+        return Unavailable(f"cannot reach {endpoint.target}: {_plainly(text)}")
     return error_from_rpc(error)
+
+
+def _plainly(text: str) -> str:
+    """What gRPC says of an address that answers in another protocol, in words about the address."""
+    if "Failed parsing HTTP/2" in text:
+        return "what answers is no gRPC; give the scheduler's address, not the gateway's"
+    if "WRONG_VERSION_NUMBER" in text:
+        return "no TLS is spoken there; give the address without grpcs://"
+    return text
 
 
 def check_open(closed: bool) -> None:

@@ -98,9 +98,14 @@ def usage(
     quickthaw usage --csv > november.csv
     ```
     """
+    from quickthaw.cli.errors import UsageFault
     from quickthaw.client import Period, UsageDimension
 
+    if csv and session.out.as_json:
+        raise UsageFault("--csv and --json: choose one")
     period = Period(tenant, parse_time(since, "--from"), parse_time(until, "--until"))
+    if period.until_unix_ms and period.until_unix_ms < period.from_unix_ms:
+        raise UsageFault(f"--until {until} lies before --from {since}")
     names = _dimensions(by or ())
     with session.client() as client:
         if csv and not by:

@@ -159,7 +159,9 @@ def cancel(session: Session, request: RequestArgument) -> None:
     with session.client() as client:
         state = client.cancel(request)
     answer = {"request_id": request, "state": state}
-    session.out.show(answer, lambda console: console.print(f"{request} is {state}"))
+    # Cancelling what has ended is no error: a script may come too late. A person is told.
+    told = f"had already {state}" if state in ("succeeded", "failed") else f"is {state}"
+    session.out.show(answer, lambda console: console.print(f"{request} {told}"))
 
 
 @session_command(app, "watch")

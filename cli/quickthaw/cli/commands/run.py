@@ -187,14 +187,16 @@ def read_inputs(
     from quickthaw.cli.bringing import bring
     from quickthaw.cli.values import parse_inputs
 
-    schema = client.models.get(model).input_schema
+    found = client.models.get(model)
+    schema = found.input_schema
     values = parse_inputs(pairs, schema, model)
     inputs = _mapping(schema.get("properties"))
     if wants_previews and "preview_every" not in values and "preview_every" in inputs:
         by_default = _mapping(inputs.get("num_inference_steps")).get("default")
         steps = values.get("num_inference_steps", by_default)
         values["preview_every"] = -(-steps // PREVIEWS) if isinstance(steps, int) else 4
-    return bring(model, values, schema, data_dir)
+    # By its id: the gateway's paths have no place for an alias without an owner.
+    return bring(found.id, values, schema, data_dir)
 
 
 def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:

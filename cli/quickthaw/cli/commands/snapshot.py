@@ -10,6 +10,7 @@ import typer
 from quickthaw.cli.commands import compile as compile_command
 from quickthaw.cli.commands import snapshot_remote
 from quickthaw.cli.commands.snapshot_diff import diff
+from quickthaw.cli.errors import UsageFault
 from quickthaw.cli.output import Output
 from quickthaw.cli.packing import bar, fetched, packing_bar, quiet_libraries, read_defaults
 from quickthaw.cli.session import JsonOption
@@ -224,6 +225,8 @@ def list_snapshots(
     from quickthaw.client import default_data_dir
     from quickthaw.snapshot import SnapshotStore
 
+    if store is not None and not store.is_dir():
+        raise UsageFault(f"{store}: no such folder")
     place = SnapshotStore(store or default_data_dir() / "snapshots")
     found = []
     for digest in place:
