@@ -158,7 +158,8 @@ def read_header(file: BinaryIO, where: str) -> Header:
         invalid(
             Problem.HEADER_TOO_LARGE,
             where,
-            f"the header claims {length} bytes, more than the limit of {HEADER_BYTES_MAX}",
+            f"the header claims {length} bytes, more than the limit of {HEADER_BYTES_MAX}; "
+            "is this a safetensors file?",
         )
     if 8 + length > file_bytes:
         invalid(

@@ -111,6 +111,12 @@ def pack(
             raise InvalidArgument(
                 f"{source}: a LoRA lies over a model; give its base, the digest of a snapshot"
             )
+        for name, given in (("dtype", dtype), ("quantize", quantize), ("component", component)):
+            if given is not None:
+                raise InvalidArgument(
+                    f"{source}: {name} {given!r:.40} is for a model's weights; a LoRA is stored as "
+                    "it is and takes the type of what it lies over"
+                )
         return pack_adapter(
             Path(source),
             below,

@@ -103,7 +103,10 @@ class StoreReader:
                 raise NotFound(
                     f"{self.root} holds no snapshot; `quickthaw snapshot pack` makes one"
                 )
-            raise NotFound(f"{self.root} holds {len(digests)} snapshots; name one by its digest")
+            raise NotFound(
+                f"{self.root} holds {len(digests)} snapshots; name one by its digest, "
+                f"`quickthaw snapshot list {self.root}` lists them"
+            )
         return digests[0]
 
     def read_blob(self, blob: Blob) -> bytes:

@@ -77,7 +77,7 @@ def check_folder(folder: Path) -> tuple[Family, Any, tuple[str, ...]]:
     """The folder's family, pipeline class and module names, all of them known and without code."""
     path = folder / "model_index.json"
     if not path.is_file():
-        invalid(Problem.MISSING, str(path), "not a diffusers folder: it has no model_index.json")
+        invalid(Problem.MISSING, str(folder), "not a diffusers folder: it has no model_index.json")
     where = str(path)
     index = parse_object(path.read_bytes()[:INDEX_BYTES_MAX], where)
     class_path = check_class(f"diffusers.{index.get('_class_name')}", Role.PIPELINE, where)

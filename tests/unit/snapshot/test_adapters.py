@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -354,8 +355,21 @@ def test_a_lora_of_another_family_is_refused_by_name(room: SnapshotStore, tmp_pa
 def test_a_lora_of_another_shape_is_refused_by_name(room: SnapshotStore, tmp_path: Path) -> None:
     path = lora(tmp_path / "sdxl.safetensors", tiny_sdxl(0))
     base = pack(tiny_sd(0), room)
-    with pytest.raises(InvalidArgument, match=r"sdxl\.safetensors: does not fit"):
+    with pytest.raises(InvalidArgument, match=r"sdxl\.safetensors: does not fit") as caught:
         pack(path, room, base=base)
+    told = caught.value.message
+    assert "\n" not in told
+    assert re.search(r"\d+ of its layers .* first is \S+(to_\w|proj\w*|\.\d+), which", told), told
+    assert "torch.Size" not in told
+
+
+def test_a_type_that_a_lora_would_not_get_is_refused(room: SnapshotStore, tmp_path: Path) -> None:
+    path = lora(tmp_path / "x.safetensors", tiny_sd(0))
+    base = pack(tiny_sd(0), room)
+    with pytest.raises(InvalidArgument, match="dtype 'float16' is for a model's weights"):
+        pack(path, room, base=base, dtype="float16")
+    with pytest.raises(InvalidArgument, match="quantize 'int8'"):
+        pack(path, room, base=base, quantize="int8")
 
 
 def test_a_lora_needs_a_base_and_nothing_else_takes_a_scale(

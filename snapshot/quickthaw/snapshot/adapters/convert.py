@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,10 @@ _NAME = "adapter"
 ADAPTED_KINDS = frozenset({Kind.DENOISER, Kind.TEXT_ENCODER})
 _TENSORS_PER_LAYER = 4
 """Down, up and alpha; some trainers have a bias or a magnitude, which is refused by name."""
+_MISMATCH = re.compile(
+    r"size mismatch for (\S+?)(?:\.lora_\w+)?(?:\.\w+)?\.weight: "
+    r".*?torch\.Size\(\[([\d, ]*)\]\).*?torch\.Size\(\[([\d, ]*)\]\)"
+)
 _MARKS = (".lora_", "lora_unet_", "lora_te", ".lora.", "lora_transformer_", "lora_linear_layer")
 
 
@@ -153,9 +158,20 @@ def _load(pipeline: Any, path: Path, where: str) -> None:
                 use_safetensors=True,
             )
         except Exception as error:
-            raise InvalidArgument(
-                f"{where}: does not fit the base: {type(error).__name__}: {str(error)[:500]}"
-            ) from error
+            raise InvalidArgument(f"{where}: does not fit the base: {_misfit(error)}") from error
+
+
+def _misfit(error: Exception) -> str:
+    """One line for the many that PyTorch has of layers in other shapes than the base's."""
+    found = _MISMATCH.findall(str(error))
+    if not found:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    layers = list(dict.fromkeys(layer for layer, _, _ in found))
+    layer, given, expected = found[0]
+    return (
+        f"{len(layers)} of its layers are not shaped as the base's; the first is {layer}, which "
+        f"has [{given}] in the file and [{expected}] in the base. Was it made for another model?"
+    )
 
 
 @contextmanager
