@@ -144,3 +144,18 @@ def test_a_load_never_sees_that_a_prefetch_was_stopped() -> None:
 
     rig.loader.promote = stopped  # type: ignore[method-assign]  # as a stop in a reader thread
     assert rig.promoting.run(Prefetch(like, ("one",), Tier.VRAM)) is False
+
+
+async def test_one_whose_thread_has_not_begun_gives_way_too() -> None:
+    rig = Rig()
+    busy = threading.Event()
+    rig.prefetcher._thread.submit(busy.wait, PATIENCE_SECONDS)
+    rig.ask("a")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not rig.promoting.idle
+    rig.prefetcher.give_way("b")
+    busy.set()
+    await rig.prefetcher.close()
+    assert rig.loader.promoted == []
+    assert rig.counted("given_up") == 1

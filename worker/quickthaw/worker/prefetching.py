@@ -63,14 +63,21 @@ class Promoting:
         self._last = False  # nothing more after the component that is being moved
         self._stop = False
 
+    def announce(self, prefetch: Prefetch) -> None:
+        """It is under way from now on, though `run` may begin later: it can be stopped already."""
+        with self._changed:
+            self._snapshot = prefetch.like.snapshot_digest
+            self._stop = self._last = False
+
     def run(self, prefetch: Prefetch) -> bool:
-        """Whether all of it is there now. Raises an error of the tree; `RunStopped` never."""
+        """Whether all of what was announced is there now. Raises an error of the tree; `RunStopped`
+        never."""
         from quickthaw.snapshot import Tier as StoreTier
 
         digest = prefetch.like.snapshot_digest
-        with self._changed:
-            self._snapshot, self._stop, self._last = digest, False, False
         try:
+            if self._stop or self._last:
+                return False
             if digest not in self._store:
                 if self._arrivals is None or "://" not in prefetch.like.snapshot_uri:
                     return False  # a whole snapshot would have to be copied here first
@@ -159,6 +166,7 @@ class Prefetcher:
         loop = asyncio.get_running_loop()
         while self._waiting:
             prefetch = self._waiting.popleft()
+            promoting.announce(prefetch)
             outcome = await loop.run_in_executor(self._thread, self._try, promoting, prefetch)
             self._metrics.prefetches.labels(outcome).inc()
 
