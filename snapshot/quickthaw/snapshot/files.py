@@ -15,6 +15,8 @@ from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.wire.errors import FailedPrecondition, StorageFull
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_TEXTS = tuple(f"(os error {code})" for code in FULL)
+"""The same in the words of object stores' library, which gives the system's text alone."""
 _NO_FILE = frozenset({errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EISDIR})
 """What opening a socket, a device, or something inside of a file ends with."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from quickthaw.snapshot.files import FULL_TEXTS
 from quickthaw.wire.errors import InvalidArgument, SettingsInvalid, StorageFull, StoreUnavailable
 from quickthaw.worker.attempts import OutputFile, StoredArtifact
 
@@ -20,9 +20,6 @@ ARTIFACT_PREFIX = "artifacts"
 READ_BYTES = 1 << 20
 HASHED_AT_ONCE_BYTES_MAX = 1024 * 1024
 """More than this is hashed in a thread: the event loop has a lease to keep."""
-
-# The object store's library reports the operating system's text, not its number.
-_FULL_TEXTS = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def open_store(url: str) -> ObjectStore:
@@ -163,7 +160,7 @@ class ArtifactStore:
 
     def _named(self, error: Exception, file: OutputFile) -> StorageFull | StoreUnavailable:
         text = str(error).partition("\n")[0]  # the rest is the library's own debugging text
-        if any(full in text for full in _FULL_TEXTS):
+        if any(full in text for full in FULL_TEXTS):
             return StorageFull(
                 f"the blob store {self._name} is full: {file.name} ({len(file.data)} bytes) could "
                 "not be stored; free space there, then send the request again",

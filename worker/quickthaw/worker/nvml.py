@@ -52,7 +52,7 @@ class Gpu:
     def type_name(self) -> str:
         """The name of a price tier: `h100-80gb` from "NVIDIA H100 80GB HBM3"."""
         words = self.name.lower().replace("nvidia", "").replace("geforce", "").split()
-        model = "-".join(word for word in words if word[0] != "h" or not word.startswith("hbm"))
+        model = "-".join(word for word in words if not word.startswith("hbm"))
         if "gb" in model:
             return model
         return f"{model}-{round(self.total_bytes / 2**30)}gb"

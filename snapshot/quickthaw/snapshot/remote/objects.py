@@ -18,7 +18,7 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, from_url
 
-from quickthaw.snapshot.files import FULL
+from quickthaw.snapshot.files import FULL_TEXTS
 from quickthaw.snapshot.format import Problem, invalid
 from quickthaw.snapshot.remote.base import RemoteSettings
 from quickthaw.snapshot.remote.retrying import Transient, Tries
@@ -51,8 +51,6 @@ _DENIED = frozenset(
         "SignatureDoesNotMatch",
     }
 )
-# The library reports the operating system's text, not its number.
-_FULL_TEXTS = tuple(f"(os error {code})" for code in FULL)
 
 
 class ObjectRemote:
@@ -202,7 +200,7 @@ class ObjectRemote:
             )
         if isinstance(error, FileNotFoundError):
             return NotFound(f"{where} does not exist", metadata=metadata)
-        if any(full in text for full in _FULL_TEXTS):
+        if any(full in text for full in FULL_TEXTS):
             return StorageFull(
                 f"{where}: no space left while writing; free some there and repeat",
                 metadata=metadata,
