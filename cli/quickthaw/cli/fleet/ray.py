@@ -119,13 +119,12 @@ class RayFleet:
         # Ray hides all GPUs but the worker's own, which is therefore the first.
         device = "cuda:0" if spec.device.startswith("cuda") else spec.device
         spec = replace(spec, scheduler=self._reachable(spec.scheduler), device=device)
+        key = spec.key_file.read_text()
         actor = self._actor(spec)
         self._running[spec.worker_id] = _Running(spec, actor)
         try:
             async with asyncio.timeout(PLACE_SECONDS_MAX):
-                pid: int = await actor.start.remote(
-                    spec, spec.key_file.read_text(), str(self._logs), self._module
-                )
+                pid: int = await actor.start.remote(spec, key, str(self._logs), self._module)
         except TimeoutError as error:
             await self._discard(spec.worker_id)
             raise ResourceExhausted(
