@@ -310,6 +310,17 @@ async def test_a_watch_resumes_after_the_last_event_that_was_seen(
         assert resumed[-1].HasField("finished")
 
 
+@pytest.mark.parametrize("sequence", [-1, 2**63 - 1])
+async def test_a_place_that_no_event_can_have_is_refused(running: Running, sequence: int) -> None:
+    request = inference_pb2.WatchRequest(
+        request_id=await running.admin.submit(), after_sequence=sequence
+    )
+    call = running.admin.inference.Watch(request)
+    error = await refusal(call.read())
+    assert isinstance(error, errors.InvalidArgument)
+    assert str(sequence) in error.message
+
+
 async def test_progress_of_an_attempt_that_is_not_the_current_one_is_not_told(
     running: Running, worker: FakeWorker
 ) -> None:

@@ -52,8 +52,13 @@ class RealtimeSession:
         await self._write(inference_pb2.RealtimeRequest(tag=tag, cancel=True))
 
     async def done_sending(self) -> None:
-        """No more inputs; the iteration ends when the last answer has come."""
-        await self._call.done_writing()
+        """No more inputs; the iteration ends when the last answer has come. Raises Unavailable."""
+        try:
+            await self._call.done_writing()
+        except grpc.RpcError as error:
+            raise self._driver.error_of(error) from error
+        except asyncio.InvalidStateError as error:
+            raise Unavailable(f"the realtime session is over: {error}") from error
 
     async def __aiter__(self) -> AsyncIterator[RealtimeAnswer]:
         """Answers in the order of their arrival. Raises what the server ended the session with."""

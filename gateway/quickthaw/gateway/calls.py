@@ -175,8 +175,13 @@ class AttendedRequest:
             raise
         except QuickthawError as error:
             raise call.explain(error) from error
-        await gateway.keep_for(accepted.request_id, call.options.keep_seconds)
-        return cls(call, accepted.request_id)
+        attended = cls(call, accepted.request_id)
+        try:
+            await gateway.keep_for(accepted.request_id, call.options.keep_seconds)
+        except BaseException:
+            attended.abandon()
+            raise
+        return attended
 
     async def events(self) -> Events:
         """Until the last one.

@@ -321,9 +321,7 @@ class Platform:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and _is_bare(error):
                 raise Unavailable(
-                    f"the scheduler did not answer within {self._limits.call_seconds:g} s; "
-                    "try again",
-                    retry_delay_seconds=1.0,
+                    "the scheduler did not answer in time; try again", retry_delay_seconds=1.0
                 ) from error
             raise _our_error(error) from error
 

@@ -19,7 +19,7 @@ CONTENTS_BYTES_MAX = 4 * 1024 * 1024
 """All files that travel with the end of their request; larger ones are read afterwards."""
 
 FRAME_MESSAGES_MAX = 256
-"""Messages batched into one frame of a worker's stream."""
+"""Messages in one frame of a worker's stream, and calls in one of `RunMany`."""
 
 IDEMPOTENCY_KEY_CHARS_MAX = 128
 

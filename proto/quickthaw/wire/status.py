@@ -9,9 +9,10 @@ opaque text and an id that is in the server's log beside the traceback.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol, TypeAlias, TypeVar, cast
 
 import grpc
@@ -242,14 +243,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self, handler: _Handler[_Request, _Response], method: str
     ) -> _Handler[_Request, _Response]:
         inner = cast(
-            "Callable[[object, _Context], AsyncIterator[object]]",
+            "Callable[[object, _Context], AsyncGenerator[object, None]]",
             handler.stream_stream if handler.request_streaming else handler.unary_stream,
         )
 
         async def call(request: object, context: _Context) -> AsyncIterator[object]:
             try:
-                async for response in inner(request, context):
-                    yield response
+                # Closed at once, whatever ends this: it has a stream's loose ends to tie up.
+                async with contextlib.aclosing(inner(request, context)) as responses:
+                    async for response in responses:
+                        yield response
             except Exception as error:
                 await self._fail(method, context, error)
 

@@ -23,6 +23,8 @@ from quickthaw.scheduler.views import RequestView
 from quickthaw.wire import errors
 
 ID_CHARS_MAX = 64
+SEQUENCE_MAX = 1 << 62
+"""Those of a request that a restart found begin at the milliseconds since 1970."""
 
 
 class Requests:
@@ -89,8 +91,10 @@ class Requests:
         are no longer kept."""
         view = await self.find(tenant, request_id)
         log = self._dispatcher.log
-        if after_sequence < 0:
-            raise errors.InvalidArgument("after_sequence must not be negative")
+        if not 0 <= after_sequence < SEQUENCE_MAX:
+            raise errors.InvalidArgument(
+                f"after_sequence is {after_sequence}: give that of an event you have seen, or 0"
+            )
         last_sequence = after_sequence
         streams = self._metrics.streams.labels("watch")
         streams.inc()
