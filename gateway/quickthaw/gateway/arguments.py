@@ -2,14 +2,18 @@
 
 The platform's models use fal's names, so that little is left to translate: picture sizes by name,
 explicit nulls, arguments that a model does not have (fal ignores them), inputs by their other
-names, and `sync_mode`, which is about the answer and not about the picture.
+names, numbers that came as texts, and `sync_mode`, which is about the answer and not about the
+picture.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.json_text import Json, JsonObject
@@ -37,6 +41,7 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
 SIDE_DEFAULT: Final = 512
 SIZE_NAMES: Final = ("image_size", "video_size")
 _INPUT_ECHO_CHARS_MAX = 200
+_NUMBER_CHARS_MAX = 40
 _ONE_LORA: Final = ("lora_weights", "hf_lora", "lora_url")
 
 
@@ -62,7 +67,28 @@ def translate_arguments(arguments: JsonObject, schema: Mapping[str, Json]) -> Mo
         given = _lora_of_one(given)
     if schema.get("additionalProperties", False) is False and properties:
         given = {name: value for name, value in given.items() if name in properties}
+    given = {name: _read(value, properties.get(name)) for name, value in given.items()}
     return ModelInput(given, sync_mode)
+
+
+def _read(value: Json, rule: Json) -> Json:
+    """A number or a switch that came as a text, as forms send them and some of fal's endpoints want
+    them (`num_inference_steps` is `"4"`), where the model takes no text. What is none stays, and
+    the platform says what is wrong with it."""
+    if not isinstance(value, (str, dict)) or not isinstance(rule, Mapping):
+        return value
+    if isinstance(value, dict):
+        inner = schema_properties(rule)
+        return {name: _read(each, inner.get(name)) for name, each in value.items()}
+    kinds = rule.get("type", "string")
+    if "string" in (kinds if isinstance(kinds, list) else [kinds]):
+        return value
+    if len(value) <= _NUMBER_CHARS_MAX:
+        with contextlib.suppress(ValueError, RecursionError):
+            read = cast("Json", json.loads(value))
+            if isinstance(read, (int, float)) and math.isfinite(read):
+                return read
+    return value
 
 
 def _lora_of_one(given: JsonObject) -> JsonObject:

@@ -6,7 +6,7 @@ import pytest
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.arguments import translate_arguments, with_previews
-from quickthaw.gateway.json_text import JsonObject, parse_object, render
+from quickthaw.gateway.json_text import Json, JsonObject, parse_object, render
 from support.fake_inference import SCHEMA
 
 MODEL = cast("JsonObject", SCHEMA)
@@ -126,3 +126,24 @@ def test_inputs_by_the_names_that_some_endpoints_have_for_them_are_taken(
     assert translate_arguments({theirs: 4, ours: 5}, schema).input == {ours: 5}
     own: JsonObject = {"additionalProperties": False, "properties": {ours: {}, theirs: {}}}
     assert translate_arguments({theirs: 4}, own).input == {theirs: 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        ("num_inference_steps", "4", 4),
+        ("guidance_scale", "7.5", 7.5),
+        ("seed", "9007199254740993", 9007199254740993),
+        ("num_inference_steps", "many", "many"),
+        ("num_inference_steps", "1e999", "1e999"),
+        ("num_inference_steps", "NaN", "NaN"),
+        ("num_inference_steps", "[4]", "[4]"),
+        ("num_inference_steps", "4" * 5000, "4" * 5000),
+        ("prompt", "4", "4"),
+        ("image_size", {"width": "64", "height": "wide"}, {"width": 64, "height": "wide"}),
+    ],
+)
+def test_a_number_may_come_as_text_where_the_model_takes_no_text(
+    name: str, given: Json, taken: Json
+) -> None:
+    assert translate_arguments({name: given}, MODEL).input == {name: taken}

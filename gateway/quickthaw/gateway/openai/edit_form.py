@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import io
-import json
-import math
 from collections.abc import Mapping
-from typing import cast
 
 from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
@@ -82,25 +78,6 @@ async def read_variation(request: Request, gateway: Gateway) -> JsonObject:
         "response_format": "url",
     }
     return {**defaults, **given, "stream": False}
-
-
-def from_text(arguments: JsonObject, properties: Mapping[str, Json]) -> JsonObject:
-    """A form's arguments with numbers and switches as such, where the model takes no text there."""
-    return {
-        name: _read(value, properties.get(name)) if isinstance(value, str) else value
-        for name, value in arguments.items()
-    }
-
-
-def _read(text: str, rule: Json) -> Json:
-    kinds = rule.get("type", "string") if isinstance(rule, Mapping) else "string"
-    if "string" in (kinds if isinstance(kinds, list) else [kinds]):
-        return text
-    with contextlib.suppress(ValueError, RecursionError):
-        value = cast("Json", json.loads(text))
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            return value
-    return text  # The platform says what is wrong with it.
 
 
 def edits_pictures(properties: Mapping[str, Json], *, masked: bool) -> bool:

@@ -23,7 +23,7 @@ from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.media import Medium, medium_of
 from quickthaw.gateway.openai.arguments import Wanted, read_wanted
-from quickthaw.gateway.openai.edit_form import edits_pictures, from_text, read_edit, read_variation
+from quickthaw.gateway.openai.edit_form import edits_pictures, read_edit, read_variation
 from quickthaw.gateway.openai.errors import error_body, invalid
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import EventStream, json_response
@@ -67,7 +67,7 @@ async def _drawn(
 ) -> Response:
     """`kind`: how the events of a stream are named."""
     wanted = read_wanted(body, gateway.default_model)
-    call = await _call(request, gateway, wanted, from_form=kind != GENERATION)
+    call = await _call(request, gateway, wanted)
     exchange = exchange_of(request)
     if wanted.stream:
         attended = await until_gone(request.receive, AttendedRequest.submit(call))
@@ -80,13 +80,12 @@ async def _drawn(
     return json_response(answer, headers={"x-request-id": ended.request_id})
 
 
-async def _call(request: Request, gateway: Gateway, wanted: Wanted, *, from_form: bool) -> Call:
+async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
     credential = read_credential(request.headers)
     found = await _model(gateway, credential, parse_endpoint_id(wanted.model), wanted)
     schema = found.schema
     properties = schema_properties(schema)
-    given = from_text(wanted.arguments, properties) if from_form else wanted.arguments
-    translated = translate_arguments(given, schema)
+    translated = translate_arguments(wanted.arguments, schema)
     input_ = await gateway.inputs.bring(credential, translated.input, properties)
     if wanted.stream and wanted.partial_images:
         input_ = with_previews(input_, schema, wanted.partial_images)
