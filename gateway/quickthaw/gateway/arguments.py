@@ -31,6 +31,7 @@ PRESETS: Final[Mapping[str, tuple[int, int]]] = {
 
 OTHER_NAMES: Final[Mapping[str, str]] = {
     "format": "output_format",
+    "image_format": "output_format",
     "steps": "num_inference_steps",
     "cond_aug": "noise_aug_strength",
     "start_image_url": "image_url",

@@ -61,7 +61,8 @@ def test_a_model_that_takes_anything_gets_everything() -> None:
 
 
 def test_format_is_another_name_of_output_format() -> None:
-    assert translate_arguments({"format": "jpeg"}, MODEL).input == {"output_format": "jpeg"}
+    for name in ("format", "image_format"):
+        assert translate_arguments({name: "jpeg"}, MODEL).input == {"output_format": "jpeg"}
     both: JsonObject = {"format": "jpeg", "output_format": "png"}
     assert translate_arguments(both, MODEL).input == {"output_format": "png"}
 
