@@ -180,6 +180,19 @@ async def test_a_heartbeat_is_acknowledged_when_its_metered_time_is_durable(
         assert (listed_attempt.metered_ms, listed_attempt.state) == (640, RUNNING)
 
 
+async def test_a_worker_that_counts_beyond_all_time_still_ends_its_request(
+    running: Running,
+) -> None:
+    async with FakeWorker(running.address, running.worker_key) as worker:
+        request_id = await running.admin.submit()
+        worker.finish(await worker.next_assign(), metered_ms=2**62)
+        ended = await running.admin.until_ended(request_id)
+        assert ended.state == SUCCEEDED
+        assert ended.receipt.run_ms < 2**36
+        await running.admin.submit()
+        worker.finish(await worker.next_assign())
+
+
 async def test_residency_is_told_to_operators_with_the_models_that_are_ready(
     running: Running,
 ) -> None:

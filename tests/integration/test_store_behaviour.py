@@ -201,13 +201,18 @@ async def test_one_impossible_write_does_not_take_its_batch_with_it(store: Store
     assert set(await recovered(store)) == {"req_000001", "req_000002", "req_000003"}
 
 
+@pytest.mark.parametrize("too_large", [False, True])
 async def test_a_write_that_no_store_would_take_is_told_and_not_tried_for_ever(
-    store: Store,
+    store: Store, too_large: bool
 ) -> None:
-    """A statement without one of its values: nothing that waiting mends, even for what happened."""
+    """A statement without one of its values, or with a number of more than 64 bits: nothing that
+    waiting mends, even for what happened."""
     attempt = rows.an_attempt(rows.a_job(1))
     [first, *others] = rows.place(attempt)
-    maimed = Row(first.statement, {k: v for k, v in first.values.items() if k != "worker_id"})
+    values = {**first.values, "placed_unix_ms": 1 << 80}
+    if not too_large:
+        del values["worker_id"]
+    maimed = Row(first.statement, values)
     results = await asyncio.gather(
         store.journal.offer(rows.submit(rows.a_job(1))),
         store.journal.keep([maimed, *others]),

@@ -38,6 +38,9 @@ CONCURRENCY_MAX = 1_000
 BATCH_MAX = 64
 DIGEST_CHARS = 64
 ATTEMPT_ID_CHARS_MAX = 80
+SPAN_MS_MAX = 366 * 86_400_000
+SIDE_MAX = 65_536
+"""Pixels. What is counted and multiplied by prices has to fit the 64 bits of a bill."""
 
 ToWorker: TypeAlias = (
     commands.SendCancel
@@ -123,7 +126,7 @@ def heard(worker_id: WorkerId, message: fleet_pb2.WorkerMessage) -> Iterator[Hea
             yield events.AttemptRunning(
                 worker_id,
                 _attempt_id(running.attempt_id),
-                max(0, running.load_ms),
+                _span_ms(running.load_ms),
                 tier_from_wire(running.start_tier),
             )
         case "event":
@@ -150,8 +153,8 @@ def finished(worker_id: WorkerId, message: fleet_pb2.AttemptFinished) -> events.
         attempt_id=_attempt_id(message.attempt_id),
         request_id=RequestId(message.request_id),
         outcome=outcome,
-        metered_ms=max(0, message.metered_ms),
-        load_ms=max(0, message.load_ms),
+        metered_ms=_span_ms(message.metered_ms),
+        load_ms=_span_ms(message.load_ms),
         start_tier=tier_from_wire(message.start_tier),
         failure=failure,
         payload=message,
@@ -165,10 +168,18 @@ def _outputs(artifacts: Iterable[types_pb2.Artifact]) -> OutputUnits:
     for each in artifacts:
         if each.content_type.startswith("image/"):
             images += 1
-            pixels += max(0, each.width) * max(0, each.height)
+            pixels += _side(each.width) * _side(each.height)
         elif each.content_type.startswith("video/"):
-            video_ms += max(0, each.duration_ms)
+            video_ms += _span_ms(each.duration_ms)
     return OutputUnits(images, pixels, video_ms)
+
+
+def _span_ms(told_ms: int) -> int:
+    return told_ms if 0 <= told_ms <= SPAN_MS_MAX else SPAN_MS_MAX if told_ms > 0 else 0
+
+
+def _side(told: int) -> int:
+    return told if 0 <= told <= SIDE_MAX else SIDE_MAX if told > 0 else 0
 
 
 def _checked_event(message: fleet_pb2.AttemptEvent) -> fleet_pb2.AttemptEvent:
@@ -199,7 +210,7 @@ def _reports(messages: Iterable[fleet_pb2.AttemptStatus]) -> tuple[events.Attemp
             _attempt_id(each.attempt_id),
             RequestId(each.request_id),
             STATE_FROM_WIRE.get(each.state, RequestState.PLACED),
-            max(0, each.metered_ms),
+            _span_ms(each.metered_ms),
         )
         for each in messages
     )

@@ -23,6 +23,7 @@ from quickthaw.scheduler.slices import SLICE_MAX, slices
 from quickthaw.scheduler.worker_streams import WorkerStream, WorkerStreams
 from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc
 from quickthaw.wire import errors, limits
+from quickthaw.wire.status import translate
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -100,6 +101,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             stream.close(error)
         except grpc.aio.AioRpcError:
             stream.close(errors.Unavailable("the worker's stream broke"))
+        except Exception as error:
+            # A bug of ours: the worker connects again, which is better than being read no more.
+            stream.close(translate(error))
 
     def _hear(self, stream: WorkerStream, messages: Sequence[fleet_pb2.WorkerMessage]) -> None:
         worker_id, dispatcher = WorkerId(stream.worker_id), self._dispatcher

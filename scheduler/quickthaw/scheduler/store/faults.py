@@ -21,6 +21,8 @@ ROW_FAULTS = (
     *(IntegrityError, DataError, ProgrammingError),
     # On SQLite rows go straight to the driver: see `Statements.execute`.
     *(sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError),
+    # Of a value that a driver has no form for, such as an integer of more than 64 bits.
+    *(OverflowError, TypeError, ValueError),
 )
 """What no store would take, now or later: a bug of ours, never an outage to wait out."""
 
