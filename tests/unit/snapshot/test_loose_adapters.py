@@ -263,3 +263,16 @@ def test_a_packed_lora_is_read_without_its_base_and_checked(
     flip_bit(room.component_path(part.digest), part.data_start + 5)
     with pytest.raises(SnapshotCorrupt):
         read()
+
+
+def test_what_grows_beyond_its_bound_in_the_type_of_the_base_is_refused_unread(
+    base: LoadedModel, tmp_path: Path
+) -> None:
+    path = lora(tmp_path / "a.safetensors", tiny_sd(0), ("unet",), rank=8)
+    tensors = {name: each.to(torch.float8_e4m3fn) for name, each in load_file(path).items()}
+    save_file(tensors, path)
+    items = sum(each.numel() for each in tensors.values())
+    modules = base.pipeline.components
+    with pytest.raises(InvalidArgument, match=f"it has {4 * items} bytes"):
+        read_loose(path, base.manifest, modules, "the file", 4 * items - 1)
+    assert read_loose(path, base.manifest, modules, "the file", 4 * items).nbytes == 4 * items

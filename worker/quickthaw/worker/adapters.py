@@ -196,7 +196,7 @@ class Adapters:
         with tempfile.TemporaryDirectory(prefix="lora-", dir=self._folder) as folder:
             path = Path(folder, "lora.safetensors")
             digest = self._place(lora.path, path, limit)
-            return _Kept((read_loose(path, loaded.manifest, parts, where),), digest)
+            return _Kept((read_loose(path, loaded.manifest, parts, where, limit),), digest)
 
     def _place(self, named: str, path: Path, bytes_max: int) -> str:
         """Writes the file; its SHA-256."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -75,14 +76,18 @@ def lora_header(path: Path, where: str = "") -> Header:
 
 
 def read_lora(
-    path: Path, base: Manifest, dtypes: Mapping[str, Mapping[str, str]], where: str = ""
+    path: Path,
+    base: Manifest,
+    dtypes: Mapping[str, Mapping[str, str]],
+    where: str = "",
+    bytes_max: int | None = None,
 ) -> dict[str, list[AdaptedLayer]]:
     """The file's layers by component of the base, in the order of its modules.
 
     `dtypes`: the type of each stored tensor by component name, since adapters take the type of what
-    they adapt. `where`: what errors call the file, if not by its path. The tensors may be views of
-    the file. Raises `InvalidArgument` if the file does not fit, `SnapshotInvalid` for what cannot
-    be packed, and `FailedPrecondition` without peft.
+    they adapt. `where`: what errors call the file, if not by its path. `bytes_max`: in those types.
+    The tensors may be views of the file. Raises `InvalidArgument` if the file does not fit,
+    `SnapshotInvalid` for what cannot be packed, and `FailedPrecondition` without peft.
     """
     where = where or str(path)
     header = lora_header(path, where)
@@ -93,6 +98,8 @@ def read_lora(
         if part.kind in ADAPTED_KINDS
     }
     _check_count(header, modules, where)
+    if bytes_max is not None:
+        _check_bytes(header, modules, bytes_max, where)
     with building_alone():
         _load(_pipeline(base, modules), path, where)
     found = {name: _adapted(module, where) for name, module in modules.items()}
@@ -113,6 +120,20 @@ def _check_count(header: Header, modules: Mapping[str, nn.Module], where: str) -
         raise InvalidArgument(
             f"{where}: does not fit the base: it has {len(header.tensors)} tensors for the base's "
             f"{layers} layers"
+        )
+
+
+def _check_bytes(
+    header: Header, modules: Mapping[str, nn.Module], bytes_max: int, where: str
+) -> None:
+    """A file in eight bits grows to four times its size over a base in 32."""
+    weights = (weight for module in modules.values() for weight in module.parameters())
+    item_bytes = max((weight.itemsize for weight in weights), default=1)
+    nbytes = sum(math.prod(entry.shape) for entry in header.tensors) * item_bytes
+    if nbytes > bytes_max:
+        raise InvalidArgument(
+            f"{where}: in its base's type it has {nbytes} bytes, and {bytes_max} are taken; "
+            "send one of a smaller rank"
         )
 
 

@@ -62,9 +62,14 @@ def targets(base: Manifest) -> tuple[Component, ...]:
 
 
 def read_loose(
-    path: Path, base: Manifest, modules: Mapping[str, nn.Module], where: str
+    path: Path,
+    base: Manifest,
+    modules: Mapping[str, nn.Module],
+    where: str,
+    bytes_max: int | None = None,
 ) -> LooseAdapter:
-    """The LoRA in a file, for a base whose modules are loaded. Raises as `read_lora`."""
+    """The LoRA in a file, for a base whose modules are loaded; at most `bytes_max` of it in their
+    types. Raises as `read_lora`."""
     dtypes = {
         part.name: {
             slot.name: NAMES[tensor.dtype]
@@ -73,7 +78,7 @@ def read_loose(
         }
         for part in targets(base)
     }
-    read = read_lora(path, base, dtypes, where)
+    read = read_lora(path, base, dtypes, where, bytes_max)
     return LooseAdapter({name: [_own(line) for line in lines] for name, lines in read.items()})
 
 
