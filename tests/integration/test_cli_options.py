@@ -66,6 +66,8 @@ def test_compile_says_what_is_wrong_with_what_it_was_given(
     assert "feed" in capfd.readouterr().err
     assert execute(["snapshot", "compile", digest[:12], *given, "--shapes", "large"]) == 1
     assert "must be WIDTHxHEIGHT" in capfd.readouterr().err
+    assert execute(["snapshot", "compile", digest[:12], *given, "--device", "gpu"]) == 1
+    assert "must be cpu, cuda or cuda:N" in capfd.readouterr().err
     assert not (tmp_path / "compiled").exists()
 
 

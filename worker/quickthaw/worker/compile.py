@@ -25,6 +25,7 @@ from quickthaw.snapshot import (
     Device,
     LoadedModel,
     Loader,
+    Manifest,
     Slab,
     SnapshotStore,
 )
@@ -148,6 +149,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _device(named: str, manifest: Manifest) -> Device:
+    """Raises InvalidArgument, and SettingsInvalid for a GPU that is not there."""
+    if (found := re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", named)) is None:
+        raise InvalidArgument(f"--device {named!r:.40} must be cpu, cuda or cuda:N")
+    if named == "cpu":
+        return CpuDevice(manifest.weight_bytes + (64 + len(manifest.components)) * _MIB)
+    return CudaDevice(int(found[1] or 0))
+
+
 def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(list(arguments))
     try:
@@ -157,12 +167,7 @@ def main(arguments: Sequence[str]) -> int:
         manifest = store.open(given.digest).manifest
         for _part in import_families((manifest.family,)):
             continue
-        kind, _, index = given.device.partition(":")
-        device: Device
-        if kind == "cuda":
-            device = CudaDevice(int(index or 0))
-        else:
-            device = CpuDevice(manifest.weight_bytes + (64 + len(manifest.components)) * _MIB)
+        device = _device(given.device, manifest)
         sizes = [Size.parse(text) for text in given.shape]
         outcomes = compile_model(store, given.digest, device, given.compiled_cache, sizes)
     except (QuickthawError, OSError) as error:
