@@ -19,6 +19,7 @@ from quickthaw.scheduler import settings as scheduler
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.metrics import SchedulerMetrics, Snapshot
 from quickthaw.v1 import billing_pb2, catalog_pb2, inference_pb2, types_pb2
+from quickthaw.worker.metrics import WorkerMetrics
 from support.fake_worker import FakeWorker
 from support.schedulers import Caller, SchedulerProcess, a_model
 from support.store_servers import PostgresServer, postgres_binaries
@@ -68,9 +69,14 @@ def test_every_metric_of_the_page_exists() -> None:
     states = {state.value: 0 for state in RequestState}
     of_scheduler.observe(lambda: Snapshot({}, states, {}, {}, {}, 0))
     GatewayMetrics(of_gateway)
-    families = [*of_scheduler.registry.collect(), *of_gateway.collect()]
-    known = {f"{f.name}_total" if f.type == "counter" else f.name for f in families}
-    assert set(re.findall(r"quickthaw_[a-z_]+[a-z]", PAGE.read_text())) <= known
+    parts = (of_scheduler.registry, of_gateway, WorkerMetrics().registry)
+    by_part = [
+        {f"{f.name}_total" if f.type == "counter" else f.name for f in registry.collect()}
+        for registry in parts
+    ]
+    named = set(re.findall(r"(?:quickthaw|process)_[a-z_]+[a-z]", PAGE.read_text()))
+    assert named <= set().union(*by_part)
+    assert all("process_start_time_seconds" in known for known in by_part), "each part's own"
 
 
 async def test_a_backup_that_was_taken_under_load_starts_with_all_that_was_accepted_before(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
+        ProcessCollector(registry=registry)
         self.requests = Counter(
             "quickthaw_gateway_requests_total",
             "HTTP requests answered, by surface and status; 499: the caller left first.",

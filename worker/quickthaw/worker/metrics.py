@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from quickthaw.worker.attempts import LoadSummary, Tier
 
@@ -18,6 +18,7 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.registry = registry
         prefix = "quickthaw_worker_"
         self.load_seconds = Histogram(
