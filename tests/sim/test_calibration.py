@@ -97,6 +97,16 @@ def test_what_the_list_command_prints_is_a_log_too(tmp_path: Path) -> None:
     assert models[0].weight_bytes > 0, "no sizes are known: they are made up"
 
 
+def test_a_model_that_the_log_tells_no_sizes_of_is_as_large_as_those_it_does(
+    tmp_path: Path,
+) -> None:
+    rows = [*HEAD, a_request(1), {**a_request(2), "model": "self-test/1"}]
+    (one, unknown), _ = replayed(read_log(written(tmp_path / "log", rows)), 1)
+    assert (one.id, unknown.id) == ("me/one", "self-test/1")
+    assert unknown.weight_bytes == one.weight_bytes
+    assert one.sizes.keys() & unknown.sizes.keys() == {"b"}, "all but the largest is shared"
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [

@@ -349,7 +349,9 @@ class _Session:
         for line in tables.sources(asked.fleet, used):
             console.print(f"  {line}", style="dim", markup=False)
         if asked.log is not None and asked.log.never_ran:
-            left_out = f"{asked.log.never_ran} requests of the log never ran and are left out"
+            left_out = (
+                f"left out, since they never ran: {asked.log.never_ran} of the log's requests"
+            )
             console.print(left_out, style="dim")
 
     def _finish(self, question: str, answers: dict[str, Any], render: Any) -> None:

@@ -145,14 +145,17 @@ def _made_up(spec: SceneSpec) -> _Traffic:
 
 
 def replayed(log: RequestLog, seed: int, times: float = 1.0) -> _Traffic:
-    """A log's requests, `times` as fast one after the other; models of which it tells no sizes get
-    made-up ones. Run times are put on the reference GPU by `log_speeds` beforehand."""
+    """A log's requests, `times` as fast one after the other. Models of which it tells no sizes
+    (removed since, or tried before they were deployed) are fine-tunes of one of which it does, or
+    made up if there is none. Run times are put on the reference GPU by `log_speeds` beforehand."""
     numbers: dict[str, int] = {}
     for each in log.requests:
         numbers.setdefault(each.model, len(numbers))
     made_up = iter(catalog(a_random(seed, "models"), len(numbers)))
+    draw, known = a_random(seed, "unknown models"), list(log.models.values())
     models = [
-        log.models.get(name) or replace(spec, id=ModelId(name))
+        log.models.get(name)
+        or (_tuned(draw.choice(known), name) if known else replace(spec, id=ModelId(name)))
         for name, spec in zip(numbers, made_up, strict=True)
     ]
     first = log.requests[0].at_seconds
@@ -169,6 +172,16 @@ def replayed(log: RequestLog, seed: int, times: float = 1.0) -> _Traffic:
         for each in log.requests
     ]
     return models, arrivals
+
+
+def _tuned(model: ModelSpec, name: str) -> ModelSpec:
+    """A model of the same sizes that shares all but the largest component."""
+    largest, _ = next(iter(model.sizes.items()))
+    parts = tuple(
+        replace(part, digest=Digest(f"{name} {part.digest}")) if part.digest == largest else part
+        for part in model.components
+    )
+    return replace(model, id=ModelId(name), components=parts)
 
 
 def on_reference(log: RequestLog, speeds: dict[str, float]) -> RequestLog:
