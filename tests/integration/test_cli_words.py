@@ -32,7 +32,7 @@ class PlayedGateway(BaseHTTPRequestHandler):
         server.paths.append(self.path)
         told: dict[str, object] = {"access_url": "http://localhost/files/x"}
         if self.path.startswith("/v1/inputs/"):
-            told = {"input": {"prompt": "x"}} if server.status == 200 else {"detail": "no"}
+            told = {"input": {"prompt": "x"}} if server.status == 200 else server.refusal
         body = json.dumps(told).encode()
         self.send_response(server.status if self.path.startswith("/v1/") else 200)
         self.send_header("content-length", str(len(body)))
@@ -48,6 +48,7 @@ class Gateway(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), PlayedGateway)
         self.paths: list[str] = []
         self.status = 200
+        self.refusal: dict[str, object] = {"detail": "no"}
 
 
 @pytest.fixture
@@ -81,6 +82,16 @@ def test_what_a_gateway_refuses_for_other_reasons_is_not_blamed_on_the_inputs(
     told = quickthaw("run", "shapes", "prompt=x", 'loras=[{"path": "./style.safetensors"}]')
     assert told.status == 1
     assert "models show" not in told.err
+
+
+def test_a_file_that_cannot_be_used_is_told_with_the_input_that_names_it(
+    quickthaw: Quickthaw, gateway: Gateway, tmp_path: Path
+) -> None:
+    (tmp_path / "style.safetensors").write_bytes(b"x")
+    gateway.status = 422
+    gateway.refusal = {"detail": [{"loc": ["body", "loras", 0, "path"], "msg": "It is none."}]}
+    told = quickthaw("run", "shapes", "prompt=x", 'loras=[{"path": "./style.safetensors"}]')
+    assert told.err.startswith("error: loras.0.path: It is none.\n")
 
 
 def test_a_file_named_without_its_dot_and_slash_is_refused_before_anything_is_submitted(
@@ -158,12 +169,22 @@ def test_a_number_that_is_none_is_said_plainly(
     assert "parse" not in told.err
 
 
+def test_an_export_into_a_folder_that_is_not_there_is_refused_by_that_name(
+    quickthaw: Quickthaw, platform: FakePlatform, tmp_path: Path
+) -> None:
+    told = quickthaw("requests", "export", "--output", str(tmp_path / "nowhere" / "mine.jsonl"))
+    assert told.status == 2
+    assert told.err.endswith("nowhere\n")
+
+
 def test_a_folder_that_is_not_there_does_not_count_as_an_empty_one(
     quickthaw: Quickthaw, tmp_path: Path
 ) -> None:
-    told = quickthaw("snapshot", "list", str(tmp_path / "nowhere"))
-    assert told.status == 2
-    assert "nowhere: no such folder" in told.err
+    for command in ("list", "ls"):
+        told = quickthaw("snapshot", command, str(tmp_path / "nowhere"))
+        assert told.status == 2
+        assert "nowhere: no such folder" in told.err
+        assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_gateways_address_given_for_the_schedulers_is_named_as_the_mistake(

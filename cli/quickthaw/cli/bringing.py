@@ -162,4 +162,12 @@ def _told(text: bytes, status: int) -> str:
     if isinstance(detail, str):
         return detail
     items = cast("list[dict[str, object]]", detail) if isinstance(detail, list) else []
-    return "; ".join(str(item.get("msg")) for item in items) or f"the gateway answered {status}"
+    return "; ".join(map(_located, items)) or f"the gateway answered {status}"
+
+
+def _located(item: Mapping[str, object]) -> str:
+    """The message after the input that it is about: `["body", "image_url"]` is image_url."""
+    where = item.get("loc")
+    names = cast("list[object]", where)[1:] if isinstance(where, list) else []
+    told = str(item.get("msg"))
+    return f"{'.'.join(map(str, names))}: {told}" if names else told

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quickthaw.cli.errors import UsageFault
 from quickthaw.cli.output import Output, stderr
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def write_log(lines: Iterable[Line], output: Path | None, out: Output) -> None:
         for line in lines:
             out.line(line)
         return
+    if not output.parent.is_dir():
+        raise UsageFault(f"--output {output}: there is no folder {output.parent}")
     partial = output.with_name(f"{output.name}.partial")
     count = 0
     try:

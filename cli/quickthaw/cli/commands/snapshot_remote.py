@@ -241,9 +241,13 @@ def list_remote(
     json_: JsonOption = False,
 ) -> None:
     """The snapshots in a bucket or folder."""
+    from quickthaw.cli.errors import UsageFault
     from quickthaw.snapshot.remote import open_writable
     from quickthaw.snapshot.remote.push import list_snapshots
 
+    # To push makes a folder; to look into one must not.
+    if "://" not in url and not Path(url).expanduser().is_dir():
+        raise UsageFault(f"{url}: no such folder")
     found = [
         {
             "digest": each.digest,
