@@ -32,6 +32,13 @@ _NO_HANDSHAKE: Final = b"\x15\x03\x01\x00\x02\x02\x28"
 _CONNECT: Final = b"CONNECT "
 _ACCEPT_PAUSE_SECONDS: Final = 0.1
 _OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ITS_OWN: Final = frozenset(
+    {
+        *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EPERM),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+    }
+)
+"""What Linux says of one connection where it says it of the listening socket: see accept(2)."""
 
 
 class Refused(Exception):
@@ -98,7 +105,7 @@ class Port:
         if error.errno in _OUT_OF_FILES:
             logger.warning("cannot accept connections: %s", error)
             await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)
-        elif error.errno not in (errno.ECONNABORTED, errno.EPROTO):
+        elif error.errno not in _ITS_OWN:
             raise error
 
     async def _admit(self, connection: socket.socket) -> None:
