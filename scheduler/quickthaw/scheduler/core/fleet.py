@@ -206,6 +206,11 @@ class Worker(_LookedAt):
         beyond = more - self._working_bytes_least
         return self._working_bytes + beyond if beyond > 0 else self._working_bytes
 
+    @property
+    def committed_bytes(self) -> int:
+        """What it will use at most: never over its VRAM by our decisions, which tests watch."""
+        return self.planned_bytes + self.working_bytes()
+
     def evictable(self) -> Sequence[tuple[Digest, int]]:
         """What may leave VRAM, with sizes, first to go first: all of the plan that no open attempt
         uses. Worked out when it is first asked for after a change."""
