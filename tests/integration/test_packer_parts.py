@@ -3,7 +3,10 @@ without."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from quickthaw.cli.making import Recipe
-from quickthaw.cli.packer import child, uploads
+from quickthaw.cli.packer import child, packing, uploads
 from quickthaw.cli.packer.isolation import Rooms, child_environment
 from quickthaw.cli.packer.order import Order, Packed, Packing, Refused, answer_line, parse_answer
 from quickthaw.cli.packer.packing import pack
@@ -31,6 +34,7 @@ from quickthaw.wire.errors import (
     SettingsInvalid,
     SnapshotInvalid,
 )
+from support.patience import PATIENCE_SECONDS
 
 DATA = bytes(range(256)) * 100
 
@@ -296,3 +300,34 @@ def test_every_limit_of_the_packer_is_a_flag() -> None:
     limits = ("--pack-bytes-max", "--pack-seconds-max", "--test-seconds-max", "--keep-seconds")
     for flag in (*limits, "--push", "--pack-user", "--require-walls"):
         assert flag in done.stdout
+
+
+LEAVES_A_CHILD = """
+import subprocess, sys
+print(subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL).pid)
+"""
+
+
+async def test_what_a_packing_process_leaves_behind_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+
+    async def start(module: str, home: Path) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        command = (sys.executable, "-c", LEAVES_A_CHILD)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, stderr=pipe
+        )
+        assert process.stdout is not None
+        left.append(int(await process.stdout.readline()))
+        return process
+
+    monkeypatch.setattr(packing, "start", start)
+    monkeypatch.setattr(packing, "SAID_SECONDS_MAX", 0.1)
+    try:
+        with pytest.raises(ResourceExhausted, match="the process that packed"):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await pack(an_order(tmp_path, tmp_path), tmp_path, PATIENCE_SECONDS, lambda _: None)
+    finally:
+        os.kill(left[0], signal.SIGKILL)

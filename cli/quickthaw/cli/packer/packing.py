@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 LINE_BYTES_MAX = 64 * 1024
 SAID_BYTES_MAX = 4_000
+SAID_SECONDS_MAX = 5.0
+"""For its last words, when it has ended: something that it started may hold their pipe open."""
 
 
 async def pack(
@@ -58,9 +60,10 @@ async def pack(
         if process.returncode is None:
             process.kill()
             await process.wait()
-        last = (await said).decode(errors="replace").strip()
-        if last:
+        await asyncio.wait({said}, timeout=SAID_SECONDS_MAX)
+        if said.done() and (last := said.result().decode(errors="replace").strip()):
             logger.info("the packing process said: %s", last)
+        said.cancel()
     match answer:
         case Packed():
             return answer.digest
