@@ -90,6 +90,10 @@ class Budgets:
     def held_nanodollars(self, account_id: AccountId) -> int:
         return self._held[account_id]
 
+    def holds(self) -> int:
+        """How many requests have one."""
+        return len(self._holds)
+
     def hold(self, request_id: RequestId) -> Hold | None:
         return self._holds.get(request_id)
 

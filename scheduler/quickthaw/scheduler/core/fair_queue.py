@@ -159,6 +159,10 @@ class FairQueue:
         that is next by right; 0 for that one."""
         return max(0.0, self._tenants[waiting.job.tenant].finish - self._virtual_now())
 
+    def is_held(self, tenant: TenantId) -> bool:
+        known = self._tenants.get(tenant)
+        return known is not None and known.held
+
     def ahead(self) -> list[Waiting]:
         """Those that go before the order, oldest first; their tenants are charged like all others.
         What waits at a gate, or for its tenant, is not among them."""

@@ -244,6 +244,10 @@ class Machine:
         known = sorted(account.id for account in self._state.budgets.accounts())
         return [self.account(account_id) for account_id in known]
 
+    def open_holds(self) -> int:
+        """How many requests hold something on an account."""
+        return self._state.budgets.holds()
+
     def prices(self) -> PriceTable:
         """Those in force."""
         return self._state.prices
