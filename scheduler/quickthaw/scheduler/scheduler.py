@@ -13,56 +13,30 @@ from quickthaw.scheduler import bootstrap
 from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
 from quickthaw.scheduler.auth import AuthInterceptor
 from quickthaw.scheduler.background import Background
-from quickthaw.scheduler.budgeting import Budgeting
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.clock import Clock, SystemClock
 from quickthaw.scheduler.convert.requests import WatchPayload
 from quickthaw.scheduler.core.events import PricesChanged
 from quickthaw.scheduler.decision_log import DecisionLog
-from quickthaw.scheduler.deployments import DeploymentLimits, Deployments
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
-from quickthaw.scheduler.holds import Holds
-from quickthaw.scheduler.key_gate import KeyGate
 from quickthaw.scheduler.key_uses import note_uses
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
 from quickthaw.scheduler.loras import LoraPlaces
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.prices import load_prices, watch_prices
-from quickthaw.scheduler.quotas import QuotaLimits, Quotas
-from quickthaw.scheduler.releasing import Releasing
-from quickthaw.scheduler.requests import Requests
 from quickthaw.scheduler.retention import KeepTimes, Retention
 from quickthaw.scheduler.scrape import snapshot_reader
 from quickthaw.scheduler.server import Health, listen, make_server
-from quickthaw.scheduler.servicers.accounts import AccountsServicer
-from quickthaw.scheduler.servicers.billing import BillingServicer
-from quickthaw.scheduler.servicers.catalog import CatalogServicer
-from quickthaw.scheduler.servicers.deployments import DeploymentsServicer
-from quickthaw.scheduler.servicers.fleet import FleetServicer
-from quickthaw.scheduler.servicers.inference import InferenceServicer
-from quickthaw.scheduler.servicers.traffic import TrafficServicer
-from quickthaw.scheduler.servicers.webhooks import WebhooksServicer
+from quickthaw.scheduler.services import Parts, add_services
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.journal import JournalLimits
 from quickthaw.scheduler.store.queries import key_record
 from quickthaw.scheduler.store.recovery import tenant_weights
 from quickthaw.scheduler.store.store import Store, open_store
-from quickthaw.scheduler.submissions import Submissions
-from quickthaw.scheduler.webhook_keys import WebhookKeys
-from quickthaw.scheduler.webhooks import Webhooks
 from quickthaw.scheduler.worker_streams import WorkerStreams
-from quickthaw.v1 import (
-    billing_pb2_grpc,
-    catalog_pb2_grpc,
-    deployments_pb2_grpc,
-    fleet_pb2_grpc,
-    inference_pb2_grpc,
-    traffic_pb2_grpc,
-    webhooks_pb2_grpc,
-)
 from quickthaw.wire import errors
 from quickthaw.wire.process import Address, serve_metrics, watch_loop_lag
 
@@ -181,24 +155,6 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     loras = LoraPlaces(catalog)
     dispatcher.input_for = loras.input_for
     await bootstrap.recover(store, catalog, dispatcher)
-    webhooks = Webhooks(
-        store=store,
-        dispatcher=dispatcher,
-        clock=clock,
-        tenant_in_flight_max=limits.webhook_tenant_in_flight_max,
-        poll_seconds=limits.webhook_poll_ms / 1000,
-    )
-    await webhooks.recover()
-    submissions = Submissions(
-        catalog=catalog,
-        dispatcher=dispatcher,
-        store=store,
-        idempotency_retention_ms=limits.idempotency_retention_hours * HOUR_MS,
-        webhooks=webhooks,
-        gate=KeyGate(keys, dispatcher.live, clock),
-        loras=loras,
-    )
-    requests = Requests(dispatcher, store, catalog, metrics)
     artifacts = Artifacts(blobs)
     retention = Retention(
         store=store,
@@ -207,56 +163,20 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         metrics=metrics,
         keep=_keep_times(limits),
     )
-    inference_pb2_grpc.add_InferenceServicer_to_server(
-        InferenceServicer(
-            submissions,
-            requests,
-            artifacts,
-            Holds(clock, limits.realtime_hold_ms),
-            realtime_in_flight_max=limits.realtime_in_flight_max,
-            run_many_in_flight_max=limits.run_many_in_flight_max,
-        ),
-        server,
+    parts = Parts(
+        limits=limits,
+        clock=clock,
+        store=store,
+        metrics=metrics,
+        keys=keys,
+        catalog=catalog,
+        dispatcher=dispatcher,
+        streams=streams,
+        explanations=explanations,
+        artifacts=artifacts,
+        loras=loras,
     )
-    releasing = Releasing(catalog, store, clock, dispatcher)
-    catalog_pb2_grpc.add_CatalogServicer_to_server(
-        CatalogServicer(catalog, releasing, store, clock, dispatcher), server
-    )
-    deployments_pb2_grpc.add_DeploymentsServicer_to_server(
-        DeploymentsServicer(_deployments(store, catalog, releasing, clock, limits), catalog, clock),
-        server,
-    )
-    fleet_pb2_grpc.add_FleetServicer_to_server(
-        FleetServicer(
-            dispatcher=dispatcher,
-            streams=streams,
-            requests=requests,
-            catalog=catalog,
-            metrics=metrics,
-            explanations=explanations,
-        ),
-        server,
-    )
-    traffic_pb2_grpc.add_TrafficServicer_to_server(TrafficServicer(store.reader), server)
-    budgeting = Budgeting(dispatcher, store.reader)
-    billing_pb2_grpc.add_BillingServicer_to_server(
-        BillingServicer(store.reader, budgeting, dispatcher.machine.prices), server
-    )
-    billing_pb2_grpc.add_AccountsServicer_to_server(
-        AccountsServicer(
-            journal=store.journal,
-            reader=store.reader,
-            keys=keys,
-            clock=clock,
-            metrics=metrics,
-            budgeting=budgeting,
-            new_tenant_credit_nanodollars=limits.new_tenant_credit_nanodollars,
-        ),
-        server,
-    )
-    webhooks_pb2_grpc.add_WebhooksServicer_to_server(
-        WebhooksServicer(webhooks, await WebhookKeys.load(store, clock), clock), server
-    )
+    await add_services(server, parts)
     metrics.observe(snapshot_reader(dispatcher.machine, clock, loop))
     await server.start()
     await health.set_serving(True)
@@ -299,29 +219,6 @@ def _keep_times(limits: Limits) -> KeepTimes:
         webhooks_ms=limits.webhook_keep_days * DAY_MS,
         ledger_ms=limits.ledger_keep_days * DAY_MS,
         idempotency_ms=limits.idempotency_retention_hours * HOUR_MS,
-    )
-
-
-def _deployments(
-    store: Store, catalog: Catalog, releasing: Releasing, clock: Clock, limits: Limits
-) -> Deployments:
-    return Deployments(
-        store=store,
-        catalog=catalog,
-        releasing=releasing,
-        quotas=Quotas(
-            catalog,
-            store.reader,
-            QuotaLimits(limits.tenant_snapshots_max, limits.tenant_snapshot_bytes_max),
-        ),
-        clock=clock,
-        limits=DeploymentLimits(
-            open_max=limits.deployments_waiting_max,
-            tenant_open_max=limits.tenant_deployments_max,
-            attempts_max=limits.deployment_attempts_max,
-            tenant_kept_max=limits.tenant_deployments_kept_max,
-            retention_hours=limits.deployment_retention_hours,
-        ),
     )
 
 

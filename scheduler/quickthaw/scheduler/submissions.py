@@ -233,7 +233,6 @@ class Submissions:
                 retry_delay_seconds=2.0,
             )
 
-    @unbroken
     async def _submit_refused(
         self,
         tenant: str,
@@ -307,7 +306,8 @@ class Submissions:
         except errors.InvalidInput as error:
             if not submission.accept_invalid_input:
                 raise
-            return await self._submit_refused(tenant, submission, fingerprint, error)
+            refused = unbroken(self._submit_refused)
+            return await refused(tenant, submission, fingerprint, error)
         try:
             await (asyncio.shield(durable) if fingerprint else durable)
         except asyncio.CancelledError:
