@@ -42,6 +42,20 @@ def test_every_command_is_in_one_section_of_the_help() -> None:
     assert sorted(name for names in PANELS.values() for name in names) == sorted(root.commands)
 
 
+@pytest.mark.parametrize("command", ["up", "run", "deploy create", "snapshot pack", "usage"])
+def test_no_option_is_cut_short_on_a_terminal_of_80_columns(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert execute([*command.split(), "--help"]) == 0
+    assert "…" not in capsys.readouterr().out
+
+
+def test_deploys_help_says_where_its_options_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["deploy", "--help"]) == 0
+    assert "deploy create --help" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "command", ["up", "run", "quote", "usage", "models add", "keys create", "bench cold-start"]
 )

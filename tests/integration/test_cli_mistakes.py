@@ -110,6 +110,23 @@ def test_files_that_cannot_be_fetched_now_can_be_fetched_later(
 
 
 @pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("--private --shared", "choose one"),
+        ("--timeout 0", "--timeout 0"),
+        ("--timeout nan", "--timeout nan"),
+    ],
+)
+def test_a_deployment_with_options_that_make_no_sense_does_not_begin(
+    quickthaw: Quickthaw, platform: FakePlatform, words: str, wrong: str
+) -> None:
+    told = quickthaw("deploy", "x.safetensors", "--name", "me/x", *words.split())
+    assert told.status == 2
+    assert wrong in told.err
+    assert not platform.received
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         "requests list --state lost",

@@ -80,12 +80,13 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[object]], right: str 
     """A plain table; `right` names the headings to align right, with spaces between."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     aligned = set(right.split())
     cells = [[str(cell) for cell in row] for row in rows]
     for index, heading in enumerate(headings):
-        longest = max((len(row[index]) for row in cells), default=0)
+        longest = max((Text.from_markup(row[index]).cell_len for row in cells), default=0)
         made.add_column(
             heading,
             justify="right" if heading in aligned else "left",

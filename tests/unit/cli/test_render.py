@@ -75,3 +75,13 @@ def test_a_narrow_terminal_breaks_no_id_and_folds_no_column_to_letters() -> None
     (line,) = [line for line in told.getvalue().splitlines() if request_id in line]
     assert "quickthaw/" in line
     assert "$0.00004376" in line
+
+
+def test_a_colour_makes_no_column_wider() -> None:
+    def shown(cell: str) -> str:
+        console = Console(width=80, color_system=None)
+        with console.capture() as capture:
+            console.print(render.table(("state", "worker"), [(cell, "w")]))
+        return capture.get()
+
+    assert shown("[green]ready[/green]") == shown("ready")

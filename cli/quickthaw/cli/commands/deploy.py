@@ -34,8 +34,10 @@ app = typer.Typer(
     cls=_PathOrCommand,
     no_args_is_help=True,
     help="Deploy a LoRA, a checkpoint or a diffusers folder: `deploy PATH --name OWNER/MODEL`. "
-    "Then versions, rollback, delete, gc.",
+    "Then versions, rollback, delete, gc.\n\n"
+    "`quickthaw deploy create --help` lists the options of `deploy PATH`.",
 )
+DAY_SECONDS = 86_400
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog id or alias.")]
 
 
@@ -74,14 +76,13 @@ def create(
         ),
     ] = None,
     private: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--private/--shared",
-            help="Who may call it: its owner's keys, or every tenant. Default: private if it is "
-            "new, else as it is.",
-            show_default=False,
+            "--private",
+            help="Only its owner's keys may call it; so it is if it is new, else as before.",
         ),
-    ] = None,
+    ] = False,
+    shared: Annotated[bool, typer.Option("--shared", help="Every tenant may call it.")] = False,
     owner: Annotated[
         str,
         typer.Option(metavar="TENANT", help="Whose it is. Default: yours.", show_default=False),
@@ -121,10 +122,13 @@ def create(
     licence: Annotated[
         str, typer.Option("--license", "--licence", help="Of the weights.", show_default=False)
     ] = "",
-    self_test: Annotated[
+    no_self_test: Annotated[
         bool,
-        typer.Option(help="Draw with it first, and change nothing if that fails."),
-    ] = True,
+        typer.Option(
+            "--no-self-test",
+            help="Serve it untried. Else it draws first, and nothing changes if that fails.",
+        ),
+    ] = False,
     test: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,7 +138,7 @@ def create(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, max=86_400, help="For the self-test.")
+        float, typer.Option(metavar="SECONDS", help="For the self-test, from 1 to 86400 (a day).")
     ] = TIMEOUT_SECONDS,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where its picture is saved.")
@@ -175,9 +179,13 @@ def create(
         defaults=tuple(default or ()),
         to=to,
     )
-    visibility = {None: None, True: Visibility.PRIVATE, False: Visibility.SHARED}[private]
+    if not 1 <= timeout <= DAY_SECONDS:
+        raise UsageFault(f"--timeout {timeout:g}: give seconds, from 1 to {DAY_SECONDS}")
+    if private and shared:
+        raise UsageFault("--private and --shared: choose one")
+    visibility = Visibility.PRIVATE if private else Visibility.SHARED if shared else None
     if remote is not None:
-        for flag, given in (("--owner", owner), ("--to", to), ("--no-self-test", not self_test)):
+        for flag, given in (("--owner", owner), ("--to", to), ("--no-self-test", no_self_test)):
             if given:
                 raise UsageFault(
                     f"{flag} is for the platform's operators",
@@ -189,12 +197,12 @@ def create(
     files: list[Path] = []
     with session.client() as client:
         before = deploying.known(client, name)
-        if self_test:
+        if not no_self_test:
             check_folder(output)
         with deploying.working_store(session, client, to) as store:
             snapshot = deploying.packed(client, wanted, store)
             model = deploying.placed(wanted, snapshot, before)
-        if self_test:
+        if not no_self_test:
             values = test_input(model, tuple(test or ()))
             _, files = draw(client, model, values, output, timeout, quiet=session.out.as_json)
         endpoint = deploying.endpoint_for(client, before, visibility, owner)

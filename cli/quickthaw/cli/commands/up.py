@@ -57,7 +57,8 @@ def up(
         ),
     ] = None,
     scale_down_delay: Annotated[
-        float, typer.Option(help="Seconds for which fewer must do before some are let go.")
+        float,
+        typer.Option(metavar="SECONDS", help="For how long fewer must do before some are let go."),
     ] = 60.0,
     device: Annotated[str, typer.Option(help="What they run on: auto, cpu or cuda.")] = "auto",
     fleet: Annotated[
@@ -116,9 +117,10 @@ def up(
             "build (what requests find missing, in the background)."
         ),
     ] = "off",
-    packer: Annotated[
-        bool, typer.Option(help="Whether tenants can have models of their own packed here.")
-    ] = True,
+    no_packer: Annotated[
+        bool,
+        typer.Option("--no-packer", help="Tenants cannot have models of their own packed here."),
+    ] = False,
     pack_dir: Annotated[
         Path | None,
         typer.Option(
@@ -141,7 +143,10 @@ def up(
         str, typer.Option(help="Of the parts: debug, info, warning or error.")
     ] = "info",
     drain_seconds: Annotated[
-        int, typer.Option(min=0, help="How long what runs may take to end at SIGTERM.")
+        int,
+        typer.Option(
+            min=0, metavar="SECONDS", help="How long what runs may take to end at SIGTERM."
+        ),
     ] = 30,
     set_: Annotated[
         list[str] | None,
@@ -197,7 +202,7 @@ def up(
         vram_bytes=vram_bytes,
         pinned_bytes=pinned_bytes,
         compiled=compiled,
-        packer=packer,
+        packer=not no_packer,
         pack_dir=pack_dir.absolute() if pack_dir is not None else None,
         push=push,
         log_level=log_level,
