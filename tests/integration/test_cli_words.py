@@ -146,6 +146,19 @@ def test_a_period_that_ends_before_it_begins_is_told_in_the_options_words(
     assert not platform.received
 
 
+def test_the_usage_of_a_tenant_that_is_none_is_no_bill_of_nothing(
+    quickthaw: Quickthaw, platform: FakePlatform
+) -> None:
+    def unknown(_: object) -> object:
+        raise errors.NotFound("there is no tenant 'nobody'")
+
+    platform.scripts["GetAccount"] = unknown
+    told = quickthaw("usage", "--tenant", "nobody")
+    assert told.status == 1
+    assert "there is no tenant 'nobody'" in told.err
+    assert told.out == ""
+
+
 def test_csv_and_json_at_once_are_refused(quickthaw: Quickthaw) -> None:
     told = quickthaw("usage", "--csv", "--json")
     assert told.status == 2
@@ -193,6 +206,17 @@ def test_the_gateways_address_given_for_the_schedulers_is_named_as_the_mistake(
     told = refused(f"127.0.0.1:{gateway.server_port}")
     assert "not the gateway's" in told
     assert told.count("\n") == 2, "one line of error, one of hint"
+
+
+def test_an_address_where_nothing_listens_is_said_in_a_line_of_our_own(
+    platform: FakePlatform,
+) -> None:
+    platform.stop()
+    told = refused(platform.address)
+    assert told.startswith(
+        f"error: cannot reach {platform.address}: connection refused, nothing listens there\n"
+    )
+    platform.start()
 
 
 def test_tls_to_an_address_without_it_is_named_and_nothing_else_is_said(

@@ -58,7 +58,9 @@ def error_of(
 
 
 def _plainly(text: str) -> str:
-    """What gRPC says of an address that answers in another protocol, in words about the address."""
+    """What gRPC says of an address where nobody is, or somebody who speaks something else."""
+    if "Connection refused" in text:
+        return "connection refused, nothing listens there"
     if "Failed parsing HTTP/2" in text:
         return "what answers is no gRPC; give the scheduler's address, not the gateway's"
     if "WRONG_VERSION_NUMBER" in text:

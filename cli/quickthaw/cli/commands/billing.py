@@ -108,6 +108,9 @@ def usage(
         raise UsageFault(f"--until {until} lies before --from {since}")
     names = _dimensions(by or ())
     with session.client() as client:
+        if tenant:
+            # A name that is mistyped must not look like a tenant that owes nothing.
+            client.accounts.get(tenant)
         if csv and not by:
             _write_csv(LEDGER_COLUMNS, client.ledger(period))
             return
