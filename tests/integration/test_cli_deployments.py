@@ -73,6 +73,20 @@ def test_one_is_shown_with_its_files_and_why_it_failed(
     assert "SNAPSHOT_INVALID: cut [b]short" in quickthaw("deployments", "show", ID).out
 
 
+def test_a_long_reason_takes_one_line_of_the_list_and_shows_that_it_was_cut(
+    quickthaw: Quickthaw, platform: FakePlatform
+) -> None:
+    failed = deployments_pb2.Deployment()
+    failed.CopyFrom(DEPLOYMENT)
+    failed.failure.CopyFrom(types_pb2.Failure(message="does not fit:\n\t" + "layer, " * 40))
+    platform.scripts["DeploymentsList"] = lambda _: deployments_pb2.ListDeploymentsResponse(
+        deployments=[failed]
+    )
+    (row,) = [line for line in quickthaw("deployments").out.splitlines() if ID in line]
+    assert "does not fit: layer, " in row
+    assert "…" in row
+
+
 def test_one_is_cancelled_and_one_that_is_not_there_is_named(
     quickthaw: Quickthaw, platform: FakePlatform
 ) -> None:

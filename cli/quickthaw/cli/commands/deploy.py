@@ -351,8 +351,9 @@ def gc(
     def render(console: Console) -> None:
         from quickthaw.cli.render import size
 
-        verb = "would go" if dry_run else "went"
-        console.print(f"{len(done.snapshots)} snapshots {verb}, {size(done.freed_bytes)} freed")
+        count = len(done.snapshots)
+        gone = f"{count} snapshot{'' if count == 1 else 's'} {'would go' if dry_run else 'went'}"
+        console.print(f"{gone}, {size(done.freed_bytes)} freed")
         for each in done.elsewhere:
             console.print(f"{each.digest[:16]} in {each.uri} is not needed", soft_wrap=True)
 

@@ -89,7 +89,8 @@ def _how_far(deployment: Deployment) -> str:
     from quickthaw.cli.render import literal
 
     if deployment.failure is not None:
-        return literal(deployment.failure.message[:80])
+        message = " ".join(deployment.failure.message.split())
+        return literal(message if len(message) <= 80 else f"{message[:79]}…")
     if not deployment.total_bytes:
         return literal(deployment.step)
     return literal(f"{deployment.step} {deployment.done_bytes / deployment.total_bytes:.0%}")
