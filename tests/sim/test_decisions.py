@@ -163,7 +163,11 @@ def check_starvation(seed: int) -> None:
         done = calm.done[request_id]
         # The worker that it reserves may have one that runs and those that are next; and one more
         # may have begun to run beside its own load.
-        ect_ms = (1 + settings.placement.queue_ahead) * longest_ms + done.load_ms + longest_run_ms
+        ect_ms = (
+            (1 + settings.placement.queue_ahead + settings.placement.queue_ahead_more) * longest_ms
+            + done.load_ms
+            + longest_run_ms
+        )
         waited_ms = done.started_ms - turn_ms
         assert waited_ms <= WAIT_LIMIT_MS + TICK_MS + ect_ms, (request_id, waited_ms, ect_ms)
 

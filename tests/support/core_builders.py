@@ -146,7 +146,7 @@ class Scenario:
 
     def __init__(self, settings: CoreSettings | None = None, queue_ahead: int = 1) -> None:
         settings = settings or CoreSettings()
-        placement = replace(settings.placement, queue_ahead=queue_ahead)
+        placement = replace(settings.placement, queue_ahead=queue_ahead, queue_ahead_more=0)
         self.settings = replace(settings, placement=placement)
         self.machine = Machine(self.settings, PRICES)
         self.now_ms = 1_000

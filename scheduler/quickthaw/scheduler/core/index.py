@@ -64,6 +64,7 @@ class Fleet:
         """Longest silent first."""
         self.open_count = 0
         """Workers that accept."""
+        self._idle: set[Worker] = set()
         self.prices: PriceTable | None = None
         """What callers pay, where that is not the workers' rates."""
         self.version = 0
@@ -81,6 +82,11 @@ class Fleet:
         self._ring_of: dict[Worker, _Ring] = {}  # of its lot
 
     # ---- reading -----------------------------------------------------------------------------
+
+    @property
+    def idle_count(self) -> int:
+        """Workers that accept and hold nothing."""
+        return len(self._idle)
 
     def lots(self) -> Collection[Lot]:
         """The attached workers by class."""
@@ -154,6 +160,7 @@ class Fleet:
         self.version += 1
         self._left_version = self.version
         self._changed.pop(worker_id, None)
+        self._idle.discard(worker)
         self._leave_ring(worker)
         self._index(worker, ready=False)
         self._leave_class(worker)
@@ -190,6 +197,10 @@ class Fleet:
         if ready != worker.ready:
             self._index(worker, ready)
         worker.accepts = ready and worker.places < worker.depth
+        if worker.accepts and not worker.places:
+            self._idle.add(worker)
+        else:
+            self._idle.discard(worker)
         ring: _Ring | None = None
         if worker.accepts:
             rings = self._lots[worker.kind].rings

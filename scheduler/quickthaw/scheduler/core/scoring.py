@@ -52,7 +52,6 @@ class Scorer:
         "_deadline_ms",
         "_estimates",
         "_exclude",
-        "_few",
         "_fleet",
         "_hypothetical",
         "_job",
@@ -62,12 +61,14 @@ class Scorer:
         "_least_load_seconds",
         "_now_ms",
         "_open",
+        "_places_kept",
         "_plain",
         "_policy",
         "_pool",
         "_prospects",
         "_query",
         "_refused",
+        "_scarce",
         "_seen",
         "_sizes",
         "_waiting",
@@ -107,7 +108,10 @@ class Scorer:
         self.explains = workers <= policy.explain_workers_max
         """Whether every worker is to be scored or refused, so that the decision can be told in
         full."""
-        self._few = workers <= policy.few_workers_max
+        few_idle = fleet.idle_count < policy.scarce_idle_share * workers
+        self._scarce = few_idle or workers <= policy.few_workers_max
+        self._places_kept = 0 if self._scarce else policy.queue_ahead_more
+        """Of each worker, for when workers are scarce."""
         self.best_seconds = math.inf
         """The best score so far, where that bounds the search."""
         self._awaited_seconds = math.inf
@@ -163,7 +167,7 @@ class Scorer:
         if self._largest is not None:
             line = self._estimates.fastest_line(max(nearest, Tier.PINNED))
             load_seconds = line[0] + self._sizes[self._largest] * line[1]
-            if not self._few:
+            if not self._scarce:
                 self._least_load_seconds = load_seconds
                 self._all_lack = nearest is not Tier.VRAM
         if best_seconds == math.inf:
@@ -233,17 +237,18 @@ class Scorer:
         least_seconds, load_costs, run_p50, second_costs, samples, _why = kind
         planned, sizes, now_ms = worker.planned, self._sizes, self._now_ms
         missing_bytes, load_seconds, tier = 0, 0.0, Tier.VRAM
-        full = not worker.accepts and not self._hypothetical
+        taken = not worker.accepts or worker.places >= worker.depth - self._places_kept
+        full = taken and not self._hypothetical
         lacks = self._largest not in planned or not sizes.keys() <= planned.keys()
         if worker.warm_ms != worker.available_ms and (
             lacks or full or not worker.coming.isdisjoint(sizes)
         ):
             wait_seconds = max(0, worker.available_ms - now_ms) / 1000
         if lacks:
-            if full and not self._few:
+            if full and not self._scarce:
                 return "depth", _DEPTH, (len(worker.held), worker.depth)
             missing_bytes, load_seconds, tier = self._load(worker, planned)
-            if self._few:
+            if self._scarce:
                 wait_seconds = _beside_load(worker, wait_seconds - load_seconds, now_ms, full)
         if full:
             wait_seconds += self._query.queued_on.get(worker.worker_id, 0) * run_p50

@@ -215,7 +215,8 @@ class State:
 
     @classmethod
     def empty(cls, settings: CoreSettings, prices: PriceTable, estimates: Estimates) -> State:
-        fleet = Fleet(estimates, settings.placement.queue_ahead)
+        placement = settings.placement
+        fleet = Fleet(estimates, placement.queue_ahead + placement.queue_ahead_more)
         fleet.prices = prices
         queue = FairQueue(settings.tenant_weights, settings.priority_head_start_ms)
         endpoints: dict[ModelId, EndpointSettings] = {}

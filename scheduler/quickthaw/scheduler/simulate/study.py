@@ -34,7 +34,8 @@ ABLATIONS: Mapping[str, Mapping[str, float]] = {
     "no price (lambda = 0)": {"second_worth_nanodollars": 10**12},
     "no charge for evictions (nu = 0)": {"eviction_weight": 0.0},
     "no warm ones first": {"collation_max": 0},
-    "nothing held ahead": {"queue_ahead": 0},
+    "nothing held ahead": {"queue_ahead": 0, "queue_ahead_more": 0},
+    "never scarce": {"few_workers_max": 0, "scarce_idle_share": 0.0},
     "no candidates by residency": {"resident_candidates": 0},
 }
 """Each leaves one thing out of our policy: what it contributes is what is lost without it."""

@@ -244,7 +244,7 @@ def test_a_request_waits_for_a_full_worker_that_has_its_model_if_that_is_sooner(
 def test_a_request_waits_for_a_fast_worker_rather_than_run_on_a_slow_one_at_once(
     cluster: Cluster,
 ) -> None:
-    """Where there are few workers: among many, another fast one is soon free."""
+    """Where workers are scarce: among many that are idle, another fast one is soon free."""
     for seconds, gpu_type in ((1.0, "h100"), (60.0, "cheap")):
         cluster.estimates.ran(a_model("n").id, gpu_type, 1.0, seconds)
     cluster.add(a_worker("fast", gpu_type="h100"))
@@ -257,6 +257,25 @@ def test_a_request_waits_for_a_fast_worker_rather_than_run_on_a_slow_one_at_once
     for number in range(20):
         cluster.add(a_worker(f"other_{number}", gpu_type="cheap"))
     assert isinstance(cluster.place(a_job(model=a_model("n"))), Placement)
+    for number in range(16):
+        cluster.busy(f"other_{number}", until_ms=2_000)
+    found = cluster.place(a_job(model=a_model("n")))
+    assert isinstance(found, Unplaced)
+    assert found.waits_for == "fast", "five of 22 are idle"
+
+
+def test_the_last_place_of_a_worker_is_for_when_workers_are_scarce(cluster: Cluster) -> None:
+    model = a_model("wanted", gib=16)
+    cluster.add(a_worker("w"), *resident(model))
+    for number in range(20):
+        cluster.add(a_worker(f"other_{number}"))
+    cluster.busy("w", until_ms=2_000)
+    found = cluster.place(a_job(model=model))
+    assert isinstance(found, Unplaced)
+    assert found.waits_for == "w"
+    for number in range(16):
+        cluster.busy(f"other_{number}", until_ms=2_000)
+    assert cluster.winner(a_job(model=model)) == "w"
 
 
 def test_a_request_waits_beside_another_warm_worker_only_if_nobody_else_waits(
