@@ -12,9 +12,9 @@ score, then more of the model resident, then fewer attempts held, then the worke
 
 A worker that has the whole model but no place left is scored as well; where workers are scarce, few
 in all or few idle, any full one is, and a load hides what runs beside it. If a full one wins, the
-request waits for it (`Unplaced.waits_for`) rather than load a copy elsewhere; the machine bounds the
-wait. It does not wait where another worker has the model, too, unless nobody else's request could go
-first meanwhile: that would be unfair.
+request waits for it (`Unplaced.waits_for`) rather than load a copy elsewhere; the machine bounds
+the wait. It does not wait where another worker has the model, too, unless nobody else's request
+could go first meanwhile: that would be unfair.
 """
 
 from __future__ import annotations

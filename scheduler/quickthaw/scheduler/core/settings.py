@@ -36,8 +36,8 @@ class PlacementPolicy:
     fleets (docs/simulate.md) of 8 that takes up to 6 % off the cost and up to 29 % off the p99 of
     traffic with peaks, of 16 less (steady traffic costs 1 % more there)."""
     scarce_idle_share: float = 0.3
-    """In any fleet workers are scarce while less than this share of them holds nothing. In simulated
-    fleets of 50 at a load of 0.8 that takes a third off the p99."""
+    """In any fleet workers are scarce while less than this share of them holds nothing. In
+    simulated fleets of 50 at a load of 0.8 that takes a third off the p99."""
     queue_ahead: int = 3
     """Attempts a worker may hold beyond those that run: they load meanwhile, or run beside a load.
     With a single one a busy worker idles whenever both that it holds must load; with two there is
