@@ -14,8 +14,9 @@ from typing import NamedTuple, TypeVar, assert_never
 
 from quickthaw.scheduler.core.accounts import AccountId
 from quickthaw.scheduler.core.budgets import Budgets, Start, payers
-from quickthaw.scheduler.core.fair_queue import FairQueue, Waiting
+from quickthaw.scheduler.core.fair_queue import FairQueue
 from quickthaw.scheduler.core.model import EndpointSettings, Job, ModelId, TenantId
+from quickthaw.scheduler.core.waiting import Waiting
 
 PAYERS_ASKED_MAX = 16
 """When an attempt ends, so many of those that wait for its payer's money are asked about again."""

@@ -28,7 +28,6 @@ from itertools import islice
 
 from quickthaw.scheduler.core import attempts, money
 from quickthaw.scheduler.core.endings import end_in_queue
-from quickthaw.scheduler.core.fair_queue import Tried, Waiting
 from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
@@ -43,6 +42,7 @@ from quickthaw.scheduler.core.placement import place, place_on
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.requests import end_if_hopeless
 from quickthaw.scheduler.core.state import State
+from quickthaw.scheduler.core.waiting import Tried, Waiting
 
 CAPACITY_REASONS = frozenset({"depth", "vram_in_use", "alone"})
 """Refusals that pass with time: a worker worth reserving."""

@@ -10,7 +10,7 @@ from quickthaw.scheduler.core.budgets import Budgets
 from quickthaw.scheduler.core.commands import Command
 from quickthaw.scheduler.core.demand import Demands
 from quickthaw.scheduler.core.estimates import Estimates
-from quickthaw.scheduler.core.fair_queue import FairQueue, Rank
+from quickthaw.scheduler.core.fair_queue import FairQueue
 from quickthaw.scheduler.core.index import Fleet
 from quickthaw.scheduler.core.ledger import Ledger
 from quickthaw.scheduler.core.lifecycle import Life
@@ -31,6 +31,7 @@ from quickthaw.scheduler.core.model import (
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.sanctions import Quarantine, Reservation
 from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.core.waiting import Rank
 
 
 class Tracked:
