@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from quickthaw.scheduler.core import machine
+from quickthaw.scheduler.core_kind import CORE_KIND
 from quickthaw.scheduler.scheduler import start
 from quickthaw.scheduler.settings import Settings, parse_settings
 from quickthaw.wire.errors import Internal, QuickthawError, SettingsInvalid
@@ -39,7 +39,7 @@ async def serve(settings: Settings) -> None:
     print(
         f"quickthaw-scheduler ready grpc={scheduler.grpc_address} "
         f"metrics=http://{scheduler.metrics_address}/metrics "
-        f"core={'interpreted' if machine.__file__.endswith('.py') else 'compiled'}",
+        f"core={CORE_KIND}",
         flush=True,
     )
     _tune_python()

@@ -21,6 +21,7 @@ from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.numbers import with_numbers
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings, CrashPolicy, SupplyPolicy
+from quickthaw.scheduler.core_kind import require_interpreted
 from quickthaw.scheduler.decision_log import DecisionLog, RecordedMachine, release
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.metrics import STANDARD_CLASS
@@ -83,9 +84,11 @@ async def recall_estimates(store: Store, limits: Limits, core: CoreSettings) -> 
 def make_machine(
     settings: Settings, core: CoreSettings, prices: PriceTable, estimates: Estimates
 ) -> tuple[Machine, DecisionLog | None]:
-    """With a log of what it decides, if one is wanted."""
+    """With a log of what it decides, if one is wanted. Raises SettingsInvalid if the core that runs
+    cannot keep one."""
     if not settings.limits.decision_log_mib:
         return Machine(core, prices, estimates), None
+    require_interpreted("--decision-log-mib")
     bytes_max = settings.limits.decision_log_mib << 20
     log = DecisionLog(settings.data_dir / DECISION_LOG, bytes_max, release())
     return RecordedMachine(core, prices, log, estimates), log

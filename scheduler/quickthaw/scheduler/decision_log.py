@@ -37,6 +37,7 @@ from quickthaw.scheduler.core.model import Job, RequestId
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.core.state import Decisions, State
+from quickthaw.scheduler.core_kind import require_interpreted
 from quickthaw.wire.errors import SettingsInvalid
 
 logger = logging.getLogger(__name__)
@@ -255,7 +256,8 @@ def segments(folder: Path) -> list[Path]:
 
 def replay(path: Path, release: str) -> Replayed:
     """Feeds one file's events to its state, up to the first difference. Raises SettingsInvalid for
-    what is no log, or another release's."""
+    what is no log, or another release's, and where the core is compiled."""
+    require_interpreted("replaying decisions")
     machine: _Restored | None = None
     count = decisions = 0
     cut_off = True
