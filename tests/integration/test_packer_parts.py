@@ -312,6 +312,7 @@ async def test_what_a_packing_process_leaves_behind_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[int] = []
+    started: list[asyncio.subprocess.Process] = []
 
     async def start(module: str, home: Path) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
@@ -321,6 +322,7 @@ async def test_what_a_packing_process_leaves_behind_keeps_nobody_waiting(
         )
         assert process.stdout is not None
         left.append(int(await process.stdout.readline()))
+        started.append(process)
         return process
 
     monkeypatch.setattr(packing, "start", start)
@@ -331,3 +333,4 @@ async def test_what_a_packing_process_leaves_behind_keeps_nobody_waiting(
                 await pack(an_order(tmp_path, tmp_path), tmp_path, PATIENCE_SECONDS, lambda _: None)
     finally:
         os.kill(left[0], signal.SIGKILL)
+        await started[0].wait()  # closes the pipes

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -119,7 +120,9 @@ async def test_no_error_tells_what_is_inside(rig: Rig, internet: Internet, canar
     internet.names |= {"db.test": [["10.1.2.3"]], "web.test": [[PRIVATE]]}
     texts = set()
     for url in (f"http://db.test:{canary.port}/", f"http://web.test:{canary.port}/"):
-        text = (await fetched(rig, url)).text
+        (told,) = (await fetched(rig, url)).json()["detail"]
+        del told["url"]  # of our own page about errors
+        text = json.dumps(told)
         assert "10.1.2.3" not in text
         assert PRIVATE not in text
         texts.add(text.replace("db.test", "*").replace("web.test", "*"))

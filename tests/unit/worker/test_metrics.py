@@ -35,7 +35,8 @@ def test_names_have_the_prefix_base_units_and_help() -> None:
     families = list(text_string_to_metric_families(everything()))
     assert len(families) > 15
     for family in families:
-        assert family.name.startswith("quickthaw_worker_"), family.name
+        # What a process tells of itself has the same names everywhere.
+        assert family.name.startswith(("quickthaw_worker_", "process_")), family.name
         assert family.documentation.endswith("."), family.name
         if family.type == "histogram":
             assert family.name.endswith(BASE_UNITS), family.name

@@ -22,6 +22,9 @@ SAID_BYTES_MAX = 4_000
 SAID_SECONDS_MAX = 5.0
 """For its last words, when it has ended: something that it started may hold their pipe open."""
 
+ENDED_SECONDS = 0.05
+"""How often it is looked whether it has."""
+
 
 async def pack(
     order: Order, home: Path, seconds_max: float, on_progress: Callable[[Packing], None]
@@ -48,7 +51,7 @@ async def pack(
                         answer = told
                     case None:
                         continue
-            status = await process.wait()
+            status = await _ended(process)
     except TimeoutError as error:
         raise ResourceExhausted(
             f"packing took longer than {seconds_max:g} s, the most that it may; deploy smaller "
@@ -59,7 +62,7 @@ async def pack(
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await _ended(process)
         await asyncio.wait({said}, timeout=SAID_SECONDS_MAX)
         if said.done() and (last := said.result().decode(errors="replace").strip()):
             logger.info("the packing process said: %s", last)
@@ -89,6 +92,18 @@ async def start(module: str, home: Path) -> asyncio.subprocess.Process:
         cwd=home,
         limit=LINE_BYTES_MAX,
     )
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """Its status. `wait` by itself waits for the pipes as well, which something that the process
+    started may hold open."""
+    waiting = asyncio.ensure_future(process.wait())
+    try:
+        while process.returncode is None:
+            await asyncio.wait({waiting}, timeout=ENDED_SECONDS)
+        return process.returncode
+    finally:
+        waiting.cancel()
 
 
 async def _last_bytes(stream: asyncio.StreamReader) -> bytes:
