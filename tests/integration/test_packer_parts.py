@@ -304,7 +304,8 @@ def test_every_limit_of_the_packer_is_a_flag() -> None:
 
 LEAVES_A_CHILD = """
 import subprocess, sys
-print(subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL).pid)
+print(subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL).pid, flush=True)
+sys.stdin.read()
 """
 
 
@@ -312,7 +313,7 @@ async def test_what_a_packing_process_leaves_behind_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[int] = []
-    started: list[asyncio.subprocess.Process] = []
+    closed: list[asyncio.Task[int]] = []
 
     async def start(module: str, home: Path) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
@@ -322,7 +323,8 @@ async def test_what_a_packing_process_leaves_behind_keeps_nobody_waiting(
         )
         assert process.stdout is not None
         left.append(int(await process.stdout.readline()))
-        started.append(process)
+        # Asked before its end, this waits for the pipes too.
+        closed.append(asyncio.create_task(process.wait()))
         return process
 
     monkeypatch.setattr(packing, "start", start)
@@ -333,4 +335,4 @@ async def test_what_a_packing_process_leaves_behind_keeps_nobody_waiting(
                 await pack(an_order(tmp_path, tmp_path), tmp_path, PATIENCE_SECONDS, lambda _: None)
     finally:
         os.kill(left[0], signal.SIGKILL)
-        await started[0].wait()  # closes the pipes
+        await closed[0]
