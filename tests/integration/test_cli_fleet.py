@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec
+from quickthaw.cli.fleet.hosted import WorkerHost
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.fleet.ray import RayFleet
 from quickthaw.wire.errors import (
@@ -23,6 +24,7 @@ from quickthaw.wire.errors import (
     Unavailable,
     WorkerNotFound,
 )
+from quickthaw.wire.hosting import new_slab
 from support.patience import PATIENCE_SECONDS
 from support.platform import running_platform
 
@@ -186,6 +188,25 @@ async def test_a_host_that_cannot_start_is_told_with_what_it_said(tmp_path: Path
     assert exited.status == 1
     assert "there_is_no_such_host" in exited.last_lines[-1]
     await fleet.close()
+
+
+async def test_a_host_that_hangs_up_takes_along_whoever_was_still_being_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    slab = new_slab("w-0")
+    host = await WorkerHost.start("support.host_that_hangs_up", tmp_path)
+    more_than_a_socket_holds = "x" * 1_000_000
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        workers = await asyncio.gather(
+            host.start_worker("w-0", (more_than_a_socket_holds,), slab),
+            host.start_worker("w-1", (), slab),
+        )
+        assert not host.alive
+        workers.append(await host.start_worker("w-2", (), slab))
+        assert [await each.exited() for each in workers] == [-signal.SIGKILL] * 3
+        await host.close()
+    os.close(slab)
 
 
 async def test_workers_of_a_killed_host_are_told_and_start_over_the_slabs_they_had(

@@ -75,6 +75,7 @@ class WorkerHost:
         self._logs = logs
         self._receiver = Receiver(control)
         self._sending = asyncio.Lock()
+        self._room: asyncio.Future[None] | None = None
         self._workers: dict[str, HostedWorker] = {}
         asyncio.get_running_loop().add_reader(control, self._hear)
         self._end = asyncio.create_task(self._until_it_ends())
@@ -101,7 +102,8 @@ class WorkerHost:
 
     @property
     def alive(self) -> bool:
-        return not self._end.done()
+        """Whether it can be asked; one that hung up may take a moment to end."""
+        return self._control.fileno() >= 0
 
     async def start_worker(
         self, worker_id: str, arguments: tuple[str, ...], slab: int
@@ -145,18 +147,33 @@ class WorkerHost:
         self._process.kill()
 
     async def _signal(self, worker_id: str, number: signal.Signals) -> None:
-        with suppress(OSError):  # the host is gone, and the worker with it
+        with suppress(ConnectionError):  # the host is gone, and the worker with it
             await self._send(Signal(worker_id, number))
 
     async def _send(self, message: HostMessage, descriptors: Sequence[int] = ()) -> None:
+        """Raises ConnectionError once the host has hung up."""
         data = encode(message)
         async with self._sending:
             while data:
+                if not self.alive:
+                    raise ConnectionResetError("the worker host has hung up")
                 try:
                     data = data[send(self._control, data, descriptors) :]
                     descriptors = ()
                 except BlockingIOError:
-                    await _writable(self._control)
+                    await self._writable()
+
+    async def _writable(self) -> None:
+        """Until it takes more, or has hung up."""
+        loop = asyncio.get_running_loop()
+        self._room = loop.create_future()
+        loop.add_writer(self._control, self._room.set_result, None)
+        try:
+            await self._room
+        finally:
+            self._room = None
+            if self.alive:
+                loop.remove_writer(self._control)
 
     def _hear(self) -> None:
         try:
@@ -179,17 +196,22 @@ class WorkerHost:
 
     async def _until_it_ends(self) -> int:
         status = await self._process.exited()
-        if self._control.fileno() >= 0:
+        if self.alive:
             self._hear()  # its last words
             self._hang_up()
         self._take_along(status)
         return status
 
     def _hang_up(self) -> None:
-        if self._control.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._control)
-            self._control.close()
-            self._receiver.close()
+        if not self.alive:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._control)
+        loop.remove_writer(self._control)
+        self._control.close()
+        self._receiver.close()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     def _take_along(self, status: int) -> None:
         for worker in self._workers.values():
@@ -204,13 +226,3 @@ async def _reading(descriptor: int) -> asyncio.StreamReader:
     protocol = asyncio.StreamReaderProtocol(reader)
     await loop.connect_read_pipe(lambda: protocol, os.fdopen(descriptor, "rb", buffering=0))
     return reader
-
-
-async def _writable(connection: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(connection, ready.set_result, None)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(connection)
