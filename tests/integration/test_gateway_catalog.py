@@ -45,6 +45,11 @@ async def test_whatever_is_listed_can_be_called_by_that_id(rig: Rig) -> None:
         assert called.status_code == (200 if each["endpoint_id"] == MODEL_ID else 422)
 
 
+async def test_what_a_model_does_not_make_is_no_end_of_its_id(rig: Rig) -> None:
+    called = await rig.http.post(f"/run/{MODEL_ID}/image-to-video", json={"prompt": "x"})
+    assert (called.status_code, called.json()["error_type"]) == (404, "not_found")
+
+
 async def test_pages_follow_one_another(rig: Rig) -> None:
     seen: list[str] = []
     params = {"limit": "2"}

@@ -13,7 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
-from support.fake_inference import ALICE_KEY, MODEL_ID
+from support.fake_inference import ALIAS, ALICE_KEY, MODEL_ID
 from support.gateway_rig import Rig, a_gateway
 
 
@@ -212,7 +212,18 @@ async def test_an_error_says_what_is_wrong_with_what_and_only_models_are_missing
     assert path["code"] == "unknown_url"
 
 
-async def test_the_catalog_in_its_words(client: openai.AsyncOpenAI) -> None:
-    listed = [model.id async for model in client.models.list()]
-    assert listed == [MODEL_ID]
-    assert (await client.models.retrieve(MODEL_ID)).owned_by == "quickthaw"
+async def test_each_model_of_the_list_can_be_retrieved_by_its_id_and_by_an_alias(
+    client: openai.AsyncOpenAI,
+) -> None:
+    listed = [model async for model in client.models.list()]
+    assert [model.id for model in listed] == [
+        MODEL_ID,
+        f"{MODEL_ID}/image-to-image",
+        f"{MODEL_ID}/inpainting",
+    ]
+    assert {model.owned_by for model in listed} == {"quickthaw"}
+    assert [await client.models.retrieve(model.id) for model in listed] == listed
+    assert (await client.models.retrieve(f"{ALIAS}/inpainting")) == listed[2]
+    for what_it_does_not_do in ("image-to-video", "upscaling"):
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve(f"{MODEL_ID}/{what_it_does_not_do}")

@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from quickthaw.gateway.bodies import read_arguments
-from quickthaw.gateway.calls import served
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.described import Operation, described_paths
+from quickthaw.gateway.endpoints import served
 from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.respond import json_response

@@ -5,36 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.arguments import translate_arguments, with_previews
 from quickthaw.gateway.context import Gateway
+from quickthaw.gateway.endpoints import served
 from quickthaw.gateway.errors import error_answer, start_timeout_answer
 from quickthaw.gateway.follow import Events, follow, next_event
 from quickthaw.gateway.ids import EndpointId
-from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty, render
+from quickthaw.gateway.json_text import Json, JsonObject, render
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.schemas import schema_properties
 from quickthaw.gateway.violations import schema_violations
-from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2
+from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire.errors import (
     DeadlineExpired,
     InvalidInput,
     MessageTooLarge,
-    ModelNotFound,
     QuickthawError,
 )
 from quickthaw.wire.limits import INPUT_BYTES_MAX
 
 logger = logging.getLogger(__name__)
 
-WITH_PICTURES: Mapping[str, tuple[str, ...]] = {
-    "image-to-image": ("image_url",),
-    "image-to-video": ("image_url",),
-    "inpainting": ("image_url", "mask_url"),
-}
-"""Ends of ids, and what calls by them must have."""
 _WAITING = (types_pb2.REQUEST_STATE_UNSPECIFIED, types_pb2.REQUEST_STATE_QUEUED)
 
 
@@ -95,17 +89,6 @@ class Call:
         return HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    endpoint: EndpointId
-    """By which the platform knows the model."""
-    model: catalog_pb2.Model
-    schema: JsonObject
-    """Of its input."""
-    wanted: tuple[str, ...] = ()
-    """What a call by this id has to give, whatever the schema says."""
-
-
 async def make_call(
     gateway: Gateway,
     endpoint: EndpointId,
@@ -131,26 +114,6 @@ async def make_call(
     if previews:
         input_ = with_previews(input_, found.schema, gateway.limits.previews_per_stream)
     return Call(gateway, found.endpoint, options, found.schema, input_, translated.sync_mode)
-
-
-async def served(gateway: Gateway, credential: Credential, endpoint: EndpointId) -> Served:
-    """What answers calls by this id. Raises ModelNotFound.
-
-    fal has ids of their own for drawing over a picture, and here one model does both.
-    """
-    try:
-        model = await gateway.platform.model(credential, endpoint.full)
-        return Served(endpoint, model, object_or_empty(model.input_schema_json))
-    except ModelNotFound:
-        wanted = WITH_PICTURES.get(endpoint.path[-1] if endpoint.path else "")
-        if wanted is None:
-            raise
-        base = replace(endpoint, path=endpoint.path[:-1])
-        model = await gateway.platform.model(credential, base.full)
-        schema = object_or_empty(model.input_schema_json)
-        if not set(wanted) <= schema_properties(schema).keys():
-            raise
-        return Served(base, model, schema, wanted)
 
 
 class AttendedRequest:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from quickthaw.gateway.json_text import Json
+from quickthaw.gateway.schemas import required_properties, schema_properties
 
 
 class Medium(StrEnum):
@@ -19,3 +20,10 @@ def medium_of(properties: Mapping[str, Json]) -> Medium:
     if "num_frames" in properties:
         return Medium.VIDEO
     return Medium.AUDIO if "seconds_total" in properties else Medium.IMAGE
+
+
+def category_of(schema: Mapping[str, Json], wanted: Sequence[str] = ()) -> str:
+    """As fal's catalog files its models: by what each request has. `wanted`: whatever the schema
+    says."""
+    begins_with = "image" if "image_url" in (*required_properties(schema), *wanted) else "text"
+    return f"{begins_with}-to-{medium_of(schema_properties(schema))}"

@@ -12,6 +12,11 @@ def schema_properties(schema: Mapping[str, Json]) -> Mapping[str, Json]:
     return properties if isinstance(properties, Mapping) else {}
 
 
+def required_properties(schema: Mapping[str, Json]) -> list[str]:
+    declared = schema.get("required")
+    return [str(name) for name in declared] if isinstance(declared, list) else []
+
+
 def openapi_schema(schema: Json) -> Json:
     """JSON Schema 2020-12 in the words of OpenAPI 3.0, which has no null type and other limits."""
     if isinstance(schema, str) or not isinstance(schema, (Mapping, Sequence)):

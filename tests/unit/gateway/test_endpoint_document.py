@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from quickthaw.gateway.calls import Served
+from quickthaw.gateway.endpoints import Served
 from quickthaw.gateway.fal.schema import endpoint_document
 from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject

@@ -6,8 +6,9 @@ from starlette.requests import Request
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.bodies import read_arguments
-from quickthaw.gateway.calls import Call, make_call, served
+from quickthaw.gateway.calls import Call, make_call
 from quickthaw.gateway.context import gateway_of
+from quickthaw.gateway.endpoints import served
 from quickthaw.gateway.fal.call_options import read_options
 from quickthaw.gateway.fal.token_query import with_token
 from quickthaw.gateway.ids import parse_endpoint_id

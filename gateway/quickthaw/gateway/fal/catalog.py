@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
 from quickthaw.gateway.answers import HttpError
-from quickthaw.gateway.calls import WITH_PICTURES, Served
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.endpoints import Entry, Served, listed
 from quickthaw.gateway.fal.looking_up import look_up
-from quickthaw.gateway.fal.schema import category_of, endpoint_document
+from quickthaw.gateway.fal.schema import endpoint_document
 from quickthaw.gateway.ids import ID_CHARS_MAX, EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
+from quickthaw.gateway.media import category_of
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.respond import json_response
-from quickthaw.gateway.schemas import schema_properties
-from quickthaw.gateway.surfaces import RESERVED
-from quickthaw.v1 import catalog_pb2
 from quickthaw.wire.errors import ModelNotFound, Unauthenticated
 
 PATH: Final = "/v1/models"
@@ -40,8 +37,6 @@ IDS_MAX: Final = 50
 KEYLESS_IDS_MAX: Final = 5
 """Each is a question to the scheduler, which a stranger must not multiply."""
 QUERY_CHARS_MAX: Final = 500
-SCHEMAS_MAX: Final = 256
-"""Kept as far as read: models of one family share theirs."""
 _DOCUMENT: Final = "openapi-3.0"
 EXPANSIONS: Final = (_DOCUMENT, "enterprise_status")
 """The second is understood, and nothing here has one."""
@@ -62,24 +57,6 @@ class Wanted:
     size: int
 
 
-class Entry(NamedTuple):
-    """One endpoint: a model by its own id, or by one under which it draws over pictures. There may
-    be some for each of ten thousand models, of which a page has few."""
-
-    id: str
-    model: catalog_pb2.Model
-    category: str
-    wanted: tuple[str, ...] = ()
-    """What a call by this id has to give, whatever the schema says."""
-
-    def has(self, words: Sequence[str]) -> bool:
-        if not words:
-            return True
-        names = (self.id, *self.model.aliases, self.model.description, self.category)
-        text = " ".join(names).lower()
-        return all(word in text for word in words)
-
-
 async def list_models(request: Request) -> Response:
     wanted = _read(request.query_params)
     entries = await _named(request, wanted) if wanted.ids else await _all(request)
@@ -88,7 +65,7 @@ async def list_models(request: Request) -> Response:
         for each in entries
         if each.id > wanted.after
         and wanted.category in ("", each.category)
-        and each.has(wanted.words)
+        and _has(each, wanted.words)
         and not wanted.deprecated  # Nothing here is: what is taken out of the catalog is gone.
     ]
     page = shown[: wanted.size]
@@ -98,6 +75,14 @@ async def list_models(request: Request) -> Response:
     return json_response(
         {"models": models, "next_cursor": following, "has_more": following is not None}
     )
+
+
+def _has(entry: Entry, words: Sequence[str]) -> bool:
+    if not words:
+        return True
+    names = (entry.id, *entry.model.aliases, entry.model.description, entry.category)
+    text = " ".join(names).lower()
+    return all(word in text for word in words)
 
 
 async def _named(request: Request, wanted: Wanted) -> list[Entry]:
@@ -122,44 +107,7 @@ async def _named(request: Request, wanted: Wanted) -> list[Entry]:
 async def _all(request: Request) -> list[Entry]:
     """What the caller may call, in the order of the ids."""
     credential: Credential = read_credential(request.headers)
-    models = await gateway_of(request).platform.listed_models(credential)
-    own = {model.id for model in models}
-    entries = [
-        each
-        for model in models
-        for each in _entries(model)
-        if each.id not in own or not each.wanted
-    ]
-    return sorted(entries, key=lambda each: each.id)
-
-
-def _entries(model: catalog_pb2.Model) -> Iterator[Entry]:
-    """A model that draws from words, and over a picture if it has one, is more than one endpoint to
-    fal's callers: `owner/name` and `owner/name/image-to-image`."""
-    if model.id.partition("/")[0] in RESERVED:
-        return  # No path leads to it here.
-    category, ends = _uses(model.input_schema_json)
-    yield Entry(model.id, model, category)
-    if model.id.rpartition("/")[2] in WITH_PICTURES:
-        return
-    for end, of_end in ends:
-        yield Entry(f"{model.id}/{end}", model, of_end, WITH_PICTURES[end])
-
-
-@lru_cache(maxsize=SCHEMAS_MAX)
-def _uses(schema_json: str) -> tuple[str, Sequence[tuple[str, str]]]:
-    """The category, and the ends of the other ids with theirs: the same for a family's models."""
-    schema = object_or_empty(schema_json)
-    required = schema.get("required")
-    needed = list(required) if isinstance(required, list) else []
-    ends: list[tuple[str, str]] = []
-    for end, wanted in WITH_PICTURES.items():
-        category = category_of(schema, wanted)
-        fits = set(wanted) <= schema_properties(schema).keys()
-        more = any(name not in needed for name in wanted)
-        if fits and more and end in ("inpainting", category):
-            ends.append((end, category))
-    return category_of(schema), ends
+    return listed(await gateway_of(request).platform.listed_models(credential))
 
 
 def _model(entry: Entry, public_url: str, wanted: Wanted) -> JsonObject:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from quickthaw.gateway.calls import Served, served
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.endpoints import Served, served
 from quickthaw.gateway.ids import EndpointId
 from quickthaw.v1 import catalog_pb2
 from quickthaw.wire.errors import ModelNotFound

@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quickthaw.gateway.arguments import PRESETS, SIZE_NAMES
-from quickthaw.gateway.calls import Served
 from quickthaw.gateway.context import gateway_of
+from quickthaw.gateway.endpoints import Served
 from quickthaw.gateway.fal.looking_up import look_up
 from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject
-from quickthaw.gateway.media import Medium, medium_of
+from quickthaw.gateway.media import Medium, category_of, medium_of
 from quickthaw.gateway.respond import json_response
-from quickthaw.gateway.schemas import openapi_schema, schema_properties
+from quickthaw.gateway.schemas import openapi_schema, required_properties, schema_properties
 
 OPENAPI_VERSION: Final = "3.0.3"
 
@@ -237,15 +237,8 @@ def _ordered(schema: JsonObject) -> JsonObject:
 
 
 def _required(schema: Mapping[str, Json], wanted: Sequence[str]) -> list[Json]:
-    declared = schema.get("required")
-    required = list(declared) if isinstance(declared, list) else []
+    required = required_properties(schema)
     return [*required, *(name for name in wanted if name not in required)]
-
-
-def category_of(schema: Mapping[str, Json], wanted: Sequence[str] = ()) -> str:
-    """As fal's catalog files its models: by what each request has."""
-    begins_with = "image" if "image_url" in _required(schema, wanted) else "text"
-    return f"{begins_with}-to-{medium_of(schema_properties(schema))}"
 
 
 def _pascal(endpoint: str) -> str:

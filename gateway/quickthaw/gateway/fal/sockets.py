@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from starlette.websockets import WebSocket
 
-from quickthaw.gateway.calls import Call, CallOptions, make_call, served
+from quickthaw.gateway.calls import Call, CallOptions, make_call
 from quickthaw.gateway.context import Gateway, gateway_of
+from quickthaw.gateway.endpoints import served
 from quickthaw.gateway.fal.call_options import read_options
 from quickthaw.gateway.fal.token_query import with_token
 from quickthaw.gateway.ids import EndpointId, parse_endpoint_id

@@ -14,9 +14,10 @@ from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.arguments import translate_arguments, with_previews
 from quickthaw.gateway.artifacts import read_whole
 from quickthaw.gateway.bodies import read_arguments, until_gone
-from quickthaw.gateway.calls import AttendedRequest, Call, CallOptions, Served, served
+from quickthaw.gateway.calls import AttendedRequest, Call, CallOptions
 from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.endpoints import Served, served
 from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
