@@ -46,6 +46,12 @@ BESIDE_THE_CORE = tuple(
 """As hot as the core. Not what has generators of its own on the event loop, such as the servicers
 and the log of events: mypyc compiles none."""
 
+# Types are `scripts/check`'s business: where a wheel is built, what the rest imports is missing.
+OPTIONS = (
+    *("--namespace-packages", "--explicit-package-bases", "--config-file="),
+    *("--follow-imports=silent", "--ignore-missing-imports"),
+)
+
 REQUIRES = ("mypy>=2.4", "setuptools>=77")
 
 
@@ -68,6 +74,14 @@ class CompiledCore(BuildHookInterface[Any]):
         shutil.rmtree(self._folder)
 
 
+def modules(folder: Path) -> list[str]:
+    """What is compiled, below `folder`, which holds the source root's packages."""
+    core = sorted(
+        each.name for each in (folder / CORE).glob("*.py") if each.stem not in INTERPRETED
+    )
+    return [*(str(CORE / name) for name in core), *map(str, BESIDE_THE_CORE)]
+
+
 def compile_core(root: Path, folder: Path) -> list[Path]:
     """The extension modules, in `folder` where a wheel has them."""
     for source_root in SOURCE_ROOTS:
@@ -77,15 +91,8 @@ def compile_core(root: Path, folder: Path) -> list[Path]:
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns("__pycache__", "*.so"),
         )
-    core = sorted((folder / CORE).glob("*.py"))
-    modules = [CORE / each.name for each in core if each.stem not in INTERPRETED]
-    # Types are `scripts/check`'s business: here the libraries that the rest imports may be missing.
-    options = (
-        *("--namespace-packages", "--explicit-package-bases", "--config-file="),
-        *("--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=build/mypy"),
-    )
     done = subprocess.run(
-        [sys.executable, "-m", "mypyc", *options, *map(str, (*modules, *BESIDE_THE_CORE))],
+        [sys.executable, "-m", "mypyc", *OPTIONS, "--cache-dir=build/mypy", *modules(folder)],
         cwd=folder,
         env={**os.environ, "MYPYC_OPT_LEVEL": "2", "MYPYC_DEBUG_LEVEL": "0"},
         stdout=subprocess.PIPE,

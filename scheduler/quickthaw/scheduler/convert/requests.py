@@ -274,7 +274,8 @@ def is_told_with_end(payload: WatchPayload) -> bool:
         case fleet_pb2.AttemptEvent():
             return payload.WhichOneof("kind") in ("log", "progress")
         case commands.TellQueued() | RequestView():
-            return False
+            pass
+    return False
 
 
 def _copy_kind(source: fleet_pb2.AttemptEvent, event: inference_pb2.Event) -> None:
