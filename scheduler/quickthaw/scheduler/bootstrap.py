@@ -1,20 +1,11 @@
-"""What a starting scheduler puts in place before it serves: keys, catalog, unfinished requests."""
+"""What a starting scheduler puts in place before it serves: catalog, unfinished requests."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 
-from quickthaw.scheduler.accounts import (
-    DEFAULT_TENANT,
-    KEY_FILES,
-    key_rows,
-    missing_key_files,
-    new_key,
-    write_key_file,
-)
 from quickthaw.scheduler.catalog import Catalog
-from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import AccountRecovered
 from quickthaw.scheduler.core.machine import Machine
@@ -24,10 +15,8 @@ from quickthaw.scheduler.core.settings import CoreSettings, CrashPolicy, SupplyP
 from quickthaw.scheduler.core_kind import require_interpreted
 from quickthaw.scheduler.decision_log import DecisionLog, RecordedMachine, release
 from quickthaw.scheduler.dispatcher import Dispatcher
-from quickthaw.scheduler.metrics import STANDARD_CLASS
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.account_rows import accounts
-from quickthaw.scheduler.store.queries import key_records
 from quickthaw.scheduler.store.recovery import (
     catalog_models,
     endpoints,
@@ -92,29 +81,6 @@ def make_machine(
     bytes_max = settings.limits.decision_log_mib << 20
     log = DecisionLog(settings.data_dir / DECISION_LOG, bytes_max, release())
     return RecordedMachine(core, prices, log, estimates), log
-
-
-async def make_missing_keys(settings: Settings, store: Store, clock: Clock) -> None:
-    """The key files of a first start. A file that was deleted is replaced by a new key, because
-    the old one's secret is nowhere any more."""
-    missing = missing_key_files(settings.data_dir)
-    if not missing:
-        return
-    stored = await store.reader.run(lambda connection: key_records(connection, "", 1))
-    for path in missing:
-        record, secret = new_key(
-            tenant=DEFAULT_TENANT,
-            scopes=KEY_FILES[path.name],
-            label=f"{path.name} of the data directory",
-            now_ms=clock.now_ms(),
-        )
-        tenant_class = settings.tenant_classes.get(DEFAULT_TENANT, STANDARD_CLASS)
-        await store.journal.offer(key_rows(record, tenant_class))
-        write_key_file(path, secret)
-        if stored:
-            logger.warning("made a new key in %s: the file was gone, older keys stay valid", path)
-        else:
-            logger.info("made the first key in %s", path)
 
 
 async def load_catalog(store: Store, catalog: Catalog) -> None:

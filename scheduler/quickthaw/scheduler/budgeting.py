@@ -20,7 +20,7 @@ from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.ids import new_grant_id
 from quickthaw.scheduler.keys import check_tenant
 from quickthaw.scheduler.store import account_rows
-from quickthaw.scheduler.store.queries import key_record
+from quickthaw.scheduler.store.keys import key_record
 from quickthaw.scheduler.store.reader import Reader
 from quickthaw.scheduler.unbroken import unbroken
 from quickthaw.wire import errors

@@ -71,6 +71,15 @@ class DeploymentSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """Why a try failed; `retryable`: the same may succeed later."""
+
+    reason: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far it is, and in the end what became of it."""
 

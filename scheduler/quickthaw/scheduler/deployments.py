@@ -22,6 +22,7 @@ from quickthaw.scheduler.deployment_rules import (
     Deployment,
     DeploymentSpec,
     DeploymentState,
+    Failed,
     Progress,
     cancelled,
     failed,
@@ -63,15 +64,6 @@ class DeploymentLimits:
     attempts_max: int
     tenant_kept_max: int
     retention_hours: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why a try failed; `retryable`: the same may succeed later."""
-
-    reason: str
-    message: str
-    retryable: bool
 
 
 class Deployments:

@@ -1,18 +1,14 @@
-"""The settings by which models are served: checked, and as rows of the store."""
+"""The settings by which models are served: merged with what was, and checked."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from quickthaw.scheduler.core.model import EndpointSettings, Visibility
 from quickthaw.scheduler.keys import check_tenant
-from quickthaw.scheduler.store.statements import Row, Statement
 from quickthaw.wire import errors
 
 SETTING_NAMES = tuple(each.name for each in fields(EndpointSettings))
@@ -22,7 +18,7 @@ DELAY_MS_MAX = 86_400_000
 LABELS_MAX = 16
 LABEL_CHARS_MAX = 200
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
-_BOUNDS: Mapping[str, int] = {
+BOUNDS: Mapping[str, int] = {
     "min_replicas": REPLICAS_MAX,
     "max_replicas": REPLICAS_MAX,
     "buffer": REPLICAS_MAX,
@@ -32,6 +28,7 @@ _BOUNDS: Mapping[str, int] = {
     "concurrency_max": CONCURRENCY_MAX,
     "reserved_workers": REPLICAS_MAX,
 }
+"""The most that each setting that is a number may be."""
 
 
 def merged(
@@ -62,7 +59,7 @@ def check_endpoint(settings: EndpointSettings) -> None:
         if not holds:
             wrong.append(errors.FieldViolation(f"endpoint.{name}", description))
 
-    for name, limit in _BOUNDS.items():
+    for name, limit in BOUNDS.items():
         value: int = getattr(settings, name)
         require(0 <= value <= limit, name, f"must be 0 to {limit}, not {value}")
     most = settings.max_replicas
@@ -117,29 +114,4 @@ def _refused(wrong: list[errors.FieldViolation]) -> errors.InvalidArgument:
     told = "; ".join(f"{each.field.removeprefix('endpoint.')} {each.description}" for each in wrong)
     return errors.InvalidArgument(
         f"the endpoint cannot be set: {told}", violations=tuple(wrong), metadata={}
-    )
-
-
-def endpoint_rows(model_id: str, settings: EndpointSettings) -> list[Row]:
-    return [
-        Row(
-            Statement.UPSERT_ENDPOINT,
-            {
-                "model_id": model_id,
-                "visibility": settings.visibility.value,
-                "owner_tenant": settings.owner_tenant,
-                **{name: int(getattr(settings, name)) for name in _BOUNDS},
-                "worker_labels_json": json.dumps(dict(settings.worker_labels), sort_keys=True),
-            },
-        )
-    ]
-
-
-def endpoint_from_row(row: RowMapping) -> EndpointSettings:
-    """From a row of the store, whose columns have the settings' names."""
-    return EndpointSettings(
-        visibility=Visibility(row["visibility"]),
-        owner_tenant=row["owner_tenant"],
-        worker_labels=json.loads(row["worker_labels_json"]),
-        **{name: row[name] for name in _BOUNDS},
     )

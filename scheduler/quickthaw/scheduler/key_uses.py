@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from quickthaw.scheduler.accounts import used_key_rows
 from quickthaw.scheduler.keys import KeyRing
 from quickthaw.scheduler.store.journal import Journal
+from quickthaw.scheduler.store.keys import used_key_rows
 
 FLUSH_SECONDS = 30.0
 

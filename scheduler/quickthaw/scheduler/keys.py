@@ -7,9 +7,10 @@ import hmac
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from quickthaw.scheduler.ids import new_key_id, new_key_secret
 from quickthaw.wire import errors
 
 TENANT_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
@@ -109,6 +110,44 @@ class Caller:
 def hash_secret(secret: str) -> str:
     """SHA-256, not a password hash: the secret has 256 bits of chance, so nobody can guess it."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def new_key(
+    *,
+    tenant: str,
+    scopes: frozenset[Scope],
+    label: str,
+    now_ms: int,
+    expires_ms: int = 0,
+    limits: KeyLimits = UNLIMITED,
+) -> tuple[KeyRecord, str]:
+    """The record to keep and the secret to hand out once."""
+    key_id = new_key_id()
+    secret = new_key_secret(key_id)
+    record = KeyRecord(
+        key_id=key_id,
+        tenant=tenant,
+        scopes=scopes,
+        label=label,
+        secret_sha256=hash_secret(secret),
+        created_unix_ms=now_ms,
+        expires_unix_ms=expires_ms,
+        limits=limits,
+    )
+    return record, secret
+
+
+def rotated_key(key: KeyRecord, now_ms: int, grace_ms: int) -> tuple[KeyRecord, str]:
+    """The record with a new secret, whose old one is good for `grace_ms` more, and the secret."""
+    secret = new_key_secret(key.key_id)
+    record = replace(
+        key,
+        secret_sha256=hash_secret(secret),
+        rotated_unix_ms=now_ms,
+        old_secret_sha256=key.secret_sha256 if grace_ms else "",
+        old_secret_until_unix_ms=now_ms + grace_ms if grace_ms else 0,
+    )
+    return record, secret
 
 
 def check_tenant(tenant: str) -> None:

@@ -11,7 +11,7 @@ from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.core import events
 from quickthaw.scheduler.core.model import DEFAULT_ENDPOINT, EndpointSettings, ModelId
 from quickthaw.scheduler.dispatcher import Dispatcher
-from quickthaw.scheduler.endpoints import endpoint_rows
+from quickthaw.scheduler.store.endpoints import endpoint_rows
 from quickthaw.scheduler.store.releases import number_for, release
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 from quickthaw.scheduler.store.store import Store

@@ -21,6 +21,7 @@ from quickthaw.scheduler.decision_log import DecisionLog
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
+from quickthaw.scheduler.key_files import make_missing_keys
 from quickthaw.scheduler.key_uses import note_uses
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
@@ -33,7 +34,7 @@ from quickthaw.scheduler.server import Health, listen, make_server
 from quickthaw.scheduler.services import Parts, add_services
 from quickthaw.scheduler.settings import Limits, Settings
 from quickthaw.scheduler.store.journal import JournalLimits
-from quickthaw.scheduler.store.queries import key_record
+from quickthaw.scheduler.store.keys import key_record
 from quickthaw.scheduler.store.recovery import tenant_weights
 from quickthaw.scheduler.store.store import Store, open_store
 from quickthaw.scheduler.worker_streams import WorkerStreams
@@ -123,7 +124,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     except errors.QuickthawError:
         await store.close()
         raise
-    await bootstrap.make_missing_keys(settings, store, clock)
+    await make_missing_keys(settings, store, clock)
     catalog = Catalog(limits.models_max)
     await bootstrap.load_catalog(store, catalog)
     weights = await store.reader.run(tenant_weights)

@@ -6,8 +6,7 @@ import dataclasses
 
 import pytest
 
-from quickthaw.scheduler.accounts import new_key
-from quickthaw.scheduler.keys import KeyRecord, KeyRing, Scope, check_tenant
+from quickthaw.scheduler.keys import KeyRecord, KeyRing, Scope, check_tenant, new_key
 from quickthaw.wire import errors
 
 NOW_MS = 1_000_000

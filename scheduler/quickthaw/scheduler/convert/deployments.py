@@ -19,9 +19,9 @@ from quickthaw.scheduler.deployment_rules import (
     DeploymentFile,
     DeploymentSpec,
     DeploymentState,
+    Failed,
     Progress,
 )
-from quickthaw.scheduler.deployments import Failed
 from quickthaw.v1 import catalog_pb2, deployments_pb2, types_pb2
 
 FILES_MAX = 1_000

@@ -9,17 +9,24 @@ from collections.abc import Iterable
 import grpc.aio
 
 from quickthaw.scheduler import auth
-from quickthaw.scheduler.accounts import changed_key_row, key_rows, new_key, rotated_key
 from quickthaw.scheduler.budgeting import Budgeting
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.convert.billing import key_message
 from quickthaw.scheduler.convert.keys import key_limits
 from quickthaw.scheduler.convert.words import SCOPE_FROM_WIRE, SCOPE_TO_WIRE, checked_text, invalid
-from quickthaw.scheduler.keys import LABEL_CHARS_MAX, KeyRecord, KeyRing, Scope, check_tenant
+from quickthaw.scheduler.keys import (
+    LABEL_CHARS_MAX,
+    KeyRecord,
+    KeyRing,
+    Scope,
+    check_tenant,
+    new_key,
+    rotated_key,
+)
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.store.account_rows import is_tenant
 from quickthaw.scheduler.store.journal import Journal
-from quickthaw.scheduler.store.queries import key_record, key_records
+from quickthaw.scheduler.store.keys import changed_key_row, key_record, key_records, key_rows
 from quickthaw.scheduler.store.reader import Reader
 from quickthaw.scheduler.store.statements import Row, Statement, Value
 from quickthaw.scheduler.unbroken import unbroken

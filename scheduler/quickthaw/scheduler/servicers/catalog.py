@@ -20,9 +20,10 @@ from quickthaw.scheduler.convert.words import checked_text
 from quickthaw.scheduler.core import events
 from quickthaw.scheduler.core.model import EndpointSettings, ModelId, Visibility
 from quickthaw.scheduler.dispatcher import Dispatcher
-from quickthaw.scheduler.endpoints import SETTING_NAMES, check_endpoint, endpoint_rows, merged
+from quickthaw.scheduler.endpoints import SETTING_NAMES, check_endpoint, merged
 from quickthaw.scheduler.keys import Scope
 from quickthaw.scheduler.releasing import Released, Releasing
+from quickthaw.scheduler.store.endpoints import endpoint_rows
 from quickthaw.scheduler.store.releases import releases, unused_snapshots
 from quickthaw.scheduler.store.store import Store
 from quickthaw.scheduler.unbroken import unbroken

@@ -13,7 +13,8 @@ from quickthaw.scheduler.convert import deployments as convert
 from quickthaw.scheduler.convert.models import model_message
 from quickthaw.scheduler.convert.pages import page_size
 from quickthaw.scheduler.convert.words import checked_text, invalid
-from quickthaw.scheduler.deployments import Deployments, Failed
+from quickthaw.scheduler.deployment_rules import Failed
+from quickthaw.scheduler.deployments import Deployments
 from quickthaw.scheduler.keys import Scope
 from quickthaw.v1 import deployments_pb2, deployments_pb2_grpc
 from quickthaw.wire.errors import ModelNotFound

@@ -21,7 +21,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from quickthaw.scheduler.accounts import limits_from_json
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
@@ -33,13 +32,11 @@ from quickthaw.scheduler.core.model import (
     TenantId,
     WorkerId,
 )
-from quickthaw.scheduler.keys import KeyRecord, Scope
 from quickthaw.scheduler.store import schema
 from quickthaw.scheduler.views import RequestView
 
 _requests = schema.requests.c
 _ledger = schema.ledger.c
-_keys = schema.keys.c
 _EPOCH = datetime.date(1970, 1, 1)
 DAY_MS = 86_400_000
 
@@ -232,39 +229,3 @@ def _usage(by: Sequence[Dimension], row: tuple[Any, ...]) -> Usage:
         key_id=told.get(Dimension.KEY, ""),
         day="" if day is None else str(_EPOCH + datetime.timedelta(days=day)),
     )
-
-
-# ---- keys ------------------------------------------------------------------------------------
-
-
-def _key(row: RowMapping) -> KeyRecord:
-    return KeyRecord(
-        key_id=row["key_id"],
-        tenant=row["tenant"],
-        scopes=frozenset(Scope(name) for name in row["scopes"].split()),
-        label=row["label"],
-        secret_sha256=row["secret_sha256"],
-        created_unix_ms=row["created_unix_ms"],
-        expires_unix_ms=row["expires_unix_ms"],
-        revoked_unix_ms=row["revoked_unix_ms"],
-        limits=limits_from_json(row["limits_json"]),
-        last_used_unix_ms=row["last_used_unix_ms"],
-        rotated_unix_ms=row["rotated_unix_ms"],
-        old_secret_sha256=row["old_secret_sha256"],
-        old_secret_until_unix_ms=row["old_secret_until_unix_ms"],
-    )
-
-
-def key_record(connection: Connection, key_id: str) -> KeyRecord | None:
-    statement = select(schema.keys).where(_keys.key_id == key_id)
-    row = connection.execute(statement).mappings().one_or_none()
-    return _key(row) if row is not None else None
-
-
-def key_records(connection: Connection, tenant: str, size_max: int) -> list[KeyRecord]:
-    """Newest first, of one tenant or of all."""
-    statement = select(schema.keys).order_by(_keys.created_unix_ms.desc(), _keys.key_id)
-    if tenant:
-        statement = statement.where(_keys.tenant == tenant)
-    rows = connection.execute(statement.limit(size_max)).mappings()
-    return [_key(row) for row in rows]

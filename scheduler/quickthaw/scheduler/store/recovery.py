@@ -33,8 +33,8 @@ from quickthaw.scheduler.core.model import (
 )
 from quickthaw.scheduler.core.pricing import WORKER_LOST
 from quickthaw.scheduler.core.sanctions import Quarantine
-from quickthaw.scheduler.endpoints import endpoint_from_row
 from quickthaw.scheduler.store import schema
+from quickthaw.scheduler.store.endpoints import endpoint_from_row
 from quickthaw.scheduler.store.queries import view_from_row
 from quickthaw.scheduler.views import RequestView
 from quickthaw.scheduler.work_units import batch_key, output_units
