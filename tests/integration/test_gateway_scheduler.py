@@ -247,3 +247,19 @@ async def test_what_a_queued_request_was_refused_for_has_its_kind_as_if_it_had_b
         item = await refused_later(stack, "test/tiny", {})
         assert (item["type"], item["loc"]) == ("missing", ["body", "prompt"])
         assert stack.worker.assigned.empty()
+
+
+async def test_prices_are_told_of_endpoints_that_the_key_may_call(tmp_path: Path) -> None:
+    async with a_stack(tmp_path) as stack:
+        path = "/v1/models/pricing"
+        told = (await stack.http.get(path, params={"endpoint_id": "test/tiny"})).json()
+        (price,) = told["prices"]
+        assert (told["next_cursor"], told["has_more"]) == (None, False)
+        assert (price["endpoint_id"], price["currency"]) == ("test/tiny", "USD")
+        assert price["unit"] == "compute seconds"
+        assert price["unit_price"] == max(price["unit_price_by_gpu_type"].values()) > 0
+        unnamed = await stack.http.get(path)
+        assert (unnamed.status_code, unnamed.json()["error_type"]) == (400, "bad_request")
+        for each, status in ((stack.nobody, 401), (stack.http, 404)):
+            answer = await each.get(path, params={"endpoint_id": "test/tiny,test/none"})
+            assert answer.status_code == status

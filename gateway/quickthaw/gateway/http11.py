@@ -1,7 +1,8 @@
 """uvicorn's HTTP/1.1, with limits on callers that are slow on purpose.
 
 uvicorn bounds idle connections and the size of headers. It bounds neither a caller that sends its
-headers one byte at a time or connects and says nothing, nor one that does not read its answer.
+headers one byte at a time or connects and says nothing, nor one that goes on sending a body which
+was answered without being read, nor one that does not read its answer.
 """
 
 from __future__ import annotations
@@ -18,20 +19,26 @@ class BoundedHttp11(H11Protocol):
     header_seconds: ClassVar[float] = 10.0
     stall_seconds: ClassVar[float] = 30.0
     on_stall: Callable[[], None]
-    _header_timer: asyncio.TimerHandle | None = None
+    _arrival_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
-        self._expect_headers()
+        self._expect_arrival()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._header_timer = _stop(self._header_timer)
-        elif self._header_timer is None:
-            # uvicorn has stopped its idle timer: these are the first bytes of another request.
-            self._expect_headers()
+        # uvicorn has stopped its idle timer: these bytes belong to another request's headers, or to
+        # a body that nobody reads any more.
+        if self.conn.their_state is h11.IDLE or self._answered_early():
+            self._expect_arrival()
+        else:
+            self._arrival_timer = _stop(self._arrival_timer)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._answered_early():
+            self._expect_arrival()
 
     def pause_writing(self) -> None:
         """The reader is a full buffer behind; if it takes none of it for long, it is cut off."""
@@ -43,14 +50,19 @@ class BoundedHttp11(H11Protocol):
         self._stall_timer = _stop(self._stall_timer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._header_timer = _stop(self._header_timer)
+        self._arrival_timer = _stop(self._arrival_timer)
         self._stall_timer = _stop(self._stall_timer)
         super().connection_lost(exc)
 
-    def _expect_headers(self) -> None:
-        self._header_timer = self.loop.call_later(self.header_seconds, self._headers_are_late)
+    def _answered_early(self) -> bool:
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
-    def _headers_are_late(self) -> None:
+    def _expect_arrival(self) -> None:
+        """The whole of it within `header_seconds`, however often this is said meanwhile."""
+        if self._arrival_timer is None:
+            self._arrival_timer = self.loop.call_later(self.header_seconds, self._is_late)
+
+    def _is_late(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
 

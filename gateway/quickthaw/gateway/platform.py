@@ -261,15 +261,14 @@ class Platform:
     ) -> inference_pb2.ListRequestsResponse:
         return await self.call(credential, self._inference.List, request)
 
-    async def prices(self, credential: Credential) -> list[billing_pb2.Price]:
-        answer = await self._patiently(
+    async def prices(self, credential: Credential) -> billing_pb2.GetPricesResponse:
+        return await self._patiently(
             lambda: self._billing.GetPrices(
                 billing_pb2.GetPricesRequest(),
                 metadata=_metadata(credential),
                 timeout=self._limits.call_seconds,
             )
         )
-        return list(answer.prices)
 
     async def listed_models(self, credential: Credential) -> list[catalog_pb2.Model]:
         """As `models`, at most `model_cache_seconds` old."""

@@ -205,6 +205,7 @@ async def _served(
             server.make_protocol,
             tls,
             head_seconds=limits.header_seconds,
+            stall_seconds=limits.stall_seconds,
             undecided_max=limits.connections_max,
         )
         async with asyncio.TaskGroup() as group:

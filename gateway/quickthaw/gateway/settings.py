@@ -24,7 +24,8 @@ class Limits:
     header_bytes_max: int = 32 * 1024
     """Request line and headers together."""
     header_seconds: float = 10.0
-    """From a connection's (or a request's) first byte to the end of its headers."""
+    """From a connection's (or a request's) first byte to the end of its headers; and for the rest of
+    a body whose request was answered before it was read."""
     body_bytes_max: int = 16 * 1024 * 1024
     """Of a call, with files as data: URIs in it; uploads have their own limits."""
     bodies_bytes_max: int = 512 * 1024 * 1024
@@ -41,7 +42,8 @@ class Limits:
     run_seconds_max: float = 3600.0
     """One synchronous run or stream, queueing included; then it is cancelled."""
     stall_seconds: float = 30.0
-    """How long a reader may take nothing of an answer before it is cut off."""
+    """How long a reader may take nothing of an answer before it is cut off; one that has vanished
+    while there is nothing to tell it is noticed after three times as long."""
     ping_seconds: float = 10.0
     """Silence on an event stream after which a comment keeps it alive."""
     websockets_max: int = 4096

@@ -54,7 +54,9 @@ class Port:
 
     `make_protocol` makes the HTTP server's protocol for one connection. `tls`: None where TLS is
     not offered. At most `undecided_max` connections may be looked at at once, each for at most
-    `head_seconds`; what is admitted the HTTP server bounds itself.
+    `head_seconds`; what is admitted the HTTP server bounds itself, but for a peer that takes none
+    of the last bytes, or has vanished: the kernel gives that up after `stall_seconds`, or after
+    three times as long in which there was nothing to say.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Port:
         tls: ssl.SSLContext | None,
         *,
         head_seconds: float,
+        stall_seconds: float,
         undecided_max: int,
     ) -> None:
         self._listener = listener
         self._make_protocol = make_protocol
         self._tls = tls
         self._head_seconds = head_seconds
+        self._stall_seconds = stall_seconds
         self._undecided = asyncio.Semaphore(undecided_max)
         self._admitting: set[asyncio.Task[None]] = set()
 
@@ -128,9 +132,7 @@ class Port:
     ) -> socket.socket:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A reader that does not read makes us hold this much, and not the kernel's megabytes.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+            _bound(connection, self._stall_seconds)
         await loop.connect_accepted_socket(
             self._make_protocol,
             connection,
@@ -180,6 +182,24 @@ class Port:
             raise Refused(_answer(403, "Forbidden", told))
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(connection, b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+
+def _bound(connection: socket.socket, stall_seconds: float) -> None:
+    """What the kernel keeps for a reader that does not read, and for how long.
+
+    Nobody else ends a connection that is closed on our side and whose last bytes fit a buffer, or
+    whose peer vanished without a word while it waits for a run to end.
+    """
+    seconds = max(1, round(stall_seconds))
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX),
+        (socket.TCP_USER_TIMEOUT, 1000 * seconds),
+        (socket.TCP_KEEPIDLE, 2 * seconds),
+        (socket.TCP_KEEPINTVL, seconds),
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 async def _peek(connection: socket.socket, at_least: int) -> bytes:

@@ -141,17 +141,14 @@ def _model(entry: Entry, public_url: str, wanted: Wanted) -> JsonObject:
 
 def _read(query: QueryParams) -> Wanted:
     """Raises HttpError 400, naming the parameter, and 404 for what can be no endpoint."""
-    ids = _split(query.getlist("endpoint_id"))
-    if len(ids) > IDS_MAX:
-        raise _wrong("endpoint_id", f"name at most {IDS_MAX} endpoints, not {len(ids)}")
     expand = _split(query.getlist("expand"))
     if unknown := [each for each in expand if each not in EXPANSIONS]:
-        raise _wrong("expand", f"{unknown[0]!r:.40} is none of {', '.join(EXPANSIONS)}")
+        raise wrong_parameter("expand", f"{unknown[0]!r:.40} is none of {', '.join(EXPANSIONS)}")
     status = query.get("status", "active")
     if status not in _STATUSES:
-        raise _wrong("status", f"{status!r:.40} is none of {', '.join(_STATUSES)}")
+        raise wrong_parameter("status", f"{status!r:.40} is none of {', '.join(_STATUSES)}")
     return Wanted(
-        ids=[parse_endpoint_id(each) for each in dict.fromkeys(ids)],
+        ids=named_endpoints(query),
         words=query.get("q", "").lower()[:QUERY_CHARS_MAX].split(),
         category=query.get("category", ""),
         deprecated=status == "deprecated",
@@ -159,6 +156,14 @@ def _read(query: QueryParams) -> Wanted:
         after=_after(query.get("cursor", "")),
         size=_size(query.get("limit")),
     )
+
+
+def named_endpoints(query: QueryParams) -> list[EndpointId]:
+    """Raises HttpError 400 for too many, and 404 for what can be no endpoint."""
+    ids = _split(query.getlist("endpoint_id"))
+    if len(ids) > IDS_MAX:
+        raise wrong_parameter("endpoint_id", f"name at most {IDS_MAX} endpoints, not {len(ids)}")
+    return [parse_endpoint_id(each) for each in dict.fromkeys(ids)]
 
 
 def _split(values: Sequence[str]) -> list[str]:
@@ -170,7 +175,7 @@ def _size(text: str | None) -> int:
     if text is None:
         return PAGE_SIZE
     if not (text.isascii() and text.isdecimal()) or int(text[:9]) < 1:
-        raise _wrong("limit", "give a whole number from 1 on")
+        raise wrong_parameter("limit", "give a whole number from 1 on")
     return min(int(text[:9]), PAGE_SIZE_MAX)
 
 
@@ -182,11 +187,11 @@ def _after(cursor: str) -> str:
     try:
         after = base64.b64decode(cursor, b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise _wrong("cursor", "give the next_cursor of the page before") from error
+        raise wrong_parameter("cursor", "give the next_cursor of the page before") from error
     if len(after) > ID_CHARS_MAX + len("/image-to-image"):
-        raise _wrong("cursor", "give the next_cursor of the page before")
+        raise wrong_parameter("cursor", "give the next_cursor of the page before")
     return after
 
 
-def _wrong(name: str, message: str) -> HttpError:
+def wrong_parameter(name: str, message: str) -> HttpError:
     return HttpError(400, f"{name}: {message}", "bad_request")

@@ -34,6 +34,7 @@ _PARTS: Final = ("/files", _FILE, f"/cdn{_FILE}")
 
 _OPERATIONS: Final = (
     Operation("get", "/v1/models", "The endpoints: all, those that are named, or a search."),
+    Operation("get", "/v1/models/pricing", "What endpoints that are named cost."),
     Operation("post", "/rest/tokens", "A short-lived token for browsers.", body=_JSON),
     Operation("post", "/rest/storage/auth/token", "A token for uploads.", body=_JSON),
     Operation("post", "/rest/storage/upload/initiate", "A URL to PUT a file to.", body=_JSON),
@@ -82,7 +83,7 @@ _OPERATIONS: Final = (
 _MODELS_QUERY: Final[Sequence[tuple[str, str, JsonObject]]] = (
     (
         "endpoint_id",
-        "Only these; may be repeated. Those that every tenant may call need no key.",
+        "Only these; may be repeated. To list those that every tenant may call takes no key.",
         {"type": "array", "items": {"type": "string", "maxLength": 200}, "maxItems": 50},
     ),
     ("q", "Words in the id, the description or the category.", {"type": "string"}),
@@ -100,10 +101,20 @@ _MODELS_QUERY: Final[Sequence[tuple[str, str, JsonObject]]] = (
 
 def fal_paths() -> JsonObject:
     paths = described_paths(_OPERATIONS, _ERRORS, "Error", _JSON)
-    operation = paths["/v1/models"]["get"]
-    assert isinstance(operation, dict)
-    operation["parameters"] = [
-        {"name": name, "in": "query", "description": text, "schema": schema}
-        for name, text, schema in _MODELS_QUERY
-    ]
+    for path, query, required in (
+        ("/v1/models", _MODELS_QUERY, False),
+        ("/v1/models/pricing", _MODELS_QUERY[:1], True),
+    ):
+        operation = paths[path]["get"]
+        assert isinstance(operation, dict)
+        operation["parameters"] = [
+            {
+                "name": name,
+                "in": "query",
+                "description": text,
+                "required": required,
+                "schema": schema,
+            }
+            for name, text, schema in query
+        ]
     return dict(paths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import Route, WebSocketRoute
 
-from quickthaw.gateway.fal import catalog, proxy, queue, storage
+from quickthaw.gateway.fal import catalog, pricing, proxy, queue, storage
 from quickthaw.gateway.fal.over_websocket import over_websocket
 from quickthaw.gateway.fal.realtime import realtime
 from quickthaw.gateway.fal.run import run
@@ -31,4 +31,5 @@ ROUTES = [
     *proxy.ROUTES,
     Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
     Route(catalog.PATH, catalog.list_models, methods=["GET"]),
+    Route(pricing.PATH, pricing.pricing, methods=["GET"]),
 ]

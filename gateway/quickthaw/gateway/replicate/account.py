@@ -20,8 +20,8 @@ async def account(request: Request) -> Response:
 
 async def hardware(request: Request) -> Response:
     """The kinds of GPU that have a price here."""
-    prices = await gateway_of(request).platform.prices(read_credential(request.headers))
-    return json_response([{"sku": each.gpu_type, "name": each.gpu_type} for each in prices])
+    table = await gateway_of(request).platform.prices(read_credential(request.headers))
+    return json_response([{"sku": each.gpu_type, "name": each.gpu_type} for each in table.prices])
 
 
 async def webhook_secret(request: Request) -> Response:
