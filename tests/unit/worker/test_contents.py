@@ -7,19 +7,16 @@ import pytest
 from quickthaw.v1 import fleet_pb2
 from quickthaw.wire.limits import CONTENTS_BYTES_MAX
 from quickthaw.worker.attempts import (
-    Assigned,
     Assignment,
     Failure,
-    LoadReturned,
     LoadSummary,
     OutputFile,
     RunResult,
-    RunReturned,
     StoredArtifact,
-    StoreReturned,
-    TellFinished,
 )
+from quickthaw.worker.commands import TellFinished
 from quickthaw.worker.convert import assignment_from, fill_finished
+from quickthaw.worker.events import Assigned, LoadReturned, RunReturned, StoreReturned
 from quickthaw.worker.machine import AttemptMachine
 
 

@@ -9,33 +9,37 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from quickthaw.worker.attempts import (
-    Assigned,
     Assignment,
-    BeginLoad,
-    BeginRun,
-    BeginStore,
-    CancelAll,
-    CancelRequested,
-    Command,
-    EndsAcknowledged,
     Failure,
-    LeaseExpired,
-    LoadReturned,
     LoadSummary,
     NoRoomYet,
     Outcome,
     Phase,
-    ReleaseModel,
-    Revoked,
     RunResult,
-    RunReturned,
     Stopped,
-    StopWork,
     StoredArtifact,
-    StoreReturned,
+)
+from quickthaw.worker.commands import (
+    BeginLoad,
+    BeginRun,
+    BeginStore,
+    Command,
+    ReleaseModel,
+    StopWork,
     TellFinished,
     TellLoading,
     TellRunning,
+)
+from quickthaw.worker.events import (
+    Assigned,
+    CancelAll,
+    CancelRequested,
+    EndsAcknowledged,
+    LeaseExpired,
+    LoadReturned,
+    Revoked,
+    RunReturned,
+    StoreReturned,
 )
 from quickthaw.worker.machine import AttemptMachine
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from quickthaw.worker.attempts import (
-    Assigned,
-    Assignment,
+from quickthaw.worker.attempts import Assignment, LoadSummary, Outcome, RunResult, Stopped
+from quickthaw.worker.commands import (
     BeginLoad,
     BeginRun,
-    CancelRequested,
     Command,
-    LoadReturned,
-    LoadSummary,
-    Outcome,
-    RunResult,
-    RunReturned,
-    Stopped,
     StopWork,
-    StoreReturned,
     TellFinished,
     TellRunning,
+)
+from quickthaw.worker.events import (
+    Assigned,
+    CancelRequested,
+    LoadReturned,
+    RunReturned,
+    StoreReturned,
 )
 from quickthaw.worker.machine import AttemptMachine
 

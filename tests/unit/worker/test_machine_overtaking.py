@@ -7,26 +7,25 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quickthaw.worker.attempts import (
-    Assigned,
-    Assignment,
+from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult
+from quickthaw.worker.commands import (
     BeginLoad,
     BeginRun,
-    CancelRequested,
     Command,
-    Event,
-    LoadLasts,
-    LoadReturned,
-    LoadSummary,
-    NoRoomYet,
     ReleaseModel,
-    RunResult,
-    RunReturned,
-    TakenUp,
     TakeUp,
     TellFinished,
     TellLoading,
     TellRunning,
+)
+from quickthaw.worker.events import (
+    Assigned,
+    CancelRequested,
+    Event,
+    LoadLasts,
+    LoadReturned,
+    RunReturned,
+    TakenUp,
 )
 from quickthaw.worker.machine import AttemptMachine
 

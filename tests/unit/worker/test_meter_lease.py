@@ -5,23 +5,17 @@ from __future__ import annotations
 import pytest
 
 from quickthaw.v1 import fleet_pb2
-from quickthaw.worker.attempts import (
+from quickthaw.worker.attempts import Assignment, LoadSummary, Outcome, RunResult, Stopped
+from quickthaw.worker.commands import Command, StopWork, TellFinished
+from quickthaw.worker.convert import assignment_from
+from quickthaw.worker.events import (
     Assigned,
-    Assignment,
     CancelRequested,
-    Command,
     LoadReturned,
-    LoadSummary,
     MeterDue,
     MeterExtended,
-    Outcome,
-    RunResult,
     RunReturned,
-    Stopped,
-    StopWork,
-    TellFinished,
 )
-from quickthaw.worker.convert import assignment_from
 from quickthaw.worker.machine import AttemptMachine
 
 STOP = StopWork("a")

@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 
 from quickthaw.v1 import fleet_pb2
 from quickthaw.worker import convert
-from quickthaw.worker.attempts import (
-    LoadSummary,
-    Outcome,
-    TellFinished,
-    TellLoading,
-    TellRunning,
-)
+from quickthaw.worker.attempts import LoadSummary, Outcome
+from quickthaw.worker.commands import TellFinished, TellLoading, TellRunning
 from quickthaw.worker.outbox import Outbox, State
 
 ATTEMPTS = ("a", "b", "c")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from quickthaw.wire.errors import SnapshotInvalid
 from quickthaw.worker.artifacts import ArtifactStore, open_store
-from quickthaw.worker.attempts import Assigned, Assignment, LoadSummary, Outcome, RunResult
+from quickthaw.worker.attempts import Assignment, LoadSummary, Outcome, RunResult
+from quickthaw.worker.events import Assigned
 from quickthaw.worker.families.noop import NoopEngine
 from quickthaw.worker.machine import AttemptMachine
 from quickthaw.worker.metrics import WorkerMetrics

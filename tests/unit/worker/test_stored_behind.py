@@ -9,8 +9,9 @@ import pytest
 
 from quickthaw.v1 import fleet_pb2, types_pb2
 from quickthaw.worker.artifacts import ArtifactStore, open_store
-from quickthaw.worker.attempts import Assigned, Assignment, OutputFile, Revoked, RunResult
+from quickthaw.worker.attempts import Assignment, OutputFile, RunResult
 from quickthaw.worker.convert import assignment_from
+from quickthaw.worker.events import Assigned, Revoked
 from quickthaw.worker.families.noop import NoopEngine
 from quickthaw.worker.machine import AttemptMachine
 from quickthaw.worker.metrics import WorkerMetrics

@@ -22,12 +22,12 @@ from quickthaw.v1 import fleet_pb2, fleet_pb2_grpc
 from quickthaw.wire import errors
 from quickthaw.wire.status import error_from_rpc
 from quickthaw.worker import convert
-from quickthaw.worker.attempts import (
+from quickthaw.worker.attempts import Failure
+from quickthaw.worker.events import (
     Assigned,
     CancelAll,
     CancelRequested,
     EndsAcknowledged,
-    Failure,
     LeaseExpired,
     MeterExtended,
     Revoked,

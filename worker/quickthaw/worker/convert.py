@@ -14,10 +14,9 @@ from quickthaw.worker.attempts import (
     Phase,
     Status,
     StoredArtifact,
-    TellFinished,
-    TellRunning,
     Tier,
 )
+from quickthaw.worker.commands import TellFinished, TellRunning
 from quickthaw.worker.prefetching import Prefetch
 from quickthaw.worker.residency import Resident, TierSpeed
 

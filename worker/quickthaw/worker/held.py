@@ -15,9 +15,9 @@ from quickthaw.worker.attempts import (
     RunResult,
     Status,
     StoredArtifact,
-    TellFinished,
     contents_of,
 )
+from quickthaw.worker.commands import TellFinished
 
 
 @dataclass(slots=True)

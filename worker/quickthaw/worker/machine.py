@@ -15,37 +15,26 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import assert_never
 
+from quickthaw.worker import events
 from quickthaw.worker.attempts import (
-    Assigned,
     Assignment,
-    BeginLoad,
-    BeginRun,
-    BeginStore,
-    CancelAll,
-    CancelRequested,
-    Command,
-    EndsAcknowledged,
-    Event,
     Failure,
-    LeaseExpired,
-    LoadLasts,
-    LoadReturned,
     LoadSummary,
-    MeterDue,
-    MeterExtended,
     NoRoomYet,
     Outcome,
     Phase,
-    ReleaseModel,
-    Revoked,
     RunResult,
-    RunReturned,
     Status,
     Stopped,
-    StopWork,
     StoredArtifact,
-    StoreReturned,
-    TakenUp,
+)
+from quickthaw.worker.commands import (
+    BeginLoad,
+    BeginRun,
+    BeginStore,
+    Command,
+    ReleaseModel,
+    StopWork,
     TellFinished,
     TellLoading,
     TellRunning,
@@ -104,51 +93,51 @@ class AttemptMachine:
             lines.append(attempt.status(now))
         return lines
 
-    def handle(self, event: Event, now: float) -> list[Command]:
+    def handle(self, event: events.Event, now: float) -> list[Command]:
         """`now` is when the event happened, which may be a little before it is handled."""
         commands, unix_ms = list[Command](), 0
         match event:
-            case Assigned(assignment, unix_ms, refusal):
+            case events.Assigned(assignment, unix_ms, refusal):
                 self._assigned(assignment, refusal, now, commands)
-            case LoadReturned(attempt_id, load, unix_ms):
+            case events.LoadReturned(attempt_id, load, unix_ms):
                 self._load_returned(attempt_id, load, now, commands)
-            case LoadLasts(attempt_id):
+            case events.LoadLasts(attempt_id):
                 self._overtaking.load_lasts(self._attempts.get(attempt_id))
-            case TakenUp(attempt_id, taken, unix_ms):
+            case events.TakenUp(attempt_id, taken, unix_ms):
                 self._taken_up(attempt_id, taken, now, commands)
-            case RunReturned(attempt_id, run, unix_ms, run_id, over):
+            case events.RunReturned(attempt_id, run, unix_ms, run_id, over):
                 if over:
                     self._runs_in_flight.pop(run_id or attempt_id, None)
                 self._run_returned(attempt_id, run, now, commands)
-            case StoreReturned(attempt_id, stored):
+            case events.StoreReturned(attempt_id, stored):
                 attempt = self._attempts.get(attempt_id)
                 if attempt is not None and attempt.phase is Phase.STORING:
                     if isinstance(stored, Failure):
                         self._end(attempt, Outcome.FAILED, commands, failure=stored)
                     else:
                         self._end(attempt, Outcome.SUCCEEDED, commands, artifacts=stored)
-            case CancelRequested(attempt_id, reason):
+            case events.CancelRequested(attempt_id, reason):
                 if (attempt := self._attempts.get(attempt_id)) is not None:
                     self._cancel(attempt, reason, commands)
-            case CancelAll(reason):
+            case events.CancelAll(reason):
                 for attempt in list(self._attempts.values()):
                     self._cancel(attempt, reason, commands)
-            case Revoked(attempt_ids):
+            case events.Revoked(attempt_ids):
                 for attempt_id in attempt_ids:
                     self._forget(attempt_id, commands)
-            case LeaseExpired():
+            case events.LeaseExpired():
                 # Ends stay: that work is done, and the scheduler may still want it.
                 for attempt_id, attempt in list(self._attempts.items()):
                     if attempt.phase is not Phase.ENDED:
                         self._forget(attempt_id, commands)
-            case MeterExtended(leases):
+            case events.MeterExtended(leases):
                 for attempt_id, paid_ms in leases:
                     if (attempt := self._attempts.get(attempt_id)) is not None:
                         self._limited.pay(attempt, paid_ms)
                 self._stop_unpaid(now, commands)
-            case MeterDue():
+            case events.MeterDue():
                 self._stop_unpaid(now, commands)
-            case EndsAcknowledged(attempt_ids):
+            case events.EndsAcknowledged(attempt_ids):
                 for attempt_id in attempt_ids:
                     known = self._attempts.get(attempt_id)
                     if known is not None and known.phase is Phase.ENDED:

@@ -16,7 +16,8 @@ from typing import TypeAlias, assert_never
 from quickthaw.v1 import fleet_pb2
 from quickthaw.wire.limits import FRAME_MESSAGES_MAX
 from quickthaw.worker import convert
-from quickthaw.worker.attempts import Outcome, TellFinished, TellLoading, TellRunning
+from quickthaw.worker.attempts import Outcome
+from quickthaw.worker.commands import TellFinished, TellLoading, TellRunning
 
 FRAME_BYTES_MAX = 2 * 1024 * 1024
 """Well under a message's limit: one preview more may be added to a frame that is nearly full."""

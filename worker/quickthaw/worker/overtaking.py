@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
-from quickthaw.worker.attempts import TakeUp
+from quickthaw.worker.commands import TakeUp
 from quickthaw.worker.held import HeldAttempt
 
 LOOKED_AT_MAX = 16

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from quickthaw.wire.errors import QuickthawError
-from quickthaw.worker.attempts import (
-    Assignment,
-    LoadSummary,
-    NoRoomYet,
-    RunResult,
-    Stopped,
-    Tier,
-)
+from quickthaw.worker.attempts import Assignment, LoadSummary, NoRoomYet, RunResult, Stopped, Tier
 
 Clock = Callable[[], float]
 """Seconds of a monotonic clock."""
