@@ -22,7 +22,7 @@ from quickthaw.gateway.app import WEBHOOK_BODIES, build_app
 from quickthaw.gateway.context import FAREWELL_SECONDS, Gateway
 from quickthaw.gateway.cors import Cors
 from quickthaw.gateway.door import Authority, Port
-from quickthaw.gateway.door.authority import own_context
+from quickthaw.gateway.door.own_certificate import OwnCertificate, renewing
 from quickthaw.gateway.http11 import protocol_with
 from quickthaw.gateway.inputs import Inputs
 from quickthaw.gateway.links import Links, load_key, load_secret
@@ -107,7 +107,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
             if gateway.uploads is not None:
                 every_seconds = settings.limits.sweep_seconds
                 await stack.enter_async_context(sweeping(gateway.uploads.expiry, every_seconds))
-            tls = _tls(settings, authority)
+            tls = await _tls(settings, authority, stack)
             await _deliver_webhooks(settings, gateway, stack)
             await stack.enter_async_context(_served(gateway, listener, settings.limits, tls))
             yield Listening(address, public_url, metrics_url)
@@ -180,11 +180,15 @@ def _uploads(settings: GatewaySettings, secret: bytes) -> Uploads | None:
     )
 
 
-def _tls(settings: GatewaySettings, authority: Authority | None) -> ssl.SSLContext | None:
+async def _tls(
+    settings: GatewaySettings, authority: Authority | None, stack: contextlib.AsyncExitStack
+) -> ssl.SSLContext | None:
     """What TLS connections get; None where TLS is not offered. Raises SettingsInvalid."""
     own = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
-        own = own_context(settings.tls_certificate, settings.tls_key)
+        certificate = OwnCertificate(settings.tls_certificate, settings.tls_key)
+        await stack.enter_async_context(renewing(certificate, settings.limits.tls_check_seconds))
+        own = certificate.context
     return own if authority is None else authority.server_context(own)
 
 

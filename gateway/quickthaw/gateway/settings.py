@@ -96,6 +96,8 @@ class Limits:
     """After a request named it, in which a worker still finds one if the request waits."""
     sweep_seconds: float = 60.0
     """Between two looks for files that have expired."""
+    tls_check_seconds: float = 60.0
+    """Between two looks whether the operator's certificate was renewed."""
     drain_seconds: int = 30
     """From SIGTERM until requests that are still open are cut off."""
     inline_bytes_max: int = 32 * 1024 * 1024

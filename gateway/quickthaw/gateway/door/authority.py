@@ -7,12 +7,15 @@ name constraint keeps its key from vouching for anything but the names in `names
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import ipaddress
 import logging
 import os
 import ssl
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +37,14 @@ logger = logging.getLogger(__name__)
 
 CA_DAYS: Final = 3650
 LEAF_DAYS: Final = 90
-"""Made anew by every process, so no leaf comes near its end."""
+LEAF_USED_DAYS: Final = 30
+"""After which a name gets a new one, however long the process lives."""
 LEAVES_MAX: Final = 256
 _CLOCK_SKEW: Final = datetime.timedelta(hours=1)
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 class Authority:
@@ -45,23 +53,26 @@ class Authority:
     Raises SettingsInvalid if the folder cannot be written or holds something else.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, utc_now: Callable[[], datetime.datetime] = _utc_now) -> None:
+        self._utc_now = utc_now
         self.ca_path = folder / "ca.pem"
         self.bundle_path = folder / "bundle.pem"
         self._key_path = folder / "ca.key"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not self._key_path.exists():
-                _make(self._key_path, self.ca_path)
-            self._key, self._certificate = _load(self._key_path, self.ca_path)
-            _write_bundle(self.bundle_path, self.ca_path)
+            with _alone(folder):  # gateways that start at once share what the first one makes
+                if not self._key_path.exists():
+                    _make(self._key_path, self.ca_path)
+                self._key, self._certificate = _load(self._key_path, self.ca_path)
+                _write_bundle(self.bundle_path, self.ca_path)
         except (OSError, ValueError, TypeError) as error:
             raise SettingsInvalid(
                 f"the local certificate authority in {folder} cannot be used: {error}; "
                 "remove the folder to have a new one made, and tell clients of it again"
             ) from error
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._contexts: dict[str, tuple[ssl.SSLContext, datetime.datetime]] = {}
+        """By name, with the time until which it is used."""
 
     @property
     def ca_pem(self) -> bytes:
@@ -72,7 +83,7 @@ class Authority:
 
         `own`: the operator's certificate, for every name that is not the local authority's.
         """
-        outer = own or _bare_context()
+        outer = own or bare_context()
 
         def on_name(
             connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext
@@ -89,11 +100,15 @@ class Authority:
 
     def context_for(self, name: str) -> ssl.SSLContext:
         """With a certificate for one permitted name (and 127.0.0.1 for the default one)."""
-        if (known := self._contexts.get(name)) is None:
+        now = self._utc_now()
+        context, until = self._contexts.get(name, (None, now))
+        if context is None or until <= now:
+            self._contexts.pop(name, None)
             if len(self._contexts) >= LEAVES_MAX:
                 del self._contexts[next(iter(self._contexts))]
-            known = self._contexts[name] = self._make_context(name)
-        return known
+            context = self._make_context(name)
+            self._contexts[name] = context, now + datetime.timedelta(days=LEAF_USED_DAYS)
+        return context
 
     @property
     def leaf_key_pem(self) -> bytes:
@@ -105,7 +120,7 @@ class Authority:
         return self._leaf(name).public_bytes(serialization.Encoding.PEM) + self.ca_pem
 
     def _make_context(self, name: str) -> ssl.SSLContext:
-        context = _bare_context()
+        context = bare_context()
         # OpenSSL's wrapper reads certificates from files only.
         with tempfile.NamedTemporaryFile(prefix="quickthaw-") as file:
             file.write(self.leaf_key_pem + self.leaf_pem(name))
@@ -120,7 +135,7 @@ class Authority:
                 x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
                 x509.IPAddress(ipaddress.ip_address("::1")),
             ]
-        now = datetime.datetime.now(datetime.UTC)
+        now = self._utc_now()
         return (
             x509.CertificateBuilder()
             .subject_name(_named(name))
@@ -141,23 +156,23 @@ class Authority:
         )
 
 
-def own_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """The operator's certificate and key. Raises SettingsInvalid."""
-    context = _bare_context()
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsInvalid(
-            f"--tls-certificate {certificate} with --tls-key {key}: {error}"
-        ) from error
-    return context
-
-
-def _bare_context() -> ssl.SSLContext:
+def bare_context() -> ssl.SSLContext:
+    """With what every connection agrees to, and no certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The kernel lets go of the lock with the process. Raises OSError."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make(key_path: Path, ca_path: Path) -> None:
