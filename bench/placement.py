@@ -28,7 +28,7 @@ from quickthaw.scheduler.core.events import (
     RequestJournalled,
     WorkerHello,
 )
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.machine import Machine
 from quickthaw.scheduler.core.model import (
     Component,

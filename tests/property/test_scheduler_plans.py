@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quickthaw.scheduler.core.estimates import LearnedEstimates
-from quickthaw.scheduler.core.fleet import Held, Worker
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.model import AttemptId, Digest, Residency, Tier
+from quickthaw.scheduler.core.worker import Held, Worker
 from support.core_builders import a_component, a_model, a_worker
 
 PARTS = tuple(a_component(name, gib=1 + number) for number, name in enumerate("abc"))

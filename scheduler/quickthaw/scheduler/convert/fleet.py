@@ -10,9 +10,9 @@ from quickthaw.scheduler.convert.words import (
     WORKER_STATE_TO_WIRE,
     tier_to_wire,
 )
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptRecord, Tier
+from quickthaw.scheduler.core.worker import Worker
 from quickthaw.v1 import fleet_pb2
 
 

@@ -15,8 +15,9 @@ from quickthaw.scheduler.convert.words import (
     tier_to_wire,
 )
 from quickthaw.scheduler.core import commands
+from quickthaw.scheduler.core.decisions import Decision
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import Decision, Estimate, Priority, Quote, Receipt
+from quickthaw.scheduler.core.model import Estimate, Priority, Quote, Receipt
 from quickthaw.scheduler.core.records import record
 from quickthaw.scheduler.store.rows import EndColumns
 from quickthaw.scheduler.views import RequestView

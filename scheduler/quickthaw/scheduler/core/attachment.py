@@ -26,13 +26,13 @@ from quickthaw.scheduler.core.events import (
     WorkerHello,
 )
 from quickthaw.scheduler.core.eviction import choose_victims
-from quickthaw.scheduler.core.fleet import Held, Worker
 from quickthaw.scheduler.core.ledger import Lease
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptId, Tier, WorkerId, attempt_number
 from quickthaw.scheduler.core.requests import pay_on, resend_cancel
 from quickthaw.scheduler.core.state import State, Tracked
 from quickthaw.scheduler.core.whereabouts import whereabouts
+from quickthaw.scheduler.core.worker import Held, Worker
 
 # ---- attach ----------------------------------------------------------------------------------
 

@@ -11,18 +11,12 @@ from quickthaw.scheduler.core.commands import (
     TellProgress,
     TellQueued,
 )
-from quickthaw.scheduler.core.fleet import Held, Worker
+from quickthaw.scheduler.core.decisions import Candidate
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import (
-    AttemptId,
-    AttemptRecord,
-    Candidate,
-    Job,
-    RequestId,
-    attempt_id_of,
-)
+from quickthaw.scheduler.core.model import AttemptId, AttemptRecord, Job, RequestId, attempt_id_of
 from quickthaw.scheduler.core.state import State, Tracked
 from quickthaw.scheduler.core.whereabouts import whereabouts
+from quickthaw.scheduler.core.worker import Held, Worker
 
 FREE_RATE_NANODOLLARS_PER_SECOND = 1_000
 """At least so much does a second count for in the fair order, whatever it is sold for."""

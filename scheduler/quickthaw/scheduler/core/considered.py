@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import TypeAlias
 
-from quickthaw.scheduler.core.model import Candidate, Digest, Refusal, Tier, WorkerId
+from quickthaw.scheduler.core.decisions import Candidate, Refusal
+from quickthaw.scheduler.core.model import Digest, Tier, WorkerId
 
 Refused: TypeAlias = tuple[WorkerId, str, str, tuple[object, ...]]
 """The worker, the reason's word, and the detail as a format with what goes into it."""

@@ -6,9 +6,9 @@ counted from that Hello: the worker is attached and visible, and gets nothing un
 
 from __future__ import annotations
 
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.model import WorkerId
 from quickthaw.scheduler.core.state import Deaths, State
+from quickthaw.scheduler.core.worker import Worker
 
 
 def note_hello(state: State, worker: Worker) -> None:

@@ -12,7 +12,6 @@ from quickthaw.scheduler.core.commands import (
     SendDrain,
     TellEnd,
 )
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     NO_OUTPUTS,
@@ -25,6 +24,7 @@ from quickthaw.scheduler.core.model import (
 )
 from quickthaw.scheduler.core.pricing import BUDGET_EXHAUSTED, WORKER_LOST
 from quickthaw.scheduler.core.state import State, Tracked
+from quickthaw.scheduler.core.worker import Worker
 
 DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
 MOVED = "moved"

@@ -1,400 +1,383 @@
-"""One worker as the core knows it: what it holds, what it will hold, when it is free.
+"""All attached workers, and the index by which placement finds candidates without a scan.
 
-What a worker *will* hold when it has done everything that it was told, its plan, is what counts:
-(in VRAM, less what an open attempt evicts) and everything that open attempts need. Every Assign
-repeats the evictions that are not confirmed yet, so that the plan holds whichever of the open
-attempts the worker really gets to; and a component that one attempt brings is there for the next,
-which makes loads single-flight.
+Changes to a worker go through `Fleet`, which keeps the index in step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import count, islice
 
-from quickthaw.scheduler.core.eviction import GreedyDual
+from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.model import (
     AttemptId,
     Digest,
     ModelId,
-    ModelSpec,
-    RequestId,
+    Residency,
     Tier,
+    WorkerId,
     WorkerSpec,
     WorkerState,
 )
+from quickthaw.scheduler.core.pricing import PriceTable
+from quickthaw.scheduler.core.worker import LOWER_TIERS, Held, Worker, WorkerClass
 
-LOWER_TIERS = (Tier.PINNED, Tier.DISK)
-_NOTHING: frozenset[Digest] = frozenset()
-
-
-class WorkerClass(NamedTuple):
-    """Workers that are alike to placement but for what they hold."""
-
-    gpu_type: str
-    rate_nanodollars_per_second: int
-    vram_bytes: int
-    dedicated_to: ModelId | None = None
-    """The one endpoint that they serve, while they are reserved for it."""
+_Ring = OrderedDict[Worker, None]
+"""Workers in an order, by identity: nothing of them is read to find the next."""
 
 
-class Held:
-    """An open attempt on a worker: what it keeps in VRAM, what it makes leave, when it may end."""
+class Lot:
+    """The workers of one class. Those that accept are in rings by the number of runs they hold."""
 
-    __slots__ = (
-        "brings",
-        "ended_ms",
-        "evicts",
-        "expected_end_ms",
-        "expected_load_seconds",
-        "expected_run_ms",
-        "load_tier",
-        "loaded_ms",
-        "model",
-        "run",
-        "running",
-    )
+    __slots__ = ("kind", "number", "rings", "size")
 
-    def __init__(
-        self,
-        model: ModelSpec,
-        evicts: Iterable[Digest],
-        expected_end_ms: int,
-        *,
-        expected_run_ms: int = 0,
-        loaded_ms: int = 0,
-        expected_load_seconds: float = 0.0,
-        load_tier: Tier = Tier.VRAM,
-        brings: Iterable[Digest] = (),
-    ) -> None:
-        self.model = model
-        self.run: AttemptId | None = None
-        """The first attempt of the batch that it is part of; None if it is to run alone."""
-        self.evicts = set(evicts)
-        self.expected_end_ms = expected_end_ms
-        self.expected_run_ms = expected_run_ms
-        self.loaded_ms = loaded_ms
-        """When its load should be done; 0 if it needs none."""
-        self.expected_load_seconds = expected_load_seconds
-        self.load_tier = load_tier
-        self.brings = frozenset(brings)
-        """What of its model nobody before it brings."""
-        self.running = False
-        self.ended_ms: int | None = None
-        """When the worker first mentioned its end, of which the rest must still come."""
-
-
-class _LookedAt:
-    """What placement reads of each worker that it looks at: side by side in memory, which in a
-    large fleet is cold. Slots lie in their names' order, and those of a base class before."""
-
-    __slots__ = (
-        "_working_bytes",
-        "_working_bytes_least",
-        "accepts",
-        "available_ms",
-        "coming",
-        "held",
-        "kind",
-        "kind_number",
-        "planned",
-        "planned_bytes",
-        "ready",
-        "reserved_for",
-        "warm_ms",
-        "worker_id",
-    )
-
-
-class Worker(_LookedAt):
-    """One worker. Read it freely; change it through `Fleet` only."""
-
-    __slots__ = (
-        "_evictable",
-        "attached_ms",
-        "backing_off_until_ms",
-        "connected",
-        "cordoned",
-        "credits",
-        "deaths",
-        "depth",
-        "draining",
-        "incoming",
-        "last_heard_ms",
-        "leaves",
-        "loads_until_ms",
-        "on_disk",
-        "pinned",
-        "places",
-        "prefetching_until_ms",
-        "resident",
-        "spec",
-        "stop",
-        "unloading",
-    )
-
-    def __init__(self, spec: WorkerSpec, kind: WorkerClass, depth: int, now_ms: int) -> None:
-        self.spec = spec
-        self.worker_id = spec.worker_id
+    def __init__(self, kind: WorkerClass, number: int) -> None:
         self.kind = kind
-        self.kind_number = 0
-        """Its class's, as `Fleet` counts them."""
-        self.depth = depth
-        """Attempts that it may hold at once."""
-        self.attached_ms = now_ms
-        self.last_heard_ms = now_ms
-        self.ready = False
-        """Connected and not held back by an operator; kept by `Fleet.refresh`."""
-        self.accepts = False
-        """It is ready and has a place left; kept by `Fleet.refresh`."""
-        self.connected = True
-        self.cordoned = False
-        self.draining = False
-        self.stop = False
-        self.reserved_for: RequestId | None = None
-        """A request that was passed over too often: nothing else is placed here."""
-        self.deaths = 0
-        """Processes of this worker that died lately."""
-        self.backing_off_until_ms = 0
-        """It gets nothing until then, because it died too often; 0 if it did not."""
-        self.resident: dict[Tier, dict[Digest, int]] = {tier: {} for tier in Tier}
-        """Digest to size, by tier, as the worker reported it."""
-        self.pinned = self.resident[Tier.PINNED]
-        self.on_disk = self.resident[Tier.DISK]
-        self.held: dict[AttemptId, Held] = {}
-        self.incoming: dict[Digest, int] = {}
-        """On their way to VRAM by a prefetch: digest to size. They count as there."""
-        self.unloading: set[Digest] = set()
-        """Told to leave VRAM by the slow planner, and not reported gone yet."""
-        self.prefetching_until_ms = 0
-        """A prefetch of any kind is under way until then, or until it is reported."""
-        self.credits = GreedyDual()
-        self.places = 0
-        """Runs that it holds: attempts, less those that run along with others."""
-        self.planned: dict[Digest, int] = {}
-        self.planned_bytes = 0
-        self.leaves = False
-        """Whether anything is told to go."""
-        self.available_ms = 0
-        """When one attempt more could begin to run; in the past if it could at once."""
-        self.warm_ms = 0
-        """As `available_ms`, if its model is up: it runs while others load."""
-        self.coming = _NOTHING
-        """What those bring, and is not up yet."""
-        self.loads_until_ms = 0
-        """When the next load could begin: they go one by one, beside the runs."""
-        self._working_bytes = self._working_bytes_least = 0
-        self._evictable: Sequence[tuple[Digest, int]] | None = None
+        self.number = number
+        """A small one, no other class's while this one has workers."""
+        self.size = 0
+        """All workers, also those that do not accept."""
+        self.rings: list[_Ring] = []
+
+    def least_loaded(self) -> Iterator[Worker]:
+        """Those that accept, emptiest first."""
+        for ring in self.rings:
+            yield from ring
+
+    def emptiest(self, limit: int) -> list[Worker]:
+        """The first of `least_loaded`."""
+        found: list[Worker] = []
+        for ring in self.rings:
+            if ring:
+                found += islice(ring, limit - len(found))
+                if len(found) == limit:
+                    break
+        return found
+
+
+class Fleet:
+    """All attached workers. Dictionaries keep an order, so that equal runs decide equally."""
+
+    def __init__(self, estimates: Estimates, queue_ahead: int) -> None:
+        self.workers: OrderedDict[WorkerId, Worker] = OrderedDict()
+        """Longest silent first."""
+        self.open_count = 0
+        """Workers that accept."""
+        self._idle: set[Worker] = set()
+        self.prices: PriceTable | None = None
+        """What callers pay, where that is not the workers' rates."""
+        self.version = 0
+        """Grows with whatever could let a worker take what it could not take before."""
+        self._changed: OrderedDict[WorkerId, int] = OrderedDict()  # the newest last
+        self._left_version = 0
+        self.dedicated: set[ModelId] = set()
+        """Models whose endpoints run on workers of their own alone."""
+        self._estimates = estimates
+        self._queue_ahead = queue_ahead
+        # Per tier and component, the ready workers that have it: least recently assigned first, so
+        # that a bounded look at a popular component's holders sees those with room.
+        self._holders: dict[Tier, dict[Digest, _Ring]] = {tier: {} for tier in Tier}
+        self._lots: dict[WorkerClass, Lot] = {}
+        self._ring_of: dict[Worker, _Ring] = {}  # of its lot
+
+    # ---- reading -----------------------------------------------------------------------------
 
     @property
-    def state(self) -> WorkerState:
-        if not self.connected:
-            return WorkerState.DISCONNECTED
-        if self.draining:
-            return WorkerState.DRAINING
-        if self.backing_off_until_ms:
-            return WorkerState.BACKING_OFF
-        return WorkerState.CORDONED if self.cordoned else WorkerState.READY
+    def idle_count(self) -> int:
+        """Workers that accept and hold nothing."""
+        return len(self._idle)
 
-    @property
-    def dedicated_to(self) -> ModelId | None:
-        """The one endpoint that it serves, while it is reserved for it."""
-        return self.kind.dedicated_to
+    def lots(self) -> Collection[Lot]:
+        """The attached workers by class."""
+        return self._lots.values()
 
-    def working_bytes(self, more: int = 0) -> int:
-        """Of the attempts that may run at once, the hungriest, `more` being one more attempt's."""
-        beyond = more - self._working_bytes_least
-        return self._working_bytes + beyond if beyond > 0 else self._working_bytes
+    def classes(self) -> Iterable[WorkerClass]:
+        """Of all attached workers."""
+        return self._lots.keys()
 
-    @property
-    def committed_bytes(self) -> int:
-        """What it will use at most: never over its VRAM by our decisions, which tests watch."""
-        return self.planned_bytes + self.working_bytes()
+    def class_sizes(self) -> Iterable[tuple[WorkerClass, int]]:
+        """How many attached workers each class has."""
+        return ((lot.kind, lot.size) for lot in self._lots.values())
 
-    def evictable(self) -> Sequence[tuple[Digest, int]]:
-        """What may leave VRAM, with sizes, first to go first: all of the plan that no open attempt
-        uses. Worked out when it is first asked for after a change."""
-        if self._evictable is None:
-            needed = self.needed()
-            free = [(d, size) for d, size in self.planned.items() if d not in needed]
-            self._evictable = self.credits.ordered(free)
-        return self._evictable
+    def pool_of(self, model: ModelId) -> ModelId | None:
+        """What a worker must be dedicated to for this model to run there; None for nothing."""
+        return model if model in self.dedicated else None
 
-    def forget_order(self) -> None:
-        """The order in which components leave has changed."""
-        self._evictable = None
+    def holding(self, digest: Digest, tier: Tier) -> Collection[Worker]:
+        """Least recently assigned first; for VRAM by plan."""
+        return self._holders[tier].get(digest, ())
 
-    def needed(self) -> set[Digest]:
-        """What open attempts use or will use."""
-        return {digest for held in self.held.values() for digest in held.model.sizes}
+    def holders(self, digest: Digest, tier: Tier) -> Iterable[WorkerId]:
+        """As `holding`, by their ids."""
+        return (worker.worker_id for worker in self.holding(digest, tier))
 
-    def leaving(self) -> set[Digest]:
-        """Told to go, and not reported gone yet."""
-        told = {digest for held in self.held.values() for digest in held.evicts}
-        return told | self.unloading if self.unloading else told
+    def longest_silent(self) -> Worker | None:
+        return next(iter(self.workers.values()), None)
 
-    def tier_below(self, digest: Digest) -> Tier:
-        """The nearest tier below VRAM that has the component."""
-        for tier in LOWER_TIERS:
-            if digest in self.resident[tier]:
-                return tier
-        return Tier.REMOTE
+    def least_loaded(self, kind: WorkerClass) -> Iterator[WorkerId]:
+        """Those of a class that accept, emptiest first."""
+        lot = self._lots.get(kind)
+        return (worker.worker_id for worker in lot.least_loaded()) if lot is not None else iter(())
 
-    def replan(self) -> None:
-        """Works out again what follows from `resident` and `held`."""
-        leaving = self.leaving()
-        self.leaves = bool(leaving)
-        planned = {d: size for d, size in self.resident[Tier.VRAM].items() if d not in leaving}
-        if self.incoming:
-            planned.update({d: size for d, size in self.incoming.items() if d not in leaving})
-        # Once for each model, whatever it runs at a time.
-        for model in {id(held.model): held.model for held in self.held.values()}.values():
-            planned.update(model.sizes)
-        self.planned = planned
-        self.planned_bytes = sum(planned.values())
-        self._evictable = None
-        self.replan_runs()
+    def changed_since(self, version: int, limit: int) -> list[Worker] | None:
+        """The workers that changed since `version`; None if they are more than `limit`, or one of
+        them is gone: then who was out of the question for a request may be in it again."""
+        if version < self._left_version:
+            return None
+        found: list[Worker] = []
+        for worker_id, changed in reversed(self._changed.items()):
+            if changed <= version:
+                return found
+            if len(found) == limit:
+                return None
+            found.append(self.workers[worker_id])
+        return found
 
-    def replan_for(self, held: Held) -> None:
-        """As `replan`, after one attempt more, from what was known before: a worker may hold a
-        thousand small ones."""
-        if held.evicts or self.incoming or not held.model.sizes.keys() <= self.planned.keys():
-            self.replan()
+    # ---- changing ----------------------------------------------------------------------------
+
+    def note_change(self, worker: Worker) -> None:
+        """To be called after a change that does not go through the methods below."""
+        self.version += 1
+        self._changed[worker.worker_id] = self.version
+        self._changed.move_to_end(worker.worker_id)
+
+    def attach(self, spec: WorkerSpec, rate: int, now_ms: int) -> Worker:
+        """Adds a worker that holds nothing yet, in place of what was known of its id."""
+        self.detach(spec.worker_id)
+        kind = WorkerClass(spec.gpu_type, rate, spec.vram_bytes)
+        worker = Worker(spec, kind, spec.concurrency + self._queue_ahead, now_ms)
+        self.workers[spec.worker_id] = worker
+        self._enter_class(worker)
+        self._estimates.worker_attached(spec)
+        self.refresh(worker)
+        return worker
+
+    def detach(self, worker_id: WorkerId) -> None:
+        worker = self.workers.pop(worker_id, None)
+        if worker is None:
             return
-        self._evictable = None
-        if self._waits_for_places(len(self.held)):
-            self.replan_runs()
+        self.version += 1
+        self._left_version = self.version
+        self._changed.pop(worker_id, None)
+        self._idle.discard(worker)
+        self._leave_ring(worker)
+        self._index(worker, ready=False)
+        self._leave_class(worker)
+
+    def dedicate(self, worker: Worker, model: ModelId | None) -> None:
+        """From now on it serves this endpoint alone; None for all that are not dedicated."""
+        self._leave_ring(worker)
+        self._leave_class(worker)
+        worker.kind = worker.kind._replace(dedicated_to=model)
+        self._enter_class(worker)
+        self.refresh(worker)
+        # Who was out of the question for a request may be in it again.
+        self._left_version = self.version
+
+    def reprice(self, worker: Worker, rate: int) -> None:
+        """What its seconds cost from now on."""
+        if rate == worker.kind.rate_nanodollars_per_second:
             return
-        self.places = len(self.held)
-        self.loads_until_ms = max(self.loads_until_ms, held.loaded_ms)
-        self._working_bytes += held.model.working_bytes
+        self._leave_ring(worker)
+        self._leave_class(worker)
+        worker.kind = worker.kind._replace(rate_nanodollars_per_second=rate)
+        self._enter_class(worker)
+        self.refresh(worker)
 
-    def replan_without(self, held: Held) -> None:
-        """As `replan`, after one attempt less."""
-        if self.leaves or not held.model.sizes.keys() <= self.resident[Tier.VRAM].keys():
-            self.replan()
+    def heard(self, worker: Worker, now_ms: int) -> None:
+        """The worker has given a sign of life."""
+        worker.last_heard_ms = now_ms
+        self.workers.move_to_end(worker.worker_id)
+
+    def refresh(self, worker: Worker) -> None:
+        """To be called after a worker's switches (cordoned, connected, ...) were changed."""
+        self.note_change(worker)
+        ready = worker.state is WorkerState.READY
+        if ready != worker.ready:
+            self._index(worker, ready)
+        worker.accepts = ready and worker.places < worker.depth
+        if worker.accepts and not worker.places:
+            self._idle.add(worker)
+        else:
+            self._idle.discard(worker)
+        ring: _Ring | None = None
+        if worker.accepts:
+            rings = self._lots[worker.kind].rings
+            while len(rings) <= worker.places:
+                rings.append(OrderedDict())
+            ring = rings[worker.places]
+        if ring is self._ring_of.get(worker):
             return
-        self._evictable = None
-        last_load = held.loaded_ms > 0 and held.loaded_ms == self.loads_until_ms
-        if last_load or self._waits_for_places(len(self.held) + 1):
-            self.replan_runs()
+        self._leave_ring(worker)
+        if ring is not None:
+            ring[worker] = None
+            self._ring_of[worker] = ring
+            self.open_count += 1
+
+    def change_residency(
+        self, worker: Worker, added: Iterable[Residency], removed: Iterable[Residency]
+    ) -> None:
+        """Applies a worker's report: first what is gone, then what is new."""
+        for digest, tier, _size in removed:
+            if worker.resident[tier].pop(digest, None) is None:
+                continue
+            if tier is Tier.VRAM:
+                worker.credits.gone(digest)
+                worker.unloading.discard(digest)
+                for held in worker.held.values():
+                    held.evicts.discard(digest)
+            elif worker.ready:
+                self._drop_holder(tier, digest, worker)
+        for digest, tier, size_bytes in added:
+            worker.resident[tier][digest] = size_bytes
+            if tier is not Tier.VRAM and worker.ready:
+                self._add_holder(tier, digest, worker)
+        for digest, tier, size_bytes in added:
+            if tier is Tier.VRAM:
+                worker.incoming.pop(digest, None)
+                self._touch(worker, digest, size_bytes)
+            if not worker.incoming:
+                worker.prefetching_until_ms = 0
+        self._replan(worker)
+
+    def hold(self, worker: Worker, attempt_id: AttemptId, held: Held) -> None:
+        """An attempt is the worker's from now on."""
+        worker.put_off(held)
+        worker.held[attempt_id] = held
+        worker.prefetching_until_ms = 0
+        gave_up = bool(worker.incoming or worker.unloading)
+        if gave_up:
+            worker.incoming.clear()
+            worker.unloading -= held.model.sizes.keys()
+        for digest, size_bytes in held.model.sizes.items():
+            self._touch(worker, digest, size_bytes)
+        before = worker.planned
+        if gave_up:
+            worker.replan()
+        else:
+            worker.replan_for(held)
+        self._replanned(worker, before)
+        if worker.ready:
+            for digest in held.model.sizes:
+                self._holders[Tier.VRAM][digest].move_to_end(worker)
+
+    def release(self, worker: Worker, attempt_id: AttemptId, now_ms: int) -> None:
+        """The attempt has ended; evictions that it asked for and that never came are off. Those
+        that wait for its place begin as much earlier, or later, than was expected."""
+        held = worker.held.pop(attempt_id, None)
+        if held is None:
             return
-        self.places = len(self.held)
-        self._working_bytes -= held.model.working_bytes
+        if worker.crowded:
+            gained_ms = held.expected_end_ms - now_ms
+            for other in worker.held.values():
+                if not other.running:
+                    end_ms = other.expected_end_ms - gained_ms
+                    loaded_ms = other.loaded_ms if other.loaded_ms > now_ms else now_ms
+                    least_ms = loaded_ms + other.expected_run_ms
+                    other.expected_end_ms = end_ms if end_ms > least_ms else least_ms
+        before = worker.planned
+        worker.replan_without(held)
+        self._replanned(worker, before)
+        for digest in held.model.sizes:
+            ring = self._holders[Tier.VRAM].get(digest)
+            if ring is not None and worker in ring:
+                ring.move_to_end(worker, last=False)
 
-    def _waits_for_places(self, attempts: int) -> bool:
-        """With so many attempts, one more would wait for the end of another; or it is not that
-        simple, because several may be one run."""
-        return attempts >= self.spec.concurrency or self.spec.batch_max > 1
+    def expect(self, worker: Worker, sizes: Mapping[Digest, int]) -> None:
+        """A prefetch is on its way to VRAM; without sizes, none is any more."""
+        worker.incoming = dict(sizes)
+        self._replan(worker)
 
-    @property
-    def crowded(self) -> bool:
-        """Some of what it holds may wait for the end of another."""
-        return self._waits_for_places(len(self.held))
+    def unload(self, worker: Worker, digests: Iterable[Digest]) -> None:
+        """These are told to leave VRAM; their space counts when the worker confirms."""
+        worker.unloading.update(digests)
+        self._replan(worker)
 
-    def batches(self, model: ModelSpec, batch_key: str) -> bool:
-        """It runs such attempts several at once."""
-        spec = self.spec
-        return bool(batch_key) and spec.batch_max > 1 and model.family in spec.batch_families
+    def rank(self, worker: Worker, standings: Mapping[Digest, int]) -> None:
+        """Which components go first and which last; see `GreedyDual.rank`."""
+        if worker.credits.rank(standings):
+            worker.forget_order()
 
-    def takes(self, held: Held) -> bool:
-        """It has a place for the attempt, or the run has that the attempt is to be part of."""
-        if not held.run:
-            return self.places < self.depth
-        alike = sum(other.run == held.run for other in self.held.values())
-        return 0 < alike < self.spec.batch_max
+    def run(self, worker: Worker, attempt_id: AttemptId, expected_end_ms: int, now_ms: int) -> None:
+        """The attempt runs now, which tells its end better than what was expected before."""
+        held = worker.held[attempt_id]
+        held.running = True
+        held.expected_end_ms = expected_end_ms
+        if held.run:
+            _expect_batch(worker, held, now_ms)
+        if worker.crowded:
+            worker.replan_runs()
 
-    def working_bytes_with(self, held: Held) -> int:
-        """As `working_bytes`, with one attempt more, wherever it runs."""
-        if not held.run:
-            return self.working_bytes(held.model.working_bytes)
-        runs = self._runs((*self.held.values(), held))
-        workings = sorted((_working_bytes(run) for run in runs), reverse=True)
-        return sum(workings[: self.spec.concurrency])
+    # ---- keeping the index -------------------------------------------------------------------
 
-    def _runs(self, attempts: Iterable[Held]) -> list[list[Held]]:
-        """What is to run as one: each attempt alone, or those that were placed as one."""
-        alone: list[list[Held]] = []
-        together: dict[AttemptId, list[Held]] = {}
-        for held in attempts:
-            if held.run:
-                together.setdefault(held.run, []).append(held)
-            else:
-                alone.append([held])
-        return alone + list(together.values())
+    def _replan(self, worker: Worker) -> None:
+        before = worker.planned
+        worker.replan()
+        self._replanned(worker, before)
 
-    def replan_runs(self) -> None:
-        """When the next load and the next run could begin, and what those that run at once need."""
-        self.loads_until_ms = max([held.loaded_ms for held in self.held.values()], default=0)
-        if self.spec.batch_max > 1:
-            self._replan_batches()
-            return
-        self.places, concurrency = len(self.held), self.spec.concurrency
-        self.available_ms = self._working_bytes_least = 0
-        if len(self.held) >= concurrency:
-            ends = sorted([held.expected_end_ms for held in self.held.values()], reverse=True)
-            self.available_ms = ends[concurrency - 1]
-        self._replan_warm()
-        workings = [held.model.working_bytes for held in self.held.values()]
-        if len(workings) >= concurrency:
-            workings = sorted(workings, reverse=True)[:concurrency]
-            # One attempt more takes the place of this one, for all places are taken.
-            self._working_bytes_least = workings[-1]
-        self._working_bytes = sum(workings)
+    def _replanned(self, worker: Worker, before: Mapping[Digest, int]) -> None:
+        """Its plan was `before`, and may be another now."""
+        if worker.ready and worker.planned is not before:
+            for digest in before:
+                if digest not in worker.planned:
+                    self._drop_holder(Tier.VRAM, digest, worker)
+            for digest in worker.planned:
+                if digest not in before:
+                    self._add_holder(Tier.VRAM, digest, worker)
+        self.refresh(worker)
 
-    def _replan_warm(self) -> None:
-        self.warm_ms, self.coming = self.available_ms, _NOTHING
-        loading = [each for each in self.held.values() if each.loaded_ms and not each.running]
-        if loading and self.available_ms:
-            self.warm_ms = min(self.available_ms, self.begins_ms(None))
-            self.coming = _NOTHING.union(*[each.brings for each in loading])
+    def _index(self, worker: Worker, ready: bool) -> None:
+        """Takes the worker's components into the index or out of it."""
+        change = self._add_holder if ready else self._drop_holder
+        if ready != worker.ready:
+            worker.ready = ready
+            for digest in worker.planned:
+                change(Tier.VRAM, digest, worker)
+            for tier in LOWER_TIERS:
+                for digest in worker.resident[tier]:
+                    change(tier, digest, worker)
 
-    def overtaken_by(self, model: ModelSpec) -> bool:
-        """A request for it would run while others load: it is up, and they are not."""
-        return self.warm_ms < self.available_ms and self.coming.isdisjoint(model.sizes)
+    def _touch(self, worker: Worker, digest: Digest, size_bytes: int) -> None:
+        below = worker.tier_below(digest)
+        reload = self._estimates.load_seconds(worker.worker_id, below, size_bytes)
+        worker.credits.touch(digest, size_bytes, reload.p50)
 
-    def begins_ms(self, wanted: Held | None) -> int:
-        """When an attempt begins to run that waits here, or one more whose model is up: whenever
-        one could run, the first of those that are loaded does."""
-        rest = [held for held in self.held.values() if not held.running]
-        free = sorted([held.expected_end_ms for held in self.held.values() if held.running])
-        free = [0] * (self.spec.concurrency - len(free)) + free
-        while True:
-            at_ms = free[0]
-            first = next((held for held in rest if held.loaded_ms <= at_ms), None)
-            if first is None:
-                if wanted is None:
-                    return at_ms
-                first = min(rest, key=lambda held: held.loaded_ms)
-                at_ms = first.loaded_ms
-            if first is wanted:
-                return at_ms
-            rest.remove(first)
-            free[0] = at_ms + first.expected_run_ms
-            free.sort()
+    def _add_holder(self, tier: Tier, digest: Digest, worker: Worker) -> None:
+        self._holders[tier].setdefault(digest, OrderedDict())[worker] = None
 
-    def put_off(self, held: Held) -> None:
-        """What an attempt overtakes that is up begins at its end, if that is after the load's."""
-        if held.loaded_ms or held.running or self.spec.concurrency > 1:
-            return
-        free_ms, began_ms = held.expected_end_ms, held.expected_end_ms - held.expected_run_ms
-        for other in self.held.values():
-            if other.loaded_ms > began_ms and not other.running:
-                free_ms = max(other.expected_end_ms, free_ms + other.expected_run_ms)
-                other.expected_end_ms = free_ms
+    def _drop_holder(self, tier: Tier, digest: Digest, worker: Worker) -> None:
+        ring = self._holders[tier].get(digest)
+        if ring is not None:
+            ring.pop(worker, None)
+            if not ring:
+                del self._holders[tier][digest]
 
-    def _replan_batches(self) -> None:
-        """As `replan_runs`, where several attempts may be one run."""
-        runs, concurrency = self._runs(self.held.values()), self.spec.concurrency
-        self.places = len(runs)
-        ends = sorted((max(held.expected_end_ms for held in run) for run in runs), reverse=True)
-        self.available_ms = ends[concurrency - 1] if len(ends) >= concurrency else 0
-        self.warm_ms = self.available_ms
-        workings = sorted((_working_bytes(run) for run in runs), reverse=True)[:concurrency]
-        self._working_bytes_least = workings[-1] if len(workings) == concurrency else 0
-        self._working_bytes = sum(workings)
+    def _enter_class(self, worker: Worker) -> None:
+        lot = self._lots.get(worker.kind)
+        if lot is None:
+            taken = {each.number for each in self._lots.values()}
+            number = next(number for number in count() if number not in taken)
+            lot = self._lots[worker.kind] = Lot(worker.kind, number)
+        lot.size += 1
+        worker.kind = lot.kind  # one object for all: what many read stays in the processor's cache
+        worker.kind_number = lot.number
+
+    def _leave_class(self, worker: Worker) -> None:
+        lot = self._lots[worker.kind]
+        lot.size -= 1
+        if lot.size == 0:
+            del self._lots[worker.kind]
+
+    def _leave_ring(self, worker: Worker) -> None:
+        if (ring := self._ring_of.pop(worker, None)) is not None:
+            del ring[worker]
+            self.open_count -= 1
 
 
-def _working_bytes(run: Iterable[Held]) -> int:
-    """Of a batch: every member's pictures are in memory at once."""
-    return sum(held.model.working_bytes for held in run)
+def _expect_batch(worker: Worker, held: Held, now_ms: int) -> None:
+    """An attempt's run time is its share: a batch takes as long as all of them."""
+    alike = [each for each in worker.held.values() if each.running and each.run == held.run]
+    end_ms = now_ms + len(alike) * (held.expected_end_ms - now_ms)
+    for each in alike:
+        each.expected_end_ms = end_ms

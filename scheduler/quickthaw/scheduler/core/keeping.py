@@ -14,10 +14,10 @@ import math
 from enum import IntEnum
 
 from quickthaw.scheduler.core.demand import Demand
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.model import EndpointSettings, ModelSpec, Tier
 from quickthaw.scheduler.core.settings import SupplyPolicy
 from quickthaw.scheduler.core.state import State
+from quickthaw.scheduler.core.worker import Worker
 
 
 class Standing(IntEnum):

@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from quickthaw.scheduler.core.fleet import Held, Worker
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.model import AttemptId, Digest, RequestId, WorkerId
+from quickthaw.scheduler.core.worker import Held, Worker
 
 
 class Lease(NamedTuple):

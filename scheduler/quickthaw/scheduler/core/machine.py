@@ -26,6 +26,7 @@ from quickthaw.scheduler.core import (
 from quickthaw.scheduler.core.accounts import Account, AccountId
 from quickthaw.scheduler.core.commands import Command, SendFinishedAck
 from quickthaw.scheduler.core.considered import of_one_refusal
+from quickthaw.scheduler.core.decisions import EVERY_WORKER, Decision
 from quickthaw.scheduler.core.estimates import Estimates, LearnedEstimates
 from quickthaw.scheduler.core.events import (
     AccountChanged,
@@ -52,13 +53,10 @@ from quickthaw.scheduler.core.events import (
     WorkerHeartbeat,
     WorkerHello,
 )
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
-    EVERY_WORKER,
     AttemptId,
     AttemptRecord,
-    Decision,
     Job,
     ModelSpec,
     Quote,
@@ -73,6 +71,7 @@ from quickthaw.scheduler.core.query import Placement, Query
 from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.scheduler.core.settings import CoreSettings
 from quickthaw.scheduler.core.state import State
+from quickthaw.scheduler.core.worker import Worker
 from quickthaw.wire.errors import QuickthawError
 
 

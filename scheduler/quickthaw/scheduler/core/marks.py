@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quickthaw.scheduler.core.commands import JournalMark
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.model import WorkerId, WorkerMark
 from quickthaw.scheduler.core.state import State
+from quickthaw.scheduler.core.worker import Worker
 
 
 def recover(state: State, mark: WorkerMark) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import NamedTuple, NewType, Protocol
+from typing import NamedTuple, NewType
 
 from quickthaw.scheduler.core.records import record
 
@@ -328,62 +328,6 @@ class Receipt(NamedTuple):
     unit: str = ""
     micro_units: int = 0
     unit_price_nanodollars: int = 0
-
-
-class Candidate(NamedTuple):
-    """The terms of one worker's score, in seconds; the smallest sum wins."""
-
-    worker_id: WorkerId
-    score_seconds: float
-    drain_seconds: float
-    load_seconds: float
-    run_seconds: float
-    load_term_seconds: float
-    price_term_seconds: float
-    eviction_term_seconds: float
-    start_tier: Tier
-    evict_digests: tuple[Digest, ...]
-
-
-EVERY_WORKER = WorkerId("")
-"""In a refusal: what holds a request back is no worker's affair, but a limit."""
-
-
-class Refusal(NamedTuple):
-    """Why a worker was not even scored. `reason` is one word of a fixed set."""
-
-    worker_id: WorkerId
-    reason: str
-    detail: str = ""
-
-
-class Explained(Protocol):
-    """What was found out about workers for a decision, candidates best first; see `considered`."""
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]: ...
-
-    @property
-    def refusals(self) -> tuple[Refusal, ...]: ...
-
-
-@record
-class Decision:
-    """Why a request ran where it did, or why nothing could take it then (no chosen worker)."""
-
-    attempt: int
-    decided_ms: int
-    chosen_worker_id: WorkerId | None
-    considered: Explained
-    tie_break: str = ""
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        return self.considered.candidates
-
-    @property
-    def refusals(self) -> tuple[Refusal, ...]:
-        return self.considered.refusals
 
 
 @dataclass(frozen=True, slots=True)

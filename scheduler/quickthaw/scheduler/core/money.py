@@ -13,7 +13,6 @@ from quickthaw.scheduler.core.accounts import changed as changed_account
 from quickthaw.scheduler.core.budgets import Settled, Start
 from quickthaw.scheduler.core.commands import JournalAccount
 from quickthaw.scheduler.core.events import AccountChanged, AccountRecovered, PricesChanged
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptRecord,
@@ -36,6 +35,7 @@ from quickthaw.scheduler.core.pricing import (
     price_nanodollars,
 )
 from quickthaw.scheduler.core.state import State, Tracked
+from quickthaw.scheduler.core.worker import Worker
 from quickthaw.wire.errors import QuickthawError
 
 

@@ -23,12 +23,12 @@ from collections.abc import Iterable
 from itertools import islice
 
 from quickthaw.scheduler.core.estimates import Estimates
-from quickthaw.scheduler.core.fleet import Worker
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.model import Job, Tier, WorkerId
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.scoring import Scorer
 from quickthaw.scheduler.core.settings import PlacementPolicy
+from quickthaw.scheduler.core.worker import Worker
 
 
 def place(

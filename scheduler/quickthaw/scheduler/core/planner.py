@@ -27,22 +27,16 @@ import math
 from itertools import islice
 
 from quickthaw.scheduler.core import attempts, money
+from quickthaw.scheduler.core.decisions import Candidate, Decision
 from quickthaw.scheduler.core.endings import end_in_queue
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.core.model import (
-    AttemptId,
-    Candidate,
-    Decision,
-    Job,
-    ModelSpec,
-    WorkerId,
-)
+from quickthaw.scheduler.core.model import AttemptId, Job, ModelSpec, WorkerId
 from quickthaw.scheduler.core.placement import place, place_on
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.requests import end_if_hopeless
 from quickthaw.scheduler.core.state import State
 from quickthaw.scheduler.core.waiting import Tried, Waiting
+from quickthaw.scheduler.core.worker import Worker
 
 CAPACITY_REASONS = frozenset({"depth", "vram_in_use", "alone"})
 """Refusals that pass with time: a worker worth reserving."""

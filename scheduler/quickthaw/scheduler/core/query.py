@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from quickthaw.scheduler.core.considered import Considered
-from quickthaw.scheduler.core.index import Fleet
-from quickthaw.scheduler.core.model import Candidate, Job, Refusal, Tier, WorkerId
+from quickthaw.scheduler.core.decisions import Candidate, Refusal
+from quickthaw.scheduler.core.fleet import Fleet
+from quickthaw.scheduler.core.model import Job, Tier, WorkerId
 from quickthaw.scheduler.core.records import record
 
 JOB_REASONS = frozenset({"excluded", "price_cap", "deadline", "alone"})

@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 
 from quickthaw.scheduler.core.commands import SendCancel
-from quickthaw.scheduler.core.fleet import Held, Worker
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptId, AttemptRecord, RequestId
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.query import Placement, Query
 from quickthaw.scheduler.core.state import State, Tracked
+from quickthaw.scheduler.core.worker import Held, Worker
 
 TOLD = "the run before it takes longer than expected, and another worker can begin sooner"
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from quickthaw.scheduler.core.accounts import AccountId
 from quickthaw.scheduler.core.commands import JournalReservation
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.model import (
     AttemptId,
     EndpointSettings,
@@ -28,6 +27,7 @@ from quickthaw.scheduler.core.model import (
 from quickthaw.scheduler.core.pricing import price_nanodollars
 from quickthaw.scheduler.core.sanctions import Reservation
 from quickthaw.scheduler.core.state import State
+from quickthaw.scheduler.core.worker import Worker
 
 
 def settle(state: State) -> None:

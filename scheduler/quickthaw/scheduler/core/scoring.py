@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from quickthaw.scheduler.core.considered import Considered, Refused, Scored, tie_break
+from quickthaw.scheduler.core.decisions import Candidate
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.eviction import choose_victims
-from quickthaw.scheduler.core.fleet import Worker, WorkerClass
-from quickthaw.scheduler.core.index import Fleet, Lot
-from quickthaw.scheduler.core.model import Candidate, Digest, Tier, WorkerId
+from quickthaw.scheduler.core.fleet import Fleet, Lot
+from quickthaw.scheduler.core.model import Digest, Tier, WorkerId
 from quickthaw.scheduler.core.pricing import dollars
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced, binding_exclusions
 from quickthaw.scheduler.core.settings import PlacementPolicy
+from quickthaw.scheduler.core.worker import Worker, WorkerClass
 
 _Why: TypeAlias = tuple[str, str, tuple[object, ...]]
 """Why a worker is out of the question: as the end of a `Refused`."""

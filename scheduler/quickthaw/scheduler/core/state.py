@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from quickthaw.scheduler.core.budgets import Budgets
 from quickthaw.scheduler.core.commands import Command
+from quickthaw.scheduler.core.decisions import Decision
 from quickthaw.scheduler.core.demand import Demands
 from quickthaw.scheduler.core.estimates import Estimates
 from quickthaw.scheduler.core.fair_queue import FairQueue
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.ledger import Ledger
 from quickthaw.scheduler.core.lifecycle import Life
 from quickthaw.scheduler.core.limits import Limits
 from quickthaw.scheduler.core.model import (
     DEFAULT_ENDPOINT,
     AttemptRecord,
-    Decision,
     EndpointSettings,
     Failure,
     Job,

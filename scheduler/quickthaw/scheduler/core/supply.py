@@ -19,7 +19,6 @@ from typing import TypeVar
 from quickthaw.scheduler.core.commands import SendPrefetch, SendUnload
 from quickthaw.scheduler.core.demand import Demand
 from quickthaw.scheduler.core.endpoints import replicas
-from quickthaw.scheduler.core.fleet import Worker
 from quickthaw.scheduler.core.keeping import (
     Standing,
     copies_wanted,
@@ -31,6 +30,7 @@ from quickthaw.scheduler.core.model import Digest, Job, ModelId, ModelSpec, Tier
 from quickthaw.scheduler.core.reservations import settle
 from quickthaw.scheduler.core.state import State
 from quickthaw.scheduler.core.whereabouts import whereabouts
+from quickthaw.scheduler.core.worker import Worker
 
 _T = TypeVar("_T")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import islice
 
 from quickthaw.scheduler.core.commands import Peers
-from quickthaw.scheduler.core.fleet import LOWER_TIERS, Worker
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.model import ModelSpec, Tier, WorkerId, WorkerSpec
+from quickthaw.scheduler.core.worker import LOWER_TIERS, Worker
 
 PEERS_MAX = 3
 """Named for one component: a worker that meets three dead peers is better off at the origin."""

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quickthaw.scheduler.core.commands import SendAssign, SendCancel
-from quickthaw.scheduler.core.fleet import Held, Worker, WorkerClass
+from quickthaw.scheduler.core.decisions import Candidate
 from quickthaw.scheduler.core.model import (
     AttemptId,
-    Candidate,
     Component,
     Digest,
     ModelSpec,
@@ -18,6 +17,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
 )
 from quickthaw.scheduler.core.settings import CoreSettings
+from quickthaw.scheduler.core.worker import Held, Worker, WorkerClass
 from support.core_builders import Scenario, a_job, a_model, a_worker, of_kind, only, resident
 
 PATIENT = CoreSettings(lease_ms=10_000_000)

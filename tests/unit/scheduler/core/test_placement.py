@@ -7,8 +7,7 @@ import pytest
 from quickthaw.scheduler.core.commands import SendAssign, TellQueued
 from quickthaw.scheduler.core.estimates import LearnedEstimates
 from quickthaw.scheduler.core.events import CordonRequested, WorkerDisconnected
-from quickthaw.scheduler.core.fleet import Held
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.model import (
     AttemptId,
     Job,
@@ -21,6 +20,7 @@ from quickthaw.scheduler.core.model import (
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.query import Placement, Query, Unplaced
 from quickthaw.scheduler.core.settings import CoreSettings, PlacementPolicy
+from quickthaw.scheduler.core.worker import Held
 from support.core_builders import (
     PRICES,
     Scenario,

@@ -7,13 +7,13 @@ from random import Random
 import pytest
 
 from quickthaw.scheduler.core.estimates import LearnedEstimates
-from quickthaw.scheduler.core.fleet import Held
-from quickthaw.scheduler.core.index import Fleet
+from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.model import AttemptId, Job, Tier
 from quickthaw.scheduler.core.placement import place
 from quickthaw.scheduler.core.pricing import PriceTable
 from quickthaw.scheduler.core.query import Placement, Query
 from quickthaw.scheduler.core.settings import PlacementPolicy
+from quickthaw.scheduler.core.worker import Held
 from support.core_builders import a_component, a_job, a_model, a_worker, resident
 
 BOUNDED = PlacementPolicy(explain_workers_max=0, resident_candidates=64, idle_candidates=64)
