@@ -32,6 +32,10 @@ async def test_every_upload_of_fals_client_ends_here(tmp_path: Path) -> None:
         told: dict[str, str] = json.loads(out)
         for call, url in told.items():
             assert url.startswith(f"{rig.listening.public_url}/files/"), call
+            if call.startswith("hidden"):
+                assert (await rig.nobody.get(url)).status_code == 404
+                assert (await rig.http.get(url)).content == b"some bytes"
+                continue
             answer = await rig.nobody.get(url, headers={"range": "bytes=0-9"})
             assert answer.status_code == 206, call
             total = int(answer.headers["content-range"].rpartition("/")[2])

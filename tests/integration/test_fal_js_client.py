@@ -31,6 +31,8 @@ async def test_files_and_calls_of_fals_javascript_client_come_here_by_the_proxy(
         ]:
             answer = await rig.nobody.get(url)
             assert (answer.content, answer.headers["content-type"]) == (content, kind)
+        assert (await rig.nobody.get(told["kept"])).status_code == 403
+        assert (await rig.http.get(told["kept"])).content == b"some bytes"
         large = await rig.nobody.head(told["large"])
         assert large.headers["content-length"] == str(91 * 1024 * 1024)
     assert told["run"]["urls"][0].startswith(base)
@@ -39,4 +41,6 @@ async def test_files_and_calls_of_fals_javascript_client_come_here_by_the_proxy(
     assert told["subscribe"]["images"] == 1
     assert told["subscribe"]["updates"][-1] == "COMPLETED"
     assert (told["status"], told["result"]) == ("COMPLETED", 1)
+    assert told["keptFrom"]["status"] == 400
+    assert "initial_acl" in told["keptFrom"]["detail"]
     assert told["error"] == {"status": 422, "type": "file_download_error", "requestId": True}

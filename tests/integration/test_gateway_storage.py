@@ -294,24 +294,3 @@ async def test_links_and_tickets_are_in_no_log(
         lines = [r.getMessage() for r in caplog.records if r.name.startswith("quickthaw")]
         assert sum("path=/files/..." in line or "path=/cdn/..." in line for line in lines) == 3
         assert not any(secret in line for line in lines for secret in secrets)
-
-
-async def test_a_caller_says_how_long_what_is_made_is_kept(tmp_path: Path) -> None:
-    async with a_gateway(tmp_path) as rig:
-        for headers, seconds, io_kept_ms in [
-            ({"x-fal-object-lifecycle-preference": '{"expiration_duration_seconds": 77}'}, "77", 0),
-            ({"x-fal-store-io": "0"}, "300", 300_000),
-        ]:
-            for path in ("/run/quickthaw/shapes", "/queue/quickthaw/shapes"):
-                answer = await rig.http.post(path, json={"prompt": "x"}, headers=headers)
-                marks = [path.name for path in (tmp_path / "blobs" / "expiry").rglob("artifacts-*")]
-                request_id = answer.headers["x-fal-request-id"]
-                asked = rig.platform.requests[request_id].submitted
-                assert asked.io_kept_ms == io_kept_ms
-                assert any(
-                    mark.startswith(f"artifacts-{seconds}-") and f"-{request_id}." in mark
-                    for mark in marks
-                )
-        wrong = {"x-fal-object-lifecycle-preference": "{"}
-        refused = await rig.http.post("/run/quickthaw/shapes", json={}, headers=wrong)
-        assert refused.status_code == 400

@@ -19,6 +19,9 @@ told.named = await fal.storage.upload(
 told.large = await fal.storage.upload(
   new Blob([new Uint8Array(LARGE_BYTES)], { type: "application/zip" }),
 );
+told.kept = await fal.storage.upload(new Blob(["some bytes"], { type: "text/plain" }), {
+  lifecycle: { initialAcl: { default: "forbid" } },
+});
 told.transformed = await fal.storage.transformInput({
   a: [new Blob([picture], { type: "image/png" })],
 });
@@ -53,5 +56,13 @@ try {
     type: error.getFieldErrors("image_url")[0].type,
     requestId: Boolean(error.requestId),
   };
+}
+try {
+  await fal.run(model, {
+    input: { prompt },
+    storageSettings: { initialAcl: { default: "forbid" } },
+  });
+} catch (error) {
+  told.keptFrom = { status: error.status, detail: error.body.detail };
 }
 console.log(JSON.stringify(told));

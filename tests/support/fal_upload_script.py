@@ -27,6 +27,17 @@ async def main(folder: Path) -> dict[str, object]:
         "expiring": fal_client.upload(
             b"x", "text/plain", lifecycle=fal_client.StorageSettings(expires_in="1h")
         ),
+        **{
+            f"hidden_{repository}": fal_client.upload(
+                b"some bytes",
+                "text/plain",
+                repository=repository,
+                lifecycle=fal_client.StorageSettings(
+                    initial_acl=fal_client.StorageACL(default="hide")
+                ),
+            )
+            for repository in ("fal_v3", "fal")
+        },
         "upload_file": fal_client.upload_file(picture),
         "upload_image": fal_client.upload_image(Image.open(picture)),
         "fallback": fal_client.upload(b"some bytes", "text/plain", repository="fal"),

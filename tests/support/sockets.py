@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import websockets
@@ -17,8 +17,10 @@ REALTIME, CALLS = "/run/quickthaw/shapes/realtime", "/ws/quickthaw/shapes"
 
 
 @asynccontextmanager
-async def connected(rig: Rig, path: str) -> AsyncIterator[ClientConnection]:
-    headers = {"authorization": f"Key {ALICE_KEY}"}
+async def connected(
+    rig: Rig, path: str, more_headers: Mapping[str, str] | None = None
+) -> AsyncIterator[ClientConnection]:
+    headers = {"authorization": f"Key {ALICE_KEY}", **(more_headers or {})}
     url = rig.listening.public_url.replace("http", "ws", 1) + path
     async with websockets.connect(url, additional_headers=headers, proxy=None) as connection:
         yield connection

@@ -97,7 +97,15 @@ async def make_call(
     *,
     previews: bool = False,
 ) -> Call:
-    """Raises HttpError for a size with no meaning, the platform's errors for model and key."""
+    """Raises HttpError for a size with no meaning and for a wish how long files are kept where the
+    gateway has no store of them, the platform's errors for model and key."""
+    if options.keep_seconds is not None and gateway.retention is None:
+        raise HttpError(
+            501,
+            "how long files are kept cannot be chosen here: this gateway was started without "
+            "--blob-store",
+            "not_supported",
+        )
     found = await served(gateway, options.credential, endpoint)
     translated = translate_arguments(arguments, found.schema)
     if missing := [name for name in found.wanted if not translated.input.get(name)]:

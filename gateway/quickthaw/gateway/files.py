@@ -91,7 +91,7 @@ async def find_upload(gateway: Gateway, file_id: str) -> StoredFile:
 
 
 async def _check_may_read(request: Request, gateway: Gateway, stored: StoredFile) -> None:
-    if stored.lifecycle.default == "allow" and not stored.lifecycle.rules:
+    if stored.lifecycle.open_to_all:
         return
     tenant = ""
     if request.headers.get("authorization"):

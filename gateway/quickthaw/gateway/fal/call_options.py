@@ -38,7 +38,16 @@ def read_options(headers: Mapping[str, str]) -> CallOptions:
 def _keep_seconds(headers: Mapping[str, str]) -> float | None:
     """By the caller's lifecycle, or by its wish that nothing stays once it is delivered."""
     wish = headers.get("x-fal-object-lifecycle-preference")
-    seconds = None if wish is None else read_lifecycle(wish, None).seconds
+    lifecycle = read_lifecycle(wish, None)
+    if not lifecycle.open_to_all:
+        raise HttpError(
+            400,
+            "X-Fal-Object-Lifecycle-Preference: initial_acl cannot be followed for what a call "
+            "makes: its link is told to its caller alone, and is good for whoever holds it. Leave "
+            "it out; with sync_mode: true the files are in the answer and there is no link",
+            "bad_request",
+        )
+    seconds = lifecycle.seconds
     if _keeps_nothing(headers):
         seconds = min(seconds or DELIVERY_SECONDS, DELIVERY_SECONDS)
     return seconds

@@ -30,6 +30,10 @@ class Lifecycle:
         rules = tuple((tenant, decision) for tenant, decision in value["rules"])
         return cls(value["seconds"], value["default"], rules)
 
+    @property
+    def open_to_all(self) -> bool:
+        return {self.default, *(decision for _, decision in self.rules)} == {"allow"}
+
     def decision(self, tenant: str) -> Decision:
         rules: dict[str, Decision] = dict(reversed(self.rules))
         return rules.get(tenant, self.default)
