@@ -5,11 +5,13 @@ import contextlib
 import json
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from quickthaw.gateway.settings import Limits
 from quickthaw.wire.limits import INPUT_BYTES_MAX
@@ -137,6 +139,38 @@ async def test_headers_that_trickle_in_are_given_up_also_on_a_used_connection(
         assert await closed(reader) == b""
 
 
+@pytest.mark.parametrize("asked", ["GET /health", "POST /nowhere", "OPTIONS /run/a/b"])
+async def test_a_body_that_trickles_in_after_its_answer_is_given_up(
+    tmp_path: Path, asked: str
+) -> None:
+    async with (
+        a_gateway(tmp_path, limits=limits(header_seconds=0.2)) as rig,
+        dialled(rig) as (reader, writer),
+    ):
+        writer.write(f"{asked} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        trickling = asyncio.create_task(trickle(writer))
+        assert (await closed(reader)).startswith(b"HTTP/1.1 ")
+        trickling.cancel()
+
+
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    """More often than any bound on silence would notice."""
+    while True:
+        writer.write(b"1\r\nx\r\n")
+        await asyncio.sleep(0.02)
+
+
+async def test_a_connection_outlives_a_body_that_came_late_and_whole(tmp_path: Path) -> None:
+    async with (
+        a_gateway(tmp_path, limits=limits(header_seconds=60)) as rig,
+        dialled(rig) as (reader, writer),
+    ):
+        writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 404 ")
+        writer.write(b"hello" + HEALTH)
+        assert await reader.readuntil(b'{"status":"ok"}')
+
+
 async def test_headers_in_several_pieces_are_fine(tmp_path: Path) -> None:
     async with (
         a_gateway(tmp_path) as rig,
@@ -165,6 +199,22 @@ async def test_a_reader_that_takes_nothing_is_cut_and_others_are_not(tmp_path: P
         await asyncio.wait_for(request.cancelled.wait(), PATIENCE_SECONDS)
         assert (await rig.http.get("/health")).status_code == 200
         assert (await rig.metrics())["quickthaw_gateway_stalled_readers_total"] == 1
+        slow.close()
+
+
+async def test_the_last_bytes_of_an_answer_are_not_kept_for_ever(tmp_path: Path) -> None:
+    """They fit the buffers of a connection that the gateway has closed, so that only the kernel
+    knows that nobody takes them."""
+    async with a_gateway(tmp_path, limits=limits(stall_seconds=1), with_metrics=True) as rig:
+        slow = a_socket_with_a_small_window(rig)
+        head = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n"
+        slow.sendall(head + b"\r\n" + head + b"Connection: close\r\n\r\n")
+        served = f":{rig.listening.http.port:04X} 0100007F:{slow.getsockname()[1]:04X} "
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        connections = Path("/proc/net/tcp")
+        while served in await asyncio.to_thread(connections.read_text):
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
         slow.close()
 
 

@@ -24,8 +24,8 @@ class Limits:
     header_bytes_max: int = 32 * 1024
     """Request line and headers together."""
     header_seconds: float = 10.0
-    """From a connection's (or a request's) first byte to the end of its headers; and for the rest of
-    a body whose request was answered before it was read."""
+    """From a connection's (or a request's) first byte to the end of its headers; and for the rest
+    of a body that was answered before it was read."""
     body_bytes_max: int = 16 * 1024 * 1024
     """Of a call, with files as data: URIs in it; uploads have their own limits."""
     bodies_bytes_max: int = 512 * 1024 * 1024
