@@ -42,7 +42,7 @@ async def waiting(studio: Studio, *seeds: int, steps: int = 3) -> list[str]:
 async def test_the_worker_says_what_it_runs_together(studio: Studio) -> None:
     hello = studio.session.hello
     assert hello.batch_max == 4
-    assert set(hello.batch_families) == {"sd", "sdxl", "flux", "sd3"}
+    assert set(hello.batch_families) == {"sd", "sdxl", "flux", "sd3", "flux2", "flux2_klein"}
 
 
 async def test_pictures_of_a_batch_are_those_drawn_alone(studio: Studio) -> None:

@@ -47,10 +47,16 @@ _DIFFUSERS_SCHEDULERS = (
     "UniPCMultistepScheduler",
 )
 
+PLAIN_TOKENIZER = "transformers.PreTrainedTokenizerFast"
+"""What its `tokenizer.json` says and nothing else. Of a processor that could look at pictures too,
+which wants torchvision for that, this is what reads: no pipeline shows it any."""
+
 ALLOWED: Mapping[str, Role] = {
     "diffusers.ChromaPipeline": Role.PIPELINE,
     "diffusers.FluxFillPipeline": Role.PIPELINE,
     "diffusers.FluxKontextPipeline": Role.PIPELINE,
+    "diffusers.Flux2KleinPipeline": Role.PIPELINE,
+    "diffusers.Flux2Pipeline": Role.PIPELINE,
     "diffusers.FluxPipeline": Role.PIPELINE,
     "diffusers.LTXConditionPipeline": Role.PIPELINE,
     "diffusers.LTXImageToVideoPipeline": Role.PIPELINE,
@@ -67,12 +73,14 @@ ALLOWED: Mapping[str, Role] = {
     "diffusers.WanPipeline": Role.PIPELINE,
     "diffusers.ZImagePipeline": Role.PIPELINE,
     "diffusers.AutoencoderKL": Role.MODEL,
+    "diffusers.AutoencoderKLFlux2": Role.MODEL,
     "diffusers.AutoencoderKLLTXVideo": Role.MODEL,
     "diffusers.AutoencoderKLQwenImage": Role.MODEL,
     "diffusers.AutoencoderKLTemporalDecoder": Role.MODEL,
     "diffusers.AutoencoderKLWan": Role.MODEL,
     "diffusers.AutoencoderOobleck": Role.MODEL,
     "diffusers.ChromaTransformer2DModel": Role.MODEL,
+    "diffusers.Flux2Transformer2DModel": Role.MODEL,
     "diffusers.FluxTransformer2DModel": Role.MODEL,
     "diffusers.LTXVideoTransformer3DModel": Role.MODEL,
     "diffusers.QwenImageTransformer2DModel": Role.MODEL,
@@ -88,12 +96,15 @@ ALLOWED: Mapping[str, Role] = {
     "transformers.CLIPTextModelWithProjection": Role.MODEL,
     "transformers.CLIPVisionModel": Role.MODEL,
     "transformers.CLIPVisionModelWithProjection": Role.MODEL,
+    "transformers.Mistral3ForConditionalGeneration": Role.MODEL,
     "transformers.Qwen2_5_VLForConditionalGeneration": Role.MODEL,
+    "transformers.Qwen3ForCausalLM": Role.MODEL,
     "transformers.Qwen3Model": Role.MODEL,
     "transformers.T5EncoderModel": Role.MODEL,
     "transformers.UMT5EncoderModel": Role.MODEL,
     "transformers.CLIPImageProcessor": Role.PROCESSOR,
     "transformers.CLIPTokenizer": Role.PROCESSOR,
+    PLAIN_TOKENIZER: Role.PROCESSOR,
     "transformers.Qwen2Tokenizer": Role.PROCESSOR,
     "transformers.T5Tokenizer": Role.PROCESSOR,
     **{f"diffusers.{name}": Role.SCHEDULER for name in _DIFFUSERS_SCHEDULERS},
@@ -110,6 +121,8 @@ _SAME_AS: Mapping[str, str] = {
     # Names of one class in other releases, or the stand-in where torchvision is missing.
     "transformers.CLIPTokenizerFast": "transformers.CLIPTokenizer",
     "transformers.Qwen2TokenizerFast": "transformers.Qwen2Tokenizer",
+    "transformers.TokenizersBackend": PLAIN_TOKENIZER,
+    "transformers.PixtralProcessor": PLAIN_TOKENIZER,
     "transformers.T5TokenizerFast": "transformers.T5Tokenizer",
     "transformers.CLIPImageProcessorFast": "transformers.CLIPImageProcessor",
     "transformers.CLIPImageProcessorPil": "transformers.CLIPImageProcessor",
@@ -119,9 +132,14 @@ _SAME_AS: Mapping[str, str] = {
 }
 
 
+def public_name(path: str) -> str:
+    """The name under which a snapshot holds what a library calls `path`."""
+    return _SAME_AS.get(path, path)
+
+
 def check_class(path: str, role: Role, where: str) -> str:
     """`path` under its public name; `SnapshotInvalid` unless it is in the table with that role."""
-    path = _SAME_AS.get(path, path)
+    path = public_name(path)
     if ALLOWED.get(path) is not role:
         known = ", ".join(sorted(name for name, kind in ALLOWED.items() if kind is role))
         invalid(

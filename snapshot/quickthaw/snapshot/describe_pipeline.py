@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from quickthaw.snapshot.classes import Role, class_path
+from quickthaw.snapshot.classes import PLAIN_TOKENIZER, Role, class_path, public_name
 from quickthaw.snapshot.families import Family
 from quickthaw.snapshot.fields import UNSAFE_CONFIG_KEYS, JsonValue
 from quickthaw.snapshot.format import Problem, invalid
@@ -45,8 +45,15 @@ def parts_of(pipeline: Any, family: Family) -> tuple[dict[str, Any], dict[str, A
             _refuse_adapters(name, part)
             modules[name] = part
         else:
-            others[name] = part
+            others[name] = _read_with(part)
     return {name: modules[name] for name in family.components if name in modules}, others
+
+
+def _read_with(part: Any) -> Any:
+    """A processor under whose name a snapshot holds a tokenizer is that tokenizer."""
+    path = f"transformers.{type(part).__name__}"
+    inner = getattr(part, "tokenizer", None)
+    return inner if inner is not None and public_name(path) == PLAIN_TOKENIZER else part
 
 
 def _refuse_adapters(name: str, module: Any) -> None:
@@ -71,17 +78,16 @@ def _refuse_adapters(name: str, module: Any) -> None:
 
 def check_chat_template(pipeline: Any, family: Family) -> None:
     """Refuses a tokenizer that frames prompts otherwise than its family's pipelines will."""
-    if family.chat_template is None:
+    if (chat := family.chat) is None:
         return
     frame = functools.partial(
         pipeline.tokenizer.apply_chat_template,
-        [{"role": "user", "content": "a red circle\nabove a blue square "}],
+        [dict(message) for message in chat.example],
         tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=True,
+        **chat.settings,
     )
     own = getattr(pipeline.tokenizer, "chat_template", None)
-    if own is not None and frame(chat_template=own) != frame(chat_template=family.chat_template):
+    if own is not None and frame(chat_template=own) != frame(chat_template=chat.template):
         invalid(
             Problem.MANIFEST,
             "tokenizer",

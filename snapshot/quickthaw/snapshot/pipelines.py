@@ -55,10 +55,10 @@ def build_pipeline(
     parts: dict[str, Any] = dict.fromkeys(takes.required)
     parts |= {**modules, **processors, **manifest.pipeline_arguments}
     parts |= {each.name: build_scheduler(each) for each in manifest.schedulers}
-    template = family_named(manifest.family).chat_template
-    if template is not None and parts["tokenizer"] is not None:
+    chat = family_named(manifest.family).chat
+    if chat is not None and parts["tokenizer"] is not None:
         # A template is code. What a model brought as its own was compared with it when packing.
-        parts["tokenizer"].chat_template = template
+        parts["tokenizer"].chat_template = chat.template
     if extra := parts.keys() - takes.names:
         invalid(
             Problem.MANIFEST,

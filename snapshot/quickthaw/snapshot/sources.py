@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from quickthaw.snapshot.classes import Role, check_class, resolve
+from quickthaw.snapshot.classes import PLAIN_TOKENIZER, Role, check_class, public_name, resolve
 from quickthaw.snapshot.families import Family, family_of
 from quickthaw.snapshot.fields import check_config, parse_object
 from quickthaw.snapshot.format import (
@@ -63,14 +63,18 @@ def open_folder(folder: Path, *, dtype: str | None) -> Any:
     _, pipeline_class, modules = check_folder(folder)
     dtypes = {name: _torch_dtype(folder / name, dtype) for name in modules}
     variant = _variant(folder, modules)
-    return pipeline_class.from_pretrained(
+    plain = _plain_tokenizers(folder)
+    pipeline = pipeline_class.from_pretrained(
         folder,
         dtype={**dtypes, "default": torch.float32},
         variant=variant,
         use_safetensors=True,
         local_files_only=True,
         low_cpu_mem_usage=True,
+        **dict.fromkeys(plain),
     )
+    pipeline.register_modules(**plain)
+    return pipeline
 
 
 def check_folder(folder: Path) -> tuple[Family, Any, tuple[str, ...]]:
@@ -96,12 +100,24 @@ def check_folder(folder: Path) -> tuple[Family, Any, tuple[str, ...]]:
     return family, resolve(class_path, Role.PIPELINE), tuple(modules)
 
 
+def _plain_tokenizers(folder: Path) -> dict[str, Any]:
+    """Of a checked folder, those that diffusers would read as something else, or not at all."""
+    index = parse_object((folder / "model_index.json").read_bytes(), str(folder))
+    parts = {name: value for name, value in index.items() if isinstance(value, list)}
+    kind = resolve(PLAIN_TOKENIZER, Role.PROCESSOR)
+    return {
+        name: kind.from_pretrained(folder / name, local_files_only=True)
+        for name, value in parts.items()
+        if public_name(".".join(map(str, value))) == PLAIN_TOKENIZER
+    }
+
+
 def _check_part(part: str, value: list[Any], where: str) -> Role:
     library, name = [*value, None, None][:2]
     path = f"{library}.{name}"
     if "Scheduler" in path:
         role = Role.SCHEDULER
-    elif "Tokenizer" in path or "ImageProcessor" in path or "FeatureExtractor" in path:
+    elif "Tokenizer" in path or "Processor" in path or "FeatureExtractor" in path:
         role = Role.PROCESSOR
     else:
         role = Role.MODEL

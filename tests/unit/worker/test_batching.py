@@ -22,6 +22,7 @@ from quickthaw.worker.drawing import draw
 from quickthaw.worker.families import BATCHING, picture_adapter
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.ports import RunStopped
+from support.flux2_models import tiny_flux2, tiny_klein
 from support.other_models import tiny_sd3
 from support.snapshots import a_loader
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
@@ -118,7 +119,14 @@ def pixels(result: End) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("family", "make"),
-    [("sd", tiny_sd), ("sdxl", tiny_sdxl), ("flux", tiny_flux), ("sd3", tiny_sd3)],
+    [
+        ("sd", tiny_sd),
+        ("sdxl", tiny_sdxl),
+        ("flux", tiny_flux),
+        ("sd3", tiny_sd3),
+        ("flux2", tiny_flux2),
+        ("flux2_klein", tiny_klein),
+    ],
 )
 @pytest.mark.parametrize("images", [1, 2])
 def test_a_picture_is_the_same_beside_others_but_for_the_rounding_of_sums(

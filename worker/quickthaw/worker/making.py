@@ -68,7 +68,8 @@ def brought(family: Family, request: RunInput, read_blob: ReadBlob) -> Pictures 
             raise InvalidInput(
                 f"input.{field} {told}", violations=(FieldViolation(f"input.{field}", told),)
             )
-    return open_pictures(request.pictures, request.size, read_blob)
+    looked_at = isinstance(family, MakesPictures) and family.looks
+    return open_pictures(request.pictures, None if looked_at else request.size, read_blob)
 
 
 def make(

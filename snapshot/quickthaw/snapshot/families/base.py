@@ -38,6 +38,21 @@ class Learned:
     defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How a family's pipelines put a prompt to a language model."""
+
+    template: str
+    """It is code, so it is the family's and never a model's."""
+    example: tuple[Mapping[str, JsonValue], ...]
+    """A conversation as the pipelines hold it, to compare templates by."""
+    settings: Mapping[str, JsonValue]
+    """What the pipelines tell the template beside it."""
+
+
+EXAMPLE_PROMPT = "a red circle\nabove a blue square "
+"""With what a template might take off or change."""
+
 Learn: TypeAlias = Callable[[Any], Learned]
 """From a live pipeline of the family."""
 
@@ -81,8 +96,7 @@ class Family:
     trained."""
     frames: FrameRule = ANY_FRAMES
     """Where the pipeline does not say."""
-    chat_template: str | None = None
-    """How the tokenizer frames a prompt. It is code, so it is the family's and never a model's."""
+    chat: Chat | None = None
     learn: Learn = lambda pipeline: NOTHING_LEARNED
 
     def input_schema(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from quickthaw.snapshot.families.base import Family
 from quickthaw.snapshot.families.chroma import CHROMA
 from quickthaw.snapshot.families.flux import FLUX, FLUX_FILL, FLUX_KONTEXT
+from quickthaw.snapshot.families.flux2 import FLUX2, FLUX2_KLEIN
 from quickthaw.snapshot.families.qwen_image import QWEN_IMAGE
 from quickthaw.snapshot.families.stable_audio import STABLE_AUDIO
 from quickthaw.snapshot.families.stable_diffusion import SD, SD3, SD_INPAINT, SDXL, SDXL_INPAINT
@@ -26,6 +27,8 @@ FAMILIES: Mapping[str, Family] = {
         FLUX,
         FLUX_KONTEXT,
         FLUX_FILL,
+        FLUX2,
+        FLUX2_KLEIN,
         CHROMA,
         QWEN_IMAGE,
         Z_IMAGE,

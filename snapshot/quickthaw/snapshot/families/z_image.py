@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from quickthaw.snapshot.families.base import FROM_PICTURE, IN_EACH_BRANCH, Family
+from quickthaw.snapshot.families.base import (
+    EXAMPLE_PROMPT,
+    FROM_PICTURE,
+    IN_EACH_BRANCH,
+    Chat,
+    Family,
+)
 from quickthaw.snapshot.manifest import Kind
+
+QWEN_TURNS = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
+)
+"""As Qwen's models were taught to read and to answer."""
 
 Z_IMAGE = Family(
     name="z_image",
@@ -19,8 +31,9 @@ Z_IMAGE = Family(
     defaults={"guidance_scale": 0.0, "num_inference_steps": 8},
     side_step=16,
     landscape=(1024, 1024),
-    chat_template=(
-        "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-        "{{ message.content }}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
+    chat=Chat(
+        QWEN_TURNS,
+        ({"role": "user", "content": EXAMPLE_PROMPT},),
+        {"add_generation_prompt": True, "enable_thinking": True},
     ),
 )

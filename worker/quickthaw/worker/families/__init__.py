@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NOOP = "noop"
 
-_TOGETHER = ("sd", "sdxl", "sd3", "flux")
+_TOGETHER = ("sd", "sdxl", "sd3", "flux", "flux2", "flux2_klein")
 _ALONE = ("chroma", "qwen_image", "z_image")
 _FROM_PICTURE = ("sd_inpaint", "sdxl_inpaint", "flux_kontext", "flux_fill")
 _PICTURES = (*_TOGETHER, *_ALONE, *_FROM_PICTURE)

@@ -96,6 +96,9 @@ class MakesPictures(_ReadsPrompts):
     one length whatever they are."""
     needs: Sequence[str] = ()
     """Pictures, by the names of their inputs, that its own pipeline begins with."""
+    looks: bool = False
+    """Its own pipeline looks at pictures and draws others: they stay as large as they are, and
+    need not be there."""
     image_to_image: str = ""
     """Names of diffusers' pipeline classes over the same components, for requests that begin with a
     picture though its own pipeline takes none; empty: there is no such."""
@@ -104,7 +107,7 @@ class MakesPictures(_ReadsPrompts):
     def over(self, pipe: Any, pictures: Pictures | None) -> str:
         """The class that makes what is asked for; empty for the pipeline's own. Raises
         InvalidInput."""
-        if self.needs or pictures is None:
+        if self.needs or self.looks or pictures is None:
             return ""
         name = self.image_to_image if pictures.mask is None else self.inpainting
         if not name:
