@@ -17,6 +17,9 @@ from quickthaw.wire import errors
 
 Payload = TypeVar("Payload")
 
+_SLACK = 16
+"""Of the total bound, the part that is made free at once."""
+
 
 @record
 class Entry(Generic[Payload]):
@@ -72,6 +75,10 @@ class EventsLog(Generic[Payload]):
         # Ended requests, oldest first: their logs go when room is needed.
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._total_bytes = 0
+        # Of use above the total bound alone: events until the logs are thinned out again, and the
+        # bytes at which they are whatever the events.
+        self._patience = 0
+        self._crowded_bytes = limits.total_bytes_max
         self._closed: errors.QuickthawError | None = None
 
     @property
@@ -121,14 +128,16 @@ class EventsLog(Generic[Payload]):
         elif self._total_bytes > self._limits.total_bytes_max:
             self._make_room()
 
-    def _drop_one(self, log: _Log[Payload]) -> None:
-        """The oldest entry that may go. A log of states alone is bounded by the attempts."""
+    def _drop_one(self, log: _Log[Payload]) -> bool:
+        """The oldest entry that may go, if there is one. A log of states alone is bounded by the
+        attempts."""
         for index, entry in enumerate(log.entries):
             if entry.droppable:
                 self._total_bytes -= entry.size_bytes
                 log.size_bytes -= entry.size_bytes
                 del log.entries[index]
-                return
+                return True
+        return False
 
     def _make_room(self) -> None:
         while self._finished and (
@@ -137,9 +146,25 @@ class EventsLog(Generic[Payload]):
         ):
             request_id, _ = self._finished.popitem(last=False)
             self._total_bytes -= self._logs.pop(request_id).size_bytes
-        if self._total_bytes > self._limits.total_bytes_max:
-            for log in self._logs.values():
-                self._drop_one(log)
+        if self._total_bytes <= self._limits.total_bytes_max:
+            return
+        self._patience -= 1
+        if self._patience <= 0 or self._total_bytes > self._crowded_bytes:
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Drops the oldest of each log, again and again, until there is some room.
+
+        That looks at every log, and so is not done for every event: what there is room for has to
+        arrive before the next time, or as many events as there are logs if none of them had
+        anything to drop.
+        """
+        slack_bytes = self._limits.total_bytes_max // _SLACK
+        thinned = list(self._logs.values())
+        while thinned and self._total_bytes > self._limits.total_bytes_max - slack_bytes:
+            thinned = [log for log in thinned if self._drop_one(log)]
+        self._patience = len(self._logs)
+        self._crowded_bytes = max(self._limits.total_bytes_max, self._total_bytes + slack_bytes)
 
     def kept(self, request_id: str) -> Sequence[Entry[Payload]]:
         """What there is of a request, oldest first; nothing of one that is not known."""

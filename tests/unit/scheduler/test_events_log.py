@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,46 @@ async def test_nothing_follows_the_end() -> None:
     assert await told(log) == ["finished"]
 
 
+def crowded_log(requests: int) -> EventsLog[str]:
+    """With twice as many bytes of states as it is to hold."""
+    log = a_log(total_bytes_max=requests * 50)
+    for each in range(requests):
+        log.begin(str(each))
+        log.append(str(each), 1, "queued", size_bytes=100)
+    return log
+
+
+def test_a_log_of_states_that_may_not_go_is_not_searched_for_every_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[int] = []
+    drop_one = EventsLog._drop_one
+
+    def counted(log: EventsLog[str], one: Any) -> bool:
+        looked_at.append(1)
+        return drop_one(log, one)
+
+    monkeypatch.setattr(EventsLog, "_drop_one", counted)
+    log = crowded_log(500)
+    looked_at.clear()
+    for each in range(2_000):
+        log.append(str(each % 500), 2, "state", size_bytes=1)
+    assert len(looked_at) <= 2 * 2_000
+
+
+def test_a_crowded_log_gives_up_what_may_go_and_comes_back_within_its_bound() -> None:
+    log = crowded_log(500)
+    kept = 0
+    for each in range(2_000):
+        log.append(str(each % 500), 2, "preview", droppable=True, size_bytes=100)
+        kept = max(kept, log.total_bytes)
+    states_bytes = 500 * 100
+    assert kept <= states_bytes + 500 * 50 // 16 + 100
+    for each in range(500):
+        log.append(str(each), 3, "finished", final=True, size_bytes=1)
+    assert log.total_bytes <= 500 * 50
+
+
 steps = st.lists(
     st.tuples(st.sampled_from("abcdef"), st.booleans(), st.booleans(), st.integers(1, 400)),
     max_size=200,
@@ -125,5 +166,10 @@ def test_the_bounds_hold_and_states_survive_while_their_request_lives(
             assert sum(not each.droppable for each in kept) == states.get(name, 0)
         kept_bytes = sum(e.size_bytes for each in log._logs.values() for e in each.entries)
         assert log.total_bytes == kept_bytes
+        droppable_bytes = sum(
+            e.size_bytes for each in log._logs.values() for e in each.entries if e.droppable
+        )
+        # At most six events pass between two looks at six logs.
+        assert log.total_bytes <= 2_000 or droppable_bytes <= 6 * 400
 
     asyncio.run(scenario())
