@@ -85,6 +85,8 @@ def _vae(**settings: Any) -> Any:
         latent_channels=1,
         norm_num_groups=2,
         sample_size=8,
+        # Its latents are as large as its pictures: attention over them is most of a pack's time.
+        mid_block_add_attention=False,
         **settings,
     )
 
