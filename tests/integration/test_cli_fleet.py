@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec
+from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec, hosted
 from quickthaw.cli.fleet.hosted import WorkerHost
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.fleet.ray import RayFleet
@@ -27,6 +29,7 @@ from quickthaw.wire.errors import (
 from quickthaw.wire.hosting import new_slab
 from support.patience import PATIENCE_SECONDS
 from support.platform import running_platform
+from support.pretend_worker import OUTLIVES_SECONDS
 
 TESTS = Path(__file__).parents[1]
 MODULE = "support.pretend_worker"
@@ -117,6 +120,19 @@ async def ended(pid: int) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def few_descriptors_left(count: int) -> Iterator[None]:
+    """This process may open so many more, and gets its own limit back."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    free = sum(1 for each in range(highest) if not Path(f"/proc/self/fd/{each}").exists())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count - free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -179,6 +195,42 @@ async def test_a_worker_that_ignores_the_drain_is_killed(tmp_path: Path) -> None
     assert gone(ready.pid)
 
 
+async def test_a_worker_has_ended_whatever_still_holds_its_pipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setattr(hosted, "LAST_WORDS_SECONDS", 0.1)
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    changes = fleet.watch()
+    await fleet.create(a_spec(tmp_path, "w-forking"))
+    ready = await the_next(changes)
+    began = time.monotonic()
+    os.kill(ready.pid, signal.SIGKILL)
+    exited = await the_next(changes)
+    assert (exited.worker_id, exited.status) == ("w-forking", -signal.SIGKILL)
+    assert time.monotonic() - began < OUTLIVES_SECONDS
+    os.killpg(ready.pid, signal.SIGKILL)
+    await fleet.close()
+
+
+async def test_a_worker_that_cannot_be_asked_for_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    changes = fleet.watch()
+    await fleet.create(a_spec(tmp_path))
+    await the_next(changes)
+    before = set(os.listdir("/proc/self/fd"))
+    with few_descriptors_left(3), pytest.raises(Unavailable, match="Too many open files"):
+        await fleet.create(a_spec(tmp_path, "w-1"))
+    await fleet.forget("w-1")
+    assert set(os.listdir("/proc/self/fd")) == before
+    await fleet.create(a_spec(tmp_path, "w-1"))
+    assert (await the_next(changes)).worker_id == "w-1"
+    await fleet.close()
+
+
 async def test_a_host_that_cannot_start_is_told_with_what_it_said(tmp_path: Path) -> None:
     fleet = LocalFleet(tmp_path / "logs", gpus=0, module="support.there_is_no_such_host")
     changes = fleet.watch()
@@ -198,10 +250,12 @@ async def test_a_host_that_hangs_up_takes_along_whoever_was_still_being_asked_fo
     host = await WorkerHost.start("support.host_that_hangs_up", tmp_path)
     more_than_a_socket_holds = "x" * 1_000_000
     async with asyncio.timeout(PATIENCE_SECONDS):
-        workers = await asyncio.gather(
-            host.start_worker("w-0", (more_than_a_socket_holds,), slab),
-            host.start_worker("w-1", (), slab),
-        )
+        workers = [
+            *await asyncio.gather(
+                host.start_worker("w-0", (more_than_a_socket_holds,), slab),
+                host.start_worker("w-1", (), slab),
+            )
+        ]
         assert not host.alive
         workers.append(await host.start_worker("w-2", (), slab))
         assert [await each.exited() for each in workers] == [-signal.SIGKILL] * 3

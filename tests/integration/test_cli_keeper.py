@@ -18,6 +18,7 @@ from quickthaw.cli.up.fleet_keeper import FleetKeeper
 from quickthaw.cli.up.keeper import Keeper
 from quickthaw.cli.up.process import Command
 from quickthaw.cli.up.settings import UpSettings
+from quickthaw.wire.errors import Unavailable
 from quickthaw.wire.process import Address
 from quickthaw.wire.restarts import RestartPolicy
 from support.patience import PATIENCE_SECONDS
@@ -97,6 +98,31 @@ async def test_a_part_that_comes_back_broken_is_given_up_with_its_last_words(
             await keeper.keep()
     assert "the device is on fire" in caught.value.last_lines
     assert len(starts) == 4
+
+
+async def test_a_part_that_the_machine_cannot_start_now_is_tried_again(tmp_path: Path) -> None:
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+    commands = [
+        a_command(tmp_path),
+        replace(a_command(tmp_path), log=no_folder / "scheduler.log"),
+        a_command(tmp_path),
+    ]
+    watched = Watched()
+
+    def on_ready(_name: str, _values: Mapping[str, str]) -> None:
+        watched.pids.put_nowait(keeper.pid or 0)
+
+    keeper = Keeper(lambda _: commands.pop(0), settings(tmp_path), watched.report, on_ready)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await keeper.start()
+        keeping = asyncio.create_task(keeper.keep())
+        first = await watched.pids.get()
+        os.kill(first, signal.SIGKILL)
+        await watched.until_said("the scheduler cannot be started: [Errno")
+        assert await watched.pids.get() != first
+        keeping.cancel()
+        await keeper.stop()
 
 
 async def test_a_first_start_that_fails_is_not_repeated(tmp_path: Path) -> None:
@@ -199,5 +225,48 @@ async def test_a_fleet_grows_and_what_is_let_go_is_not_started_again(tmp_path: P
         assert await watched.pids.get() != pid
         await watched.pids.get()
         assert list(keeper.wanted) == ["w-0", "w-1"]
+        keeping.cancel()
+        await fleet.close()
+
+
+class FleetThatRefusesOnce(LocalFleet):
+    """Refuses to start the second worker that it is asked for."""
+
+    asked = 0
+
+    async def create(self, spec: WorkerSpec) -> None:
+        self.asked += 1
+        if self.asked == 2:
+            raise Unavailable("there are no processes to be had")
+        await super().create(spec)
+
+
+async def test_a_worker_that_cannot_be_asked_for_again_now_is_asked_for_later(
+    tmp_path: Path,
+) -> None:
+    fleet = FleetThatRefusesOnce(tmp_path / "logs", gpus=0, module=HOST)
+    watched, specs = Watched(), worker_specs(tmp_path, "w-0")
+    keeper = FleetKeeper(fleet, specs, settings(tmp_path), watched.report, watched.ready)
+    keeping = asyncio.create_task(keeper.keep())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        pid = await watched.pids.get()
+        os.kill(pid, signal.SIGKILL)
+        await watched.until_said("w-0 cannot be started: there are no processes to be had")
+        assert await watched.pids.get() != pid
+        assert not keeping.done()
+        keeping.cancel()
+        await fleet.close()
+
+
+async def test_a_worker_that_a_grown_fleet_cannot_start_harms_no_other(tmp_path: Path) -> None:
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    watched, specs = Watched(), worker_specs(tmp_path, "w-0", "w-broken")
+    keeper = FleetKeeper(fleet, specs, settings(tmp_path), watched.report, watched.ready, first=1)
+    keeping = asyncio.create_task(keeper.keep())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await watched.pids.get()
+        keeper.grow(2)
+        await watched.until_said("w-broken failed to start 3 times in a row")
+        assert not keeping.done()
         keeping.cancel()
         await fleet.close()

@@ -1,5 +1,6 @@
 """The data directory's lock, and what others read from it."""
 
+import asyncio
 import json
 import os
 import socket
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from quickthaw.cli.up.datadir import check_free, locked, write_json, write_targets
-from quickthaw.cli.up.process import parse_ready_line
+from quickthaw.cli.up.datadir import KeptFiles, check_free, locked, write_json, write_targets
+from quickthaw.cli.up.process import Output, parse_ready_line
 from quickthaw.wire.errors import AddressInUse, FailedPrecondition, SettingsInvalid
 from quickthaw.wire.process import Address
 
@@ -85,3 +86,40 @@ def test_only_the_parts_own_ready_line_counts() -> None:
     assert parse_ready_line(line, "quickthaw-worker") is None
     assert parse_ready_line("INFO quickthaw-scheduler ready", "quickthaw-scheduler") is None
     assert parse_ready_line("", "quickthaw-scheduler") is None
+
+
+async def test_what_runs_where_is_written_again_when_the_disk_has_room(tmp_path: Path) -> None:
+    folder, told, written = tmp_path / "data", asyncio.Queue[str](), asyncio.Event()
+
+    def write() -> None:
+        write_json(folder / "run.json", {})
+        written.set()
+
+    files = KeptFiles(write, told.put_nowait, retry_seconds=0.01)
+    keeping = asyncio.create_task(files.keep())
+    files.changed.set()
+    assert "what runs where cannot be written: [Errno 2]" in await told.get()
+    folder.mkdir()
+    await written.wait()
+    assert not keeping.done()
+    keeping.cancel()
+
+
+async def test_a_log_that_cannot_be_written_loses_lines_says_so_once_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full, log = Path("/dev/full"), tmp_path / "worker.log"
+    log.symlink_to(full)
+    process = asyncio.StreamReader()
+    output = Output(log, "quickthaw-worker")
+    pump = asyncio.create_task(output.pump(process))
+    process.feed_data(b"one\ntwo\nquickthaw-worker ready\n")
+    await output.ready
+    (said,) = caplog.messages
+    assert said == f"{log} cannot be written; lines are lost until it can"
+    log.unlink()
+    process.feed_data(b"three\n")
+    process.feed_eof()
+    await pump
+    assert log.read_text() == "three\n"
+    assert output.last_lines == ("one", "two", "quickthaw-worker ready", "three")

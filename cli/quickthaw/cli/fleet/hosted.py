@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from quickthaw.wire.hosting import (
 
 NAME = "worker-host"
 CLOSE_SECONDS = 5.0
+LAST_WORDS_SECONDS = 5.0
+"""For what a worker said before its end: something that it started may hold its pipes open."""
 
 
 class HostedWorker:
@@ -54,9 +57,9 @@ class HostedWorker:
         return self._output.ready.result()
 
     async def exited(self) -> int:
-        """Waits for the end; the exit status, -N for signal N. All that it said is logged then."""
+        """Waits for the end; the exit status, -N for signal N. What it said is logged then."""
         status = await asyncio.shield(self.status)
-        await asyncio.shield(self._pumps)
+        await asyncio.wait({self._pumps}, timeout=LAST_WORDS_SECONDS)
         return status
 
     def host_ended(self, status: int, last_lines: tuple[str, ...]) -> None:
@@ -96,7 +99,7 @@ class WorkerHost:
         with its:
             try:
                 return cls(await Process.start(command), ours, logs)
-            except OSError:
+            except BaseException:
                 ours.close()
                 raise
 
@@ -113,15 +116,16 @@ class WorkerHost:
         The slab's descriptor stays the caller's. Raises OSError if there are no pipes to be had.
         """
         output = Output(self._logs / f"{worker_id}.log", "quickthaw-worker")
-        readers, writers = zip(os.pipe(), os.pipe(), strict=True)
+        pipes = _pipes(2)
         try:
-            streams = [await _reading(descriptor) for descriptor in readers]
+            streams = [await _reading(reader) for reader, _ in pipes]
             worker = self._workers[worker_id] = HostedWorker(output, streams)
+            writers = [writer for _, writer in pipes]
             with suppress(ConnectionError):  # it is ending, and takes this one along
                 await self._send(Start(worker_id, arguments), (*writers, slab))
         finally:
-            for descriptor in writers:
-                os.close(descriptor)
+            for _, writer in pipes:
+                os.close(writer)
         if self._end.done():
             self._take_along(self._end.result())
         return worker
@@ -217,6 +221,18 @@ class WorkerHost:
         for worker in self._workers.values():
             worker.host_ended(status, self._process.last_lines)
         self._workers.clear()
+
+
+def _pipes(count: int) -> list[tuple[int, int]]:
+    """Read and write descriptors. Raises OSError with none of them open."""
+    made: list[tuple[int, int]] = []
+    try:
+        made.extend(os.pipe() for _ in range(count))
+    except OSError:
+        for descriptor in chain.from_iterable(made):
+            os.close(descriptor)
+        raise
+    return made
 
 
 async def _reading(descriptor: int) -> asyncio.StreamReader:

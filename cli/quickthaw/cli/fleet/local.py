@@ -59,9 +59,9 @@ class LocalFleet:
     async def create(self, spec: WorkerSpec) -> None:
         if spec.worker_id in self._running:
             raise FailedPrecondition(f"worker {spec.worker_id} runs already")
-        if spec.worker_id not in self._slabs:
-            self._slabs[spec.worker_id] = new_slab(spec.worker_id)
         try:
+            if spec.worker_id not in self._slabs:
+                self._slabs[spec.worker_id] = new_slab(spec.worker_id)
             host = await self._living_host()
             worker = await host.start_worker(
                 spec.worker_id, spec.arguments(spec.key_file), self._slabs[spec.worker_id]

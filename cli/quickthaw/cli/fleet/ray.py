@@ -119,7 +119,10 @@ class RayFleet:
         # Ray hides all GPUs but the worker's own, which is therefore the first.
         device = "cuda:0" if spec.device.startswith("cuda") else spec.device
         spec = replace(spec, scheduler=self._reachable(spec.scheduler), device=device)
-        key = spec.key_file.read_text()
+        try:
+            key = spec.key_file.read_text()
+        except OSError as error:
+            raise Unavailable(f"worker {spec.worker_id} cannot be started: {error}") from error
         actor = self._actor(spec)
         self._running[spec.worker_id] = _Running(spec, actor)
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from quickthaw.wire.process import Address, address_in_use
 
 LOCK_FILE = "up.lock"
 TARGETS_FILE = "prometheus-targets.json"
+RETRY_SECONDS = 15.0
 
 
 @contextmanager
@@ -74,6 +76,34 @@ def write_json(path: Path, content: object) -> None:
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
+
+
+class KeptFiles:
+    """Has `write` called after each change, and again while the disk does not take it, which is no
+    reason to end what runs."""
+
+    def __init__(
+        self,
+        write: Callable[[], None],
+        report: Callable[[str], None],
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._write = write
+        self._report = report
+        self._retry_seconds = retry_seconds
+        self.changed = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Never returns."""
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            try:
+                self._write()
+            except OSError as error:
+                self._report(f"what runs where cannot be written: {error}; it is tried again")
+                self.changed.set()
+                await asyncio.sleep(self._retry_seconds)
 
 
 def write_targets(data_dir: Path, metrics: Mapping[str, str]) -> None:

@@ -50,7 +50,9 @@ class FleetKeeper:
         return tuple(self._wanted)
 
     async def keep(self) -> None:
-        """Never returns. Raises PartFailed if a worker cannot be started the first time."""
+        """Never returns. Raises PartFailed if one of those that were wanted from the beginning
+        cannot be started the first time, and what the provisioner raised if it cannot be asked for.
+        """
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 for worker_id in self._first:
@@ -74,7 +76,7 @@ class FleetKeeper:
                 self._wanted[worker_id] = None
                 self._report(f"worker {worker_id} is needed")
                 if worker_id not in self._running:
-                    self._tasks.create_task(self._create(worker_id))
+                    self._tasks.create_task(self._start(worker_id, pause_seconds=0))
 
     def let_go(self, worker_id: str) -> None:
         """The worker was told to stop when it has nothing left; it is not started again."""
@@ -105,28 +107,38 @@ class FleetKeeper:
             self._report(f"worker {name} {said}, as it was told to")
             await self._provisioner.forget(name)
             return
-        if name not in self._ever_ready:
-            # The first start: what fails now would fail again.
+        if name in self._first - self._ever_ready:
+            # The platform's own start: what fails now would fail again.
             raise PartFailed(f"worker {name} {said} before it was ready", change.last_lines)
-        await asyncio.sleep(self._pause_seconds(change, was_ready, said))
-        if name not in self._wanted or name in self._running:
-            return
-        try:
-            await self._create(name)
-        except QuickthawError as error:
-            raise PartFailed(f"worker {name} cannot be started again: {error.message}") from error
+        await self._start(name, self._pause_seconds(name, was_ready, said, change.last_lines))
 
-    def _pause_seconds(self, change: Exited, was_ready: bool, said: str) -> float:
+    async def _start(self, name: str, pause_seconds: float) -> None:
+        """After a pause, and again until it can be asked for, or is not wanted any more."""
+        while True:
+            await asyncio.sleep(pause_seconds)
+            if name not in self._wanted or name in self._running:
+                return
+            try:
+                await self._create(name)
+            except QuickthawError as error:
+                self._running.discard(name)
+                said = f"cannot be started: {error.message}"
+                pause_seconds = self._pause_seconds(name, False, said)
+            else:
+                return
+
+    def _pause_seconds(
+        self, name: str, was_ready: bool, said: str, last_lines: tuple[str, ...] = ()
+    ) -> float:
         """A crash loop of one worker is no reason to take the others down: it is tried again, ever
         more rarely."""
-        name = change.worker_id
         now = asyncio.get_running_loop().time()
         try:
-            pause = self._restarts[name].pause_seconds(now, was_ready, change.last_lines)
+            pause = self._restarts[name].pause_seconds(now, was_ready, last_lines)
         except PartFailed as loop:
             pause = self._crash_pause[name]
             self._crash_pause[name] = min(2 * pause, self._settings.crash_pause_seconds_max)
-            last = f"; its last words: {change.last_lines[-1]}" if change.last_lines else ""
+            last = f"; its last words: {last_lines[-1]}" if last_lines else ""
             self._report(f"{loop}: worker {name} is tried again in {pause:.0f} s{last}")
             return pause
         if was_ready:

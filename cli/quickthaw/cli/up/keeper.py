@@ -42,18 +42,17 @@ class Keeper:
         assert self._process is not None
         name = self._process.command.name
         restarts = Restarts(name, self._settings.restart)
-        was_ready = True
+        was_ready, failure = True, await self._end_of(self._process)
         while True:
-            status = await self._process.exited()
             now = asyncio.get_running_loop().time()
             pause = restarts.pause_seconds(now, was_ready, self._process.last_lines)
-            self._report(f"the {name} {describe_status(status)}; starting it again")
+            self._report(f"{failure}; starting it again")
             await asyncio.sleep(pause)
             try:
                 await self._start()
-                was_ready = True
-            except PartFailed:
-                was_ready = False
+                was_ready, failure = True, await self._end_of(self._process)
+            except PartFailed as failed:
+                was_ready, failure = False, failed.message
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL; returns when the process is gone."""
@@ -68,9 +67,15 @@ class Keeper:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
+    async def _end_of(self, process: Process) -> str:
+        return f"the {process.command.name} {describe_status(await process.exited())}"
+
     async def _start(self) -> None:
         command = self._make(self.values)
-        self._process = await Process.start(command)
+        try:
+            self._process = await Process.start(command)
+        except OSError as error:
+            raise PartFailed(f"the {command.name} cannot be started: {error}") from error
         try:
             async with asyncio.timeout(self._settings.start_timeout_seconds):
                 self.values = await self._process.ready()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from quickthaw.cli.errors import PartFailed
 from quickthaw.cli.fleet import Provisioner, Ready
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.up import bundled, parts, workers
-from quickthaw.cli.up.datadir import check_free, write_json, write_targets
+from quickthaw.cli.up.datadir import KeptFiles, check_free, write_json, write_targets
 from quickthaw.cli.up.fleet_keeper import FleetKeeper
 from quickthaw.cli.up.keeper import Keeper
 from quickthaw.cli.up.process import Command
@@ -46,7 +47,7 @@ class Platform:
         self._keepers: set[asyncio.Task[None]] = set()
         self._fallen = asyncio.Event()
         """Set when a keeper has ended, which it only does because it gave up."""
-        self._ready = False
+        self._files = KeptFiles(self._write_files, report)
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Starts everything and keeps it until `stop`; `hurry` kills instead of draining.
@@ -93,8 +94,8 @@ class Platform:
                 await self._attached(client, set(fleet.wanted))
         if settings.elastic:
             self._keep(self._scale(fleet, len(specs)))
-        self._ready = True
         self._write_files()
+        self._keep(self._files.keep())
         self._announce(
             {
                 "http": self._gateway.values["http"],
@@ -141,7 +142,8 @@ class Platform:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        (self._settings.data_dir / RUN_FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has become read-only keeps nobody from draining
+            (self._settings.data_dir / RUN_FILE).unlink(missing_ok=True)
         killer = asyncio.create_task(self._kill_when(hurry))
         try:
             await asyncio.gather(self._gateway.stop(), self._packer.stop(), self._fleet.close())
@@ -203,15 +205,13 @@ class Platform:
         self._pids[name] = keepers[name].pid or 0
         walls = f"; walls: {values['walls']}" if "walls" in values else ""
         self._report(f"the {name} is ready{walls}")
-        if self._ready:
-            self._write_files()
+        self._files.changed.set()
 
     def _note_worker(self, change: Ready) -> None:
         self._metrics[f"worker-{change.worker_id}"] = change.metrics
         self._pids[change.worker_id] = change.pid
         self._report(f"worker {change.worker_id} is ready")
-        if self._ready:
-            self._write_files()
+        self._files.changed.set()
 
     def _write_files(self) -> None:
         write_targets(self._settings.data_dir, self._metrics)

@@ -23,6 +23,8 @@ LOG_FILES_KEPT = 3
 LAST_LINES = 20
 LINE_BYTES_MAX = 64 * 1024
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -49,14 +51,35 @@ def parse_ready_line(line: str, ready_word: str) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """Loses lines while the file cannot be written, and says so once; goes on when it can."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8", delay=True
+        )
+        self._failing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        was_failing, self._failing = self._failing, False
+        super().emit(record)
+        if self._failing and not was_failing:
+            logger.warning("%s cannot be written; lines are lost until it can", self.baseFilename)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
+        self._failing = True
+        # What is still buffered would fail again; the next line opens the file anew.
+        with suppress(OSError, ValueError):
+            self.close()
+
+
 class Output:
     """What a process says: logged, its last lines kept, its ready line waited for."""
 
     def __init__(self, log: Path, ready_word: str) -> None:
+        """Raises OSError if the log's folder cannot be made."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._log: logging.Handler = logging.handlers.RotatingFileHandler(
-            log, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8"
-        )
+        self._log = _LogFile(log)
         self._ready_word = ready_word
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self.ready: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
@@ -98,10 +121,12 @@ class Output:
 class Process:
     """A running child. Make it with `start`."""
 
-    def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, command: Command, process: asyncio.subprocess.Process, output: Output
+    ) -> None:
         self.command = command
         self._process = process
-        self._output = Output(command.log, command.ready_word)
+        self._output = output
         streams = (process.stdout, process.stderr)
         self._pumps = asyncio.create_task(
             self._output.pump(*(stream for stream in streams if stream is not None))
@@ -110,6 +135,7 @@ class Process:
     @classmethod
     async def start(cls, command: Command) -> Process:
         """Raises OSError if the process cannot be started."""
+        output = Output(command.log, command.ready_word)
         tether = (sys.executable, "-m", "quickthaw.cli.tether", str(os.getpid()))
         process = await asyncio.create_subprocess_exec(
             *(*tether, sys.executable, "-m", *command.arguments),
@@ -121,7 +147,7 @@ class Process:
             # Its own session: a Ctrl-C at the terminal is ours to pass on, in order.
             start_new_session=True,
         )
-        return cls(command, process)
+        return cls(command, process, output)
 
     @property
     def pid(self) -> int:
