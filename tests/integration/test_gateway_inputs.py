@@ -209,3 +209,60 @@ async def test_without_a_blob_store_small_pictures_travel_inside_the_input(tmp_p
         inside = submitted(rig)["image_url"]
         assert isinstance(inside, str)
         assert base64.b64decode(inside.partition(",")[2]) == a_picture()
+
+
+@pytest.fixture
+def taking_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model takes more pictures than one."""
+    properties = cast("dict[str, dict[str, object]]", SCHEMA["properties"])
+    several = {"type": "array", "items": properties["image_url"]}
+    monkeypatch.setitem(SCHEMA, "properties", {**properties, "image_urls": several})
+
+
+@pytest.mark.usefixtures("taking_several")
+async def test_each_of_several_pictures_is_left_for_the_worker(tmp_path: Path) -> None:
+    pictures = [a_picture((100, 60)), a_picture((64, 64), "JPEG"), a_picture((32, 90))]
+    urls = [data_uri(each) for each in pictures]
+    async with a_gateway(tmp_path) as rig:
+        answer = await rig.http.post(f"/run/{MODEL_ID}", json={"prompt": "x", "image_urls": urls})
+        assert answer.status_code == 200
+        found = submitted(rig)
+        more = cast("list[object]", found["image_urls"])
+        assert [left_at(tmp_path, each) for each in (found["image_url"], *more)] == pictures
+        assert found["image_size"] == {"width": 104, "height": 64}
+
+
+@pytest.mark.usefixtures("taking_several")
+async def test_more_pictures_than_are_fetched_for_one_request_are_refused(tmp_path: Path) -> None:
+    urls = [data_uri(a_picture())] * 4
+    async with a_gateway(tmp_path, limits=Limits(input_pictures_max=2, drain_seconds=1)) as rig:
+        answer = await rig.http.post(f"/run/{MODEL_ID}", json={"prompt": "x", "image_urls": urls})
+        (item,) = answer.json()["detail"]
+        assert (item["loc"], item["type"]) == (["body", "image_urls"], "sequence_too_long")
+        assert not rig.platform.requests
+
+
+@pytest.mark.usefixtures("taking_several")
+async def test_an_edit_by_openais_client_may_have_several_pictures(tmp_path: Path) -> None:
+    pictures = [a_picture((100, 60)), a_picture((64, 64))]
+    async with a_gateway(tmp_path) as rig:
+        answer = await rig.http.post(
+            "/openai/v1/images/edits",
+            data={"model": MODEL_ID, "prompt": "in blue"},
+            files=[("image[]", each) for each in pictures],
+        )
+        assert answer.status_code == 200, answer.text
+        found = submitted(rig)
+        (second,) = cast("list[object]", found["image_urls"])
+        assert [left_at(tmp_path, each) for each in (found["image_url"], second)] == pictures
+
+
+async def test_an_edit_of_several_pictures_needs_a_model_that_takes_them(tmp_path: Path) -> None:
+    async with a_gateway(tmp_path) as rig:
+        answer = await rig.http.post(
+            "/openai/v1/images/edits",
+            data={"model": MODEL_ID, "prompt": "in blue"},
+            files=[("image[]", a_picture())] * 2,
+        )
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "image"

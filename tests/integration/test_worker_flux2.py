@@ -64,6 +64,15 @@ async def test_a_picture_is_looked_at_in_its_own_shape(studio: Studio, family: s
     assert np.array_equal(studio.pixels(end.artifacts[0]), expected)
 
 
+async def test_several_pictures_are_looked_at_in_their_order(studio: Studio) -> None:
+    seen = [reference(), reference().rotate(90, expand=True)]
+    given = {"image_url": uri(seen[0]), "image_urls": [uri(seen[1])]}
+    (expected,) = levels(make(tiny_klein(), image=seen))
+    for asked in (given, {"image_urls": [uri(each) for each in seen]}):
+        end = await studio.draw("flux2_klein", **ASKED, **asked)
+        assert np.array_equal(studio.pixels(end.artifacts[0]), expected)
+
+
 @pytest.mark.parametrize("family", BUILDERS)
 async def test_a_picture_too_small_to_be_looked_at_is_refused_by_name(
     studio: Studio, family: str

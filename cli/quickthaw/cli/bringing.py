@@ -74,14 +74,14 @@ def bring(
 def _may_name_files(name: str, schema: JsonObject) -> bool:
     properties = schema.get("properties")
     known = isinstance(properties, Mapping) and name in properties
-    return known and (name == "loras" or name.endswith("_url"))
+    return known and (name == "loras" or name.endswith(("_url", "_urls")))
 
 
 def _paths(value: JsonValue) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, Sequence):
-        found = [each.get("path") for each in value if isinstance(each, Mapping)]
+        found = [each.get("path") if isinstance(each, Mapping) else each for each in value]
         return [path for path in found if isinstance(path, str)]
     return []
 
@@ -106,7 +106,7 @@ def _uploaded(place: Place, name: str, value: JsonValue) -> JsonValue:
     return [
         {**each, "path": _uploaded(place, f"{name}[{index}].path", each.get("path"))}
         if isinstance(each, Mapping)
-        else each
+        else _uploaded(place, f"{name}[{index}]", each)
         for index, each in enumerate(value)
     ]
 

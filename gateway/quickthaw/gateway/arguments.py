@@ -35,14 +35,19 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
     "steps": "num_inference_steps",
     "cond_aug": "noise_aug_strength",
     "start_image_url": "image_url",
+    "input_image": "image_url",
+    "image": "image_url",
+    "mask": "mask_url",
     "last_image_url": "end_image_url",
 }
-"""What some of fal's endpoints call an input, and what it is called here."""
+"""What some of fal's endpoints and of Replicate's models call an input, and what it is called
+here."""
 
 SIDE_DEFAULT: Final = 512
 SIZE_NAMES: Final = ("image_size", "video_size")
 _INPUT_ECHO_CHARS_MAX = 200
 _NUMBER_CHARS_MAX = 40
+_SEVERAL: Final = ("image_urls", "input_images", "images", "image_input", "image")
 _ONE_LORA: Final = ("lora_weights", "hf_lora", "lora_url")
 
 
@@ -61,6 +66,7 @@ def translate_arguments(arguments: JsonObject, schema: Mapping[str, Json]) -> Mo
     for name in SIZE_NAMES:
         if name in given:
             given |= _size(name, given.pop(name), properties)
+    given = _first_of_several(given, properties)
     for other, name in OTHER_NAMES.items():
         if name in properties and other not in properties and other in given:
             given.setdefault(name, given[other])
@@ -90,6 +96,22 @@ def _read(value: Json, rule: Json) -> Json:
             if isinstance(read, (int, float)) and math.isfinite(read):
                 return read
     return value
+
+
+def _first_of_several(given: JsonObject, properties: Mapping[str, Json]) -> JsonObject:
+    """Several pictures in one argument: the first is known by a name of its own here."""
+    name = next((each for each in _SEVERAL if isinstance(given.get(each), list)), None)
+    if name is None or "image_url" not in properties:
+        return given
+    urls = cast("list[Json]", given[name])
+    rest = {key: value for key, value in given.items() if key != name}
+    if urls and not rest.get("image_url"):
+        rest["image_url"], *urls = urls
+    if urls and "image_urls" not in properties:
+        text = "This model takes one picture"
+        item: dict[str, object] = {"loc": ["body", name], "msg": text, "type": "sequence_too_long"}
+        raise HttpError(422, [item])
+    return {**rest, "image_urls": urls} if urls else rest
 
 
 def _lora_of_one(given: JsonObject) -> JsonObject:

@@ -1,9 +1,9 @@
 """Files that a request's arguments name: fetched, looked at, and left where workers can read them.
 
-Arguments called `..._url` of a model whose schema has them may be `http(s)://` URLs, links to files
-of this gateway, and `data:` URIs. What comes is bounded before and while it is read, must be a
-picture of a known format and a bearable size, and goes to the blob store under a name that only its
-bytes and its sender lead to. Workers fetch nothing. (Of `loras` see `loras.py`.)
+Arguments called `..._url` of a model whose schema has them, and those in lists called `..._urls`,
+may be `http(s)://` URLs, links to files of this gateway, and `data:` URIs. What comes is bounded
+before and while it is read, must be a picture of a known format and a bearable size, and goes to
+the blob store under a name that only its bytes and its sender lead to. Workers fetch nothing. (Of `loras` see `loras.py`.)
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _LARGE: Final = "image_too_large"
 _REDIRECTS_MAX: Final = 5
 _DATA: Final = re.compile(r"data:[A-Za-z0-9.+/-]{0,100}(?:;[A-Za-z0-9=.-]{1,40})*;base64,")
 _OWN_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)*fal\.media")
+_FIRST: Final = "image_url"
+"""Whose size is drawn."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -78,16 +80,37 @@ class Inputs:
         if loras.ARGUMENT in given and loras.ARGUMENT in properties:
             own = partial(self._own_file, credential)
             brought[loras.ARGUMENT] = await self.loras.bring(given[loras.ARGUMENT], own)
-        first_size: tuple[int, int] | None = None
+        sizes: dict[str, tuple[int, int]] = {}
         for name, value in given.items():
-            if name.endswith("_url") and name in properties and isinstance(value, str) and value:
-                data = await self._data(credential, name, value)
-                size = await self._look_at(name, data)
-                first_size = first_size or size
-                brought[name] = await self._leave(credential, name, data)
-        if first_size is not None and not _decides_by_itself(properties.get("image_size")):
-            brought.setdefault("image_size", _fitting(first_size, properties["image_size"]))
+            if name not in properties:
+                continue
+            if name.endswith("_url") and isinstance(value, str) and value:
+                brought[name], sizes[name] = await self._picture(credential, name, value)
+            elif name.endswith("_urls") and isinstance(value, list):
+                brought[name] = await self._pictures(credential, name, value)
+        if sizes and not _decides_by_itself(properties.get("image_size")):
+            size = sizes.get(_FIRST) or next(iter(sizes.values()))
+            brought.setdefault("image_size", _fitting(size, properties["image_size"]))
         return brought
+
+    async def _picture(
+        self, credential: Credential, name: str, url: str
+    ) -> tuple[str, tuple[int, int]]:
+        """Where a worker finds it, and its width and height."""
+        data = await self._data(credential, name, url)
+        size = await self._look_at(name, data)
+        return await self._leave(credential, name, data), size
+
+    async def _pictures(self, credential: Credential, name: str, urls: list[Json]) -> list[Json]:
+        """What is no URL is left for the schema to refuse."""
+        most = self.limits.input_pictures_max
+        if len(urls) > most:
+            text = f"List should have at most {most} items, not {len(urls)}"
+            raise _wrong(name, text, "sequence_too_long", {"max_length": most})
+        return [
+            (await self._picture(credential, name, url))[0] if isinstance(url, str) and url else url
+            for url in urls
+        ]
 
     # ---- where it comes from -------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ class Limits:
     input_pixels_max: int = 40 * 1024 * 1024
     input_side_max: int = 14_142
     input_side_min: int = 8
+    input_pictures_max: int = 8
+    """In one list of them."""
     inputs_decoded_max: int = 2
     """Pictures that are decoded at once, some bytes of memory a pixel each; others wait."""
     input_kept_seconds: float = 7 * 24 * 3600.0

@@ -18,7 +18,7 @@ _SIZE = ("image_size", "width", "height")
 _WORK = frozenset(("num_inference_steps", "steps", "num_frames", *_COUNT, *_SIZE))
 """All that `work_units` reads: most inputs that are not for pictures have none of it."""
 _OUTPUTS = frozenset((*_COUNT, *_SIZE, "num_frames", "fps", "frames_per_second", "duration"))
-_ALONE = ("image_url", "mask_url", "loras")
+_ALONE = ("image_url", "image_urls", "mask_url", "loras")
 _ONE_OUTPUT = OutputUnits(images=1)
 
 # The image sizes that public clients name instead of giving pixels.
@@ -34,13 +34,16 @@ _NAMED_SIZES = {
 
 def work_units(completed: Mapping[str, Any]) -> float:
     """Steps x megapixels x images x frames of an input with its defaults; what is not there counts
-    as 1. A sound's length does not count: its pieces are made whole and then cut."""
+    as 1. Each picture that is looked at beside a first one is half as much again. A sound's length
+    does not count: its pieces are made whole and then cut."""
     if _WORK.isdisjoint(completed):
         return 1.0
     steps = _number(completed, "num_inference_steps") or _number(completed, "steps") or 1.0
     images = _number(completed, "num_images") or _number(completed, "num_outputs") or 1.0
     frames = _number(completed, "num_frames") or 1.0
-    return steps * images * frames * (_megapixels(completed) or 1.0)
+    more = completed.get("image_urls")
+    beside = 1.0 + len(more) / 2 if isinstance(more, list) else 1.0
+    return steps * images * frames * beside * (_megapixels(completed) or 1.0)
 
 
 def batch_key(completed: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ LORAS_MAX = 8
 LORA_SCALE_MAX = 4
 PICTURE_CHARS_MAX = 1 << 20
 """Small pictures may be inside the input, which is bounded as a whole."""
+PICTURES_MAX = 8
+"""That one drawing is made after."""
 FRAMES_MAX = 257
 FPS_MAX = 60
 SECONDS_MIN = 0.1
@@ -105,6 +107,10 @@ def _of_pictures(limits: Limits) -> Properties:
         "prompt": _prompt("What the picture shows."),
         "negative_prompt": _negative_prompt("picture"),
         "image_url": _picture("A picture to begin with: an HTTP or data URL."),
+        "image_urls": _pictures(
+            "More pictures, in the order in which the prompt speaks of them; the first of all of "
+            "them is image_url if that is given."
+        ),
         "mask_url": _picture(
             "Which part of that picture is drawn anew: white is, black stays as it is."
         ),
@@ -189,6 +195,16 @@ def _picture(description: str) -> dict[str, JsonValue]:
     rule = _text(description, PICTURE_CHARS_MAX)
     del rule["default"]  # None, which is not the same as an empty address.
     return rule
+
+
+def _pictures(description: str) -> dict[str, JsonValue]:
+    """Without a default, so that most inputs say nothing of them."""
+    return {
+        "type": "array",
+        "description": description,
+        "maxItems": PICTURES_MAX,
+        "items": {**_picture("An HTTP or data URL."), "minLength": 1},
+    }
 
 
 def _text(description: str, chars_max: int) -> dict[str, JsonValue]:

@@ -148,3 +148,45 @@ def test_a_number_may_come_as_text_where_the_model_takes_no_text(
     name: str, given: Json, taken: Json
 ) -> None:
     assert translate_arguments({name: given}, MODEL).input == {name: taken}
+
+
+ONE_PICTURE: JsonObject = {"additionalProperties": False, "properties": {"image_url": {}}}
+SEVERAL: JsonObject = {
+    "additionalProperties": False,
+    "properties": {"image_url": {}, "image_urls": {}, "mask_url": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"image_urls": ["a"]}, {"image_url": "a"}),
+        ({"image_urls": ["a", "b"]}, {"image_url": "a", "image_urls": ["b"]}),
+        (
+            {"image_url": "a", "image_urls": ["b", "c"]},
+            {"image_url": "a", "image_urls": ["b", "c"]},
+        ),
+        ({"input_images": ["a", "b"]}, {"image_url": "a", "image_urls": ["b"]}),
+        ({"image": ["a", "b"]}, {"image_url": "a", "image_urls": ["b"]}),
+        ({"image": "a", "mask": "b"}, {"image_url": "a", "mask_url": "b"}),
+        ({"input_image": "a"}, {"image_url": "a"}),
+        ({"image_urls": []}, {}),
+        ({"image_urls": 7}, {"image_urls": 7}),
+    ],
+)
+def test_the_first_of_several_pictures_is_the_one_to_begin_with(
+    given: JsonObject, wanted: JsonObject
+) -> None:
+    assert translate_arguments(given, SEVERAL).input == wanted
+
+
+def test_a_model_of_one_picture_takes_a_list_of_one_and_no_more() -> None:
+    assert translate_arguments({"image_urls": ["a"]}, ONE_PICTURE).input == {"image_url": "a"}
+    with pytest.raises(HttpError) as caught:
+        translate_arguments({"image_urls": ["a", "b"]}, ONE_PICTURE)
+    detail = caught.value.answer.detail
+    assert not isinstance(detail, str)
+    assert (detail[0]["loc"], detail[0]["msg"]) == (
+        ["body", "image_urls"],
+        "This model takes one picture",
+    )

@@ -196,6 +196,7 @@ def test_canonical_text_does_not_depend_on_the_order_of_keys(value: dict[str, An
         ({"image_size": "huge"}, 1.0),
         ({"steps": "many"}, 1.0),
         ({"num_frames": 81, "num_inference_steps": 10, "width": 1000, "height": 500}, 405.0),
+        ({"num_inference_steps": 8, "image_url": "a", "image_urls": ["b", "c"]}, 16.0),
         ({"seconds_total": 30, "num_inference_steps": 100}, 100.0),
     ],
 )

@@ -29,6 +29,7 @@ class PictureUrls:
     image: str
     mask: str = ""
     end: str = ""
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,15 @@ class ImageInput:
     """The request's own, laid over the model after those, the first one first."""
     image_url: str = ""
     """Of the picture to begin with; empty for none."""
+    more_image_urls: tuple[str, ...] = ()
+    """Of those beside it."""
     mask_url: str = ""
     strength: float = 1.0
     """How much of that picture is drawn anew: 1 for all of it."""
 
     @property
     def pictures(self) -> PictureUrls:
-        return PictureUrls(self.image_url, mask=self.mask_url)
+        return PictureUrls(self.image_url, mask=self.mask_url, more=self.more_image_urls)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -173,6 +176,8 @@ class InputReader:
 def image_input(values: Mapping[str, Any]) -> ImageInput:
     # None: as the picture has it.
     size = values.get("image_size", {}) or {"width": 0, "height": 0}
+    urls = [values.get("image_url"), *(values.get("image_urls") or ())]
+    image_url, *more = [url for url in urls if url] or [""]
     return ImageInput(
         prompt=values["prompt"],
         negative_prompt=values.get("negative_prompt") or "",
@@ -189,7 +194,8 @@ def image_input(values: Mapping[str, Any]) -> ImageInput:
             LoraInput(each["path"], float(each.get("scale", 1.0)))
             for each in values.get("loras") or ()
         ),
-        image_url=values.get("image_url") or "",
+        image_url=image_url,
+        more_image_urls=tuple(more),
         mask_url=values.get("mask_url") or "",
         strength=float(values.get("strength", 1.0)),
     )

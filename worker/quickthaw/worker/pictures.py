@@ -40,6 +40,8 @@ class Pictures:
     """Grey, of the same size: white is drawn anew, black is kept."""
     end: Image.Image | None = None
     """RGB, of the same size: what a video ends with."""
+    more: tuple[Image.Image, ...] = ()
+    """RGB, each of its own size: what is looked at beside the first."""
 
 
 def refuse_blobs(key: str) -> bytes:
@@ -64,7 +66,10 @@ def open_pictures(
         mask = _scaled(_flat(_open("mask_url", urls.mask, read_blob)), size).convert("L")
     if urls.end:
         end = _opaque(_scaled(_open("end_image_url", urls.end, read_blob), size))
-    return Pictures(_opaque(_scaled(first, size)), mask, end)
+    more = tuple(
+        _opaque(_open(f"image_urls.{index}", url, read_blob)) for index, url in enumerate(urls.more)
+    )
+    return Pictures(_opaque(_scaled(first, size)), mask, end, more)
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

@@ -31,7 +31,7 @@ _IMAGES = ("image", "image[]")
 
 async def read_edit(request: Request, gateway: Gateway) -> JsonObject:
     """The fields as a JSON body would have them, but for numbers, which are texts; `image_url` and
-    perhaps `mask_url` are in them.
+    perhaps `image_urls` and `mask_url` are in them.
 
     Raises HttpError 400, naming the parameter, and Unauthenticated: decoding a mask costs too much
     for who has no key.
@@ -53,9 +53,13 @@ async def read_edit(request: Request, gateway: Gateway) -> JsonObject:
             name: value for name, value in form.items() if isinstance(value, str)
         }
         images = [each for name in _IMAGES for each in form.getlist(name)]
-        if len(images) != 1 or not isinstance(images[0], UploadFile):
-            raise invalid("send one picture to begin with, as a file", "image")
-        texts["image_url"] = _data_uri(await images[0].read())
+        files = [each for each in images if isinstance(each, UploadFile)]
+        if not files or len(files) < len(images):
+            raise invalid("send a picture to begin with, as a file", "image")
+        first, *more = [_data_uri(await each.read()) for each in files]
+        texts["image_url"] = first
+        if more:
+            texts["image_urls"] = [*more]
         mask = form.get("mask")
         if isinstance(mask, UploadFile):
             await gateway.platform.tenant(read_credential(request.headers))

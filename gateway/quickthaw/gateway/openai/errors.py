@@ -12,7 +12,13 @@ from quickthaw.gateway.respond import json_response
 
 _TRIED_AGAIN = frozenset({408, 409, 429})
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
-_PARAMS = {"image_size": "size", "num_images": "n", "image_url": "image", "mask_url": "mask"}
+_PARAMS = {
+    "image_size": "size",
+    "num_images": "n",
+    "image_url": "image",
+    "image_urls": "image",
+    "mask_url": "mask",
+}
 """What the platform's names for arguments are called here."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 

@@ -32,7 +32,7 @@ FLUX2 = Family(
     },
     denoiser="transformer",
     patch=2,
-    inputs=("image_url",),
+    inputs=("image_url", "image_urls"),
     defaults={"guidance_scale": 4.0, "num_inference_steps": 28},
     described={
         "prompt": "What the picture shows, or is to be different in the one that is given.",

@@ -41,12 +41,14 @@ class Flux2(MakesPictures):
     def picture_arguments(
         self, pipe: Any, request: ImageInput, pictures: Pictures
     ) -> dict[str, Any]:
-        width, height = pictures.image.size
-        if min(width, height) < _SIDE_MIN:
-            told = f"is {width} x {height} pixels: this model takes none under {_SIDE_MIN} a side"
-            violation = FieldViolation("input.image_url", told)
-            raise InvalidInput(f"input.image_url {told}", violations=(violation,))
-        return {"image": pictures.image}
+        seen = [pictures.image, *pictures.more]
+        for each in seen:
+            if min(each.size) < _SIDE_MIN:
+                size = f"{each.width} x {each.height} pixels"
+                told = f"names a picture of {size}: this model takes none under {_SIDE_MIN} a side"
+                violation = FieldViolation("input.image_url", told)
+                raise InvalidInput(f"input.image_url {told}", violations=(violation,))
+        return {"image": seen}
 
     def latent_pictures(
         self, pipe: Any, latents: torch.Tensor, request: ImageInput
