@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from quickthaw.gateway.settings import Limits
+from support.fake_inference import ALICE_KEY
 from support.gateway_rig import Rig, a_gateway
 from support.patience import PATIENCE_SECONDS
 from support.sockets import CALLS, REALTIME, close_code, connected, read_by_now
@@ -117,3 +119,27 @@ async def test_a_message_that_takes_too_long_is_given_up_and_silence_is_not(
         await begins(slow, frame_of(a_text_of(1000)), 500)
         assert await close_code(slow) == TRY_AGAIN_LATER
         await read_by_now(silent)
+
+
+def answers_to(rig: Rig, frames: bytes) -> int:
+    """How many bytes come back to who reads nothing before all was sent."""
+    with socket.socket() as raw:
+        raw.settimeout(PATIENCE_SECONDS)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect((rig.listening.http.host, rig.listening.http.port))
+        raw.sendall(
+            f"GET {REALTIME} HTTP/1.1\r\nHost: x\r\nAuthorization: Key {ALICE_KEY}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert raw.recv(12) == b"HTTP/1.1 101"
+        raw.sendall(frames)
+        return sum(map(len, iter(lambda: raw.recv(65536), b"")))
+
+
+async def test_pings_of_who_takes_no_answers_are_not_answered(tmp_path: Path) -> None:
+    ping = b"\x89\xfd" + bytes(4) + b"x" * 125
+    goodbye = b"\x88\x80" + bytes(4)
+    async with a_gateway(tmp_path) as rig:
+        pings = 60_000 * ping
+        assert await asyncio.to_thread(answers_to, rig, pings + goodbye) < len(pings) / 2

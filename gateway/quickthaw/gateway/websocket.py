@@ -36,9 +36,15 @@ logger.setLevel(logging.WARNING)
 
 
 class _Connection(ServerProtocol):
+    reader_is_behind = False
+
     def send_frame(self, frame: Frame) -> None:
-        """A goodbye without a code is answered with 1000 and not with the like: fal's JavaScript
+        """A ping is not answered to who takes no answers: they would add up here.
+
+        A goodbye without a code is answered with 1000 and not with the like: fal's JavaScript
         client closes that way, and takes an answer without a code for an error."""
+        if frame.opcode is Opcode.PONG and self.reader_is_behind:
+            return
         if frame.opcode is Opcode.CLOSE and not frame.data:
             frame = Frame(Opcode.CLOSE, Close(CloseCode.NORMAL_CLOSURE, "").serialize())
         super().send_frame(frame)
@@ -60,7 +66,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state)
         self.logger = logger
-        self.conn = _Connection(max_size=config.ws_max_size, logger=logger)
+        self.conn = self._connection = _Connection(max_size=config.ws_max_size, logger=logger)
         # The library's own debugging text has the request line, and with it the token.
         self.conn.debug = False
         self._fragments_bytes = 0
@@ -124,10 +130,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         """The reader is a full buffer behind; if it takes none of it for long, it is cut off."""
         super().pause_writing()
+        self._connection.reader_is_behind = True
         self._stall_timer = self.loop.call_later(self.stall_seconds, self._reader_stalled)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._connection.reader_is_behind = False
         self._stop_stall_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
