@@ -64,11 +64,11 @@ async def test_the_host_header_of_a_redirected_client_chooses_the_surface(tmp_pa
 async def test_a_body_counts_as_json_whatever_it_says_it_is(tmp_path: Path) -> None:
     async with a_gateway(tmp_path) as rig:
         headers = {"content-type": "text/plain"}
-        content = json.dumps({"prompt": "\u00fc \ud800"})
+        content = json.dumps({"prompt": "\u00fc \U0001f600"})
         response = await rig.http.post(RUN, content=content, headers=headers)
         assert response.status_code == 200
         assert response.content.isascii()
-        assert response.json()["prompt"] == "\u00fc \ud800"
+        assert response.json()["prompt"] == "\u00fc \U0001f600"
 
 
 async def test_arguments_reach_the_model_under_its_own_names(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
@@ -11,10 +13,27 @@ from quickthaw.gateway.answers import HttpError
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def render(value: Json) -> str:
     """ASCII only: some clients decode a stream chunk by chunk and would tear a character apart."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def parse(text: str) -> Json:
+    """Raises ValueError, also for numbers and texts that others could not read, and
+    RecursionError."""
+    value = cast("Json", json.loads(text, parse_constant=_refuse_constant, parse_float=_finite))
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ord(error.object[error.start])
+            raise ValueError(
+                f"\\u{half:04x} alone is half a character; send both halves, or neither"
+            ) from error
+    return value
 
 
 def parse_object(body: bytes) -> JsonObject:
@@ -22,7 +41,7 @@ def parse_object(body: bytes) -> JsonObject:
     if not body.strip():
         return {}
     try:
-        value = cast("Json", json.loads(body, parse_constant=_refuse_constant))
+        value = parse(body.decode(json.detect_encoding(body)))
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise HttpError(400, f"the body is not JSON: {what}", "bad_request") from error
@@ -51,3 +70,10 @@ def object_or_empty(text: str) -> JsonObject:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is larger than any number")
+    return number

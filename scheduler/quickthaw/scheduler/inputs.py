@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -21,6 +23,7 @@ VIOLATIONS_MAX = 32
 _SHOWN_CHARS_MAX = 80
 _DEFAULTS_DEPTH_MAX = 16
 _NUMBERS_SHOWN_MAX = 5
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class InputSchema:
@@ -74,7 +77,25 @@ def parse_input(input_json: str) -> dict[str, Json]:
     if not isinstance(value, dict):
         found = _type_name(value)
         raise _invalid([errors.FieldViolation("input", f"must be a JSON object, not {found}")])
+    # Almost no input holds an escape at all.
+    if "\\" in input_json and _SURROGATE.search(input_json):
+        _refuse_halves(value)
     return cast("dict[str, Json]", value)
+
+
+def _refuse_halves(value: dict[str, Json]) -> None:
+    """JSON can say half of a surrogate pair; validators, tokenizers and the wire cannot.
+
+    Raises InvalidInput.
+    """
+    for name, each in value.items():
+        try:
+            json.dumps({name: each}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            field = f"input.{name}".encode(errors="replace").decode()
+            told = f"holds {half} alone, half a character: send both halves, or neither"
+            raise _invalid([errors.FieldViolation(field, told)]) from error
 
 
 def canonical(value: Mapping[str, Json]) -> str:
@@ -89,8 +110,15 @@ def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is larger than any number")
+    return number
+
+
 # `json.loads` and `json.dumps` make a new one for each call that has options.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 

@@ -92,6 +92,10 @@ def test_no_body_is_an_empty_object(body: bytes) -> None:
         (b"{", 400),
         (b"\xff", 400),
         (b'{"a": NaN}', 400),
+        (b'{"a": 1e999}', 400),
+        (b'{"a": ["\\ud83d"]}', 400),
+        (b'{"\\uDCFF": 1}', 400),
+        (b'{"a": "\xed\xa0\xbd"}', 400),
         (b"[" * 100_000, 400),
         (b'{"a": ' + b"9" * 5000 + b"}", 400),
         (b"[]", 422),
@@ -103,6 +107,12 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, status: int) -> N
     with pytest.raises(HttpError) as caught:
         parse_object(body)
     assert caught.value.answer.status == status
+
+
+def test_a_body_may_be_in_any_encoding_that_json_may_have() -> None:
+    text = '{"a": "\\ud83d\\ude00", "b": "ü😀"}'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32-be"):
+        assert parse_object(text.encode(encoding)) == {"a": "😀", "b": "ü😀"}
 
 
 def test_json_leaves_as_ascii_even_where_it_is_no_text() -> None:

@@ -14,6 +14,7 @@ from quickthaw.scheduler.work_units import work_units
 from quickthaw.wire import errors, limits
 from support.schedulers import SCHEMA
 
+HALF = ", half a character: send both halves, or neither"
 TINY = InputSchema(json.dumps(SCHEMA))
 
 
@@ -79,10 +80,18 @@ def test_defaults_reach_into_arrays_and_through_references() -> None:
         ),
         ("[]", "input", "must be a JSON object, not array"),
         ('{"prompt": NaN}', "input", "is not JSON: NaN is no JSON number"),
+        ('{"prompt": 1e999}', "input", "is not JSON: 1e999 is larger than any number"),
+        ('{"prompt": "a\\ud83d"}', "input.prompt", r"holds \ud83d alone" + HALF),
+        ('{"num_images": ["\\uDCFF"]}', "input.num_images", r"holds \udcff alone" + HALF),
+        ('{"\\udcff": 1}', "input.?", r"holds \udcff alone" + HALF),
     ],
 )
 def test_a_wrong_input_is_told_by_its_path(input_json: str, field: str, words: str) -> None:
     assert violations(input_json) == {field: words}
+
+
+def test_a_character_that_json_writes_as_two_escapes_is_text_like_any_other() -> None:
+    assert TINY.complete('{"prompt": "\\ud83d\\ude00 \\\\ud83d"}')["prompt"] == "😀 \\ud83d"
 
 
 def test_every_violation_is_told_at_once() -> None:

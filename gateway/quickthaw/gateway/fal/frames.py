@@ -8,13 +8,12 @@ set memory aside, so its structure is walked first, which skips over texts and b
 from __future__ import annotations
 
 import base64
-import json
 import math
 from typing import Final, TypeAlias, cast
 
 import msgpack
 
-from quickthaw.gateway.json_text import Json, JsonObject, render
+from quickthaw.gateway.json_text import Json, JsonObject, parse, render
 
 ITEMS_MAX: Final = 20_000
 """Values of one frame, keys included."""
@@ -74,23 +73,11 @@ def _from_json(text: str) -> Json:
     if sum(map(text.count, ",[{")) > ITEMS_MAX:
         raise BadFrame(f"more than {ITEMS_MAX} values; send files as URLs or data: URIs")
     try:
-        value = cast("Json", json.loads(text, parse_constant=_refuse_constant, parse_float=_finite))
+        return parse(text)
     except RecursionError as error:
         raise BadFrame("the text is nested too deeply") from error
     except ValueError as error:
         raise BadFrame(f"the text is not JSON: {error}") from error
-    return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is larger than any number")
-    return number
 
 
 def _from_msgpack(frame: bytes) -> Json:
