@@ -15,10 +15,11 @@ from PIL import Image
 from quickthaw.gateway.ranges import ByteRange
 from quickthaw.gateway.storage import Expiry, Retention, UploadRefused, Uploads, open_blobs
 from quickthaw.gateway.storage.lifecycle import Lifecycle
-from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
+from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.v1 import types_pb2
+from quickthaw.wire.blob_store import open_blob_store
 from quickthaw.wire.errors import ArtifactNotFound, Unavailable
-from quickthaw.worker.artifacts import ArtifactStore, open_store
+from quickthaw.worker.artifacts import ArtifactStore
 from quickthaw.worker.attempts import OutputFile
 from support.fake_inference import MODEL_ID
 from support.gateway_rig import a_gateway
@@ -92,7 +93,7 @@ async def test_uploads_live_and_end_in_a_bucket(bucket: str) -> None:
 
 
 async def test_workers_schedulers_and_gateways_share_a_bucket(bucket: str, tmp_path: Path) -> None:
-    store = ArtifactStore(open_store(bucket), bucket)
+    store = ArtifactStore(open_blob_store(bucket), bucket)
     file = OutputFile("0.png", "image/png", b"picture" * 100_000, 8, 8)
     made = (await store.put_all("req-s3", [file]))[0]
     artifact = types_pb2.Artifact(
@@ -128,7 +129,7 @@ async def test_a_gateway_serves_and_takes_files_of_a_bucket(bucket: str, tmp_pat
         left = list(rig.platform.requests.values())[-1].submitted.input_json
         key = left.partition("blob:")[2].partition('"')[0]
     # A worker reads in a thread of its own.
-    read = await asyncio.to_thread(ArtifactStore(open_store(bucket), bucket).read_input, key)
+    read = await asyncio.to_thread(ArtifactStore(open_blob_store(bucket), bucket).read_input, key)
     assert read == picture.getvalue()
 
 

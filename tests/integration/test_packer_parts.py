@@ -26,6 +26,7 @@ from quickthaw.cli.packer.trial import test_values as values_for
 from quickthaw.client import DeploymentFile, JsonObject, JsonValue, Model
 from quickthaw.gateway.storage import Expiry, StoredFile, Uploads, open_blobs
 from quickthaw.gateway.storage.lifecycle import Lifecycle
+from quickthaw.wire.blob_store import open_blob_store
 from quickthaw.wire.errors import (
     InvalidArgument,
     InvalidInput,
@@ -51,7 +52,7 @@ class Store:
             tenant_bytes_max=1 << 40,
             partial_seconds=3600,
         )
-        self.packer = uploads.open_uploads(str(folder))
+        self.packer = open_blob_store(str(folder))
 
     async def bring(self, tenant: str = "me", seconds: float | None = None) -> StoredFile:
         async def half(start: int) -> AsyncIterator[bytes]:

@@ -143,6 +143,18 @@ async def test_a_wrong_key_exits_with_1_and_the_schedulers_words(
         assert b"Traceback" not in log
 
 
+async def test_a_blob_store_that_cannot_be_used_exits_with_2_and_names_the_flag(
+    scheduler: FakeScheduler, tmp_path: Path, key_file: Path
+) -> None:
+    (tmp_path / "probes").write_text("a file where a folder must be")
+    more = ("--families", "noop", "--blob-store", str(tmp_path))
+    async with a_process(*flags(scheduler, tmp_path, key_file, *more)) as process:
+        out, log = await process.communicate()
+        assert (process.returncode, out) == (2, b"")
+        assert f"--blob-store {str(tmp_path)!r} cannot be written".encode() in log
+        assert b"Traceback" not in log
+
+
 async def test_a_taken_metrics_port_is_told(
     scheduler: FakeScheduler, tmp_path: Path, key_file: Path
 ) -> None:

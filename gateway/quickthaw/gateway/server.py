@@ -42,6 +42,7 @@ from quickthaw.gateway.storage import (
 )
 from quickthaw.gateway.webhooks import Deliverer, delivering
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
+from quickthaw.wire.blob_store import check_blob_store
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address, address_in_use, serve_metrics, watch_loop_lag
 
@@ -93,6 +94,8 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
     _say_what_is_missing(settings)
+    if settings.blob_store is not None:
+        await check_blob_store(settings.blob_store)
     with contextlib.closing(_listen(settings.http)) as listener:
         address = Address(settings.http.host, listener.getsockname()[1])
         public_url = settings.public_url or f"http://{address}"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from quickthaw.wire.blob_store import open_blob_store
 from quickthaw.wire.errors import SettingsInvalid, StorageFull, StoreUnavailable
-from quickthaw.worker.artifacts import ArtifactStore, open_store
+from quickthaw.worker.artifacts import ArtifactStore
 from quickthaw.worker.attempts import OutputFile
 from support.full_disk import no_file_grows_beyond
 
@@ -21,7 +22,7 @@ def files_under(folder: Path) -> list[Path]:
 
 
 def a_store(folder: Path) -> ArtifactStore:
-    return ArtifactStore(open_store(str(folder)), str(folder))
+    return ArtifactStore(open_blob_store(str(folder)), str(folder))
 
 
 async def test_files_are_stored_under_their_request_and_described(tmp_path: Path) -> None:
@@ -56,11 +57,11 @@ async def test_a_store_that_refuses_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
-    open_store(f"file://{tmp_path}/with%20space")
+    open_blob_store(f"file://{tmp_path}/with%20space")
     assert (tmp_path / "with space").is_dir()
 
 
 @pytest.mark.parametrize("url", ["gopher://x/y", "/proc/nowhere/blobs"])
 def test_a_store_that_cannot_be_opened_is_refused_by_flag(url: str) -> None:
     with pytest.raises(SettingsInvalid, match="--blob-store"):
-        open_store(url)
+        open_blob_store(url)

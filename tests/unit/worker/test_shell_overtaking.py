@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from quickthaw.wire.blob_store import open_blob_store
 from quickthaw.wire.errors import SnapshotInvalid
-from quickthaw.worker.artifacts import ArtifactStore, open_store
+from quickthaw.worker.artifacts import ArtifactStore
 from quickthaw.worker.attempts import Assignment, LoadSummary, Outcome, RunResult
 from quickthaw.worker.events import Assigned
 from quickthaw.worker.families.noop import NoopEngine
@@ -47,7 +48,7 @@ class Slow(NoopEngine):
 async def test_a_model_that_is_up_runs_while_another_load_goes_on(tmp_path: Path) -> None:
     engine, outbox = Slow(), Outbox(16, lambda kind: None)
     machine = AttemptMachine(1, 8, ready_max=2, overtakes_max=16)
-    store = ArtifactStore(open_store(str(tmp_path)), str(tmp_path))
+    store = ArtifactStore(open_blob_store(str(tmp_path)), str(tmp_path))
     shell = Shell(machine, lambda family: engine, store, outbox, WorkerMetrics())
     for attempt_id, model in (("1", "cold"), ("2", "broken"), ("3", "up"), ("4", "cold")):
         job = Assignment(attempt_id, f"r{attempt_id}", model, "sd", model, "", "{}", 1, (), 0)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from quickthaw.v1 import fleet_pb2, types_pb2
-from quickthaw.worker.artifacts import ArtifactStore, open_store
+from quickthaw.wire.blob_store import open_blob_store
+from quickthaw.worker.artifacts import ArtifactStore
 from quickthaw.worker.attempts import Assignment, OutputFile, RunResult
 from quickthaw.worker.convert import assignment_from
 from quickthaw.worker.events import Assigned, Revoked
@@ -37,7 +38,7 @@ class Rig:
         self.shell = Shell(
             AttemptMachine(1, 8),
             lambda family: DrawsAtOnce(),
-            ArtifactStore(open_store(str(folder)), str(folder), behind_max=behind_max),
+            ArtifactStore(open_blob_store(str(folder)), str(folder), behind_max=behind_max),
             self.outbox,
             self.metrics,
         )

@@ -7,35 +7,18 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore
 
-from quickthaw.snapshot.files import FULL_TEXTS
-from quickthaw.wire.errors import InvalidArgument, SettingsInvalid, StorageFull, StoreUnavailable
+from quickthaw.wire.blob_store import FULL_TEXTS
+from quickthaw.wire.errors import InvalidArgument, StorageFull, StoreUnavailable
 from quickthaw.worker.attempts import OutputFile, StoredArtifact
 
 ARTIFACT_PREFIX = "artifacts"
 READ_BYTES = 1 << 20
 HASHED_AT_ONCE_BYTES_MAX = 1024 * 1024
 """More than this is hashed in a thread: the event loop has a lease to keep."""
-
-
-def open_store(url: str) -> ObjectStore:
-    """A folder (made if missing), `file://` URL or object-store URL. Raises SettingsInvalid."""
-    scheme = urlsplit(url).scheme
-    try:
-        if scheme in ("", "file"):
-            folder = Path(unquote(urlsplit(url).path) if scheme else url).absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            return LocalStore(folder, automatic_cleanup=False)
-        return from_url(url)
-    except (OSError, ValueError, obstore.exceptions.BaseError) as error:
-        raise SettingsInvalid(
-            f"--blob-store {url!r} cannot be opened: {error}; give a folder, a file:// URL or an "
-            "object-store URL such as s3://bucket/prefix"
-        ) from error
 
 
 def described(request_id: str, files: Sequence[OutputFile]) -> tuple[StoredArtifact, ...]:

@@ -14,10 +14,11 @@ from uuid import uuid4
 import grpc.aio
 
 from quickthaw.wire import errors
+from quickthaw.wire.blob_store import check_blob_store, open_blob_store
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import watch_loop_lag
 from quickthaw.worker.agent import Agent, Identity, Patience
-from quickthaw.worker.artifacts import ArtifactStore, open_store
+from quickthaw.worker.artifacts import ArtifactStore
 from quickthaw.worker.device import DeviceChoice, build_host
 from quickthaw.worker.engine import DiffusionEngine
 from quickthaw.worker.families import BATCHING, NOOP
@@ -53,7 +54,8 @@ STOP_SECONDS = 10.0
 
 class Worker:
     """One worker. Make it on the event loop it runs on; `on_ready` is called once, when requests
-    can be taken. Raises SettingsInvalid if the blob store cannot be opened."""
+    can be taken. Raises SettingsInvalid if the blob store cannot be opened, and `run` if it
+    cannot be used."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class Worker:
         self._noop = NoopEngine(time.monotonic)
         self._prefetcher = Prefetcher(lambda: self.shell.machine.idle, self.metrics)
         self._torch_families = frozenset(settings.families) - {NOOP}
-        store = ArtifactStore(open_store(settings.blob_store), settings.blob_store)
+        store = ArtifactStore(open_blob_store(settings.blob_store), settings.blob_store)
         self._diffusion = DiffusionEngine(
             lambda: build_host(
                 settings,
@@ -204,8 +206,11 @@ class Worker:
         await self._diffusion.close()
 
     async def _start(self) -> None:
+        checking = check_blob_store(self._settings.blob_store)
         if self._torch_families:
-            await self._diffusion.start(self._settings.prepare)
+            await asyncio.gather(checking, self._diffusion.start(self._settings.prepare))
+        else:
+            await checking
         await self._agent.welcomed.wait()
 
     async def _until_told_to_stop(self) -> None:

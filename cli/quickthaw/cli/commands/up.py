@@ -220,6 +220,7 @@ async def _run(settings: UpSettings) -> None:
     from quickthaw.cli.up.datadir import locked
     from quickthaw.cli.up.devices import visible_gpus
     from quickthaw.cli.up.platform import Platform
+    from quickthaw.wire.blob_store import check_blob_store
 
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -235,6 +236,7 @@ async def _run(settings: UpSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     with locked(settings.data_dir):
+        await check_blob_store(settings.blobs)
         await Platform(settings, visible_gpus(os.environ), report, announce).run(stop, hurry)
     report("stopped")
 

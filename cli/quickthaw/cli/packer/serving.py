@@ -17,10 +17,10 @@ from quickthaw.cli.packer.isolation import Wall
 from quickthaw.cli.packer.job import Job
 from quickthaw.cli.packer.settings import PackerSettings
 from quickthaw.cli.packer.staging import prune
-from quickthaw.cli.packer.uploads import open_uploads
 from quickthaw.cli.packer.walls import find_walls
 from quickthaw.client import AsyncClient
 from quickthaw.client.settings import read_key_file
+from quickthaw.wire.blob_store import open_blob_store
 from quickthaw.wire.errors import FailedPrecondition, QuickthawError, SettingsInvalid
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ async def serve(settings: PackerSettings, on_ready: Callable[[Sequence[Wall]], N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    store = open_uploads(settings.blob_store)
+    store = open_blob_store(settings.blob_store)
     with _held(settings):
         walls = await find_walls(settings)
         client = AsyncClient(str(settings.scheduler), read_key_file(settings.key_file))

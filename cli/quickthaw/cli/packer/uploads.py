@@ -10,16 +10,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
 from quickthaw.client import DeploymentFile
 from quickthaw.wire.errors import (
     InvalidArgument,
-    SettingsInvalid,
     StorageFull,
     Unavailable,
 )
@@ -30,22 +28,6 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 8 * 1024 * 1024
 ROOM_BYTES = 1 << 30
 """What must stay free on the disk beside the files."""
-
-
-def open_uploads(url: str) -> ObjectStore:
-    """A folder, `file://` URL or object-store URL. Raises SettingsInvalid."""
-    scheme = urlsplit(url).scheme
-    try:
-        if scheme in ("", "file"):
-            folder = Path(unquote(urlsplit(url).path) if scheme else url).expanduser().absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            return LocalStore(folder)
-        return from_url(url)
-    except (OSError, ValueError, BaseError) as error:
-        raise SettingsInvalid(
-            f"--blob-store {url!r} cannot be opened: {error}; give a folder, a file:// URL or an "
-            "object-store URL such as s3://bucket/prefix"
-        ) from error
 
 
 async def find(store: ObjectStore, tenant: str, file: DeploymentFile) -> UploadRecord:

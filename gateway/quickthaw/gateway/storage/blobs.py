@@ -7,21 +7,18 @@ Unavailable, ArtifactNotFound.
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore
 
+from quickthaw.wire.blob_store import FULL_TEXTS, open_blob_store
 from quickthaw.wire.errors import (
     ArtifactNotFound,
     Internal,
-    SettingsInvalid,
     StorageFull,
     Unavailable,
 )
@@ -33,8 +30,6 @@ READ_BYTES = 256 * 1024
 WRITE_BYTES = 5 * 1024 * 1024
 """What one writer holds at most before it writes; buckets take no smaller parts."""
 _DELETED_AT_ONCE = 1000
-# The object store's library reports the operating system's text, not its number.
-_FULL_TEXTS = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +41,8 @@ class Blob:
 
 
 def open_blobs(url: str) -> Blobs:
-    """A folder (made if missing), `file://` URL or object-store URL. Raises SettingsInvalid."""
-    scheme = urlsplit(url).scheme
-    try:
-        if scheme in ("", "file"):
-            folder = Path(unquote(urlsplit(url).path) if scheme else url).expanduser().absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            return Blobs(LocalStore(folder, automatic_cleanup=True))
-        return Blobs(from_url(url))
-    except (OSError, ValueError, BaseError) as error:
-        raise SettingsInvalid(
-            f"--blob-store {url!r} cannot be opened: {error}; give a folder, a file:// URL or an "
-            "object-store URL such as s3://bucket/prefix"
-        ) from error
+    """As `open_blob_store`."""
+    return Blobs(open_blob_store(url))
 
 
 class Blobs:
@@ -171,7 +155,7 @@ def _our_errors(key: str, *, writing: bool = False) -> Iterator[None]:
         raise ArtifactNotFound("there is no such file (any more)") from error
     except BaseError as error:
         text = str(error).partition("\n")[0]  # the rest is the library's own debugging text
-        if any(full in text for full in _FULL_TEXTS):
+        if any(full in text for full in FULL_TEXTS):
             raise StorageFull("the blob store is full; free space there, then try again") from error
         raise Unavailable(
             f"the blob store does not work for {key.partition('/')[0]}: {text}",
