@@ -50,14 +50,21 @@ class InputSchema:
         value = parse_input(input_json)
         if self._has_defaults:
             _fill_defaults(self._schema, self._schema, value, _DEFAULTS_DEPTH_MAX)
-        if self._validator.is_valid(value):  # half the time of a look for what is wrong
-            return value
+        try:
+            if self._validator.is_valid(value):  # half the time of a look for what is wrong
+                return value
+            violations = self._violations(value)
+        except ValueError as error:  # nested deeper than the validator goes
+            violations = [errors.FieldViolation("input", f"cannot be checked: {error}")]
+        raise _invalid(violations[:VIOLATIONS_MAX])
+
+    def _violations(self, value: dict[str, Json]) -> list[errors.FieldViolation]:
         violations: list[errors.FieldViolation] = []
         for error in self._validator.iter_errors(value):
             violations.extend(_describe(error, self._schema))
             if len(violations) >= VIOLATIONS_MAX:
                 break
-        raise _invalid(violations[:VIOLATIONS_MAX])
+        return violations
 
 
 def parse_input(input_json: str) -> dict[str, Json]:
