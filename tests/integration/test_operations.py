@@ -11,15 +11,13 @@ import subprocess
 from dataclasses import fields
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+import pytest
 
 from quickthaw.gateway import settings as gateway
-from quickthaw.gateway.metrics import GatewayMetrics
 from quickthaw.scheduler import settings as scheduler
-from quickthaw.scheduler.core.lifecycle import RequestState
-from quickthaw.scheduler.metrics import SchedulerMetrics, Snapshot
 from quickthaw.v1 import billing_pb2, catalog_pb2, inference_pb2, types_pb2
-from quickthaw.worker.metrics import WorkerMetrics
+from support.documents import PAGES
+from support.expositions import families, sample_names
 from support.fake_worker import FakeWorker
 from support.schedulers import Caller, SchedulerProcess, a_model
 from support.store_servers import PostgresServer, postgres_binaries
@@ -64,19 +62,18 @@ def test_every_flag_of_the_page_exists_and_its_table_says_the_defaults() -> None
     assert limits["--input-kept-seconds"] == 7 * 86_400
 
 
-def test_every_metric_of_the_page_exists() -> None:
-    of_scheduler, of_gateway = SchedulerMetrics(), CollectorRegistry()
-    states = {state.value: 0 for state in RequestState}
-    of_scheduler.observe(lambda: Snapshot({}, states, {}, {}, {}, 0))
-    GatewayMetrics(of_gateway)
-    parts = (of_scheduler.registry, of_gateway, WorkerMetrics().registry)
-    by_part = [
-        {f"{f.name}_total" if f.type == "counter" else f.name for f in registry.collect()}
-        for registry in parts
-    ]
-    named = set(re.findall(r"(?:quickthaw|process)_[a-z_]+[a-z]", PAGE.read_text()))
-    assert named <= set().union(*by_part)
-    assert all("process_start_time_seconds" in known for known in by_part), "each part's own"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_metric_that_a_page_names_exists(page: Path) -> None:
+    everything = [each for part in families().values() for each in part]
+    told = {name for each in everything for name in sample_names(each)}
+    histograms = {each.name for each in everything}
+    named = set(re.findall(r"(?<!\w)(?:quickthaw|process)_[a-z_]+[a-z]", page.read_text()))
+    assert named <= told | histograms
+
+
+def test_every_part_tells_when_it_started() -> None:
+    for metrics in families().values():
+        assert "process_start_time_seconds" in {each.name for each in metrics}
 
 
 async def test_a_backup_that_was_taken_under_load_starts_with_all_that_was_accepted_before(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from quickthaw.wire.errors import BY_REASON
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -77,3 +79,9 @@ class GatewayMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        # Known from the start: Prometheus sees no increase where a series begins with 1.
+        for reason in BY_REASON:
+            self.errors.labels(reason)
+        for dialect in ("fal", "replicate", "replicate_on_the_way"):
+            for outcome in ("delivered", "failed"):
+                self.webhooks.labels(dialect, outcome)

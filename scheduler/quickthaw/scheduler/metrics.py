@@ -14,6 +14,7 @@ from quickthaw.scheduler.core import commands
 from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import AttemptRecord, Tier
 from quickthaw.scheduler.tallies import Spreads, Tallies
+from quickthaw.wire.errors import BY_REASON, Internal
 
 STANDARD_CLASS = "standard"
 _NANODOLLARS = 1e9
@@ -158,8 +159,11 @@ class SchedulerMetrics:
             buckets=_COMMIT_BUCKETS,
             registry=registry,
         )
+        # Known from the start: Prometheus sees no increase where a series begins with 1.
         for kind in ("attach", "watch", "realtime"):
             self.streams.labels(kind)
+        for reason in BY_REASON:
+            self.failures.labels(reason)
         self._of_tier = {
             tier: (placements.labels(label), load_seconds.labels(label))
             for tier in (None, *Tier)
@@ -180,6 +184,11 @@ class SchedulerMetrics:
     def commit(self, seconds: float, writes: int) -> None:
         self.commit_seconds.observe(seconds)
         self.commit_writes.observe(writes)
+
+    def expect_bugs(self, methods: Iterable[str]) -> None:
+        """That there have been none is told too, of each `SERVICE/METHOD`."""
+        for method in methods:
+            self.errors.labels(method, Internal.reason)
 
     def rpc_error(self, method: str, reason: str) -> None:
         self.errors.labels(method.removeprefix("/quickthaw.v1."), reason).inc()

@@ -27,8 +27,8 @@ from quickthaw.wire.status import ErrorInterceptor
 
 logger = logging.getLogger(__name__)
 
-SERVICES: Sequence[str] = tuple(
-    service.full_name
+_SERVICES = tuple(
+    service
     for module in (
         inference_pb2,
         catalog_pb2,
@@ -40,10 +40,15 @@ SERVICES: Sequence[str] = tuple(
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 )
+SERVICES: Sequence[str] = tuple(service.full_name for service in _SERVICES)
+METHODS: Sequence[str] = tuple(
+    f"{service.name}/{method.name}" for service in _SERVICES for method in service.methods
+)
 
 
 def make_server(auth: AuthInterceptor, metrics: SchedulerMetrics, rpcs_max: int) -> grpc.aio.Server:
     """Errors are translated outermost, so that what the others raise is too."""
+    metrics.expect_bugs(METHODS)
     return grpc.aio.server(
         interceptors=[ErrorInterceptor(metrics.rpc_error), auth],
         options=SERVER_OPTIONS,
