@@ -79,8 +79,8 @@ def prewarming(
         with _one_thread(), _quiet():
             try:
                 prepared.ready(digest, device, skeletons=IDLE_MAX)
-            except QuickthawError as error:
-                logger.warning("cannot prepare %s: %s", digest[:12], error.message)
+            except Exception as error:  # what disks and libraries raise has no list
+                logger.warning("cannot prepare %s: %s", digest[:12], error)
         yield digest
     with _one_thread():
         warm_kernels(torch.device("cpu"), (torch.float32, torch.bfloat16))
@@ -94,8 +94,8 @@ def _chosen(prepared: Prepared, families: set[str], first: Iterable[str]) -> Ite
         if digest not in told:
             try:
                 family = prepared.open(digest).manifest.family
-            except QuickthawError as error:
-                logger.warning("cannot open %s: %s", digest[:12], error.message)
+            except (QuickthawError, OSError) as error:
+                logger.warning("cannot open %s: %s", digest[:12], error)
                 continue
             if family in families:
                 yield digest

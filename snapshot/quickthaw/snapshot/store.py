@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from quickthaw.snapshot.manifest import MANIFEST_BYTES_MAX
 from quickthaw.snapshot.reader import Snapshot, StoreReader
 from quickthaw.snapshot.writer import StoreWriter
 from quickthaw.wire.errors import FailedPrecondition, NotFound
+
+GC_SECONDS_MAX = 10.0
+"""For which a writer waits."""
+LOOK_SECONDS = 0.05
+"""Between two looks at who has the lock: the kernel's own waiting has no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,9 @@ class SnapshotStore(StoreReader):
 
     @contextmanager
     def writing(self) -> Iterator[StoreWriter]:
-        """Adds to the store, beside other writers but never beside `gc`."""
-        with self._lock(fcntl.LOCK_SH):
+        """Adds to the store, beside other writers but never beside `gc`, whose end is waited for:
+        it takes moments, and what is to be added may have taken hours."""
+        with self._lock(fcntl.LOCK_SH, GC_SECONDS_MAX):
             yield StoreWriter(self.root)
 
     def import_(self, folder: Path | str, digest: str | None = None) -> tuple[str, ...]:
@@ -112,18 +119,27 @@ class SnapshotStore(StoreReader):
             return Collected(files, freed_bytes)
 
     @contextmanager
-    def _lock(self, kind: int) -> Iterator[None]:
+    def _lock(self, kind: int, wait_seconds: float = 0.0) -> Iterator[None]:
         with full_disk_named(self.root):
             make_folder(self.root)
             descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise FailedPrecondition(
-                    f"{self.root} is being written or cleaned by another process; "
-                    "repeat when it is done"
-                ) from error
+            give_up = time.monotonic() + wait_seconds
+            while not _locked(descriptor, kind):
+                if time.monotonic() >= give_up:
+                    raise FailedPrecondition(
+                        f"{self.root} is being written or cleaned by another process; "
+                        "repeat when it is done"
+                    )
+                time.sleep(LOOK_SECONDS)
             yield
         finally:
             os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from quickthaw.snapshot import CpuDevice, Loader, Slab, SnapshotStore
-from quickthaw.snapshot.prepared import Prepared
+from quickthaw.snapshot.prepared import Prepared, Ready
 from quickthaw.snapshot.prewarm import prewarm, prewarming, warm_kernels
 from quickthaw.wire.errors import SnapshotInvalid
 from support.snapshots import BUILDERS, MIB, draw, flip_bit
@@ -117,6 +118,26 @@ def test_a_snapshot_that_cannot_be_prepared_is_logged_and_passed_over(
     assert {digests[name] for name in ("sd", "sd-tuned", "flux")} <= set(done)
     (line,) = [each.getMessage() for each in caplog.records if "cannot prepare" in each.message]
     assert "component transformer" in line
+
+
+def test_whatever_a_library_raises_at_a_snapshot_the_others_are_prepared(
+    store: SnapshotStore,
+    digests: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ready = Prepared.ready
+
+    def strange(self: Prepared, digest: str, *given: Any, **named: Any) -> Ready:
+        if digest == digests["flux"]:
+            raise KeyError("what nobody thought of")
+        return ready(self, digest, *given, **named)
+
+    monkeypatch.setattr(Prepared, "ready", strange)
+    prepared = Prepared(store)
+    steps = list(prewarming(prepared, ["sd", "flux"], snapshots=[digests["flux"], digests["sd"]]))
+    assert digests["sd"] in steps
+    assert "what nobody thought of" in caplog.text
 
 
 def test_the_snapshots_that_were_named_come_first_and_the_number_is_bounded(

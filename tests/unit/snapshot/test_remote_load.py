@@ -180,6 +180,23 @@ def test_a_disk_that_cannot_be_written_costs_no_load(
         assert "the disk tier was not written" in caplog.text
 
 
+def test_whatever_keeps_one_snapshot_from_the_disk_the_next_is_written(
+    there: Path, digests: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_machine(tmp_path) as machine, WebServer(there) as server:
+        for name in ("sd", "flux"):
+            machine.begin(digests[name], server.url)
+        holds = machine.store.holds
+        monkeypatch.setattr(machine.store, "holds", lambda _part: [][1])
+        machine.behind.submit(digests["sd"])
+        machine.behind.flush()
+        assert [type(error) for error in machine.heard.failed] == [IndexError]
+        monkeypatch.setattr(machine.store, "holds", holds)
+        machine.behind.submit(digests["flux"])
+        machine.behind.flush()
+        assert digests["flux"] in machine.store
+
+
 def test_damage_on_the_way_never_reaches_a_model(
     there: Path, digests: dict[str, str], tmp_path: Path
 ) -> None:

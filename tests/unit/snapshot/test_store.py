@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -138,10 +139,27 @@ def test_gc_removes_only_what_no_snapshot_needs(
         damaged.remove(digests["sd-tuned"])
 
 
-def test_gc_waits_for_writers_and_writers_for_gc(damaged: SnapshotStore) -> None:
+def test_gc_refuses_to_run_beside_writers(damaged: SnapshotStore) -> None:
     with damaged.writing(), damaged.writing(), pytest.raises(FailedPrecondition, match="repeat"):
         damaged.gc()
     damaged.gc()
+
+
+def test_a_writer_waits_for_the_end_of_a_gc_but_not_for_ever(
+    damaged: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (damaged.root / ".lock").open("rb") as collecting:
+        fcntl.flock(collecting, fcntl.LOCK_EX)
+        monkeypatch.setattr(
+            "quickthaw.snapshot.store.time.sleep",
+            lambda _seconds: fcntl.flock(collecting, fcntl.LOCK_UN),
+        )
+        with damaged.writing():
+            pass
+        fcntl.flock(collecting, fcntl.LOCK_EX)
+        monkeypatch.setattr("quickthaw.snapshot.store.GC_SECONDS_MAX", 0.0)
+        with pytest.raises(FailedPrecondition, match="repeat"), damaged.writing():
+            pass
 
 
 def test_a_crash_in_the_middle_of_packing_leaves_the_store_clean(

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import cast
 
+import pytest
+
 from quickthaw.snapshot import Loader, SnapshotStore
 from quickthaw.wire.errors import ResourceExhausted
 from quickthaw.worker.attempts import Assignment, Tier
@@ -23,15 +25,15 @@ class SlowLoader:
         self.reading = threading.Event()
         self.go_on = threading.Semaphore(0)
         self.promoted: list[str] = []
-        self.full = False
+        self.failure: Exception | None = None
 
     def open(self, digest: str) -> None: ...
 
     def promote(
         self, digest: str, to: object, *, verify: bool, on_bytes: Callable[[int], None]
     ) -> None:
-        if self.full:
-            raise ResourceExhausted("no room")
+        if self.failure is not None:
+            raise self.failure
         self.reading.set()
         assert self.go_on.acquire(timeout=PATIENCE_SECONDS)
         self.reading.clear()
@@ -124,15 +126,17 @@ async def test_an_attempt_for_the_same_snapshot_is_not_kept_waiting_and_takes_ov
     assert rig.loader.promoted == ["one"]
 
 
-async def test_what_finds_no_room_is_a_failed_hint_and_no_more() -> None:
+@pytest.mark.parametrize("error", [ResourceExhausted("no room"), MemoryError()])
+async def test_what_fails_is_a_failed_hint_and_no_more(error: Exception) -> None:
     rig = Rig()
-    rig.loader.full = True
-    rig.ask()
+    rig.loader.failure = error
+    rig.ask("a")
+    rig.ask("b")
     task = rig.prefetcher._task
     assert task is not None
     await task
     await rig.prefetcher.close()
-    assert rig.counted("failed") == 1
+    assert rig.counted("failed") == 2
 
 
 def test_a_load_never_sees_that_a_prefetch_was_stopped() -> None:

@@ -132,7 +132,7 @@ class Arrivals:
             self._metrics.withdrawn.inc()
         self.withdraw(digest)
 
-    def _failed(self, _error: QuickthawError | OSError) -> None:
+    def _failed(self, _error: Exception) -> None:
         if self._metrics is not None:
             self._metrics.write_behind_failures.inc()
 

@@ -162,7 +162,7 @@ class CompiledRuns:
                 timeout_seconds=BUILD_SECONDS_MAX,
                 niceness=BUILD_NICENESS,
             )
-        except (QuickthawError, OSError) as error:
+        except Exception as error:  # also of what the process said, if that was no outcome
             if not self._closed:
                 logger.warning("compiling for %s failed: %s", digest[:12], error)
                 self._metrics.builds("failed")

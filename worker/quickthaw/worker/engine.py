@@ -83,9 +83,9 @@ class DiffusionEngine:
             for digest in prepare:
                 try:
                     host.prepare(digest)
-                except QuickthawError as error:
+                except Exception as error:
                     # A request for it will be told the same; the others need not suffer.
-                    logger.warning("cannot prepare %s: %s", digest[:12], error.message)
+                    logger.warning("cannot prepare %s: %s", digest[:12], error)
             self._host = host
             host.on_news = lambda: self._tell(loop, host)
             if self._prefetcher is not None:

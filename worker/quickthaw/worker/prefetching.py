@@ -177,6 +177,9 @@ class Prefetcher:
         except (QuickthawError, OSError) as error:
             logger.info("not prefetched: %s: %s", model, error)
             return "failed"
+        except Exception:  # a library's, or no memory: those that wait need not suffer
+            logger.exception("not prefetched: %s", model)
+            return "failed"
         finally:
             self._told()
         logger.debug("prefetch of %s %s", model, "done" if done else "given up")

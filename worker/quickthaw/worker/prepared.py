@@ -75,10 +75,20 @@ class WorkerProgram:
         steps = prewarming(
             self._prepared[folder], self._drawing, snapshots=first, snapshots_max=len(first)
         )
-        for _step in steps:
-            continue
+        try:
+            for _step in steps:
+                continue
+        except OSError as error:
+            logger.warning("cannot prepare what is in %s: %s", folder, error)
 
     def prepare_more(self) -> bool:
+        try:
+            return self._prepare_more()
+        except OSError as error:  # a disk that is away; it is looked at again
+            logger.warning("cannot look for snapshots to prepare: %s", error)
+            return False
+
+    def _prepare_more(self) -> bool:
         for folder, prepared in self._prepared.items():
             if (steps := self._steps.get(folder)) is None:
                 listed = frozenset(prepared.store)

@@ -20,6 +20,9 @@ class Birth:
 
 
 class Program(Protocol):
+    """`imports` raises what importing does. Preparing raises nothing: it would end the parent, and
+    every child with it."""
+
     def imports(self) -> Iterator[str]:
         """Imports what every child needs, a part for each name that it yields.
 

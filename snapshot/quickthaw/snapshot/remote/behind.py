@@ -47,7 +47,7 @@ class Told:
 
     on_disk: Callable[[Component], None]
     forged: Callable[[str, SnapshotCorrupt], None]
-    failed: Callable[[QuickthawError | OSError], None]
+    failed: Callable[[Exception], None]
 
 
 class WriteBehind:
@@ -106,6 +106,9 @@ class WriteBehind:
                 pass
             except (QuickthawError, OSError) as error:
                 logger.warning("the disk tier was not written: %s", error)
+                self._told.failed(error)
+            except Exception as error:  # no memory, or a fault of ours: the others are written
+                logger.exception("the disk tier was not written")
                 self._told.failed(error)
             finally:
                 self._waiting.task_done()

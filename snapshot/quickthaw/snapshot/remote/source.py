@@ -19,7 +19,6 @@ from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.remote.base import RemoteSettings
 from quickthaw.snapshot.remote.places import Check, Places, good_blocks, unchecked
 from quickthaw.snapshot.tiers import Tier
-from quickthaw.wire.errors import QuickthawError
 
 
 def component_path(digest: str) -> str:
@@ -67,7 +66,7 @@ class ReadAhead:
             return None
         try:
             return future.result()
-        except QuickthawError:
+        except Exception:
             return None  # whoever wants it will meet the same, and say so
 
     def _drop(self, all_but: set[str]) -> None:
