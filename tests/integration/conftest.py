@@ -92,6 +92,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 
 @pytest.fixture
+async def scheduler() -> AsyncIterator[FakeScheduler]:
+    """What a test of a worker sees of the rest."""
+    from support.fake_scheduler import FakeScheduler
+
+    async with FakeScheduler() as scheduler:
+        yield scheduler
+
+
+@pytest.fixture
 async def studio(
     scheduler: FakeScheduler, packed: Packed, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Studio]:

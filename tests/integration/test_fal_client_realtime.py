@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
 from pathlib import Path
 
 from quickthaw.cli.pointing import Place, variables
 from support import fal_realtime_script
+from support.applications import told_by
 from support.fake_inference import ALICE_KEY, MODEL_ID
 from support.gateway_rig import a_gateway
-from support.patience import PATIENCE_SECONDS
 
 
 async def test_sockets_of_fals_client_work_unchanged_with_and_without_tokens(
@@ -20,19 +16,7 @@ async def test_sockets_of_fals_client_work_unchanged_with_and_without_tokens(
 ) -> None:
     async with a_gateway(tmp_path, with_tls=True) as rig:
         pointing = variables("fal", Place(rig.listening.public_url, ALICE_KEY, tmp_path / "tls"))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # beside the script lies a `platform`, which is no standard one
-            fal_realtime_script.__file__,
-            MODEL_ID,
-            env={**os.environ, **pointing},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            out, err = await process.communicate()
-        assert process.returncode == 0, err.decode()
-        told = json.loads(out)
+        told = await told_by(fal_realtime_script, MODEL_ID, pointing=pointing)
     picture = len(b"picture 0")
     for use_jwt in (True, False):
         first, second, error, after = told[f"realtime jwt={use_jwt}"]

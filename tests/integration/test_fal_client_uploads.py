@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from quickthaw.cli.pointing import Place, variables
 from support import fal_upload_script
+from support.applications import told_by
 from support.fake_inference import ALICE_KEY
 from support.gateway_rig import a_gateway
-from support.patience import PATIENCE_SECONDS
 
 
 async def test_every_upload_of_fals_client_ends_here(tmp_path: Path) -> None:
     async with a_gateway(tmp_path, with_tls=True) as rig:
         pointing = variables("fal", Place(rig.listening.public_url, ALICE_KEY, tmp_path / "tls"))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, fal_upload_script.__file__, str(tmp_path)),
-            env={**os.environ, **pointing},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            out, err = await process.communicate()
-        assert process.returncode == 0, err.decode()
-        assert b"falling back" not in err
-        told: dict[str, str] = json.loads(out)
+        told: dict[str, str] = await told_by(fal_upload_script, str(tmp_path), pointing=pointing)
         for call, url in told.items():
             assert url.startswith(f"{rig.listening.public_url}/files/"), call
             if call.startswith("hidden"):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -15,7 +12,7 @@ from quickthaw.client import Client, JsonObject, Request, Tier
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.skeleton import build
 from support.loras import lora
-from support.platform import Platform, quickthaw, running_platform
+from support.platform import Platform, running_platform
 
 BASE = "quickthaw/shapes"
 STYLE = "test/style"
@@ -30,18 +27,6 @@ INPUT: JsonObject = {
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with running_platform(tmp_path_factory.mktemp("platform")) as running:
         yield running
-
-
-def told(platform: Platform, *words: str | Path) -> Any:
-    done = subprocess.run(
-        quickthaw(*words, "--json"),
-        env=platform.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def picture(client: Client, request: Request) -> bytes:
@@ -59,8 +44,8 @@ def test_a_lora_changes_the_picture_and_its_base_draws_as_before(
         style = lora(tmp_path / "style.safetensors", SimpleNamespace(unet=build(unet)), rank=8)
         before = picture(client, client.run(BASE, INPUT))
         folder = tmp_path / "packed"
-        digest = told(platform, "snapshot", "pack", style, folder, "--base", store.root)["digest"]
-        told(platform, "models", "add", folder, "--id", STYLE, "--digest", digest)
+        digest = platform.told("snapshot", "pack", style, folder, "--base", store.root)["digest"]
+        platform.told("models", "add", folder, "--id", STYLE, "--digest", digest)
         drawn = client.run(STYLE, INPUT)
         receipt = drawn.receipt
         assert receipt is not None

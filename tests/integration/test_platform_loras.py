@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -24,8 +21,8 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.skeleton import build
 from quickthaw.wire.errors import InvalidInput
 from support import fal_lora_script
+from support.applications import told_by
 from support.loras import lora
-from support.patience import PATIENCE_SECONDS
 from support.platform import Platform, quickthaw, running_platform
 
 BASE = "quickthaw/shapes"
@@ -73,25 +70,13 @@ def files(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Simpl
         lora(folder / f"{name}.safetensors", unet, rank=8, seed=seed)
         for seed, name in enumerate(("style", "other"))
     )
-    digest = told(platform, "snapshot", "pack", style, folder / "packed", "--base", store.root)
+    digest = platform.told("snapshot", "pack", style, folder / "packed", "--base", store.root)
     add = ("models", "add", folder / "packed", "--digest", digest["digest"])
-    told(platform, *add, "--id", "test/style")
-    told(platform, *add, "--id", "alice/secret")
+    platform.told(*add, "--id", "test/style")
+    platform.told(*add, "--id", "alice/secret")
     private = ("visibility=private", "owner_tenant=alice")
-    told(platform, "endpoint", "set", "alice/secret", *private)
+    platform.told("endpoint", "set", "alice/secret", *private)
     return SimpleNamespace(folder=folder, style=style, other=other)
-
-
-def told(platform: Platform, *words: str | Path) -> Any:
-    done = subprocess.run(
-        quickthaw(*words, "--json"),
-        env=platform.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def key_of(platform: Platform, tenant: str) -> str:
@@ -105,17 +90,14 @@ async def test_fals_client_draws_with_loras_from_everywhere(
     place = find_place(platform.data_dir)
     pointing = variables("fal", Place(place.url, key_of(platform, "bob"), place.tls_folder))
     with served(files.folder) as web:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, fal_lora_script.__file__, BASE),
-            *(files.style, f"{web}/style.safetensors", f"{web}/other.safetensors"),
-            env={**os.environ, **pointing},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        found = await told_by(
+            fal_lora_script,
+            BASE,
+            str(files.style),
+            f"{web}/style.safetensors",
+            f"{web}/other.safetensors",
+            pointing=pointing,
         )
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            out, err = await process.communicate()
-    assert process.returncode == 0, err.decode() + platform.logs()
-    found = json.loads(out)
     pictures = {name: each["picture"] for name, each in found.items() if isinstance(each, dict)}
     same = {pictures[name] for name in ("url", "again", "uploaded", "named")}
     assert len(same) == 1, "the file is the same wherever it comes from"
@@ -162,7 +144,7 @@ def test_the_command_line_uploads_a_file_of_this_machine(
     def drawn(*loras: dict[str, object]) -> str:
         words = [f"{name}={value}" for name, value in INPUT.items()]
         named = [f"loras={json.dumps(loras)}"] if loras else []
-        answer = told(platform, "run", BASE, *words, *named, "--output", tmp_path)
+        answer = platform.told("run", BASE, *words, *named, "--output", tmp_path)
         sha256: str = answer["artifacts"][0]["sha256"]
         return sha256
 

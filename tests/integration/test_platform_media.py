@@ -24,7 +24,7 @@ from quickthaw.snapshot.pack import pack
 from support import fal_media_script
 from support.other_models import tiny_audio, tiny_svd, tiny_wan
 from support.picture_models import tiny_kontext, tiny_wan_both
-from support.platform import Platform, quickthaw, running_platform
+from support.platform import Platform, running_platform
 
 BUILDERS: dict[str, Callable[[], Any]] = {
     "wan": tiny_wan,
@@ -44,7 +44,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     digests = {name: pack(build(), store) for name, build in BUILDERS.items()}
     with running_platform(tmp_path_factory.mktemp("platform")) as running:
         for name, digest in digests.items():
-            told(running, "models", "add", folder, "--id", f"test/{name}", "--digest", digest)
+            running.told("models", "add", folder, "--id", f"test/{name}", "--digest", digest)
         yield running
 
 
@@ -65,18 +65,6 @@ def by_fal(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(done.stdout)
 
 
-def told(platform: Platform, *words: str | Path) -> Any:
-    done = subprocess.run(
-        quickthaw(*words, "--json"),
-        env=platform.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def assert_plays(content: bytes) -> None:
     with av.open(io.BytesIO(content), "r") as file:
         frames = list(file.decode(video=0))
@@ -86,7 +74,7 @@ def assert_plays(content: bytes) -> None:
 
 def test_run_saves_a_video_that_plays(platform: Platform, tmp_path: Path) -> None:
     prompt = "prompt=a red circle"
-    request = told(platform, "run", "test/wan", prompt, *FILM, "--output", tmp_path)
+    request = platform.told("run", "test/wan", prompt, *FILM, "--output", tmp_path)
     (saved,) = map(Path, request["files"])
     assert saved.parent == tmp_path
     assert saved.name.endswith("-video.mp4")
@@ -96,7 +84,7 @@ def test_run_saves_a_video_that_plays(platform: Platform, tmp_path: Path) -> Non
 
 def test_run_saves_a_sound_that_plays(platform: Platform, tmp_path: Path) -> None:
     words = ("prompt=a red circle", "seconds_total=4", "num_inference_steps=2")
-    (saved,) = told(platform, "run", "test/audio", *words, "--output", tmp_path)["files"]
+    (saved,) = platform.told("run", "test/audio", *words, "--output", tmp_path)["files"]
     with wave.open(saved) as file:
         assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (16, 2, 64)
 

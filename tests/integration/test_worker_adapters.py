@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,12 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import fleet_pb2
 from support.deltas import tuned_sd
-from support.fake_scheduler import FakeScheduler
 from support.loras import lora
 from support.studio import DISK, SUCCEEDED, VRAM, Packed, Studio
 from support.tiny_models import tiny_sd
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from quickthaw.worker import batching
-from support.fake_scheduler import FakeScheduler
 from support.studio import CANCELLED, FAILED, SUCCEEDED, VRAM, Studio
 
 pytestmark = [
@@ -21,12 +20,6 @@ pytestmark = [
 
 LONG = 60
 """Steps: time enough for what is assigned next to be loaded and wait."""
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 async def waiting(studio: Studio, *seeds: int, steps: int = 3) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from quickthaw.snapshot import Loader, SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.worker import drawing
-from support.fake_scheduler import FakeScheduler
 from support.full_disk import no_file_grows_beyond
 from support.studio import (
     FAILED,
@@ -25,12 +24,6 @@ from support.tiny_models import tiny_sd
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.mark.parametrize(

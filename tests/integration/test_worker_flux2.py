@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,11 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.inputs import image_input
-from support.fake_scheduler import FakeScheduler
 from support.flux2_models import BUILDERS, PROMPT, SIDE, make, reference, tiny_klein
 from support.studio import Packed, Studio
 
 SIZE = {"width": SIDE, "height": SIDE}
 ASKED: dict[str, object] = {"prompt": PROMPT, "image_size": SIZE, "guidance_scale": 4.0}
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.fixture(scope="module")

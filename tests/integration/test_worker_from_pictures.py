@@ -6,22 +6,14 @@ import base64
 import io
 import struct
 import zlib
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from support.fake_scheduler import FakeScheduler
 from support.studio import Studio
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 def a_picture(color: str = "red", size: tuple[int, int] = (40, 24), kind: str = "PNG") -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from PIL import Image
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
-from support.fake_scheduler import FakeScheduler
 from support.language_models import BUILDERS, PROMPT, SIDE, make
 from support.studio import Packed, Studio
 
@@ -27,12 +25,6 @@ ASKED: dict[str, object] = {
     "guidance_scale": 4.0,
     "negative_prompt": "a hat",
 }
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.fixture(scope="module")

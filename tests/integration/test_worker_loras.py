@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,12 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import fleet_pb2, types_pb2
 from quickthaw.worker.adapters import Adapters
-from support.fake_scheduler import FakeScheduler
 from support.loras import lora
 from support.studio import FAILED, SUCCEEDED, VRAM, Packed, Studio
 from support.tiny_models import tiny_sd, tiny_sdxl
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -22,12 +21,6 @@ from support.studio import (
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.mark.parametrize("model", ["sd", "sdxl", "flux"])

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.v1 import fleet_pb2
-from support.fake_scheduler import FakeScheduler
 from support.platform import until
 from support.studio import DISK, PINNED, VRAM, Packed, Studio
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 async def bring_in(studio: Studio, model: str) -> None:

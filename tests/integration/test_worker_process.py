@@ -51,12 +51,6 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
-
-
 def flags(scheduler: FakeScheduler, tmp_path: Path, key_file: Path, *more: str) -> list[str]:
     words = ["--scheduler", scheduler.address, "--key-file", str(key_file), "--worker-id", "w1"]
     return [*words, "--data-dir", str(tmp_path / "data"), "--device", "cpu", *more]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +32,6 @@ INPUT = {
     "preview_every": 0,
 }
 FLAGS = ("--families", "sd", "--peers", "127.0.0.1:0", "--remote-read-seconds", "1")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.v1 import fleet_pb2
-from support.fake_scheduler import FakeScheduler
 from support.studio import (
     DISK,
     PINNED,
@@ -21,12 +19,6 @@ from support.studio import (
 
 # diffusers' Euler scheduler hands torch tensors to NumPy in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 # ---- residency ---------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -13,16 +12,9 @@ from PIL import Image
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
-from support.fake_scheduler import FakeScheduler
 from support.other_models import tiny_sd3
 from support.studio import PROMPT, Packed, Studio
 from support.tiny_models import TEXT_TOKENS
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.fixture(scope="module")

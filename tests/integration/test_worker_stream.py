@@ -19,12 +19,6 @@ FOREVER = '{"run_ms": 600000}'
 
 
 @pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
-
-
-@pytest.fixture
 async def worker(scheduler: FakeScheduler, tmp_path: Path) -> AsyncIterator[RunningWorker]:
     async with a_worker(scheduler, tmp_path, "--families", "noop", "--label", "zone=a") as worker:
         yield worker

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -54,12 +53,6 @@ async def test_a_worker_does_not_outlive_its_killed_parent() -> None:
         assert process.stdout is not None
         # The worker has the other end of this pipe too: it ends when both are gone.
         assert await process.stdout.read() == b""
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 async def test_a_fault_of_the_device_costs_a_process_and_not_the_pinned_tier(

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import wave
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -19,7 +19,6 @@ from PIL import Image
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import types_pb2
-from support.fake_scheduler import FakeScheduler
 from support.other_models import tiny_audio, tiny_ltx, tiny_svd, tiny_wan
 from support.studio import CANCELLED, Packed, Studio
 from support.tiny_models import TEXT_TOKENS
@@ -40,12 +39,6 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 VIDEOS = ["svd", "wan", "wan-experts", "ltx"]
 WIDTH, HEIGHT, FRAMES, FPS = 64, 32, 9, 6
 FILM = {"image_size": {"width": WIDTH, "height": HEIGHT}, "num_frames": FRAMES, "fps": FPS}
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[FakeScheduler]:
-    async with FakeScheduler() as scheduler:
-        yield scheduler
 
 
 @pytest.fixture(scope="module")

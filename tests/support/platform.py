@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from quickthaw.client import AsyncClient, Client
 
@@ -42,6 +43,18 @@ class Platform:
     def environment(self) -> dict[str, str]:
         """For a command that shall talk to this platform."""
         return {**os.environ, "QUICKTHAW_DATA_DIR": str(self.data_dir)}
+
+    def told(self, *words: str | Path) -> Any:
+        """What a command that succeeds tells about this platform."""
+        done = subprocess.run(
+            quickthaw(*words, "--json"),
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def pids(self) -> dict[str, int]:
         """The parts' processes, as `up` has them now."""

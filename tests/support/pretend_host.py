@@ -4,26 +4,14 @@ import argparse
 import os
 import socket
 import sys
-from collections.abc import Iterator
 
 from quickthaw.worker.host import Host
 from quickthaw.worker.program import Birth
 from support import pretend_worker
+from support.pretend_program import PretendProgram
 
 
-class PretendProgram:
-    def imports(self) -> Iterator[str]:
-        yield "nothing"
-
-    def read_ahead(self, arguments: tuple[str, ...], slab: int) -> int:
-        return 0
-
-    def prepare(self, arguments: tuple[str, ...]) -> None:
-        return
-
-    def prepare_more(self) -> bool:
-        return False
-
+class CountedProgram(PretendProgram):
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
         if birth.slab is not None:
             # Each life leaves a byte there, so that the next can tell how many there were.
@@ -39,7 +27,7 @@ def main() -> int:
     given, _ = parser.parse_known_args()
     control = socket.socket(fileno=given.control)
     control.setblocking(True)
-    return Host(control, PretendProgram()).run()
+    return Host(control, CountedProgram()).run()
 
 
 if __name__ == "__main__":

@@ -8,28 +8,16 @@ finds in the slab, and leaves there, shows in its lines.
 import os
 import signal
 import sys
-from collections.abc import Iterator
 
 from quickthaw.wire.restarts import RestartPolicy
 from quickthaw.worker.program import Birth
 from quickthaw.worker.supervisor import Supervisor
+from support.pretend_program import PretendProgram
 
 POLICY = RestartPolicy(pause_seconds=0.0, pause_seconds_max=0.0, failed_starts_max=2)
 
 
-class ScriptedProgram:
-    def imports(self) -> Iterator[str]:
-        yield "nothing"
-
-    def read_ahead(self, arguments: tuple[str, ...], slab: int) -> int:
-        return 0
-
-    def prepare(self, arguments: tuple[str, ...]) -> None:
-        return
-
-    def prepare_more(self) -> bool:
-        return False
-
+class ScriptedProgram(PretendProgram):
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
         assert birth.slab is not None
         life = os.fstat(birth.slab).st_size

@@ -22,6 +22,7 @@ from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.making import encode_ahead, reader_of
 from quickthaw.worker.own_pipeline import encode_lock
 from quickthaw.worker.turns import Turns
+from support.listening import Nobody
 from support.snapshots import a_loader
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 
@@ -40,22 +41,6 @@ REQUEST = ImageInput(
     output_format="png",
     preview_every=0,
 )
-
-
-class Nobody:
-    """A stop signal that is never set, and a listener that nobody hears."""
-
-    def is_set(self) -> bool:
-        return False
-
-    async def wait(self) -> None:
-        raise AssertionError("nobody waits here")
-
-    def progress(self, step: int, steps: int) -> None: ...
-
-    def preview(self, *_: Any, **__: Any) -> None: ...
-
-    def log(self, level: str, text: str) -> None: ...
 
 
 def drawn(pipe: Any, family: str, answers: Answers | None = None) -> bytes:

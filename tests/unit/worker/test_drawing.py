@@ -11,6 +11,7 @@ from quickthaw.worker.drawing import draw
 from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.own_pipeline import own_pipeline, weights_kept
+from support.listening import Nobody
 from support.tiny_models import tiny_sd, tiny_sdxl
 
 pytestmark = [
@@ -34,22 +35,6 @@ REQUEST = ImageInput(
 )
 
 
-class Never:
-    """A stop signal that is never set, and a listener that nobody hears."""
-
-    def is_set(self) -> bool:
-        return False
-
-    async def wait(self) -> None:
-        raise AssertionError("nobody waits here")
-
-    def progress(self, step: int, steps: int) -> None: ...
-
-    def preview(self, *_: object) -> None: ...
-
-    def log(self, level: str, text: str) -> None: ...
-
-
 def places(module: torch.nn.Module) -> dict[str, tuple[int, torch.dtype]]:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in tensors.items()}
@@ -60,7 +45,7 @@ def settings_of(pipe: Any) -> dict[str, Any]:
 
 
 def drawn(pipe: Any, family: str) -> bytes:
-    result = draw(pipe, picture_adapter(family), REQUEST, None, Never(), Never())
+    result = draw(pipe, picture_adapter(family), REQUEST, None, Nobody(), Nobody())
     return result.files[0].data
 
 
