@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from quickthaw.v1 import types_pb2
 from support.fake_inference import ALIAS, ALICE_KEY, BOB_KEY
 from support.gateway_rig import Rig, a_gateway
+from support.patience import PATIENCE_SECONDS
 
 PREDICTIONS = "/replicate/v1/predictions"
 OF_MODEL = "/replicate/v1/models/quickthaw/shapes/predictions"
@@ -162,3 +164,43 @@ async def test_a_caller_that_leaves_while_it_waits_leaves_its_prediction_running
         ended = await rig.http.get(f"{PREDICTIONS}/{request.record.request_id}")
         assert ended.json()["status"] == "succeeded"
         assert not request.cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("15s", 15), ("1m30s", 90), ("1H2M3S", 3723)]
+)
+async def test_a_prediction_is_cancelled_after_the_time_that_its_maker_named(
+    tmp_path: Path, text: str, seconds: int
+) -> None:
+    async with a_gateway(tmp_path) as rig:
+        rig.platform.hold()
+        before_ms = time.time() * 1000
+        headers = {"cancel-after": text}
+        made = (await rig.http.post(OF_MODEL, json={"input": INPUT}, headers=headers)).json()
+        request = await rig.platform.submitted()
+        after_ms = request.submitted.deadline_unix_ms - before_ms
+        assert 1000 * seconds <= after_ms + 1 < 1000 * (seconds + PATIENCE_SECONDS)
+        await request.fail("DEADLINE_EXPIRED", "it had not ended by then")
+        ended = (await rig.http.get(f"{PREDICTIONS}/{made['id']}")).json()
+        assert (ended["status"], ended["output"]) == ("canceled", None)
+        told = (await rig.nobody.get(ended["urls"]["stream"])).text
+        assert "event: error" not in told
+        assert 'data: {"reason":"canceled"}' in told.replace(': "', ':"')
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "5d", "200h", "1s2m", "-1"])
+async def test_a_time_to_cancel_after_that_means_nothing_is_refused(
+    tmp_path: Path, text: str
+) -> None:
+    async with a_gateway(tmp_path) as rig:
+        headers = {"cancel-after": text}
+        refused = await rig.http.post(OF_MODEL, json={"input": INPUT}, headers=headers)
+        assert (refused.status_code, refused.json()["detail"][:14]) == (422, "- Cancel-After")
+        assert not rig.platform.requests
+
+
+async def test_a_list_that_cannot_be_narrowed_down_is_not_given_whole(tmp_path: Path) -> None:
+    async with a_gateway(tmp_path) as rig:
+        for name in ("created_after", "created_before", "source"):
+            refused = await rig.http.get(PREDICTIONS, params={name: "2026-01-01"})
+            assert (refused.status_code, name in refused.json()["detail"]) == (422, True)

@@ -186,6 +186,23 @@ async def test_keys_and_models_that_are_not_are_told_in_its_words(
     assert opaque.value.param == "mask"
 
 
+async def test_what_would_change_the_picture_and_cannot_be_followed_is_refused(
+    rig: Rig, client: openai.AsyncOpenAI
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="takes such a file") as marked:
+        await client.images.edit(model=MODEL_ID, prompt="x", image=a_png(), markup=a_png())
+    assert marked.value.param == "markup"
+    with pytest.raises(
+        openai.BadRequestError, match="no background is transparent"
+    ) as seen_through:
+        await client.images.generate(model=MODEL_ID, prompt="x", background="transparent")
+    assert seen_through.value.param == "background"
+    form = {"model": MODEL_ID, "prompt": "x", "mask": "data:image/png;base64,AAAA"}
+    text = await rig.http.post("/openai/v1/images/edits", data=form, files={"image": a_png()})
+    assert (text.status_code, text.json()["error"]["param"]) == (400, "mask")
+    assert not rig.platform.requests
+
+
 async def test_a_failed_run_is_an_error_that_is_not_tried_again(
     rig: Rig, client: openai.AsyncOpenAI
 ) -> None:

@@ -17,10 +17,11 @@ _OWN = frozenset(
     {
         *("model", "prompt", "n", "size", "response_format", "output_format", "stream"),
         *("output_compression", "partial_images", "quality", "style", "background"),
-        *("moderation", "user"),
+        *("moderation", "user", "safety_identifier", "input_fidelity"),
     }
 )
-"""OpenAI's names; every other argument is the model's own."""
+"""OpenAI's names; every other argument is the model's own. Those that nothing here goes by are told
+of in docs/clients.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ def read_wanted(body: JsonObject, default_model: str) -> Wanted:
     prompt = _text(body, "prompt", "")
     if not prompt.strip():
         raise invalid("the prompt is missing or empty", "prompt")
+    if _text(body, "background", "auto") == "transparent":
+        raise invalid(
+            "models here paint all of a picture: no background is transparent", "background"
+        )
     size = _text(body, "size", "auto")
     arguments: JsonObject = {
         **{name: value for name, value in body.items() if name not in _OWN},

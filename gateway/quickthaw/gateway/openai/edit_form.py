@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping
 
 from PIL import Image, UnidentifiedImageError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message
@@ -60,14 +60,27 @@ async def read_edit(request: Request, gateway: Gateway) -> JsonObject:
         texts["image_url"] = first
         if more:
             texts["image_urls"] = [*more]
-        mask = form.get("mask")
-        if isinstance(mask, UploadFile):
+        if (mask := _mask(form)) is not None:
             await gateway.platform.tenant(read_credential(request.headers))
             async with gateway.inputs.decoding:
                 texts["mask_url"] = await asyncio.to_thread(_painted, await mask.read(), limits)
     finally:
         await form.close()
     return {name: value for name, value in texts.items() if name not in _IMAGES}
+
+
+def _mask(form: FormData) -> UploadFile | None:
+    """Raises HttpError 400 for one that is no file, and for files that nothing here looks at: a
+    picture drawn as if they had not been sent is not what was asked for."""
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile) and name not in (*_IMAGES, "mask"):
+            raise invalid("no model here takes such a file: leave it out", name)
+    masks = form.getlist("mask")
+    if not masks:
+        return None
+    if len(masks) > 1 or not isinstance(masks[0], UploadFile):
+        raise invalid("send one mask, as a file", "mask")
+    return masks[0]
 
 
 async def read_variation(request: Request, gateway: Gateway) -> JsonObject:

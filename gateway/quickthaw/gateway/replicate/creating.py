@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,10 @@ EVENTS = ("start", "output", "logs", "completed")
 WAIT_SECONDS_MAX = 60.0
 WAIT_MARGIN_SECONDS = 0.25
 """A client's own patience ends half a second after the time it names."""
+
+
+CANCEL_SECONDS_MAX = 7 * 24 * 3600
+_DURATION = re.compile(r"(?:(\d{1,3})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +67,17 @@ def wait_seconds(headers: Mapping[str, str]) -> float:
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:4]) <= WAIT_SECONDS_MAX:
         raise invalid("Prefer", "wait must be 1 to 60 seconds")
     return int(text) - WAIT_MARGIN_SECONDS
+
+
+def cancel_seconds(headers: Mapping[str, str]) -> int | None:
+    """After which the prediction is cancelled unless it has ended: `Cancel-After: 1m30s`; None for
+    never. Raises HttpError 422."""
+    text = headers.get("cancel-after", "").strip().lower()
+    if not text:
+        return None
+    found = _DURATION.fullmatch(text)
+    hours, minutes, seconds = (int(each or 0) for each in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 0 < total <= CANCEL_SECONDS_MAX:
+        raise invalid("Cancel-After", "must be such as 90, 90s, 1m30s or 2h, and at most 7 days")
+    return total

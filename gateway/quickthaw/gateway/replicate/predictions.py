@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +18,7 @@ from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.ids import parse_endpoint_id, parse_request_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.platform import Credential
-from quickthaw.gateway.replicate.creating import Wanted, read_wanted, wait_seconds
+from quickthaw.gateway.replicate.creating import Wanted, cancel_seconds, read_wanted, wait_seconds
 from quickthaw.gateway.replicate.errors import invalid
 from quickthaw.gateway.replicate.hooks import tell_on_the_way
 from quickthaw.gateway.replicate.models import page
@@ -30,6 +31,8 @@ from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2, webhooks_pb2
 from quickthaw.wire.errors import InvalidArgument, QuickthawError, Unavailable
 
 PAGE_SIZE = 100
+_NARROWING = ("created_after", "created_before", "source")
+"""What the vendor's list is narrowed down by, and ours is not."""
 
 
 async def create(request: Request) -> Response:
@@ -63,6 +66,10 @@ async def cancel(request: Request) -> Response:
 
 async def list_predictions(request: Request) -> Response:
     """Newest first, without logs, and with links for files."""
+    if narrowed := [name for name in _NARROWING if name in request.query_params]:
+        raise invalid(
+            narrowed[0], "predictions are listed newest first, and not narrowed down here"
+        )
     gateway = gateway_of(request)
     credential = read_credential(request.headers)
     wanted = inference_pb2.ListRequestsRequest()
@@ -104,7 +111,9 @@ async def _create(
     endpoint, options = parse_endpoint_id(model.id), CallOptions(credential)
     call = await make_call(gateway, endpoint, options, wanted.input)
     log = Log(gateway.limits.log_lines_max)
-    accepted = await until_gone(request.receive, _submit(call, wanted, wait_until))
+    cancel_after = cancel_seconds(request.headers)
+    submitting = _submit(call, wanted, wait_until, cancel_after)
+    accepted = await until_gone(request.receive, submitting)
     request_id = accepted.request_id
     exchange_of(request).request_id = request_id
     if wanted.webhook and wanted.events != ("completed",):
@@ -129,14 +138,20 @@ async def _create(
     return json_response(prediction(gateway, credential, found, Told(status="starting")), 201)
 
 
-async def _submit(call: Call, wanted: Wanted, wait_until: float) -> inference_pb2.SubmitResponse:
+async def _submit(
+    call: Call, wanted: Wanted, wait_until: float, cancel_after: int | None
+) -> inference_pb2.SubmitResponse:
     """With the end where one call is enough to wait for it: a webhook needs the id before."""
-    platform, submission = call.gateway.platform, call.submission()
+    platform = call.gateway.platform
+    deadline_unix_ms = 0 if cancel_after is None else int(1000 * (time.time() + cancel_after))
+    submission = _submission(call, deadline_unix_ms)
     if not wanted.webhook and (seconds := _left(wait_until)) > 0:
         try:
             return await platform.submit_and_wait(call.credential, submission, seconds)
         except Unavailable:
-            submission = call.submission()  # Now in the way that outlives the scheduler.
+            submission = _submission(
+                call, deadline_unix_ms
+            )  # Now in the way that outlives the scheduler.
         except QuickthawError as error:
             raise call.explain(error) from error
     if wanted.webhook:
@@ -153,6 +168,12 @@ async def _submit(call: Call, wanted: Wanted, wait_until: float) -> inference_pb
         raise call.explain(error) from error
     except QuickthawError as error:
         raise call.explain(error) from error
+
+
+def _submission(call: Call, deadline_unix_ms: int) -> inference_pb2.SubmitRequest:
+    submission = call.submission()
+    submission.deadline_unix_ms = deadline_unix_ms
+    return submission
 
 
 def _left(until: float) -> float:

@@ -12,19 +12,28 @@ from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.replicate.models import iso
 from quickthaw.gateway.replicate.names import replicate_name, version_id
 from quickthaw.v1 import types_pb2
+from quickthaw.wire.errors import DeadlineExpired
 
 INLINE_BYTES_MAX = 10 * 1024 * 1024
 """Of one file: larger ones are links whatever the public base."""
 STREAM_SECONDS = 24 * 3600.0
 STREAM_PURPOSE = "replicate stream"
 
+FAILED, CANCELED = "failed", "canceled"
 _STATUS = {
     types_pb2.REQUEST_STATE_RUNNING: "processing",
     types_pb2.REQUEST_STATE_SUCCEEDED: "succeeded",
-    types_pb2.REQUEST_STATE_FAILED: "failed",
-    types_pb2.REQUEST_STATE_CANCELLED: "canceled",
+    types_pb2.REQUEST_STATE_FAILED: FAILED,
+    types_pb2.REQUEST_STATE_CANCELLED: CANCELED,
 }
 _SUCCEEDED = types_pb2.REQUEST_STATE_SUCCEEDED
+
+
+def status_of(request: types_pb2.Request) -> str:
+    """In the clients' five words. What `Cancel-After` ended is no failure of the model."""
+    if request.failure.reason == DeadlineExpired.reason:
+        return CANCELED
+    return _STATUS.get(request.state, "starting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ def prediction(
         "id": request.request_id,
         "model": replicate_name(request.model),
         "version": version_id(request.model, request.snapshot_digest),
-        "status": told.status or _STATUS.get(request.state, "starting"),
+        "status": told.status or status_of(request),
         "input": object_or_empty(request.input_json),
         "output": told.output,
         "logs": told.logs,

@@ -14,16 +14,19 @@ from quickthaw.gateway.front import exchange_of
 from quickthaw.gateway.json_text import Json, JsonObject, render
 from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.replicate.progress import Log
-from quickthaw.gateway.replicate.render import STREAM_PURPOSE, output_items, output_of
+from quickthaw.gateway.replicate.render import (
+    CANCELED,
+    FAILED,
+    STREAM_PURPOSE,
+    output_items,
+    output_of,
+    status_of,
+)
 from quickthaw.gateway.respond import REQUEST_ID_HEADER, EventStream
 from quickthaw.gateway.sealed import SealBroken
-from quickthaw.v1 import types_pb2
 from quickthaw.wire.status import translate
 
-_ENDS: dict[int, JsonObject] = {
-    types_pb2.REQUEST_STATE_CANCELLED: {"reason": "canceled"},
-    types_pb2.REQUEST_STATE_FAILED: {"reason": "error"},
-}
+_ENDS: dict[str, JsonObject] = {CANCELED: {"reason": "canceled"}, FAILED: {"reason": "error"}}
 
 
 class NamedStream(EventStream):
@@ -70,9 +73,9 @@ async def _events(
                 output = await output_of(gateway, credential, ended)
                 for item in output_items(output):
                     yield numbered("output", item)
-                if ended.state == types_pb2.REQUEST_STATE_FAILED:
+                if (status := status_of(ended)) == FAILED:
                     yield numbered("error", ended.failure.message)
-                yield numbered("done", render(_ENDS.get(ended.state, {})))
+                yield numbered("done", render(_ENDS.get(status, {})))
     except Exception as error:
         yield numbered("error", translate(error).message)
         yield numbered("done", render({"reason": "error"}))
