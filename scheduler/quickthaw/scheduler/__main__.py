@@ -34,7 +34,15 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
-    scheduler = await start(settings)
+    # A standby may wait for its store for long, and must hear a signal meanwhile.
+    starting, stopped = asyncio.create_task(start(settings)), asyncio.create_task(stopping.wait())
+    await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return
+    stopped.cancel()
+    scheduler = starting.result()
     scheduler.background.when_broken(stopping.set)
     print(
         f"quickthaw-scheduler ready grpc={scheduler.grpc_address} "

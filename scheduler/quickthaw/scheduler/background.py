@@ -35,7 +35,12 @@ class Background:
         if task.cancelled() or (error := task.exception()) is None:
             return
         logger.critical("%s has failed and does not go on", task.get_name(), exc_info=error)
-        if needed and not self.broken:
+        if needed:
+            self.fail()
+
+    def fail(self) -> None:
+        """There is nothing to serve any more."""
+        if not self.broken:
             self.broken = True
             self._tell_broken()
 

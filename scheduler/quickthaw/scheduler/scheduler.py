@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from dataclasses import dataclass
 from wsgiref.simple_server import WSGIServer
 
@@ -104,22 +105,30 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     keys = KeyRing(load_key, limits.key_cache_max)
     server = make_server(AuthInterceptor(keys, clock), metrics, limits.rpcs_max)
     health = Health(server)
-    grpc_address = listen(server, settings.grpc)
     background = Background()
-    store = await asyncio.to_thread(
-        open_store,
-        settings.store_url,
-        readers=limits.store_readers,
-        lock_wait_seconds=limits.store_lock_wait_ms / 1000,
-        limits=JournalLimits(
-            limits.journal_batch_max,
-            limits.journal_waiting_max,
-        ),
-        on_commit=metrics.commit,
-        on_fault=on_fault,
-    )
+    stop = threading.Event()
+    try:
+        store = await asyncio.to_thread(
+            open_store,
+            settings.store_url,
+            readers=limits.store_readers,
+            lock_wait_seconds=limits.store_lock_wait_ms / 1000,
+            limits=JournalLimits(
+                limits.journal_batch_max,
+                limits.journal_waiting_max,
+            ),
+            stop=stop,
+            on_commit=metrics.commit,
+            on_fault=on_fault,
+            on_taken_over=background.fail,
+        )
+    except asyncio.CancelledError:
+        stop.set()
+        raise
     store.journal.start()
     try:
+        # Not before: who calls a standby is to be refused at once, and goes to its other address.
+        grpc_address = listen(server, settings.grpc)
         metrics_server, metrics_address = serve_metrics(metrics.registry, settings.metrics)
     except errors.QuickthawError:
         await store.close()

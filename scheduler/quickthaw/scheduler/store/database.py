@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
+import logging
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import ArgumentError
 
 from quickthaw.scheduler.store.faults import store_fault
+from quickthaw.scheduler.store.locks import FileLock, SessionLock
 from quickthaw.wire import errors
 
-# Any fixed number does; it names our lock among the advisory locks of a PostgreSQL database.
-ADVISORY_LOCK = 0x71_75_69_63_6B
+logger = logging.getLogger(__name__)
 
 LOCK_POLL_SECONDS = 0.05
+LOCK_POLL_SECONDS_MAX = 1.0
+"""Of one who waits for long, such as a standby."""
 
 
 def parse_url(text_url: str) -> URL:
@@ -63,8 +65,9 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-def open_engine(url: URL, *, connections_max: int) -> Engine:
-    """An engine whose connections are checked before use, so that a restarted server is found."""
+def open_engine(url: URL, *, connections_max: int, name: str = "quickthaw-scheduler") -> Engine:
+    """An engine whose connections are checked before use, so that a restarted server is found.
+    `name` is what PostgreSQL shows of them."""
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").resolve().parent.mkdir(parents=True, exist_ok=True)
         # Parameters by name, as PostgreSQL's driver has them: see `Statements`.
@@ -77,31 +80,8 @@ def open_engine(url: URL, *, connections_max: int) -> Engine:
         pool_size=connections_max,
         max_overflow=0,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 5, "application_name": "quickthaw-scheduler"},
+        connect_args={"connect_timeout": 5, "application_name": name},
     )
-
-
-class FileLock:
-    """An exclusive lock on a file beside a SQLite database; it ends with the process."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-
-    def acquire(self) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 class Writer:
@@ -112,25 +92,44 @@ class Writer:
     beside its successor. Not thread-safe: one thread uses it.
     """
 
-    def __init__(self, engine: Engine, url: URL) -> None:
-        self._engine = engine
+    def __init__(self, url: URL, *, connections_max: int) -> None:
         self._url = url
         self._connection: Connection | None = None
         self._file_lock: FileLock | None = None
+        self._session_lock = SessionLock()
         if url.get_backend_name() == "sqlite":
             self._file_lock = FileLock(Path(f"{url.database}.lock"))
+        self.engine = open_engine(
+            url, connections_max=connections_max, name=self._session_lock.name
+        )
 
-    def lock(self, wait_seconds: float) -> None:
-        """Raises FailedPrecondition if another scheduler holds the store, StoreUnavailable."""
+    @property
+    def can_be_taken_over(self) -> bool:
+        """Whether the lock can be lost while this process lives."""
+        return self._file_lock is None
+
+    @property
+    def taken_over(self) -> bool:
+        """Another scheduler has had the lock since: this one must end."""
+        return self._session_lock.taken_over
+
+    def lock(self, wait_seconds: float, stop: threading.Event) -> None:
+        """Raises FailedPrecondition if another scheduler holds the store, Unavailable if `stop` was
+        set meanwhile, StoreUnavailable."""
         deadline = time.monotonic() + wait_seconds
+        pause_seconds = LOCK_POLL_SECONDS
         while not self._try_lock():
+            where = self._url.render_as_string(hide_password=True)
             if time.monotonic() >= deadline:
-                where = self._url.render_as_string(hide_password=True)
                 raise errors.FailedPrecondition(
                     f"another scheduler is using the store {where}; stop it, or give this one a "
                     "--data-dir or --store of its own"
                 )
-            time.sleep(LOCK_POLL_SECONDS)
+            if pause_seconds == LOCK_POLL_SECONDS:
+                logger.info("another scheduler is using the store %s: waiting for it", where)
+            if stop.wait(pause_seconds):
+                raise errors.Unavailable("told to stop while another scheduler has the store")
+            pause_seconds = min(1.5 * pause_seconds, LOCK_POLL_SECONDS_MAX)
 
     def _try_lock(self) -> bool:
         if self._file_lock is not None:
@@ -141,31 +140,39 @@ class Writer:
             return False
         return True
 
+    def begin(self) -> None:
+        """With the lock, on a schema that is up to date. Raises our errors."""
+        if self._file_lock is None:
+            self._session_lock.begin(self.connection())
+
     def connection(self) -> Connection:
         """A live connection that holds the lock. Raises our errors."""
         if self._connection is not None and not self._connection.invalidated:
             return self._connection
         self.discard()
         try:
-            connection = self._engine.connect()
+            connection = self.engine.connect()
         except Exception as error:
             raise store_fault(error) from error
-        if self._file_lock is None and not self._take_advisory_lock(connection):
-            connection.close()
-            raise errors.FailedPrecondition("another scheduler is using the store")
+        if self._file_lock is None:
+            try:
+                self._session_lock.take(connection)
+            except Exception as error:
+                connection.invalidate()  # it may hold the lock, which must not lie in the pool
+                connection.close()
+                raise store_fault(error) from error
         self._connection = connection
         return connection
 
-    def _take_advisory_lock(self, connection: Connection) -> bool:
+    def check(self) -> None:
+        """Finds out whether the lock is still ours. Raises our errors."""
+        connection = self.connection()
         try:
-            taken = connection.execute(
-                text("SELECT pg_try_advisory_lock(:lock)"), {"lock": ADVISORY_LOCK}
-            ).scalar_one()
+            connection.execute(text("SELECT 1"))
             connection.commit()
         except Exception as error:
-            connection.close()
+            self.discard()
             raise store_fault(error) from error
-        return bool(taken)
 
     def discard(self) -> None:
         """Drops a connection that failed; the next `connection` makes a new one."""

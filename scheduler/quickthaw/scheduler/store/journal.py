@@ -58,6 +58,8 @@ class JournalLimits:
     backoff_first_seconds: float = 0.05
     backoff_max_seconds: float = 2.0
     stop_tries_max: int = 3
+    check_seconds: float = 1.0
+    """Without a write, after which is asked whether another scheduler has taken over."""
 
 
 Told = Callable[[errors.QuickthawError | None], None]
@@ -87,12 +89,14 @@ class Journal:
         limits: JournalLimits,
         on_commit: CommitObserver | None = None,
         on_fault: Callable[[bool], None] | None = None,
+        on_taken_over: Callable[[], None] | None = None,
     ) -> None:
         self._writer = writer
         self._statements = statements
         self._limits = limits
         self._on_commit = on_commit
         self._on_fault = on_fault
+        self._on_taken_over = on_taken_over
         self._waiting: deque[_Write] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -194,12 +198,20 @@ class Journal:
     def _run(self) -> None:
         backoff_seconds = self._limits.backoff_first_seconds
         stop_tries = count = 0
-        while batch := self._next_batch(gather=count >= self._limits.busy_writes):
+        while (batch := self._next_batch(gather=count >= self._limits.busy_writes)) != []:
+            if batch is None:
+                self._check()
+                if self._writer.taken_over:
+                    return
+                continue
             count = len(batch)
             started = time.perf_counter()
             self._commit(batch)
             if self._on_commit is not None:
                 self._on_commit(time.perf_counter() - started, len(batch))
+            if self._writer.taken_over:
+                self._give_up(batch)
+                return
             again = [write for write in batch if write.kept and _passes(write.error)]
             stop_tries += bool(again and self._stopping)
             if stop_tries > self._limits.stop_tries_max:
@@ -213,13 +225,34 @@ class Journal:
             time.sleep(backoff_seconds)
             backoff_seconds = min(backoff_seconds * 2, self._limits.backoff_max_seconds)
 
-    def _next_batch(self, *, gather: bool) -> list[_Write]:
-        """Waits for work. Empty only when stopping with nothing left."""
+    def _give_up(self, batch: list[_Write]) -> None:
+        """What has happened here is the other scheduler's to find out: nobody is told an end that
+        it may tell otherwise."""
+        logger.critical("another scheduler has taken over the store: this one must end")
+        self._stopping = True
+        self._tell([write for write in batch if not write.kept], [])
+        if self._on_taken_over is not None:
+            self._call_soon(self._on_taken_over)
+
+    def _check(self) -> None:
+        try:
+            self._writer.check()
+        except errors.QuickthawError as error:
+            if self._writer.taken_over:
+                self._give_up([])
+            else:
+                logger.info("looking after the store: %s", error.message)
+
+    def _next_batch(self, *, gather: bool) -> list[_Write] | None:
+        """Waits for work. Empty only when stopping with nothing left; None if it is time to look
+        after the lock."""
+        seconds = self._limits.check_seconds if self._writer.can_be_taken_over else None
         with self._wake:
             if gather:
                 self._wake.wait_for(self._is_company, self._limits.gather_seconds)
             while not self._waiting and not self._stopping:
-                self._wake.wait()
+                if not self._wake.wait(seconds):
+                    return None
             count = min(len(self._waiting), self._limits.batch_max)
             return [self._waiting.popleft() for _ in range(count)]
 
@@ -317,10 +350,8 @@ class Journal:
 
 
 def _passes(error: errors.QuickthawError | None) -> bool:
-    """Whether the same write may succeed later. (Another scheduler's lock may go, too.)"""
-    return isinstance(
-        error, errors.StorageFull | errors.StoreUnavailable | errors.FailedPrecondition
-    )
+    """Whether the same write may succeed later."""
+    return isinstance(error, errors.StorageFull | errors.StoreUnavailable)
 
 
 def _retrieve(done: asyncio.Future[None]) -> None:

@@ -355,7 +355,9 @@ signing_keys = Table(
     Column("created_unix_ms", BigInteger, nullable=False),
 )
 
-# Why requests ran where they did; the newest, as many as a setting says.
+# One row: how many schedulers have begun here. See `locks.SessionLock`.
+leader = Table("leader", metadata, Column("generation", BigInteger, nullable=False))
+
 # Requests whose input and output go so long after their end; a row goes with them.
 short_lived = Table(
     "short_lived",
@@ -364,6 +366,7 @@ short_lived = Table(
     Column("kept_ms", BigInteger, nullable=False),
 )
 
+# Why requests ran where they did; the newest, as many as a setting says.
 explanations = Table(
     "explanations",
     metadata,

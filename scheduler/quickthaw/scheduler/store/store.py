@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quickthaw.scheduler.store.database import Writer, open_engine, parse_url
+from quickthaw.scheduler.store.database import Writer, parse_url
 from quickthaw.scheduler.store.faults import store_fault
 from quickthaw.scheduler.store.journal import CommitObserver, Journal, JournalLimits
 from quickthaw.scheduler.store.migrate import upgrade
@@ -32,24 +33,27 @@ def open_store(
     readers: int,
     lock_wait_seconds: float,
     limits: JournalLimits,
+    stop: threading.Event | None = None,
     on_commit: CommitObserver | None = None,
     on_fault: Callable[[bool], None] | None = None,
+    on_taken_over: Callable[[], None] | None = None,
 ) -> Store:
-    """Blocks. Raises SettingsInvalid for a bad URL, FailedPrecondition if another scheduler holds
-    the store or a newer release wrote it, StoreUnavailable, StorageFull."""
+    """Blocks, until `stop` is set at most. Raises SettingsInvalid for a bad URL, FailedPrecondition
+    if another scheduler holds the store or a newer release wrote it, StoreUnavailable, StorageFull,
+    Unavailable if told to stop."""
     url = parse_url(store_url)
     try:
-        engine = open_engine(url, connections_max=readers + 1)
+        writer = Writer(url, connections_max=readers + 1)
     except OSError as error:
         raise store_fault(error) from error
-    writer = Writer(engine, url)
     try:
-        writer.lock(lock_wait_seconds)
+        writer.lock(lock_wait_seconds, stop or threading.Event())
         upgrade(writer.connection())
+        writer.begin()
     except Exception as error:
         writer.close()
-        engine.dispose()
+        writer.engine.dispose()
         raise store_fault(error) from error
-    statements = Statements(engine.dialect)
-    journal = Journal(writer, statements, limits, on_commit, on_fault)
-    return Store(journal, Reader(engine, readers))
+    statements = Statements(writer.engine.dialect)
+    journal = Journal(writer, statements, limits, on_commit, on_fault, on_taken_over)
+    return Store(journal, Reader(writer.engine, readers))
