@@ -6,12 +6,15 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 from quickthaw.gateway.answers import HttpError
 
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
+
+ITEMS_MAX: Final = 50_000
+"""Values of one body. A few bytes of it become a hundred in memory, before its key is known."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -19,6 +22,11 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def render(value: Json) -> str:
     """ASCII only: some clients decode a stream chunk by chunk and would tear a character apart."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def values_at_most(text: str) -> int:
+    """More than there are where texts hold commas or brackets; never fewer."""
+    return 1 + sum(map(text.count, ",[{"))
 
 
 def parse(text: str) -> Json:
@@ -41,7 +49,14 @@ def parse_object(body: bytes) -> JsonObject:
     if not body.strip():
         return {}
     try:
-        value = parse(body.decode(json.detect_encoding(body)))
+        text = body.decode(json.detect_encoding(body))
+        if values_at_most(text) > ITEMS_MAX:
+            raise HttpError(
+                413,
+                f"the body holds more than {ITEMS_MAX} values; send files as URLs or data: URIs",
+                "bad_request",
+            )
+        value = parse(text)
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise HttpError(400, f"the body is not JSON: {what}", "bad_request") from error

@@ -6,7 +6,8 @@ import pytest
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.arguments import translate_arguments, with_previews
-from quickthaw.gateway.json_text import Json, JsonObject, parse_object, render
+from quickthaw.gateway.json_text import ITEMS_MAX, Json, JsonObject, parse_object, render
+from quickthaw.gateway.storage.uploads import PARTS_MAX
 from support.fake_inference import SCHEMA
 
 MODEL = cast("JsonObject", SCHEMA)
@@ -96,8 +97,9 @@ def test_no_body_is_an_empty_object(body: bytes) -> None:
         (b'{"a": ["\\ud83d"]}', 400),
         (b'{"\\uDCFF": 1}', 400),
         (b'{"a": "\xed\xa0\xbd"}', 400),
-        (b"[" * 100_000, 400),
+        (b"[" * 40_000, 400),
         (b'{"a": ' + b"9" * 5000 + b"}", 400),
+        (b'{"a": [' + b"[]," * ITEMS_MAX + b"0]}", 413),
         (b"[]", 422),
         (b'"text"', 422),
         (b"null", 422),
@@ -113,6 +115,11 @@ def test_a_body_may_be_in_any_encoding_that_json_may_have() -> None:
     text = '{"a": "\\ud83d\\ude00", "b": "ü😀"}'
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32-be"):
         assert parse_object(text.encode(encoding)) == {"a": "😀", "b": "ü😀"}
+
+
+def test_a_body_of_as_many_values_as_an_upload_has_parts_is_taken() -> None:
+    parts: list[Json] = [{"partNumber": number, "etag": "x"} for number in range(PARTS_MAX)]
+    assert parse_object(render({"parts": parts}).encode()) == {"parts": parts}
 
 
 def test_json_leaves_as_ascii_even_where_it_is_no_text() -> None:
