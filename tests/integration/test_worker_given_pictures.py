@@ -15,14 +15,23 @@ from PIL import Image
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
+from quickthaw.worker.families import flux_kontext, qwen_image_edit
 from quickthaw.worker.video_files import encode
 from support import picture_models
 from support.fake_scheduler import FakeScheduler
+from support.language_models import seen_small
 from support.picture_models import BUILDERS, FRAMES, SIDE, make
 from support.studio import Packed, Studio
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-STILLS = ("flux_kontext", "flux_fill", "sd_inpaint", "sdxl_inpaint")
+STILLS = (
+    "flux_kontext",
+    "flux_fill",
+    "sd_inpaint",
+    "sdxl_inpaint",
+    "qwen_image_edit",
+    "qwen_image_edit-first",
+)
 FILMS = tuple(name for name in BUILDERS if name not in STILLS)
 MASKED = ("flux_fill", "sd_inpaint", "sdxl_inpaint")
 LED = ("wan_i2v-to-last", "wan_i2v-experts", "ltx-condition")
@@ -32,6 +41,11 @@ LED = ("wan_i2v-to-last", "wan_i2v-experts", "ltx-condition")
 async def scheduler() -> AsyncIterator[FakeScheduler]:
     async with FakeScheduler() as scheduler:
         yield scheduler
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +72,8 @@ def asked(name: str, **given: object) -> dict[str, Any]:
     }
     if name in MASKED:
         words["mask_url"] = uri(picture_models.half_mask())
+    if name == "qwen_image_edit":
+        words["image_urls"] = [uri(picture_models.last_picture())]
     if name in LED:
         words["end_image_url"] = uri(picture_models.last_picture())
     if name in FILMS:
@@ -118,6 +134,7 @@ async def test_previews_come_from_the_first_step_on(studio: Studio, name: str) -
     [
         ("flux_kontext", "image_url"),
         ("flux_fill", "mask_url"),
+        ("qwen_image_edit", "image_url"),
         ("sd_inpaint", "mask_url"),
         ("sdxl_inpaint", "image_url"),
         ("wan_i2v", "image_url"),
@@ -155,8 +172,6 @@ async def test_what_a_video_ends_with_needs_what_it_begins_with(studio: Studio) 
 async def test_kontext_keeps_the_shape_of_the_picture_where_no_size_is_given(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quickthaw.worker.families import flux_kontext
-
     monkeypatch.setattr(flux_kontext, "SIDE_OF_LATENTS", 16)
     wide = Image.linear_gradient("L").resize((64, 16)).convert("RGB")
     end = await studio.draw(
@@ -164,6 +179,23 @@ async def test_kontext_keeps_the_shape_of_the_picture_where_no_size_is_given(
     )
     (artifact,) = end.artifacts
     assert (artifact.width, artifact.height) == (64, 16)
+
+
+async def test_an_edit_without_a_size_has_the_shape_of_its_first_picture(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qwen_image_edit, "SIDE", 32)
+    wide = Image.linear_gradient("L").resize((48, 24)).convert("RGB")
+    given = asked("qwen_image_edit", image_url=uri(wide), image_size=None, preview_every=1)
+    (artifact,) = (await studio.draw("qwen_image_edit", **given)).artifacts
+    assert (artifact.width, artifact.height) == (40, 16)
+
+
+async def test_a_picture_too_long_to_be_seen_is_refused_by_name(studio: Studio) -> None:
+    long = Image.new("RGB", (1010, 10))
+    failure = await studio.fail("qwen_image_edit", **asked("qwen_image_edit", image_url=uri(long)))
+    assert failure.violations[0].field == "input.image_url"
+    assert "1010 x 10 pixels" in failure.message
 
 
 async def test_several_pictures_of_one_request_differ_and_can_be_drawn_alone(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
+from quickthaw.snapshot.processors import reading_and_seeing
 from support.tiny_models import T5_HIDDEN, TEXT_TOKENS, df, ready, seeded, tf, tiny_flux, vae
 
 PROMPT = "a red circle above a blue square"
 SIDE = 32
 _HIDDEN = 16
+_PATCH = 4
+"""Pixels of a picture that are read as one."""
 
 
 def qwen_tokenizer(chat_template: str | None = None) -> Any:
@@ -82,6 +88,37 @@ def tiny_qwen_image(seed: int = 0) -> Any:
             tokenizer=tokenizer,
         )
     return ready(pipeline)
+
+
+def tiny_qwen_edit(seed: int = 0, *, of_several: bool = True) -> Any:
+    """Qwen-Image-Edit's shape: what reads the prompt sees the pictures, in patches."""
+    parts = tiny_qwen_image(seed).components
+    tokenizer = qwen_tokenizer()
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    start, end, picture, video = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
+    config = parts["text_encoder"].config
+    config.vision_start_token_id, config.vision_end_token_id = start, end
+    config.image_token_id, config.video_token_id = picture, video
+    config.text_config.vocab_size = len(tokenizer)
+    config.vision_config.patch_size = _PATCH
+    with seeded(seed):
+        encoder = tf.Qwen2_5_VLForConditionalGeneration(config)
+    sees = tf.Qwen2VLImageProcessor(
+        patch_size=_PATCH, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+    )
+    kind = df.QwenImageEditPlusPipeline if of_several else df.QwenImageEditPipeline
+    processor = reading_and_seeing(tokenizer, sees)
+    return ready(kind(**{**parts, "text_encoder": encoder, "processor": processor}))
+
+
+def seen_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures to edit are looked at in a 256th of the pixels, which would be a megapixel."""
+    for name in ("edit", "edit_plus"):
+        module = importlib.import_module(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}")
+        sides = module.calculate_dimensions
+        fewer = functools.partial(lambda known, area, ratio: known(area / 256, ratio), sides)
+        monkeypatch.setattr(module, "calculate_dimensions", fewer)
 
 
 PUBLISHED_TEMPLATE = (

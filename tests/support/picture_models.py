@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from support.language_models import tiny_qwen_edit
 from support.other_models import tiny_ltx, tiny_wan
 from support.tiny_models import (
     CLIP_HIDDEN,
@@ -154,6 +155,8 @@ BUILDERS: Mapping[str, Callable[[int], Any]] = {
     "flux_fill": tiny_fill,
     "sd_inpaint": tiny_sd_inpaint,
     "sdxl_inpaint": tiny_sdxl_inpaint,
+    "qwen_image_edit": tiny_qwen_edit,
+    "qwen_image_edit-first": lambda seed: tiny_qwen_edit(seed, of_several=False),
     "wan_i2v": tiny_wan_i2v,
     "wan_i2v-to-last": lambda seed: tiny_wan_i2v(seed, to_last=True),
     "wan_i2v-experts": tiny_wan_i2v_experts,
@@ -184,6 +187,7 @@ def half_mask() -> Image.Image:
 
 
 _FILM = {"num_frames": FRAMES, "max_sequence_length": TEXT_TOKENS}
+_EDIT = {"negative_prompt": " ", "true_cfg_scale": 4.0}
 _CALLS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "flux_kontext": lambda: {"image": first_picture(), "_auto_resize": False, "max_area": SIDE**2},
     "flux_fill": lambda: {"image": first_picture(), "mask_image": half_mask()},
@@ -193,6 +197,8 @@ _CALLS: Mapping[str, Callable[[], dict[str, Any]]] = {
         "mask_image": half_mask(),
         "strength": 0.99,
     },
+    "qwen_image_edit": lambda: {**_EDIT, "image": [first_picture(), last_picture()]},
+    "qwen_image_edit-first": lambda: {**_EDIT, "image": first_picture()},
     "wan_i2v": lambda: {**_FILM, "image": first_picture()},
     "wan_i2v-to-last": lambda: {**_FILM, "image": first_picture(), "last_image": last_picture()},
     "wan_i2v-experts": lambda: {

@@ -3,7 +3,8 @@
 Arguments called `..._url` of a model whose schema has them, and those in lists called `..._urls`,
 may be `http(s)://` URLs, links to files of this gateway, and `data:` URIs. What comes is bounded
 before and while it is read, must be a picture of a known format and a bearable size, and goes to
-the blob store under a name that only its bytes and its sender lead to. Workers fetch nothing. (Of `loras` see `loras.py`.)
+the blob store under a name that only its bytes and its sender lead to. Workers fetch nothing. (Of
+`loras` see `loras.py`.)
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ ALLOWED: Mapping[str, Role] = {
     "diffusers.LTXConditionPipeline": Role.PIPELINE,
     "diffusers.LTXImageToVideoPipeline": Role.PIPELINE,
     "diffusers.LTXPipeline": Role.PIPELINE,
+    "diffusers.QwenImageEditPipeline": Role.PIPELINE,
+    "diffusers.QwenImageEditPlusPipeline": Role.PIPELINE,
     "diffusers.QwenImagePipeline": Role.PIPELINE,
     "diffusers.StableAudioPipeline": Role.PIPELINE,
     "diffusers.StableDiffusion3Pipeline": Role.PIPELINE,
@@ -106,6 +108,7 @@ ALLOWED: Mapping[str, Role] = {
     "transformers.CLIPTokenizer": Role.PROCESSOR,
     PLAIN_TOKENIZER: Role.PROCESSOR,
     "transformers.Qwen2Tokenizer": Role.PROCESSOR,
+    "transformers.Qwen2VLProcessor": Role.PROCESSOR,
     "transformers.T5Tokenizer": Role.PROCESSOR,
     **{f"diffusers.{name}": Role.SCHEDULER for name in _DIFFUSERS_SCHEDULERS},
 }
@@ -121,6 +124,7 @@ _SAME_AS: Mapping[str, str] = {
     # Names of one class in other releases, or the stand-in where torchvision is missing.
     "transformers.CLIPTokenizerFast": "transformers.CLIPTokenizer",
     "transformers.Qwen2TokenizerFast": "transformers.Qwen2Tokenizer",
+    "transformers.Qwen2_5_VLProcessor": "transformers.Qwen2VLProcessor",
     "transformers.TokenizersBackend": PLAIN_TOKENIZER,
     "transformers.PixtralProcessor": PLAIN_TOKENIZER,
     "transformers.T5TokenizerFast": "transformers.T5Tokenizer",

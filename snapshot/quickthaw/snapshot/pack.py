@@ -37,6 +37,7 @@ from quickthaw.snapshot.manifest import (
 )
 from quickthaw.snapshot.preview import fit_preview
 from quickthaw.snapshot.processor_files import check_processor_file
+from quickthaw.snapshot.processors import save_processor
 from quickthaw.snapshot.quantize import chosen, in_order_of
 from quickthaw.snapshot.quantize import quantize as quantize_weights
 from quickthaw.snapshot.quantized import Method
@@ -264,17 +265,17 @@ class _Packer:
                 schedulers.append(Scheduler(name, path, scheduler_config(part, name)))
             else:
                 path = class_path(part, Role.PROCESSOR, name)
-                processors.append(Processor(name, path, self._files(name, part)))
+                processors.append(Processor(name, path, self._files(name, part, path)))
         return tuple(schedulers), tuple(processors)
 
-    def _files(self, name: str, part: Any) -> dict[str, Blob]:
+    def _files(self, name: str, part: Any, kind: str) -> dict[str, Blob]:
         files: dict[str, Blob] = {}
         with tempfile.TemporaryDirectory(prefix="quickthaw-") as folder:
-            part.save_pretrained(folder)
+            save_processor(part, folder)
             for path in sorted(Path(folder).iterdir()):
                 if path.name in PROCESSOR_FILES:
                     content = path.read_bytes()
-                    check_processor_file(path.name, content, f"{name}, {path.name}")
+                    check_processor_file(path.name, content, f"{name}, {path.name}", kind)
                     files[path.name] = self._writer.add_blob(content)
         return files
 

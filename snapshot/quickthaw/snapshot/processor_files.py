@@ -25,9 +25,13 @@ PARTS_MAX = 256
 STEPS_DEPTH_MAX = 6
 """Native parsers try one variant after the other, so their time doubles with each level."""
 LENGTH_MAX = 65_536
+TEXT_TOKENS_MAX = 1 << 18
+"""That a tokenizer may say its model reads: twice what Qwen's do."""
 UNLIMITED_MIN = 10**20
 """From here on one of `_LENGTHS` means none; below, memory is set aside for so many tokens."""
 PICTURE_SIDE_MAX = 8192
+PICTURE_PIXELS_MAX = 1 << 24
+PATCH_SIDE_MAX = 64
 TEXT_CHARS_MAX = 65_536
 
 PATTERNS = frozenset(
@@ -52,11 +56,19 @@ _FILE_SETTINGS = frozenset(
     {"vocab_file", "merges_file", "tokenizer_file", "spm_file", "sp_model", "vocab", "merges"}
 )
 
+_BY_AREA = frozenset({"transformers.Qwen2VLProcessor"})
+"""What says how many pixels a picture may have and not how wide it may be, and repeats pictures
+until they fill a patch of time."""
+_AREAS = ("min_pixels", "max_pixels", "size")
+_PATCHES = ("patch_size", "merge_size", "temporal_patch_size")
 _LENGTHS = frozenset({"model_max_length", "max_length"})
 
 
-def check_processor_file(name: str, content: bytes, where: str) -> None:
-    """Raises `SnapshotInvalid` for what a tokenizer or image processor could be harmed by."""
+def check_processor_file(name: str, content: bytes, where: str, class_path: str = "") -> None:
+    """Raises `SnapshotInvalid` for what a tokenizer or image processor could be harmed by.
+
+    `class_path`: of what will read the file, which decides what its numbers mean.
+    """
     if not name.endswith(".json"):
         return  # merges.txt and spiece.model: as long as they are, and no longer
     document = parse_object(content, where, ITEMS_MAX)
@@ -66,10 +78,19 @@ def check_processor_file(name: str, content: bytes, where: str) -> None:
         case "tokenizer_config.json":
             _check_settings(document, where)
         case "preprocessor_config.json":
+            if class_path in _BY_AREA:
+                document = _without_areas(document, where)
             _check_settings(document, where)
             _check_numbers(document, PICTURE_SIDE_MAX, where)
         case _:
             _check_vocabulary(document, where)
+
+
+def _without_areas(document: Mapping[str, JsonValue], where: str) -> dict[str, JsonValue]:
+    """The settings beside those of areas and of patches, which are looked at here."""
+    for names, most in ((_AREAS, PICTURE_PIXELS_MAX), (_PATCHES, PATCH_SIDE_MAX)):
+        _check_numbers({name: document.get(name) for name in names}, most, where)
+    return {name: value for name, value in document.items() if name not in _AREAS}
 
 
 def _check_settings(document: Mapping[str, JsonValue], where: str) -> None:
@@ -86,10 +107,10 @@ def _check_settings(document: Mapping[str, JsonValue], where: str) -> None:
                 if len(value) > ADDED_TOKENS_MAX:
                     invalid(Problem.MANIFEST, place, f"has more than {ADDED_TOKENS_MAX} items")
                 _check_numbers(value, TOKEN_ID_MAX, place)
-            case int() | float() if value > LENGTH_MAX and not (
-                key in _LENGTHS and value >= UNLIMITED_MIN
-            ):
+            case int() | float() if key not in _LENGTHS and value > LENGTH_MAX:
                 invalid(Problem.MANIFEST, place, f"is over {LENGTH_MAX}")
+            case int() | float() if TEXT_TOKENS_MAX < value < UNLIMITED_MIN:
+                invalid(Problem.MANIFEST, place, f"is over {TEXT_TOKENS_MAX}")
             case _:
                 pass
     ids = document.get("added_tokens_decoder")

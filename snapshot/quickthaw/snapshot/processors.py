@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from quickthaw.snapshot.processor_files import check_processor_file
 from quickthaw.snapshot.reader import StoreReader
 
 CACHED_MAX = 256
+_READS_AND_SEES = "Qwen2VLProcessor"
 
 
 def build_scheduler(scheduler: Scheduler) -> Any:
@@ -38,14 +40,62 @@ def build_processor(processor: Processor, store: StoreReader) -> Any:
     with tempfile.TemporaryDirectory(prefix="quickthaw-") as folder:
         for name, blob in processor.files.items():
             content = store.read_blob(blob)
-            check_processor_file(name, content, f"{where}, {name}")
+            check_processor_file(name, content, f"{where}, {name}", processor.class_path)
             (Path(folder) / name).write_bytes(content)
         try:
-            return kind.from_pretrained(folder, local_files_only=True)
+            return read_processor(kind, Path(folder))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # native code that panics raises no Exception
             invalid(Problem.MANIFEST, where, f"{processor.class_path} cannot read it: {error}")
+
+
+def read_processor(kind: Any, folder: Path) -> Any:
+    """One of `kind`, a class that `resolve` gave, from its files."""
+    if kind.__name__ != _READS_AND_SEES:
+        return kind.from_pretrained(folder, local_files_only=True)
+    import transformers
+
+    parts = (transformers.Qwen2Tokenizer, transformers.Qwen2VLImageProcessor)
+    return reading_and_seeing(
+        *(part.from_pretrained(folder, local_files_only=True) for part in parts)
+    )
+
+
+def save_processor(processor: Any, folder: str) -> None:
+    """Its files, as `read_processor` reads them."""
+    several = type(processor).__name__ == _READS_AND_SEES
+    parts = (processor.tokenizer, processor.image_processor) if several else (processor,)
+    for part in parts:
+        part.save_pretrained(folder)
+
+
+def reading_and_seeing(tokenizer: Any, image_processor: Any) -> Any:
+    """A Qwen2VLProcessor of these parts. Its third is for videos and wants torchvision; no pipeline
+    here shows it any."""
+    import transformers
+
+    return _of_parts(transformers.Qwen2VLProcessor, ("image_processor", "tokenizer"))(
+        image_processor, tokenizer
+    )
+
+
+@functools.cache
+def _of_parts(kind: Any, names: tuple[str, ...]) -> Any:
+    """The same class of a processor, which goes without its other parts."""
+
+    def attributes(cls: Any) -> list[str]:
+        return [*names]
+
+    def fits(self: Any, name: str, part: Any) -> Any:
+        # None stands for each part that it goes without.
+        known = super(fewer, self).check_argument_for_proper_class
+        return None if part is None else known(name, part)
+
+    told = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+    methods = {"get_attributes": classmethod(attributes), "check_argument_for_proper_class": fits}
+    fewer: Any = type(kind.__name__, (kind,), {**told, **methods})
+    return fewer
 
 
 class ProcessorCache:

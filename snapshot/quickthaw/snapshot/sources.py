@@ -25,6 +25,7 @@ from quickthaw.snapshot.format import (
     refuse_pickle_name,
 )
 from quickthaw.snapshot.live import live_pipeline, save_without_weights
+from quickthaw.snapshot.processors import read_processor
 from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.tensors import DTYPES
 from quickthaw.wire.errors import InvalidArgument
@@ -32,6 +33,7 @@ from quickthaw.wire.errors import InvalidArgument
 INDEX_BYTES_MAX = 1024 * 1024
 _FLOATING = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
 _EIGHT_BITS = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
+_READ_HERE = frozenset({PLAIN_TOKENIZER, "transformers.Qwen2VLProcessor"})
 _WHOLE_CHECKPOINT = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 DTYPE_NAMES: Mapping[str, str] = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
@@ -63,7 +65,7 @@ def open_folder(folder: Path, *, dtype: str | None) -> Any:
     _, pipeline_class, modules = check_folder(folder)
     dtypes = {name: _torch_dtype(folder / name, dtype) for name in modules}
     variant = _variant(folder, modules)
-    plain = _plain_tokenizers(folder)
+    own = _read_here(folder)
     pipeline = pipeline_class.from_pretrained(
         folder,
         dtype={**dtypes, "default": torch.float32},
@@ -71,9 +73,9 @@ def open_folder(folder: Path, *, dtype: str | None) -> Any:
         use_safetensors=True,
         local_files_only=True,
         low_cpu_mem_usage=True,
-        **dict.fromkeys(plain),
+        **dict.fromkeys(own),
     )
-    pipeline.register_modules(**plain)
+    pipeline.register_modules(**own)
     return pipeline
 
 
@@ -100,15 +102,19 @@ def check_folder(folder: Path) -> tuple[Family, Any, tuple[str, ...]]:
     return family, resolve(class_path, Role.PIPELINE), tuple(modules)
 
 
-def _plain_tokenizers(folder: Path) -> dict[str, Any]:
-    """Of a checked folder, those that diffusers would read as something else, or not at all."""
+def _read_here(folder: Path) -> dict[str, Any]:
+    """Of a checked folder, the parts that their library reads as something else, or not at all
+    where there is no torchvision."""
     index = parse_object((folder / "model_index.json").read_bytes(), str(folder))
-    parts = {name: value for name, value in index.items() if isinstance(value, list)}
-    kind = resolve(PLAIN_TOKENIZER, Role.PROCESSOR)
+    paths = {
+        name: public_name(".".join(map(str, value)))
+        for name, value in index.items()
+        if isinstance(value, list)
+    }
     return {
-        name: kind.from_pretrained(folder / name, local_files_only=True)
-        for name, value in parts.items()
-        if public_name(".".join(map(str, value))) == PLAIN_TOKENIZER
+        name: read_processor(resolve(path, Role.PROCESSOR), folder / name)
+        for name, path in paths.items()
+        if path in _READ_HERE
     }
 
 

@@ -143,9 +143,37 @@ def test_settings_that_name_files_code_or_endless_sizes_are_refused(
         check_processor_file(name, json.dumps(settings).encode(), "processor")
 
 
-def test_no_limit_at_all_is_an_allowed_length() -> None:
-    settings = {"model_max_length": 10**30, "extra_ids": 100}
+@pytest.mark.parametrize("tokens", [10**30, 131_072])
+def test_no_limit_at_all_is_an_allowed_length_and_so_is_that_of_large_models(tokens: int) -> None:
+    settings = {"model_max_length": tokens, "extra_ids": 100}
     check_processor_file("tokenizer_config.json", json.dumps(settings).encode(), "processor")
+
+
+SEES = {
+    "size": {"longest_edge": 12_845_056, "shortest_edge": 3136},
+    "max_pixels": 12_845_056,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+}
+BY_AREA = "transformers.Qwen2VLProcessor"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"max_pixels": 10**9}, {"size": {"shortest_edge": 10**9}}, {"temporal_patch_size": 8000}],
+)
+def test_pictures_may_be_bounded_by_their_area_where_it_is_read_as_one(
+    changed: dict[str, Any],
+) -> None:
+    def check(settings: dict[str, Any], kind: str) -> None:
+        content = json.dumps(settings).encode()
+        check_processor_file("preprocessor_config.json", content, "processor", kind)
+
+    check(SEES, BY_AREA)
+    with pytest.raises(SnapshotInvalid):
+        check({**SEES, **changed}, BY_AREA)
+    with pytest.raises(SnapshotInvalid):
+        check(SEES, "transformers.CLIPImageProcessor")
 
 
 # ---- modules -------------------------------------------------------------------------------------

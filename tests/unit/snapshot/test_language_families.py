@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.computed import compute_again
 from quickthaw.snapshot.pack import pack
 from quickthaw.wire.errors import SnapshotInvalid
-from support.language_models import BUILDERS, make, tiny_qwen_image, tiny_z_image
+from support.language_models import (
+    BUILDERS,
+    make,
+    tiny_qwen_edit,
+    tiny_qwen_image,
+    tiny_z_image,
+)
 from support.snapshots import a_loader
 
 pytestmark = [
@@ -73,3 +80,20 @@ def test_rotations_without_measure_are_refused_before_they_are_made() -> None:
     transformer.pos_embed.axes_dim = [1 << 30, 8, 8]
     with pytest.raises(SnapshotInvalid, match="rotations"):
         compute_again([("pos_embed", transformer.pos_embed)], "component transformer")
+
+
+def test_a_processor_is_packed_from_the_files_that_it_was_published_with(tmp_path: Path) -> None:
+    """transformers writes others now, and reads the whole of it with torchvision only."""
+    original = tiny_qwen_edit()
+    original.save_pretrained(folder := tmp_path / "folder")
+    written = folder / "processor" / "processor_config.json"
+    settings = json.loads(written.read_text())["image_processor"]
+    settings |= {"min_pixels": 3136, "max_pixels": 12_845_056}
+    (folder / "processor" / "preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "processor" / "video_preprocessor_config.json").write_text("{}")
+    written.unlink()
+    store = SnapshotStore(tmp_path / "store")
+    with a_loader(store) as loader, loader.load(pack(folder, store)) as loaded:
+        sees = loaded.pipeline.processor.image_processor
+        assert sees.size == {"shortest_edge": 3136, "longest_edge": 12_845_056}
+        assert sees.patch_size == original.processor.image_processor.patch_size

@@ -10,13 +10,20 @@ import torch
 
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
+from support.language_models import seen_small
 from support.picture_models import BUILDERS, make
 from support.snapshots import a_loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 PICTURE = {"image_url": "https://example.org/a.png"}
 MASKED = {**PICTURE, "mask_url": "https://example.org/b.png"}
+SEVERAL = {**PICTURE, "image_urls": ["https://example.org/b.png"]}
 LED = {**PICTURE, "end_image_url": "https://example.org/b.png"}
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_small(monkeypatch)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -54,6 +61,8 @@ def test_a_folder_packs_to_the_snapshot_of_its_pipeline(name: str, tmp_path: Pat
         ("flux_fill", MASKED, {"prompt": "a", **PICTURE}),
         ("sd_inpaint", {"prompt": "a", **MASKED}, {"prompt": "a", **PICTURE}),
         ("sdxl_inpaint", {"prompt": "a", **MASKED}, {"prompt": "a", **PICTURE}),
+        ("qwen_image_edit", {"prompt": "a", **SEVERAL}, {"prompt": "a"}),
+        ("qwen_image_edit-first", {"prompt": "a", **PICTURE}, {"prompt": "a", **SEVERAL}),
         ("wan_i2v", {"prompt": "a", **PICTURE}, {"prompt": "a", **LED}),
         ("wan_i2v-to-last", {"prompt": "a", **LED}, {"prompt": "a", **PICTURE}),
         ("wan_i2v-experts", {"prompt": "a", **LED}, {"prompt": "a", "image_url": ""}),

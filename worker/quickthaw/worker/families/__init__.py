@@ -15,7 +15,7 @@ NOOP = "noop"
 
 _TOGETHER = ("sd", "sdxl", "sd3", "flux", "flux2", "flux2_klein")
 _ALONE = ("chroma", "qwen_image", "z_image")
-_FROM_PICTURE = ("sd_inpaint", "sdxl_inpaint", "flux_kontext", "flux_fill")
+_FROM_PICTURE = ("sd_inpaint", "sdxl_inpaint", "flux_kontext", "flux_fill", "qwen_image_edit")
 _PICTURES = (*_TOGETHER, *_ALONE, *_FROM_PICTURE)
 _VIDEOS = ("svd", "wan", "wan_i2v", "ltx")
 _SOUNDS = ("stable_audio",)

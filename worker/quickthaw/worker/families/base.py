@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -51,6 +51,17 @@ class Prompts(Protocol):
 
     @property
     def negative_prompt(self) -> str: ...
+
+
+def shaped(request: ImageInput, pictures: Pictures | None, side: int, step: int) -> ImageInput:
+    """A request that says no size, with that of its first picture's shape and as many pixels as a
+    square of `side`; of either side a multiple of `step`."""
+    if request.size is not None or pictures is None:
+        return request
+    stretch = pictures.image.width / pictures.image.height
+    # Nothing is so thin that it vanishes.
+    width, height = (max(int(side * by) // step, 1) * step for by in (stretch**0.5, stretch**-0.5))
+    return replace(request, width=width, height=height)
 
 
 class _ReadsPrompts:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+from quickthaw.worker.families.base import shaped
 from quickthaw.worker.families.flux import Flux
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.pictures import Pictures
@@ -23,16 +23,8 @@ class FluxKontext(Flux):
 
     def settled(self, pipe: Any, request: ImageInput, pictures: Pictures | None) -> ImageInput:
         """Of the picture's shape, with as many pixels as the model was trained with."""
-        if request.size is not None or pictures is None:
-            return request
-        step = pipe.vae_scale_factor * 2
-        stretch = pictures.image.width / pictures.image.height
         side = SIDE_OF_LATENTS * pipe.vae_scale_factor
-        # Nothing is so thin that it vanishes.
-        width, height = (
-            max(int(side * by) // step, 1) * step for by in (stretch**0.5, stretch**-0.5)
-        )
-        return replace(request, width=width, height=height)
+        return shaped(request, pictures, side, step=pipe.vae_scale_factor * 2)
 
     def picture_arguments(
         self, pipe: Any, request: ImageInput, pictures: Pictures
