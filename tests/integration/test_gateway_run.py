@@ -112,6 +112,9 @@ async def test_bad_arguments_are_told_one_by_one_before_any_work(tmp_path: Path)
     async with a_gateway(tmp_path) as rig:
         response = await rig.http.post(RUN, json={"num_images": 0})
         assert response.status_code == 422
+        assert (
+            response.headers["x-fal-retryable"] == response.headers["x-fal-needs-retry"] == "false"
+        )
         detail = {item["loc"][-1]: item for item in response.json()["detail"]}
         assert detail["prompt"]["type"] == "missing"
         assert detail["num_images"]["type"] == "greater_than_equal"

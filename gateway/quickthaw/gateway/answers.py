@@ -34,6 +34,12 @@ def item_text(item: Mapping[str, object]) -> str:
     return f"{path}: {item.get('msg')}" if path else str(item.get("msg"))
 
 
+def retryable_headers(*, retryable: bool) -> dict[str, str]:
+    """Whether a model's error may pass if the call is repeated, in both of the vendor's spellings."""
+    text = "true" if retryable else "false"
+    return {"x-fal-retryable": text, "x-fal-needs-retry": text}
+
+
 class HttpError(Exception):
     """Carries the answer to a request that cannot go on."""
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from quickthaw.gateway.answers import ErrorAnswer
+from quickthaw.gateway.answers import ErrorAnswer, retryable_headers
 from quickthaw.gateway.violations import Item, stated_violations, violations_from
 from quickthaw.v1 import types_pb2
 from quickthaw.wire import errors
@@ -76,16 +76,8 @@ def failure_answer(failure: types_pb2.Failure, violations: list[Item] | None = N
     error = errors.error_for_reason(failure.reason, failure.message)
     error.violations = violations_from(failure)
     answer = error_answer(error, violations)
-    retryable = "true" if failure.retryable else "false"
-    return replace(
-        answer,
-        # Two spellings: the vendor's documents have both.
-        headers={
-            **answer.headers,
-            "x-fal-retryable": retryable,
-            "x-fal-needs-retry": retryable,
-        },
-    )
+    told = retryable_headers(retryable=failure.retryable)
+    return replace(answer, headers={**answer.headers, **told})
 
 
 def start_timeout_answer() -> ErrorAnswer:

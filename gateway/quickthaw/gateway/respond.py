@@ -10,7 +10,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from quickthaw.gateway.answers import ErrorAnswer
+from quickthaw.gateway.answers import ErrorAnswer, retryable_headers
 from quickthaw.gateway.bodies import until_gone
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.json_text import Json, JsonObject, render
@@ -51,6 +51,8 @@ def error_response(answer: ErrorAnswer, public_url: str) -> Response:
     headers = dict(answer.headers)
     if answer.error_type is not None:
         headers[ERROR_TYPE_HEADER] = answer.error_type
+    if not isinstance(answer.detail, str) and "x-fal-retryable" not in headers:
+        headers |= retryable_headers(retryable=False)  # Arguments at fault stay so.
     return json_response(error_body(answer, public_url), answer.status, headers)
 
 

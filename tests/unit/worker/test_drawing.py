@@ -10,7 +10,7 @@ import torch
 from quickthaw.worker.drawing import draw
 from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.inputs import ImageInput
-from quickthaw.worker.own_pipeline import own_pipeline, weights_kept
+from quickthaw.worker.own_pipeline import own_pipeline, seed_of, weights_kept
 from support.listening import Nobody
 from support.tiny_models import tiny_sd, tiny_sdxl
 
@@ -83,3 +83,9 @@ def test_a_requests_own_pipeline_shares_modules_and_nothing_that_a_run_changes()
     mine.scheduler.set_timesteps(3)
     assert pipe.scheduler.num_inference_steps is None
     assert drawn(pipe, "sd") == drawn(mine, "sd")
+
+
+def test_a_seed_that_was_drawn_keeps_its_digits_in_javascript_and_a_named_one_all_of_them() -> None:
+    assert max(seed_of(None) for _ in range(1_000)) < 2**53
+    assert seed_of(2**63 - 1) == 2**63 - 1
+    assert seed_of(0) == 0
