@@ -35,7 +35,7 @@ def item_text(item: Mapping[str, object]) -> str:
 
 
 def retryable_headers(*, retryable: bool) -> dict[str, str]:
-    """Whether a model's error may pass if the call is repeated, in both of the vendor's spellings."""
+    """Whether a model's error may pass if the call is repeated, in both spellings of the vendor."""
     text = "true" if retryable else "false"
     return {"x-fal-retryable": text, "x-fal-needs-retry": text}
 

@@ -16,8 +16,8 @@ import torch
 from quickthaw.worker.ahead import Answers
 
 SEED_BITS = 32
-"""Of a seed that nobody named: JavaScript loses digits of numbers beyond 53 bits, and a caller is to be
-able to send back what it was told."""
+"""Of a seed that nobody named: JavaScript loses digits of numbers beyond 53 bits, and a caller is
+to be able to send back what it was told."""
 _SEED_MODULUS = 1 << 64
 
 encode_lock = threading.RLock()
