@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -358,6 +359,30 @@ def test_the_next_component_is_read_ahead(
         machine.loader.load(digest).release()
         starts = [(each.path, each.start) for each in server.asked]
     assert len(starts) == len(set(starts)), "nothing is read twice"
+
+
+def test_what_two_workers_of_a_machine_start_at_once_is_fetched_once(
+    there: Path, digests: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_waits = threading.Event()
+
+    def wait(_seconds: float) -> None:
+        second_waits.set()
+        threading.Event().wait(0.01)
+
+    monkeypatch.setattr("quickthaw.snapshot.remote.origin.time.sleep", wait)
+
+    def hold(asked: Asked) -> bool:
+        assert "/blobs/" not in asked.path or second_waits.wait(30)
+        return False
+
+    digest = digests["sd"]
+    with a_machine(tmp_path) as one, a_machine(tmp_path) as other:  # noqa: SIM117
+        with WebServer(there, Faults(flip=hold)) as server, ThreadPoolExecutor(2) as pool:
+            for started in [pool.submit(each.begin, digest, server.url) for each in (one, other)]:
+                started.result()
+            small = [each.path for each in server.asked if "/blobs/" in each.path]
+    assert len(small) == len(set(small)) > 0
 
 
 def test_a_damaged_manifest_is_refused_at_the_beginning(

@@ -16,11 +16,10 @@ import pytest
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.remote import RemoteSettings, open_remote
-from quickthaw.snapshot.remote.partial import arriving
+from quickthaw.snapshot.remote.partial import BeingFetched, arriving
 from quickthaw.snapshot.remote.pull import Pulled, PullProgress, pull
 from quickthaw.snapshot.verify import verify
 from quickthaw.wire.errors import (
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -384,7 +383,7 @@ def test_a_torn_journal_line_is_passed_over(tmp_path: Path) -> None:
 def test_two_pulls_of_one_file_do_not_write_into_each_other(tmp_path: Path) -> None:
     with (
         arriving(tmp_path / "tmp", "d" * 64, (0, 10)),
-        pytest.raises(FailedPrecondition, match="another process is fetching"),
+        pytest.raises(BeingFetched, match="another process is fetching"),
         arriving(tmp_path / "tmp", "d" * 64, (0, 10)),
     ):
         pass

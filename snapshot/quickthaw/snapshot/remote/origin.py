@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from quickthaw.snapshot.copiers import OpenComponent, Source, open_file
@@ -20,6 +20,7 @@ from quickthaw.snapshot.manifest_json import parse_manifest
 from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.remote.base import RangesUnsupported, Remote, RemoteSettings
 from quickthaw.snapshot.remote.fetch import Fetch, Wanted
+from quickthaw.snapshot.remote.partial import BeingFetched
 from quickthaw.snapshot.remote.places import Places
 from quickthaw.snapshot.remote.pull import described, fetch_manifest
 from quickthaw.snapshot.remote.source import ReadAhead, RemoteSource, component_path
@@ -30,6 +31,8 @@ ARRIVING_MAX = 256
 """Snapshots that are known and not complete; the oldest is forgotten, and begun again if asked."""
 
 FAILED_MAX = 1024
+LOOK_SECONDS = 0.1
+"""Between two looks at whether another process has brought a file."""
 
 OnFault = Callable[[Remote, QuickthawError], None]
 
@@ -145,17 +148,28 @@ class RemoteOrigin:
         needs its base on the disk."""
         streamed = {component_path(part.digest) for part in manifest.components}
         streamed -= {component_path(base) for base in _bases(manifest, self._store)}
-        missing = [
-            each
+        places = Places(self._trusted(remotes), self._fault)
+        parts = described(manifest)
+        self._fetch(
+            Wanted(each, places, parts.get(each.digest))
             for each in manifest.files()
-            if each.path not in streamed and not (self._store.root / each.path).is_file()
-        ]
-        if missing:
-            places = Places(self._trusted(remotes), self._fault)
-            parts = described(manifest)
-            wanted = [Wanted(each, places, parts.get(each.digest)) for each in missing]
-            with self._store.writing():
-                Fetch(self._store.root, self.settings, lambda _: None).run(wanted)
+            if each.path not in streamed
+        )
+
+    def _fetch(self, files: Iterable[Wanted]) -> None:
+        """To the disk. What another process of this machine is bringing there is waited for."""
+        give_up = self._clock() + self.settings.retry_seconds
+        missing = list(files)
+        while missing := [
+            each for each in missing if not (self._store.root / each.stored.path).is_file()
+        ]:
+            try:
+                with self._store.writing():
+                    Fetch(self._store.root, self.settings, lambda _: None).run(missing)
+            except BeingFetched:
+                if self._clock() >= give_up:
+                    raise
+                time.sleep(LOOK_SECONDS)
 
     # ---- the loader's port ---------------------------------------------------------------------
 
@@ -238,9 +252,7 @@ class RemoteOrigin:
         stored = StoredFile(
             component_path(component.digest), component.digest, component.file_bytes
         )
-        with self._store.writing():
-            fetch = Fetch(self._store.root, self.settings, lambda _: None)
-            fetch.run([Wanted(stored, places, component)])
+        self._fetch([Wanted(stored, places, component)])
 
 
 def _bases(manifest: Manifest, store: SnapshotStore) -> set[str]:

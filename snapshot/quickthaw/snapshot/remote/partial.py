@@ -19,10 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quickthaw.snapshot.files import full_disk_named, make_folder, sync_directory
-from quickthaw.wire.errors import FailedPrecondition
+from quickthaw.wire.errors import Unavailable
 
 _HASH_BYTES = 4 * 1024 * 1024
 _JOURNAL_BYTES_MAX = 16 * 1024 * 1024
+
+
+class BeingFetched(Unavailable):
+    """Another process is bringing the same file into the same store."""
 
 
 class PartialFile:
@@ -144,7 +148,7 @@ class PartialFile:
 def arriving(folder: Path, digest: str, edges: tuple[int, ...]) -> Iterator[PartialFile]:
     """The partial file, new or as an earlier process left it, kept for this one alone.
 
-    Raises `FailedPrecondition` if another process is fetching it into this store.
+    Raises `BeingFetched` if another process is fetching it into this store.
     """
     with full_disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +174,7 @@ def _locked(path: Path, digest: str) -> int:
             raise BlockingIOError
     except BlockingIOError as error:
         os.close(journal)
-        raise FailedPrecondition(
+        raise BeingFetched(
             f"another process is fetching {digest[:12]} into {path.parent.parent}; wait for it, "
             "then repeat",
             metadata={"digest": digest},
