@@ -31,6 +31,7 @@ from quickthaw.client import (
     Model,
 )
 from quickthaw.snapshot import Snapshot, SnapshotStore
+from quickthaw.snapshot.files import FULL
 from quickthaw.wire.errors import (
     DeadlineExpired,
     ModelNotFound,
@@ -92,6 +93,9 @@ class Job:
         except asyncio.CancelledError:
             ended = False
             raise
+        except OSError as error:
+            logger.exception("%s failed on this machine", name)
+            ended = await self._tell_failure(_of_this_machine(error))
         except Exception as error:
             # With its traceback in our log; the tenant gets an opaque text.
             ended = await self._tell_failure(translate(error))
@@ -220,6 +224,7 @@ class Job:
             self._step(f"bringing the base {self._leased.base.id}")
             base = await asyncio.to_thread(base_in, store, self._leased.base)
             await asyncio.to_thread(staging.bring_base, base)
+        await asyncio.to_thread(staging.open_up)
         order = Order(
             source=str(source),
             hidden=staging.hidden,
@@ -265,3 +270,10 @@ class Job:
     def _drawing(self, step: str, done: int, steps: int, request_id: str) -> None:
         text = f"{step}, step {done} of {steps}" if steps else step
         self._now = replace(self._now, step=text, self_test_request_id=request_id)
+
+
+def _of_this_machine(error: OSError) -> QuickthawError:
+    """What no tenant can help, and another try, perhaps another packer, may be without."""
+    if error.errno in FULL:
+        return StorageFull("the packer's disk is full")
+    return Unavailable(f"the packer's machine does not work: {error.strerror}")

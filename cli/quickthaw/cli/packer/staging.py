@@ -27,6 +27,7 @@ from quickthaw.snapshot import Snapshot, SnapshotStore
 from quickthaw.wire.errors import QuickthawError, ResourceExhausted
 
 _READABLE_BY_OTHERS = 0o004
+_READABLE, _LISTABLE, _PASSABLE = 0o644, 0o755, 0o711
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,19 @@ class Staging:
             entry = pwd.getpwnam(self.user)
             for folder in (self.store, self.home):
                 os.chown(folder, entry.pw_uid, entry.pw_gid)
+            self.open_up()
+
+    def open_up(self) -> None:
+        """Lets who packs read what is here by now, whatever our umask is."""
+        if not self.user:
+            return
+        self.root.chmod(_PASSABLE)
+        for top in (self.files, self.base):
+            for folder, _, names in os.walk(top):
+                os.chmod(folder, _LISTABLE)
+                # The base's files are other names of the platform's own.
+                for name in names if top == self.files else ():
+                    os.chmod(os.path.join(folder, name), _READABLE)
 
     def check_room(self, bytes_max: int) -> None:
         """Raises ResourceExhausted once what was written by the process that packs is too much."""
@@ -128,7 +142,7 @@ class Staging:
             # Who packs may not be their owner, and changing their mode would change theirs.
             if self.user and not place.stat().st_mode & _READABLE_BY_OTHERS:
                 shutil.copyfile(place, target)
-                target.chmod(0o644)
+                target.chmod(_READABLE)
                 continue
             try:
                 os.link(place, target)
