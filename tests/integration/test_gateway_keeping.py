@@ -1,9 +1,10 @@
-"""How long what a call makes is kept, as its caller wishes."""
+"""What a caller wishes of its call by headers: how long what is made is kept, when it begins."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import msgpack
@@ -45,6 +46,18 @@ async def test_a_caller_says_how_long_what_is_made_is_kept(
             request_id = msgpack.unpackb(await socket.recv())["request_id"]
             assert rig.platform.requests[request_id].submitted.io_kept_ms == io_kept_ms
             await mark_of(tmp_path, seconds, request_id)
+
+
+async def test_an_input_of_a_session_must_begin_in_the_time_that_the_session_names(
+    tmp_path: Path,
+) -> None:
+    async with a_gateway(tmp_path) as rig:
+        async with connected(rig, REALTIME, {"x-fal-request-timeout": "30"}) as socket:
+            await socket.send('{"prompt": "x"}')
+            await socket.recv()
+        (request,) = rig.platform.requests.values()
+        in_seconds = request.submitted.start_deadline_unix_ms / 1000 - time.time()
+        assert 30 - PATIENCE_SECONDS < in_seconds <= 30
 
 
 async def test_a_wish_that_means_nothing_or_cannot_be_granted_is_refused(tmp_path: Path) -> None:

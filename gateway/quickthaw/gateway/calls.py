@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,15 +64,18 @@ class Call:
     def credential(self) -> Credential:
         return self.options.credential
 
-    def submission(self, *, keyed: bool = False) -> inference_pb2.SubmitRequest:
-        """`keyed`: with the caller's idempotency key. Raises MessageTooLarge."""
+    def submission(
+        self, *, keyed: bool = False, unattended: bool = False
+    ) -> inference_pb2.SubmitRequest:
+        """`keyed`: with the caller's idempotency key. `unattended`: the scheduler keeps the caller's
+        start timeout, for nobody here does. Raises MessageTooLarge."""
         input_json = render(self.input)
         if len(input_json) > INPUT_BYTES_MAX:
             raise MessageTooLarge(
                 f"the arguments are {len(input_json)} bytes of JSON and at most {INPUT_BYTES_MAX} "
                 "are taken; send large files by URL"
             )
-        return inference_pb2.SubmitRequest(
+        submission = inference_pb2.SubmitRequest(
             model=self.endpoint.full,
             input_json=input_json,
             priority=self.options.priority,
@@ -80,6 +84,9 @@ class Call:
             attempts_max=1 if self.options.no_retry else 0,
             io_kept_ms=int(1000 * (self.options.io_kept_seconds or 0)),
         )
+        if unattended and (seconds := self.options.start_timeout_seconds) is not None:
+            submission.start_deadline_unix_ms = int((time.time() + seconds) * 1000)
+        return submission
 
     def explain(self, error: QuickthawError) -> Exception:
         """A refusal of the arguments with the kind of each violation, anything else as it is."""

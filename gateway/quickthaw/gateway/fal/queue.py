@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
@@ -49,12 +47,10 @@ _TRUE = frozenset({"true", "1"})
 async def submit(request: Request) -> Response:
     """Arguments that do not fit are accepted as well: the result, and a webhook, tell of them."""
     call = await read_call(request, as_they_are=True)
-    submission = call.submission(keyed=True)
+    submission = call.submission(keyed=True, unattended=True)
     submission.accept_invalid_input = True
     submission.found_wrong.extend(found_wrong(call.found_wrong))
     submission.model_queue_max = _queue_max(request)
-    if (seconds := call.options.start_timeout_seconds) is not None:
-        submission.start_deadline_unix_ms = int((time.time() + seconds) * 1000)
     if url := request.query_params.get("fal_webhook"):
         submission.webhook.CopyFrom(
             webhook_target(call.gateway, url, webhooks_pb2.WEBHOOK_DIALECT_FAL)

@@ -40,7 +40,7 @@ class Runs:
         may be sent again. Raises what `pack` raises, and HttpError and errors of the platform for
         an input that was refused.
         """
-        submission = call.submission()
+        submission = call.submission(unattended=True)
         give_up = time.monotonic() + self._opened.gateway.limits.reconnect_seconds
         pause_seconds = PAUSE_SECONDS
         while True:
