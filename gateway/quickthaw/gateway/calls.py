@@ -67,8 +67,8 @@ class Call:
     def submission(
         self, *, keyed: bool = False, unattended: bool = False
     ) -> inference_pb2.SubmitRequest:
-        """`keyed`: with the caller's idempotency key. `unattended`: the scheduler keeps the caller's
-        start timeout, for nobody here does. Raises MessageTooLarge."""
+        """`keyed`: with the caller's idempotency key. `unattended`: with its start timeout, which
+        nobody here keeps. Raises MessageTooLarge."""
         input_json = render(self.input)
         if len(input_json) > INPUT_BYTES_MAX:
             raise MessageTooLarge(
