@@ -112,6 +112,12 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def key_id_of(secret: str) -> str | None:
+    """None if no key looks like that."""
+    match = _SECRET_PATTERN.fullmatch(secret)
+    return match[1] if match else None
+
+
 def new_key(
     *,
     tenant: str,
@@ -120,10 +126,11 @@ def new_key(
     now_ms: int,
     expires_ms: int = 0,
     limits: KeyLimits = UNLIMITED,
+    secret: str | None = None,
 ) -> tuple[KeyRecord, str]:
-    """The record to keep and the secret to hand out once."""
-    key_id = new_key_id()
-    secret = new_key_secret(key_id)
+    """The record to keep and the secret to hand out once; `secret`, if there is one already."""
+    key_id = (secret and key_id_of(secret)) or new_key_id()
+    secret = secret or new_key_secret(key_id)
     record = KeyRecord(
         key_id=key_id,
         tenant=tenant,
@@ -223,8 +230,8 @@ class KeyRing:
         if not authorization.startswith(_SCHEME):
             raise errors.Unauthenticated("the authorization must read 'Key qt_...'")
         secret = authorization.removeprefix(_SCHEME).strip()
-        match = _SECRET_PATTERN.fullmatch(secret)
-        record = await self._find(match[1]) if match else None
+        key_id = key_id_of(secret)
+        record = await self._find(key_id) if key_id is not None else None
         if record is None:
             raise _not_valid()
         secret_sha256 = hash_secret(secret)

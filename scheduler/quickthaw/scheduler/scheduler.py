@@ -22,7 +22,7 @@ from quickthaw.scheduler.decision_log import DecisionLog
 from quickthaw.scheduler.dispatcher import Dispatcher
 from quickthaw.scheduler.events_log import EventLimits, EventsLog
 from quickthaw.scheduler.explanations import ExplanationLimits, Explanations
-from quickthaw.scheduler.key_files import make_missing_keys
+from quickthaw.scheduler.key_files import provide_key_files
 from quickthaw.scheduler.key_uses import note_uses
 from quickthaw.scheduler.keys import KeyRecord, KeyRing
 from quickthaw.scheduler.live import LiveRequests
@@ -133,7 +133,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     except errors.QuickthawError:
         await store.close()
         raise
-    await make_missing_keys(settings, store, clock)
+    await provide_key_files(settings, store, clock)
     catalog = Catalog(limits.models_max)
     await bootstrap.load_catalog(store, catalog)
     weights = await store.reader.run(tenant_weights)
