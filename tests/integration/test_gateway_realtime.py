@@ -148,7 +148,7 @@ async def test_a_bad_input_is_told_and_the_connection_goes_on(
 
 async def test_a_message_of_64_mebibytes_is_taken(tmp_path: Path) -> None:
     async with a_gateway(tmp_path) as rig, connected(rig) as socket:
-        await socket.send(packed(prompt="x", image=bytes(64 * 1024 * 1024 - 100)))
+        await socket.send(packed(prompt="x", ballast=bytes(64 * 1024 * 1024 - 100)))
         # The model has no such argument, and arguments that a model has not are ignored.
         assert (await told(socket))["prompt"] == "x"
 
