@@ -1,18 +1,20 @@
 """The data directory's lock, and what others read from it."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from quickthaw.cli.up.datadir import KeptFiles, check_free, locked, write_json, write_targets
 from quickthaw.cli.up.process import Output, parse_ready_line
-from quickthaw.wire.errors import AddressInUse, FailedPrecondition, SettingsInvalid
+from quickthaw.wire.errors import AddressInUse, FailedPrecondition, SettingsInvalid, StorageFull
 from quickthaw.wire.process import Address
 
 
@@ -39,6 +41,17 @@ def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(SettingsInvalid, match="file/data"), locked(file / "data"):
+        pass
+
+
+def test_a_full_disk_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StorageFull, match=f"{tmp_path}: no space left"), locked(tmp_path):
         pass
 
 

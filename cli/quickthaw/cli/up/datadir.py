@@ -13,7 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, StorageFull
+from quickthaw.wire.errors import (
+    FailedPrecondition,
+    QuickthawError,
+    SettingsInvalid,
+    StorageFull,
+)
 from quickthaw.wire.process import Address, address_in_use
 
 LOCK_FILE = "up.lock"
@@ -33,9 +38,7 @@ def locked(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"{data_dir}: no space left to start a platform in") from error
-        raise SettingsInvalid(f"--data-dir {data_dir}: {error.strerror}") from error
+        raise _unusable(data_dir, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,11 +49,20 @@ def locked(data_dir: Path) -> Iterator[None]:
                 "another --data-dir",
                 metadata={"pid": holder},
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise _unusable(data_dir, error) from error
         yield
     finally:
         os.close(descriptor)
+
+
+def _unusable(data_dir: Path, error: OSError) -> QuickthawError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"{data_dir}: no space left to start a platform in")
+    return SettingsInvalid(f"--data-dir {data_dir}: {error.strerror}")
 
 
 def check_free(what: str, address: Address) -> None:
