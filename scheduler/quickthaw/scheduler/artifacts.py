@@ -6,12 +6,11 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
 from quickthaw.v1 import types_pb2
 from quickthaw.wire import errors, limits
@@ -22,20 +21,6 @@ if TYPE_CHECKING:
 STORED_AFTER_SECONDS_MAX = 2.0
 """How long after its request's end a file may be missing that will yet come."""
 LOOK_AGAIN_SECONDS = 0.05
-
-
-def open_blob_store(location: str) -> ObjectStore:
-    """A folder, made if missing, or an object-store URL. Raises SettingsInvalid."""
-    try:
-        if "://" in location:
-            return from_url(location)
-        folder = Path(location).expanduser().absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        return LocalStore(folder, automatic_cleanup=True)
-    except (BaseError, OSError, ValueError) as error:
-        raise errors.SettingsInvalid(
-            f"--blob-store {location!r} cannot be opened: {error}"
-        ) from error
 
 
 def request_id_of(uri: str) -> str:

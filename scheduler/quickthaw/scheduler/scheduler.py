@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIServer
 import grpc.aio
 
 from quickthaw.scheduler import bootstrap
-from quickthaw.scheduler.artifacts import Artifacts, open_blob_store
+from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.scheduler.auth import AuthInterceptor
 from quickthaw.scheduler.background import Background
 from quickthaw.scheduler.catalog import Catalog
@@ -40,6 +40,7 @@ from quickthaw.scheduler.store.recovery import tenant_weights
 from quickthaw.scheduler.store.store import Store, open_store
 from quickthaw.scheduler.worker_streams import WorkerStreams
 from quickthaw.wire import errors
+from quickthaw.wire.blob_store import open_blob_store
 from quickthaw.wire.process import Address, serve_metrics, watch_loop_lag
 
 logger = logging.getLogger(__name__)
