@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Mapping
@@ -57,7 +58,9 @@ def build_pipeline(
     parts |= {each.name: build_scheduler(each) for each in manifest.schedulers}
     chat = family_named(manifest.family).chat
     if chat is not None and parts["tokenizer"] is not None:
-        # A template is code. What a model brought as its own was compared with it when packing.
+        # A template is code. What a model brought as its own was compared with it when packing. On
+        # a copy that shares the vocabulary: other families frame prompts for the same tokenizer.
+        parts["tokenizer"] = copy.copy(parts["tokenizer"])
         parts["tokenizer"].chat_template = chat.template
     if extra := parts.keys() - takes.names:
         invalid(

@@ -13,7 +13,8 @@ import torch
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.wire.errors import SnapshotInvalid
-from support.flux2_models import BUILDERS, make, reference, tiny_flux2, tiny_klein
+from support.flux2_models import BUILDERS, PROMPT, make, reference, tiny_flux2, tiny_klein
+from support.language_models import tiny_z_image
 from support.snapshots import a_loader
 
 OTHER_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -74,6 +75,22 @@ def test_a_template_that_frames_prompts_otherwise_is_refused(family: str, tmp_pa
     original.tokenizer.chat_template = OTHER_TEMPLATE
     with pytest.raises(SnapshotInvalid, match="chat template frames a prompt otherwise"):
         pack(original, tmp_path)
+
+
+def test_models_that_share_a_tokenizer_frame_prompts_each_in_its_own_way(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    originals = tiny_klein(), tiny_z_image()
+    klein, z_image = (pack(each, store) for each in originals)
+    (one,), (other,) = (store.open(each).manifest.processors for each in (klein, z_image))
+    assert one.files == other.files
+    with a_loader(store) as loader, loader.load(klein) as first, loader.load(z_image) as second:
+        drawn = make(first.pipeline)
+        read = [
+            each.encode_prompt(PROMPT, device=torch.device("cpu"))[0][0]
+            for each in (originals[1], second.pipeline)
+        ]
+    assert torch.equal(drawn, make(originals[0]))
+    assert torch.equal(*read)
 
 
 @pytest.mark.parametrize(("distilled", "steps", "guidance"), [(True, 4, 1.0), (False, 50, 4.0)])
