@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from quickthaw.gateway.replicate import files
 from quickthaw.v1 import types_pb2
 from support.fake_inference import ALIAS, ALICE_KEY, BOB_KEY
 from support.gateway_rig import Rig, a_gateway
@@ -204,3 +205,22 @@ async def test_a_list_that_cannot_be_narrowed_down_is_not_given_whole(tmp_path: 
         for name in ("created_after", "created_before", "source"):
             refused = await rig.http.get(PREDICTIONS, params={name: "2026-01-01"})
             assert (refused.status_code, name in refused.json()["detail"]) == (422, True)
+
+
+async def test_a_list_of_files_goes_on_where_it_was_although_files_went_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PAGE_SIZE", 2)
+    async with a_gateway(tmp_path) as rig:
+        for number in range(5):
+            form = {"content": (f"{number}.txt", b"x", "text/plain")}
+            assert (await rig.http.post("/replicate/v1/files", files=form)).status_code == 201
+        seen: list[str] = []
+        path = "/replicate/v1/files"
+        while path:
+            page = (await rig.http.get(path)).json()
+            seen += [each["name"] for each in page["results"]]
+            last = page["results"][-1]["id"]
+            assert (await rig.http.delete(f"/replicate/v1/files/{last}")).status_code == 204
+            path = page["next"]
+        assert seen == ["4.txt", "3.txt", "2.txt", "1.txt", "0.txt"]

@@ -59,14 +59,18 @@ async def create(request: Request) -> Response:
 async def list_files(request: Request) -> Response:
     """Newest first; only what was brought here."""
     gateway, uploads, tenant = await _known(request)
-    found = await uploads.with_note(tenant, NOTE)
+    found = sorted(await uploads.with_note(tenant, NOTE), key=_place, reverse=True)
     after = request.query_params.get("cursor", "")
-    ids = [stored.file_id for stored in found]
-    start = ids.index(after) + 1 if after in ids else 0
-    shown = found[start : start + PAGE_SIZE]
+    rest = [each for each in found if not after or _place(each) < after]
+    shown = rest[:PAGE_SIZE]
     results = [_file_json(gateway, each, await _note(uploads, each)) for each in shown]
-    more = len(found) > start + PAGE_SIZE
-    return json_response(page(gateway, "files", results, shown[-1].file_id if more else None))
+    following = _place(shown[-1]) if len(rest) > PAGE_SIZE else None
+    return json_response(page(gateway, "files", results, following))
+
+
+def _place(stored: StoredFile) -> str:
+    """In the list, for whoever goes on from there when the file may be gone."""
+    return f"{int(stored.created_seconds * 1000):015}-{stored.file_id}"
 
 
 async def get(request: Request) -> Response:

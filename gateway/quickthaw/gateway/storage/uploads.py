@@ -7,6 +7,7 @@ its name appears in no URL. A file never changes; it ends when it expires.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -36,6 +37,7 @@ from quickthaw.wire.uploads import (
 PARTS_MAX: Final = 10_000
 KIND: Final = "upload"
 _USAGE_SECONDS: Final = 60.0
+_FOUND_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +207,20 @@ class Uploads:
         return await self.blobs.read_small(folder_of(stored.file_id) + name, RECORD_BYTES_MAX)
 
     async def with_note(self, tenant: str, name: str) -> list[StoredFile]:
-        """A tenant's files that have this note, newest first."""
-        found: list[StoredFile] = []
-        async for blob in self.blobs.under(f"uploads/{self._owner(tenant)}/"):
-            _, owner, rest, *last = blob.key.split("/")
-            if last == [name]:
+        """A tenant's files that have this note."""
+        slots = asyncio.Semaphore(_FOUND_AT_ONCE)
+
+        async def found(file_id: str) -> StoredFile | None:
+            async with slots:
                 try:
-                    found.append(await self.find(owner + rest))
+                    return await self.find(file_id)
                 except ArtifactNotFound:
-                    continue  # It has expired.
-        return sorted(found, key=lambda stored: stored.created_seconds, reverse=True)
+                    return None  # It has expired.
+
+        keys = [blob.key async for blob in self.blobs.under(f"uploads/{self._owner(tenant)}/")]
+        parts = [key.split("/") for key in keys]
+        ids = [owner + rest for _, owner, rest, *last in parts if last == [name]]
+        return [each for each in await asyncio.gather(*map(found, ids)) if each is not None]
 
     async def delete(self, file_id: str) -> None:
         await self.blobs.delete_all(folder_of(file_id))
