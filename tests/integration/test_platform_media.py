@@ -22,6 +22,7 @@ from quickthaw.cli.pointing import Place, variables
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from support import fal_media_script
+from support.flux2_models import tiny_klein
 from support.other_models import tiny_audio, tiny_svd, tiny_wan
 from support.picture_models import tiny_kontext, tiny_wan_both
 from support.platform import Platform, running_platform
@@ -32,6 +33,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "audio": tiny_audio,
     "both": tiny_wan_both,
     "kontext": tiny_kontext,
+    "klein": tiny_klein,
 }
 FILM = ("num_frames=9", "fps=6", "image_size=64x32", "num_inference_steps=2", "seed=7")
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -52,7 +54,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 def by_fal(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the script got."""
     picture = tmp_path_factory.mktemp("picture") / "gradient.png"
-    Image.linear_gradient("L").resize((64, 32)).convert("RGB").save(picture)
+    Image.linear_gradient("L").resize((128, 64)).convert("RGB").save(picture)
     place = Place(platform.ready["http"], platform.key, platform.data_dir / "tls")
     done = subprocess.run(
         [sys.executable, fal_media_script.__file__, str(picture)],
@@ -112,6 +114,12 @@ def test_fals_client_gets_a_picture_changed_as_it_says(by_fal: Any) -> None:
     (picture,) = by_fal["kontext"]["images"]
     assert (picture["width"], picture["height"], picture["content_type"]) == (64, 32, "image/png")
     assert by_fal["kontext"]["prompt"] == "make it blue"
+
+
+def test_fals_client_gets_a_picture_made_after_several(by_fal: Any) -> None:
+    (picture,) = by_fal["klein"]["images"]
+    assert (picture["width"], picture["height"]) == (64, 32)
+    assert by_fal["klein"]["seed"] == 7
 
 
 def test_openais_edits_go_to_a_model_that_changes_pictures(platform: Platform) -> None:

@@ -30,6 +30,15 @@ def main(picture: str) -> None:
             "image_size": FILM["image_size"],
         },
     )
+    told["klein"] = fal_client.subscribe(
+        "test/klein",
+        {
+            **STEPS,
+            "prompt": "both of them",
+            "image_urls": [uploaded, uploaded],
+            "image_size": FILM["image_size"],
+        },
+    )
     told["audio"] = fal_client.subscribe(
         "test/audio", {**STEPS, "prompt": "a red circle", "seconds_total": 4}
     )
