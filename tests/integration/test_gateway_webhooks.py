@@ -215,10 +215,10 @@ async def test_a_long_queue_is_refused_to_who_asked_for_a_short_one(tmp_path: Pa
             assert answer.status_code == 200
         refused = await whole.http.post(QUEUE, params=wanted, json={"prompt": "x"})
         assert refused.status_code == 429
-        wrong = await whole.http.post(
-            QUEUE, params={"fal_max_queue_length": "few"}, json={"prompt": "x"}
-        )
-        assert wrong.status_code == 400
+        for text in ("few", "0", f"{1:012}9999999999"):
+            wanted = {"fal_max_queue_length": text}
+            wrong = await whole.http.post(QUEUE, params=wanted, json={"prompt": "x"})
+            assert wrong.status_code == 400
 
 
 async def test_without_retries_a_lost_worker_ends_the_request(tmp_path: Path) -> None:

@@ -20,7 +20,14 @@ def test_a_version_is_that_of_one_model_and_one_snapshot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefer", "seconds"), [("", 0), ("wait", 59.75), ("wait=10", 9.75), ("respond-async", 0)]
+    ("prefer", "seconds"),
+    [
+        ("", 0),
+        ("wait", 59.75),
+        ("wait=10", 9.75),
+        ("respond-async", 0),
+        ("respond-async, wait = 5", 4.75),
+    ],
 )
 def test_an_answer_comes_a_little_before_the_clients_patience_ends(
     prefer: str, seconds: float
@@ -28,7 +35,7 @@ def test_an_answer_comes_a_little_before_the_clients_patience_ends(
     assert wait_seconds({"prefer": prefer}) == seconds
 
 
-@pytest.mark.parametrize("prefer", ["wait=0", "wait=61", "wait=soon", "wait=-1"])
+@pytest.mark.parametrize("prefer", ["wait=0", "wait=61", "wait=00600", "wait=soon", "wait=-1"])
 def test_a_wait_that_cannot_be_is_refused(prefer: str) -> None:
     with pytest.raises(HttpError):
         wait_seconds({"prefer": prefer})

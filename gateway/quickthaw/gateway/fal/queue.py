@@ -133,7 +133,8 @@ def _queue_max(request: Request) -> int:
     text = request.query_params.get("fal_max_queue_length", "")
     if not text:
         return 0
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:12]) <= QUEUE_LENGTH_MAX:
+    is_short_number = len(text) <= 12 and text.isascii() and text.isdecimal()
+    if not is_short_number or not 0 < int(text) <= QUEUE_LENGTH_MAX:
         raise HttpError(
             400,
             f"fal_max_queue_length is {text[:40]!r}: give a whole number from 1 to "

@@ -57,14 +57,18 @@ def _events(body: JsonObject) -> tuple[str, ...]:
 
 def wait_seconds(headers: Mapping[str, str]) -> float:
     """How long the answer may wait for the end; 0 if it should not. Raises HttpError 422."""
-    preference = headers.get("prefer", "").strip().lower()
-    name, _, value = preference.partition("=")
-    if name.strip() != "wait":
-        return 0.0
-    if not value:
+    for preference in headers.get("prefer", "").lower().split(","):
+        name, _, value = preference.partition("=")
+        if name.strip() == "wait":
+            return _wait_seconds(value.strip())
+    return 0.0
+
+
+def _wait_seconds(text: str) -> float:
+    if not text:
         return WAIT_SECONDS_MAX - WAIT_MARGIN_SECONDS
-    text = value.strip()
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:4]) <= WAIT_SECONDS_MAX:
+    is_short_number = len(text) <= 4 and text.isascii() and text.isdecimal()
+    if not is_short_number or not 1 <= int(text) <= WAIT_SECONDS_MAX:
         raise invalid("Prefer", "wait must be 1 to 60 seconds")
     return int(text) - WAIT_MARGIN_SECONDS
 
