@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec, hosted
+from quickthaw.cli.fleet import Exited, Provisioner, Ready, WorkerSpec, hosted, local
 from quickthaw.cli.fleet.hosted import WorkerHost
 from quickthaw.cli.fleet.local import LocalFleet
 from quickthaw.cli.fleet.ray import RayFleet
@@ -229,6 +229,23 @@ async def test_a_worker_that_cannot_be_asked_for_leaves_nothing_open(
     await fleet.create(a_spec(tmp_path, "w-1"))
     assert (await the_next(changes)).worker_id == "w-1"
     await fleet.close()
+
+
+async def test_a_host_that_does_nothing_any_more_ends_with_the_fleet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setattr(hosted, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(local, "KILL_MARGIN_SECONDS", 0.0)
+    fleet = LocalFleet(tmp_path / "logs", gpus=0, module=HOST)
+    changes = fleet.watch()
+    await fleet.create(a_spec(tmp_path))
+    worker = (await the_next(changes)).pid
+    os.kill(parent_of(worker), signal.SIGSTOP)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await fleet.close()
+        assert (await anext(changes)).status == -signal.SIGKILL
+        await ended(worker)
 
 
 async def test_a_host_that_cannot_start_is_told_with_what_it_said(tmp_path: Path) -> None:

@@ -131,14 +131,15 @@ class WorkerHost:
         return worker
 
     async def stop_worker(self, worker: HostedWorker, worker_id: str, grace_seconds: float) -> int:
-        """SIGTERM, and SIGKILL if that takes longer than `grace_seconds`; the exit status."""
-        await self._signal(worker_id, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(grace_seconds):
-                return await worker.exited()
-        except TimeoutError:
-            await self._signal(worker_id, signal.SIGKILL)
-            return await worker.exited()
+        """SIGTERM, and SIGKILL if that takes longer than `grace_seconds`; the exit status. A host
+        that passes on neither is killed."""
+        for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, CLOSE_SECONDS)):
+            await self._signal(worker_id, number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    return await worker.exited()
+        self.kill()
+        return await worker.exited()
 
     async def close(self) -> None:
         """When its workers have ended."""
