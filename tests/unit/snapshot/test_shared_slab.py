@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,32 +161,38 @@ def test_a_process_killed_at_any_moment_leaves_nothing_wrong(
     """Whatever the next one takes over is whole: it is checked, and nothing fails the check."""
     chance = random.Random(11)
     store = SnapshotStore(packed[0])
-    parts = {
-        part.digest: part for digest in store for part in store.open(digest).manifest.components
-    }
     adopted = 0
-    for _ in range(3):
-        arguments = [str(descriptor), str(SLAB_BYTES), str(packed[0])]
-        with subprocess.Popen(
-            [sys.executable, "-m", filling.__name__, *arguments],
-            cwd=Path(filling.__file__).parents[1],
-            pass_fds=(descriptor,),
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+    arguments = [str(descriptor), str(SLAB_BYTES), str(packed[0])]
+    with subprocess.Popen(
+        [sys.executable, "-m", filling.__name__, *arguments],
+        cwd=Path(filling.__file__).parents[1],
+        pass_fds=(descriptor,),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(6):
+            print(file=process.stdin, flush=True)
+            child = int(process.stdout.readline())
             for _ in range(chance.randrange(1, 25)):
                 process.stdout.readline()
-            process.kill()
-        slab = a_slab(descriptor)
-        loader = Loader(store, CpuDevice(1 << 30), slab, readers=2)
-        for digest, line in loader.residency().items():
-            if Tier.PINNED not in line.tiers:
-                continue
-            report = loader.promote(digest, Tier.VRAM)
-            assert report.source is Tier.PINNED, f"{parts[digest].name} had to be read again"
-            adopted += 1
-        loader.close()
-        slab.close()
+            os.kill(child, signal.SIGKILL)
+            while process.stdout.readline() != "\n":
+                pass
+            adopted += taken_over(store, descriptor)
     assert adopted > 0
+
+
+def taken_over(store: SnapshotStore, descriptor: int) -> int:
+    """How many components the next process finds, each of them whole."""
+    slab = a_slab(descriptor)
+    loader = Loader(store, CpuDevice(1 << 30), slab, readers=2)
+    found = [digest for digest, line in loader.residency().items() if Tier.PINNED in line.tiers]
+    for digest in found:
+        report = loader.promote(digest, Tier.VRAM)
+        assert report.source is Tier.PINNED, f"{digest} had to be read again"
+    loader.close()
+    slab.close()
+    return len(found)
