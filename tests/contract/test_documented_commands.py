@@ -32,11 +32,27 @@ FILES = ("style.safetensors", "my-lora.safetensors", "mine.jsonl", "prices.toml"
 FOLDERS = ("my-diffusers-folder", "mine")
 
 
-def flags_of(part: str) -> set[str]:
+def help_of(part: str) -> str:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         PARTS[part]()
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", said.getvalue()))
+    return said.getvalue()
+
+
+def flags_of(part: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_of(part)))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_parts_help_says_of_every_flag_what_it_is(part: str) -> None:
+    options = re.split(r"\n  (?=-)", help_of(part))[1:]
+    silent = [
+        option
+        for option in options
+        if not re.search(r"(\s{2,}|\n\s+)[A-Za-z$].* .*", option.split("\n\n")[0])
+    ]
+    assert silent == []
+    assert len(options) > 10
 
 
 @pytest.mark.parametrize("command", OURS, ids=str)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from quickthaw.wire.errors import SettingsInvalid
@@ -14,109 +15,139 @@ from quickthaw.wire.process import Address
 WEBHOOK_SECONDS_MAX = 240.0
 """With what a lease has beside, as long as a scheduler lends a webhook."""
 
+Number = TypeVar("Number", int, float)
+
+
+def _limit(default: Number, text: str) -> Number:
+    """A dataclass field for one limit; its name with dashes is the flag."""
+    value: Number = field(default=default, metadata={"help": text})
+    return value
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what callers can make the gateway hold, wait for or send."""
 
-    connections_max: int = 4096
-    """Open HTTP connections; one more is answered 503 and closed."""
-    header_bytes_max: int = 32 * 1024
-    """Request line and headers together."""
-    header_seconds: float = 10.0
-    """From a connection's (or a request's) first byte to the end of its headers; and for the rest
-    of a body that was answered before it was read."""
-    body_bytes_max: int = 16 * 1024 * 1024
-    """Of a call, with files as data: URIs in it; uploads have their own limits."""
-    bodies_bytes_max: int = 512 * 1024 * 1024
-    """Of all bodies and WebSockets' messages that are arriving, and of such messages that wait for
-    their turn; what is more is answered 503, or its WebSocket closed with 1013."""
-    body_seconds: float = 60.0
-    """For a body, or a WebSocket's message, to arrive in whole."""
-    keep_alive_seconds: int = 75
-    """How long an idle connection stays open between requests."""
-    call_seconds: float = 30.0
-    """One short call to the scheduler."""
-    reconnect_seconds: float = 5.0
-    """How long calls wait for a scheduler that is not there, such as one that restarts."""
-    run_seconds_max: float = 3600.0
-    """One synchronous run or stream, queueing included; then it is cancelled."""
-    stall_seconds: float = 30.0
-    """How long a reader may take nothing of an answer before it is cut off; one that has vanished
-    while there is nothing to tell it is noticed after three times as long."""
-    ping_seconds: float = 10.0
-    """Silence on an event stream after which a comment keeps it alive."""
-    websockets_max: int = 4096
-    """Open WebSockets; one more is answered 503. They count as connections as well."""
-    websocket_ping_seconds: float = 20.0
-    """Between the pings of an open WebSocket, and how long an answer may take."""
-    realtime_idle_seconds: float = 60.0
-    """Without an input, after which a realtime session ends."""
-    followed_events_max: int = 512
-    """Of one request, kept for its listeners; one that is further behind is cut off."""
-    followed_bytes_max: int = 4 * 1024 * 1024
-    """The same in bytes."""
-    uploads_max: int = 64
-    """Files and parts that are written at once, some megabytes of memory each; others wait."""
-    upload_file_bytes_max: int = 16 * 1024 * 1024 * 1024
-    upload_part_bytes_max: int = 128 * 1024 * 1024
-    upload_tenant_bytes_max: int = 256 * 1024 * 1024 * 1024
-    """All files of one tenant."""
-    upload_seconds: float = 30 * 24 * 3600.0
-    """How long an uploaded file is kept whose owner did not say."""
-    upload_partial_seconds: float = 24 * 3600.0
-    """After which an upload in parts that was not completed is given up and deleted."""
-    upload_token_seconds: float = 3600.0
-    """How long a token for uploads, and a URL to upload to, are good."""
-    input_file_bytes_max: int = 32 * 1024 * 1024
-    """Of a file that an argument names."""
-    input_seconds: float = 30.0
-    """For fetching one, redirects included."""
-    input_pixels_max: int = 40 * 1024 * 1024
-    input_side_max: int = 14_142
-    input_side_min: int = 8
-    input_pictures_max: int = 8
-    """In one list of them."""
-    inputs_decoded_max: int = 2
-    """Pictures that are decoded at once, some bytes of memory a pixel each; others wait."""
-    input_kept_seconds: float = 7 * 24 * 3600.0
-    """How long a worker can still find one, if its request waits."""
-    loras_max: int = 4
-    """That one request may name."""
-    lora_file_bytes_max: int = 2 * 1024 * 1024 * 1024
-    """Of one that an argument names."""
-    lora_seconds: float = 600.0
-    """For fetching one, redirects included."""
-    lora_fresh_seconds: float = 3600.0
-    """After which a URL's server is asked whether its file is still the same."""
-    loras_fetched_max: int = 4
-    """At once; others wait."""
-    loras_stored_bytes_max: int = 64 * 1024 * 1024 * 1024
-    """Of all that are kept in the blob store; the least recently used goes first."""
-    loras_stored_max: int = 10_000
-    lora_kept_seconds: float = 3600.0
-    """After a request named it, in which a worker still finds one if the request waits."""
-    sweep_seconds: float = 60.0
-    """Between two looks for files that have expired."""
-    tls_check_seconds: float = 60.0
-    """Between two looks whether the operator's certificate was renewed."""
-    drain_seconds: int = 30
-    """From SIGTERM until requests that are still open are cut off."""
-    inline_bytes_max: int = 32 * 1024 * 1024
-    """All files of one answer as data: URIs; beyond it they are links."""
-    log_lines_max: int = 1000
-    """Lines of one request's log in an answer; the newest are kept."""
-    models_cached_max: int = 1024
-    models_listed_max: int = 10_000
-    model_cache_seconds: float = 5.0
-    webhook_deliveries_max: int = 32
-    """Webhooks that are delivered at once."""
-    webhook_seconds: float = 15.0
-    """One attempt to deliver, from resolving the name to the answer."""
-    webhook_progress_tries: int = 3
-    """Of what Replicate's callers are told before the end; the end has tries of its own."""
-    previews_per_stream: int = 8
-    """How many previews a stream asks the model for, spread over its steps."""
+    connections_max: int = _limit(
+        4096, "open HTTP connections; one more is answered 503 and closed"
+    )
+    header_bytes_max: int = _limit(32 * 1024, "request line and headers together")
+    header_seconds: float = _limit(
+        10.0,
+        "from a connection's (or a request's) first byte to the end of its headers; also for the "
+        "rest of a body that was answered before it was read",
+    )
+    body_bytes_max: int = _limit(
+        16 * 1024 * 1024, "of a call, with files as data: URIs in it; uploads have their own limits"
+    )
+    bodies_bytes_max: int = _limit(
+        512 * 1024 * 1024,
+        "of all bodies and WebSockets' messages that are arriving, and of such messages that wait "
+        "for their turn; what is more is answered 503, or its WebSocket closed with 1013",
+    )
+    body_seconds: float = _limit(60.0, "for a body, or a WebSocket's message, to arrive in whole")
+    keep_alive_seconds: int = _limit(75, "how long an idle connection stays open between requests")
+    call_seconds: float = _limit(30.0, "one short call to the scheduler")
+    reconnect_seconds: float = _limit(
+        5.0, "how long calls wait for a scheduler that is not there, such as one that restarts"
+    )
+    run_seconds_max: float = _limit(
+        3600.0, "one synchronous run or stream, queueing included; then it is cancelled"
+    )
+    stall_seconds: float = _limit(
+        30.0,
+        "how long a reader may take nothing of an answer before it is cut off; one that has "
+        "vanished while there is nothing to tell it is noticed after three times as long",
+    )
+    ping_seconds: float = _limit(
+        10.0, "silence on an event stream after which a comment keeps it alive"
+    )
+    websockets_max: int = _limit(
+        4096, "open WebSockets; one more is answered 503. They count as connections as well"
+    )
+    websocket_ping_seconds: float = _limit(
+        20.0, "between the pings of an open WebSocket, and how long an answer may take"
+    )
+    realtime_idle_seconds: float = _limit(
+        60.0, "without an input, after which a realtime session ends"
+    )
+    followed_events_max: int = _limit(
+        512, "events of one request, kept for its listeners; one that is further behind is cut off"
+    )
+    followed_bytes_max: int = _limit(4 * 1024 * 1024, "the same, in bytes")
+    uploads_max: int = _limit(
+        64, "files and parts that are written at once, some megabytes of memory each; others wait"
+    )
+    upload_file_bytes_max: int = _limit(16 * 1024 * 1024 * 1024, "of one uploaded file")
+    upload_part_bytes_max: int = _limit(128 * 1024 * 1024, "of one part of an upload")
+    upload_tenant_bytes_max: int = _limit(
+        256 * 1024 * 1024 * 1024, "all uploaded files of one tenant"
+    )
+    upload_seconds: float = _limit(
+        30 * 24 * 3600.0, "how long an uploaded file is kept whose owner did not say"
+    )
+    upload_partial_seconds: float = _limit(
+        24 * 3600.0, "after which an upload in parts that was not completed is deleted"
+    )
+    upload_token_seconds: float = _limit(
+        3600.0, "how long a token for uploads, and a URL to upload to, are good"
+    )
+    input_file_bytes_max: int = _limit(32 * 1024 * 1024, "of a file that an argument names")
+    input_seconds: float = _limit(
+        30.0, "for fetching a file that an argument names, redirects included"
+    )
+    input_pixels_max: int = _limit(40 * 1024 * 1024, "of a picture that an argument names")
+    input_side_max: int = _limit(14_142, "its longer side, in pixels")
+    input_side_min: int = _limit(8, "its shorter side, in pixels")
+    input_pictures_max: int = _limit(8, "pictures in one list of an argument")
+    inputs_decoded_max: int = _limit(
+        2, "pictures that are decoded at once, some bytes of memory a pixel each; others wait"
+    )
+    input_kept_seconds: float = _limit(
+        7 * 24 * 3600.0, "how long a worker can still find such a file, if its request waits"
+    )
+    loras_max: int = _limit(4, "LoRAs that one request may name")
+    lora_file_bytes_max: int = _limit(2 * 1024 * 1024 * 1024, "of a LoRA that an argument names")
+    lora_seconds: float = _limit(600.0, "for fetching a LoRA, redirects included")
+    lora_fresh_seconds: float = _limit(
+        3600.0, "after which the server of a LoRA's URL is asked whether its file is still the same"
+    )
+    loras_fetched_max: int = _limit(4, "LoRAs fetched at once; others wait")
+    loras_stored_bytes_max: int = _limit(
+        64 * 1024 * 1024 * 1024,
+        "all LoRAs kept in the blob store; the least recently used goes first",
+    )
+    loras_stored_max: int = _limit(10_000, "the same, in files")
+    lora_kept_seconds: float = _limit(
+        3600.0,
+        "after a request named a LoRA, in which a worker still finds it if the request waits",
+    )
+    sweep_seconds: float = _limit(60.0, "between two looks for files that have expired")
+    tls_check_seconds: float = _limit(
+        60.0, "between two looks whether the operator's certificate was renewed"
+    )
+    drain_seconds: int = _limit(30, "from SIGTERM until requests that are still open are cut off")
+    inline_bytes_max: int = _limit(
+        32 * 1024 * 1024, "all files of one answer as data: URIs; beyond it they are links"
+    )
+    log_lines_max: int = _limit(
+        1000, "lines of one request's log in an answer; the newest are kept"
+    )
+    models_cached_max: int = _limit(1024, "models whose schemas are kept in memory")
+    models_listed_max: int = _limit(10_000, "models in one list")
+    model_cache_seconds: float = _limit(
+        5.0, "how long a model's schema is believed without asking again"
+    )
+    webhook_deliveries_max: int = _limit(32, "webhooks that are delivered at once")
+    webhook_seconds: float = _limit(
+        15.0, "one attempt to deliver, from resolving the name to the answer"
+    )
+    webhook_progress_tries: int = _limit(
+        3, "tries to tell Replicate's callers of a step before the end, which has tries of its own"
+    )
+    previews_per_stream: int = _limit(
+        8, "how many previews a stream asks the model for, spread over its steps"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +251,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serves the HTTP APIs of a Quickthaw platform.",
     )
     parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="its gRPC address")
-    parser.add_argument("--http", default="127.0.0.1:7080", metavar="HOST:PORT")
+    parser.add_argument(
+        "--http", default="127.0.0.1:7080", metavar="HOST:PORT", help="where to serve (%(default)s)"
+    )
     parser.add_argument(
         "--public-url", metavar="URL", help="the base of every URL in an answer, as callers see it"
     )
@@ -272,15 +305,18 @@ def _parser() -> argparse.ArgumentParser:
         help="let only pages of this origin call from a browser; may be repeated; any if absent",
     )
     parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="the least that is told (%(default)s)",
     )
-    parser.add_argument("--log-json", action="store_true")
+    parser.add_argument("--log-json", action="store_true", help="one JSON object a line")
     for entry in fields(Limits):
         parser.add_argument(
             "--" + entry.name.replace("_", "-"),
             type=type(entry.default),
             default=entry.default,
             metavar="N",
-            help=f"limit; {entry.default} if not given",
+            help=f"{entry.metadata['help']} (default {entry.default})",
         )
     return parser

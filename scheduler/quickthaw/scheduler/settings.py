@@ -213,7 +213,9 @@ def _parser() -> _Parser:
         help="a weight or bound of placement, as `quickthaw bench simulate --set` tries it; may be "
         "given several times",
     )
-    parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
+    parser.add_argument(
+        "--log-level", default="info", choices=LOG_LEVELS, help="the least that is told"
+    )
     parser.add_argument("--log-json", action="store_true", help="one JSON object per log line")
     limits = parser.add_argument_group("limits")
     for each in dataclasses.fields(Limits):

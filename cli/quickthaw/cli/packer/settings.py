@@ -8,35 +8,43 @@ import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TypeVar
 
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
+Number = TypeVar("Number", int, float)
+
+
+def _limit(default: Number, text: str) -> Number:
+    """A dataclass field for one limit; its name with dashes is the flag."""
+    value: Number = field(default=default, metadata={"help": text})
+    return value
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what one deployment can take. Each is a flag."""
 
-    pack_bytes_max: int = 32 << 30
-    """Memory of the process that reads a tenant's files; mapped files are not counted."""
-    pack_disk_bytes_max: int = 256 << 30
-    """Of files that it writes; looked at with each report."""
-    pack_seconds_max: float = 3600.0
-    """From its start to its end."""
-    fetch_seconds_max: float = 3600.0
-    """For all files of a deployment."""
-    test_seconds_max: float = 900.0
-    """For the self-test, queueing and starting a worker included."""
-    lease_seconds: float = 15.0
-    """Silence after which another packer begins anew."""
-    report_seconds: float = 2.0
-    """Between two reports of how far it is."""
-    keep_seconds: float = 3600.0
-    """How long what a try has fetched and packed is kept for the next one."""
-    wait_seconds: float = 10.0
-    """How long one question for work may stay open."""
+    pack_bytes_max: int = _limit(
+        32 << 30, "memory of the process that reads a tenant's files; mapped files are not counted"
+    )
+    pack_disk_bytes_max: int = _limit(
+        256 << 30, "disk for the files that it writes; looked at with each report"
+    )
+    pack_seconds_max: float = _limit(3600.0, "for that process, from its start to its end")
+    fetch_seconds_max: float = _limit(3600.0, "for all files of a deployment")
+    test_seconds_max: float = _limit(
+        900.0, "for the self-test, queueing and starting a worker included"
+    )
+    lease_seconds: float = _limit(15.0, "silence after which another packer begins anew")
+    report_seconds: float = _limit(2.0, "between two reports of how far it is")
+    keep_seconds: float = _limit(
+        3600.0, "how long what a try has fetched and packed is kept for the next one"
+    )
+    wait_seconds: float = _limit(10.0, "how long one question for work may stay open")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +157,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not start where that process could reach other files or the network",
     )
-    parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
+    parser.add_argument(
+        "--log-level", default="info", choices=LOG_LEVELS, help="the least that is told"
+    )
     for entry in fields(Limits):
         parser.add_argument(
             _flag(entry.name),
             type=type(entry.default),
             default=entry.default,
             metavar="N",
-            help=f"limit; {entry.default} if not given",
+            help=f"{entry.metadata['help']} (default {entry.default})",
         )
     return parser
