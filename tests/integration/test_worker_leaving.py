@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from quickthaw.v1 import types_pb2
 from quickthaw.wire import errors
+from quickthaw.worker import process
+from quickthaw.worker.engine import DiffusionEngine
+from quickthaw.worker.families.noop import NoopEngine
 from support.fake_scheduler import FakeScheduler, Session
+from support.patience import PATIENCE_SECONDS
 from support.workers import RunningWorker, a_worker
 
 SUCCEEDED = types_pb2.REQUEST_STATE_SUCCEEDED
@@ -122,3 +127,24 @@ async def test_a_drain_that_the_scheduler_asks_for_ends_the_process_when_nothing
     assert (await session.finished("a1")).outcome == SUCCEEDED
     await session.next("goodbye")
     await worker.done
+
+
+async def test_a_run_that_never_ends_keeps_no_worker_from_leaving(
+    scheduler: FakeScheduler, worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    monkeypatch.setattr(process, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(NoopEngine, "run", hang)
+    monkeypatch.setattr(DiffusionEngine, "close", hang)  # which waits for its threads
+    session = await welcomed(scheduler)
+    await worker.ready.wait()
+    session.assign("a1", input_json=FOREVER)
+    await session.next("running", "a1")
+    worker.worker.terminate()
+    worker.worker.terminate()
+    await session.next("goodbye")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await worker.done

@@ -49,7 +49,8 @@ _RECONNECT_OPTIONS = [
 ]
 
 STOP_SECONDS = 10.0
-"""For runs to notice that they are cancelled, before the process goes anyway."""
+"""For preparation to end, and for runs to notice that they are cancelled, before the process goes
+anyway."""
 
 
 class Worker:
@@ -199,11 +200,13 @@ class Worker:
         await self._drain()
         # Preparation may still hold the loader's thread; it cannot be interrupted.
         with contextlib.suppress(Exception):
-            await start
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.shield(start)
         await self._agent.leave()
         if self._peers is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._peers.close)
-        await self._diffusion.close()
+        if start.done() and self.shell.machine.idle:
+            await self._diffusion.close()  # otherwise a thread hangs, and ends with the process
 
     async def _start(self) -> None:
         checking = check_blob_store(self._settings.blob_store)
