@@ -23,6 +23,7 @@ from quickthaw.v1 import (
 from quickthaw.wire import errors, limits
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker, now_ms
+from support.patience import PATIENCE_SECONDS
 from support.schedulers import FAST, Caller, Running, a_model, a_scheduler, submission
 
 CALL, ADMIN, WORKER = billing_pb2.SCOPE_CALL, billing_pb2.SCOPE_ADMIN, billing_pb2.SCOPE_WORKER
@@ -86,6 +87,16 @@ async def test_a_call_without_any_key_is_refused(running: Running) -> None:
         error = await refusal(raw_submit(channel)(b""))
     assert isinstance(error, errors.Unauthenticated)
     assert "admin.key" in error.message
+
+
+async def test_who_has_no_key_is_refused_before_anything_is_read_of_the_call(
+    running: Running,
+) -> None:
+    """So that strangers neither fill the scheduler with messages nor hold calls open."""
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        submit: Any = channel.stream_unary("/quickthaw.v1.Inference/Submit")
+        silent = await refusal(submit(timeout=PATIENCE_SECONDS))
+    assert isinstance(silent, errors.Unauthenticated)
 
 
 async def test_a_key_may_do_what_its_scope_says_and_nothing_else(running: Running) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import NoReturn, TypeVar, cast
+from typing import TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -140,7 +140,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         try:
             await self._admit(handler_call_details)
         except errors.QuickthawError as error:
-            return _refusal(handler, error)
+            return cast("grpc.RpcMethodHandler[_Request, _Response]", _refusal(error))
         return handler
 
     async def _admit(self, details: grpc.HandlerCallDetails) -> None:
@@ -163,30 +163,17 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         _recheck.set(lambda: self._keys.recheck(who, self._clock.now_ms()))
 
 
-def _refusal(
-    handler: grpc.RpcMethodHandler[_Request, _Response], error: errors.QuickthawError
-) -> grpc.RpcMethodHandler[_Request, _Response]:
-    """A handler of the same kind that only raises."""
+def _refusal(error: errors.QuickthawError) -> grpc.RpcMethodHandler[object, object]:
+    """Raises for any kind of method, and asks for none of the request: on the wire all kinds are
+    alike, and a handler of one request would first wait for all of it."""
 
-    async def unary(_request: object, _context: object) -> NoReturn:
-        raise error
-
-    async def streaming(_request: object, _context: object) -> AsyncIterator[object]:
+    async def refuse(_requests: object, _context: object) -> AsyncIterator[object]:
         raise error
         yield
 
-    make: Callable[..., object]
-    match (handler.request_streaming, handler.response_streaming):
-        case (False, False):
-            make = grpc.unary_unary_rpc_method_handler
-        case (True, False):
-            make = grpc.stream_unary_rpc_method_handler
-        case (False, True):
-            make = grpc.unary_stream_rpc_method_handler
-        case _:
-            make = grpc.stream_stream_rpc_method_handler
-    body = streaming if handler.response_streaming else unary
-    return cast(
-        "grpc.RpcMethodHandler[_Request, _Response]",
-        make(body, handler.request_deserializer, handler.response_serializer),
+    # The stubs type handlers for the threaded server only; the asyncio one takes coroutines.
+    make = cast(
+        "Callable[..., grpc.RpcMethodHandler[object, object]]",
+        grpc.stream_stream_rpc_method_handler,
     )
+    return make(refuse)
