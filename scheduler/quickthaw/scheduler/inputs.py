@@ -20,6 +20,11 @@ Json: TypeAlias = Any
 VIOLATIONS_MAX = 32
 """Told at once; a hostile input must not make an answer of megabytes."""
 
+VALUES_MAX = 50_000
+"""Of one input: each costs a hundred times the bytes that it takes on the wire."""
+
+VALUES_SEARCHED_MAX = 1000
+
 _SHOWN_CHARS_MAX = 80
 _DEFAULTS_DEPTH_MAX = 16
 _NUMBERS_SHOWN_MAX = 5
@@ -53,12 +58,19 @@ class InputSchema:
         try:
             if self._validator.is_valid(value):  # half the time of a look for what is wrong
                 return value
-            violations = self._violations(value)
+            violations = self._violations(value, _values_at_most(input_json))
         except ValueError as error:  # nested deeper than the validator goes
             violations = [errors.FieldViolation("input", f"cannot be checked: {error}")]
         raise _invalid(violations[:VIOLATIONS_MAX])
 
-    def _violations(self, value: dict[str, Json]) -> list[errors.FieldViolation]:
+    def _violations(self, value: dict[str, Json], values: int) -> list[errors.FieldViolation]:
+        """What is wrong; of many values the first thing only, for the validator makes all of its
+        errors at once, which took it seconds."""
+        if values > VALUES_SEARCHED_MAX:
+            try:
+                self._validator.validate(value)
+            except jsonschema_rs.ValidationError as first:
+                return list(_describe(first, self._schema))
         violations: list[errors.FieldViolation] = []
         for error in self._validator.iter_errors(value):
             violations.extend(_describe(error, self._schema))
@@ -75,6 +87,10 @@ def parse_input(input_json: str) -> dict[str, Json]:
             f"the input is {size_bytes} bytes of JSON, more than {limits.INPUT_BYTES_MAX}; pass "
             "large files by URL"
         )
+    # So many do not fit fewer bytes.
+    if size_bytes > 2 * VALUES_MAX and _values_at_most(input_json) > VALUES_MAX:
+        told = f"holds more than {VALUES_MAX} values; pass large data by URL"
+        raise _invalid([errors.FieldViolation("input", told)])
     try:
         value = _DECODER.decode(input_json or "{}")
     except RecursionError as error:
@@ -88,6 +104,11 @@ def parse_input(input_json: str) -> dict[str, Json]:
     if "\\" in input_json and _SURROGATE.search(input_json):
         _refuse_halves(value)
     return cast("dict[str, Json]", value)
+
+
+def _values_at_most(input_json: str) -> int:
+    """More than there are where texts hold commas or brackets; never fewer."""
+    return 1 + sum(map(input_json.count, ",[{"))
 
 
 def _refuse_halves(value: dict[str, Json]) -> None:
