@@ -16,7 +16,7 @@ import pytest
 from quickthaw.gateway import settings as gateway
 from quickthaw.scheduler import settings as scheduler
 from quickthaw.v1 import billing_pb2, catalog_pb2, inference_pb2, types_pb2
-from support.documents import PAGES
+from support.documents import PAGES, ROOT
 from support.expositions import families, sample_names
 from support.fake_worker import FakeWorker
 from support.schedulers import Caller, SchedulerProcess, a_model
@@ -24,7 +24,8 @@ from support.store_servers import PostgresServer, postgres_binaries
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 OTHER_FLAGS = {
-    *("--data-dir", "--store", "--blob-store", "--set", "--stop"),
+    *("--data-dir", "--store", "--blob-store", "--set", "--stop", "--help"),
+    *("--key-file", "--link-secret-file"),
     *("--no-deps", "--force-reinstall", "--compiled"),
     *("--format", "--file", "--no-owner", "--exit-on-error", "--dbname"),
 }
@@ -69,6 +70,15 @@ def test_every_metric_that_a_page_names_exists(page: Path) -> None:
     histograms = {each.name for each in everything}
     named = set(re.findall(r"(?<!\w)(?:quickthaw|process)_[a-z_]+[a-z]", page.read_text()))
     assert named <= told | histograms
+
+
+def test_every_variable_that_is_read_is_on_a_page() -> None:
+    packages = [each.parent for each in ROOT.glob("*/quickthaw/*/py.typed")]
+    sources = [path.read_text() for package in packages for path in package.rglob("*.py")]
+    read = {name for text in sources for name in re.findall(r"\bQUICKTHAW_[A-Z_]+\b", text)}
+    told = {name for page in PAGES for name in re.findall(r"QUICKTHAW_[A-Z_]+", page.read_text())}
+    assert len(read) > 5
+    assert read == told
 
 
 def test_every_part_tells_when_it_started() -> None:
