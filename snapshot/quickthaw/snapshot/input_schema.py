@@ -14,6 +14,7 @@ from quickthaw.snapshot.input_properties import (
     FRAMES_MAX,
     IMAGES_MAX,
     LORAS_MAX,
+    PICTURES_MAX,
     PROMPT_CHARS_MAX,
     SECONDS_MAX,
     STEPS_MAX,
@@ -40,6 +41,7 @@ _BOUNDS: Mapping[str, tuple[str, float]] = {
     "seconds_start": ("maximum", SECONDS_MAX),
     "seconds_total": ("maximum", SECONDS_MAX),
     "loras": ("maxItems", LORAS_MAX),
+    "image_urls": ("maxItems", PICTURES_MAX),
     "width": ("maximum", SIDE_MAX),
     "height": ("maximum", SIDE_MAX),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,9 @@ from quickthaw.snapshot.loaded import LoadedModel
 from quickthaw.snapshot.pack import pack
 from quickthaw.snapshot.remote import RemoteSettings
 from quickthaw.wire.errors import InvalidArgument, NotFound, SnapshotCorrupt, SnapshotInvalid
+from support import flux2_models, language_models
+from support.flux2_models import tiny_klein
+from support.language_models import tiny_qwen_image, tiny_z_image
 from support.loras import everything, lora, with_peft
 from support.other_models import make, tiny_sd3
 from support.snapshots import BUILDERS, a_loader, draw, flip_bit
@@ -61,19 +65,34 @@ def test_two_with_scales_draw_what_diffusers_draws_with_them(family: str, tmp_pa
     assert not torch.equal(plain, expected)
 
 
-def test_sd3_draws_what_diffusers_draws_with_them(tmp_path: Path) -> None:
+MADE: Mapping[str, tuple[Callable[[int], Any], Callable[[Any], torch.Tensor]]] = {
+    "sd3": (tiny_sd3, make),
+    "flux2_klein": (tiny_klein, flux2_models.make),
+    "qwen_image": (tiny_qwen_image, partial(language_models.make, family="qwen_image")),
+    "z_image": (tiny_z_image, partial(language_models.make, family="z_image")),
+}
+
+
+@pytest.mark.parametrize("family", MADE)
+def test_other_families_draw_what_diffusers_draws_with_them(family: str, tmp_path: Path) -> None:
+    build, drawn_by = MADE[family]
+    original = build(0)
     paths = [
-        lora(tmp_path / f"{seed}.safetensors", tiny_sd3(0), ("transformer",), seed=seed)
+        lora(tmp_path / f"{seed}.safetensors", original, ("transformer",), seed=seed)
         for seed in (1, 2)
     ]
-    expected = make(with_peft(tiny_sd3(0), *paths, scales=(0.7, -1.3)))
     room = SnapshotStore(tmp_path / "store")
-    with a_loader(room) as loader, loader.load(pack(tiny_sd3(0), room)) as model:
+    digest = pack(original, room)
+    expected = drawn_by(with_peft(original, *paths, scales=(0.7, -1.3)))
+    with a_loader(room) as loader, loader.load(digest) as model:
+        properties = model.manifest.input_schema["properties"]
+        assert isinstance(properties, dict)
+        assert "loras" in properties
         more = [loose(model, path, scale) for path, scale in zip(paths, (0.7, -1.3), strict=True)]
-        plain = make(model.pipeline)
+        plain = drawn_by(model.pipeline)
         with model.adapted(more=more):
-            assert torch.equal(make(model.pipeline), expected)
-        assert torch.equal(make(model.pipeline), plain)
+            assert torch.equal(drawn_by(model.pipeline), expected)
+        assert torch.equal(drawn_by(model.pipeline), plain)
     assert not torch.equal(plain, expected)
 
 

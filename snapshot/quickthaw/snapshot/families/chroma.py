@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quickthaw.snapshot.families.base import IN_EACH_BRANCH, NOTHING_LEARNED
+from quickthaw.snapshot.families.base import IN_EACH_BRANCH, LORAS, NOTHING_LEARNED
 from quickthaw.snapshot.families.flux import FLUX
 from quickthaw.snapshot.manifest import Kind
 
@@ -19,7 +19,7 @@ CHROMA = replace(
         "vae": Kind.VAE,
     },
     # Its pipeline for masks asks for a setting that its transformer has not got.
-    inputs=(*IN_EACH_BRANCH, "image_url", "strength"),
+    inputs=(*IN_EACH_BRANCH, "image_url", "strength", *LORAS),
     defaults={"guidance_scale": 5.0, "num_inference_steps": 35},
     learn=lambda pipeline: NOTHING_LEARNED,
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from quickthaw.snapshot.families.base import (
     EXAMPLE_PROMPT,
+    LORAS,
     Chat,
     Family,
     Learned,
@@ -32,7 +33,7 @@ FLUX2 = Family(
     },
     denoiser="transformer",
     patch=2,
-    inputs=("image_url", "image_urls"),
+    inputs=("image_url", "image_urls", *LORAS),
     defaults={"guidance_scale": 4.0, "num_inference_steps": 28},
     described={
         "prompt": "What the picture shows, or is to be different in the one that is given.",

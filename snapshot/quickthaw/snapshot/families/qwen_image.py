@@ -9,6 +9,7 @@ from typing import Any
 from quickthaw.snapshot.families.base import (
     FROM_PICTURE,
     IN_EACH_BRANCH,
+    LORAS,
     NOTHING_LEARNED,
     Family,
     Learned,
@@ -25,7 +26,7 @@ QWEN_IMAGE = Family(
     },
     denoiser="transformer",
     patch=2,
-    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE),
+    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE, *LORAS),
     defaults={"guidance_scale": 4.0, "num_inference_steps": 50},
     side_step=16,
     landscape=(1328, 1328),
@@ -43,7 +44,7 @@ QWEN_IMAGE_EDIT = replace(
     QWEN_IMAGE,
     name="qwen_image_edit",
     pipeline_classes=("diffusers.QwenImageEditPlusPipeline", "diffusers.QwenImageEditPipeline"),
-    inputs=IN_EACH_BRANCH,
+    inputs=(*IN_EACH_BRANCH, *LORAS),
     required=("prompt", "image_url"),
     described={
         "prompt": "What is to be different in the picture, or to be made of the pictures.",

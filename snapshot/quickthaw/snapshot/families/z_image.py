@@ -6,6 +6,7 @@ from quickthaw.snapshot.families.base import (
     EXAMPLE_PROMPT,
     FROM_PICTURE,
     IN_EACH_BRANCH,
+    LORAS,
     Chat,
     Family,
 )
@@ -27,7 +28,7 @@ Z_IMAGE = Family(
     },
     denoiser="transformer",
     patch=2,
-    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE),
+    inputs=(*IN_EACH_BRANCH, *FROM_PICTURE, *LORAS),
     defaults={"guidance_scale": 0.0, "num_inference_steps": 8},
     side_step=16,
     landscape=(1024, 1024),
