@@ -65,6 +65,7 @@ ASKED: tuple[tuple[str, str, dict[str, object] | None], ...] = (
     ("GET", "/api/openapi/queue/openapi.json?endpoint_id={model}", None),
     ("GET", "/v1/models?endpoint_id={model}", None),
     ("GET", "/v1/models?endpoint_id={model}&expand=openapi-3.0", None),
+    ("GET", "/v1/models/pricing?endpoint_id={model}", None),
     ("GET", "/openai/v1/models/{model}", None),
     ("POST", "/openai/v1/images/generations", {"model": "{model}", "prompt": "x"}),
     ("POST", "/replicate/v1/predictions", {"version": "{model}", "input": INPUT}),
