@@ -4,7 +4,7 @@
 
 For each line that it reads it forks one, which need not import everything anew: the child prints
 its pid, then the digest of each component that it has pinned, and begins anew when all are. When it
-is dead the parent prints an empty line.
+is dead the parent says so, on a line of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
         if child == 0:
             fill(descriptor, slab_bytes, root)
         os.waitpid(child, 0)
-        print(flush=True)
+        print("\ndead", flush=True)  # the last line of one that is killed may have no end
 
 
 def fill(descriptor: int, slab_bytes: int, root: Path) -> NoReturn:

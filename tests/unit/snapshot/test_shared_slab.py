@@ -179,7 +179,7 @@ def test_a_process_killed_at_any_moment_leaves_nothing_wrong(
             for _ in range(chance.randrange(1, 25)):
                 process.stdout.readline()
             os.kill(child, signal.SIGKILL)
-            while process.stdout.readline() != "\n":
+            while process.stdout.readline() != "dead\n":
                 pass
             adopted += taken_over(store, descriptor)
     assert adopted > 0
