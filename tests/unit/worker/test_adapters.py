@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from quickthaw.snapshot import LoadedModel, SnapshotStore
 from quickthaw.snapshot.pack import pack
-from quickthaw.wire.errors import InvalidArgument, InvalidInput, StoreUnavailable
+from quickthaw.wire.errors import InvalidArgument, InvalidInput, StorageFull, StoreUnavailable
 from quickthaw.worker.adapter_limits import AdapterLimits
 from quickthaw.worker.adapters import Adapters
 from quickthaw.worker.attempts import Tier
@@ -133,10 +134,15 @@ def test_what_is_too_large_or_does_not_come_leaves_nothing(
         path.write_bytes(b"half")
         raise StoreUnavailable("the blob store is away")
 
-    away = Adapters(store, tmp_path / "away", read_blob=broken)
-    with pytest.raises(StoreUnavailable):
-        away.bring("a", model, [named(1)])
-    assert list((tmp_path / "away").iterdir()) == []
+    def full(key: str, path: Path, bytes_max: int) -> str:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for read_blob, error in ((broken, StoreUnavailable), (full, StorageFull)):
+        away = Adapters(store, tmp_path / "away", read_blob=read_blob)
+        with pytest.raises(error):
+            away.bring("a", model, [named(1)])
+        assert list((tmp_path / "away").iterdir()) == []
 
 
 def test_what_an_earlier_process_left_is_gone(store: SnapshotStore, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from quickthaw.wire.errors import EngineFailed
+from quickthaw.wire.errors import EngineFailed, StorageFull
 from quickthaw.worker import video_files
 from quickthaw.worker.video_files import VideoCodec, VideoFormat, choose, encode
+from support.full_disk import no_file_grows_beyond
 
 WIDTH, HEIGHT = 64, 48
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200))
@@ -35,6 +36,15 @@ def test_colours_are_those_of_the_frames_and_are_said_to_be_an_hd_screens(
         assert (int(frame.colorspace), int(frame.color_range)) == (1, 1)
         found = frame.to_ndarray(format="rgb24")[HEIGHT // 2, WIDTH // 2].astype(int)
         assert np.abs(found - colour).max() <= 6, (colour, found)
+
+
+@pytest.mark.parametrize("container", ["mp4", "webm"])
+def test_a_full_disk_is_no_fault_of_the_model(container: str) -> None:
+    """Another worker may have room."""
+    chosen = choose(container, VideoCodec.AUTO)
+    noise = np.random.default_rng(7).integers(0, 255, (12, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    with no_file_grows_beyond(10_000), pytest.raises(StorageFull, match="while writing"):
+        encode(noise, (WIDTH, HEIGHT), 6, chosen)
 
 
 def test_a_video_plays_while_it_arrives() -> None:

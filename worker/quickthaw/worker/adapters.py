@@ -28,6 +28,7 @@ from typing import Final
 from quickthaw.snapshot import LoadedModel, SnapshotStore
 from quickthaw.snapshot.adapters import Bound, LooseAdapter, read_loose, targets, unpacked
 from quickthaw.snapshot.adapters.packed import read_packed
+from quickthaw.snapshot.files import full_disk_named
 from quickthaw.snapshot.remote import RemoteSettings
 from quickthaw.wire.errors import (
     FieldViolation,
@@ -128,7 +129,7 @@ class Adapters:
     ) -> tuple[ComponentLoad, ...]:
         """Makes an attempt's LoRAs ready for its run, and tells how they came.
 
-        Raises InvalidInput, naming the item; what the blob store raises.
+        Raises InvalidInput, naming the item; StorageFull; what the blob store raises.
         """
         bound: list[Bound] = []
         told: list[ComponentLoad] = []
@@ -193,7 +194,10 @@ class Adapters:
             if missing:
                 raise InvalidArgument(f"this model has no {min(missing)}, which it adapts")
             return _Kept(tuple(unpacked(part, held, parts) for part, held in read), digest)
-        with tempfile.TemporaryDirectory(prefix="lora-", dir=self._folder) as folder:
+        with (
+            full_disk_named(self._folder or Path(tempfile.gettempdir())),
+            tempfile.TemporaryDirectory(prefix="lora-", dir=self._folder) as folder,
+        ):
             path = Path(folder, "lora.safetensors")
             digest = self._place(lora.path, path, limit)
             return _Kept((read_loose(path, loaded.manifest, parts, where, limit),), digest)

@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quickthaw.snapshot.files import full_disk_named
 from quickthaw.wire.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -79,9 +80,15 @@ def encode(
     frames: Iterable[np.ndarray], size: tuple[int, int], fps: int, chosen: VideoFormat
 ) -> bytes:
     """`frames`: uint8 arrays of shape (height, width, 3), taken one by one; `size`: width and
-    height, both even. The file's index is at its front, so that it plays while it arrives."""
+    height, both even. The file's index is at its front, so that it plays while it arrives.
+
+    Raises StorageFull.
+    """
     av = _av()
-    with tempfile.TemporaryDirectory(prefix="quickthaw-video-") as folder:
+    with (
+        full_disk_named(Path(tempfile.gettempdir())),
+        tempfile.TemporaryDirectory(prefix="quickthaw-video-") as folder,
+    ):
         path = Path(folder) / f"video.{chosen.container}"
         # Without the library's version and the time in it, the same frames are the same file.
         settings = {"fflags": "+bitexact"}
