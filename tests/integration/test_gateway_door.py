@@ -134,6 +134,14 @@ async def test_a_name_beyond_the_authority_is_not_trusted(rig: Rig, tmp_path: Pa
         await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="bank.test")
 
 
+async def test_a_name_may_be_as_long_as_names_are(rig: Rig, tmp_path: Path) -> None:
+    """The common name of a certificate may not."""
+    name = f"{'a' * 63}.{'b' * 63}.fal.run"
+    port, context = rig.listening.http.port, trusting(tmp_path)
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+    writer.close()
+
+
 async def test_other_connections_do_not_wait_for_one_that_says_nothing(rig: Rig) -> None:
     address = rig.listening.http
     silent = [await asyncio.open_connection(address.host, address.port) for _ in range(50)]

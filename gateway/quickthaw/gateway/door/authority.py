@@ -40,6 +40,7 @@ LEAF_DAYS: Final = 90
 LEAF_USED_DAYS: Final = 30
 """After which a name gets a new one, however long the process lives."""
 LEAVES_MAX: Final = 256
+COMMON_NAME_CHARS_MAX: Final = 64
 _CLOCK_SKEW: Final = datetime.timedelta(hours=1)
 
 
@@ -138,7 +139,8 @@ class Authority:
         now = self._utc_now()
         return (
             x509.CertificateBuilder()
-            .subject_name(_named(name))
+            # For people to read; clients look at the alternative names.
+            .subject_name(_named(name[:COMMON_NAME_CHARS_MAX]))
             .issuer_name(self._certificate.subject)
             .public_key(self._leaf_key.public_key())
             .serial_number(x509.random_serial_number())
