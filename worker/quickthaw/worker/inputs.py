@@ -117,7 +117,8 @@ class SoundInput:
 
 RunInput: TypeAlias = ImageInput | VideoInput | SoundInput
 Parse: TypeAlias = Callable[[Mapping[str, Any]], RunInput]
-"""From complete values that the schema allows. Raises KeyError for one that is not there."""
+"""From complete values that the schema allows, in which 4.0 is a whole number. Raises KeyError for
+one that is not there."""
 
 
 class InputReader:
@@ -181,14 +182,14 @@ def image_input(values: Mapping[str, Any]) -> ImageInput:
     return ImageInput(
         prompt=values["prompt"],
         negative_prompt=values.get("negative_prompt") or "",
-        width=size["width"],
-        height=size["height"],
-        num_images=values.get("num_images", 1),
-        num_inference_steps=values["num_inference_steps"],
+        width=int(size["width"]),
+        height=int(size["height"]),
+        num_images=int(values.get("num_images", 1)),
+        num_inference_steps=int(values["num_inference_steps"]),
         guidance_scale=float(values["guidance_scale"]),
-        seed=values.get("seed"),
+        seed=_seed(values),
         output_format=values.get("output_format", "png"),
-        preview_every=values.get("preview_every", 0),
+        preview_every=int(values.get("preview_every", 0)),
         lora_scale=float(values.get("lora_scale", 1.0)),
         loras=tuple(
             LoraInput(each["path"], float(each.get("scale", 1.0)))
@@ -206,18 +207,18 @@ def video_input(values: Mapping[str, Any]) -> VideoInput:
     return VideoInput(
         prompt=values.get("prompt") or "",
         negative_prompt=values.get("negative_prompt") or "",
-        width=size["width"],
-        height=size["height"],
-        num_frames=values["num_frames"],
-        fps=values["fps"],
-        num_inference_steps=values["num_inference_steps"],
+        width=int(size["width"]),
+        height=int(size["height"]),
+        num_frames=int(values["num_frames"]),
+        fps=int(values["fps"]),
+        num_inference_steps=int(values["num_inference_steps"]),
         guidance_scale=float(values.get("guidance_scale", 1.0)),
-        seed=values.get("seed"),
+        seed=_seed(values),
         output_format=values.get("output_format", "mp4"),
-        preview_every=values.get("preview_every", 0),
+        preview_every=int(values.get("preview_every", 0)),
         image_url=values.get("image_url") or "",
         end_image_url=values.get("end_image_url") or "",
-        motion_bucket_id=values.get("motion_bucket_id", 127),
+        motion_bucket_id=int(values.get("motion_bucket_id", 127)),
         noise_aug_strength=float(values.get("noise_aug_strength", 0.02)),
         min_guidance_scale=float(values.get("min_guidance_scale", 1.0)),
         max_guidance_scale=float(values.get("max_guidance_scale", 3.0)),
@@ -230,11 +231,16 @@ def sound_input(values: Mapping[str, Any]) -> SoundInput:
         negative_prompt=values.get("negative_prompt") or "",
         seconds_start=float(values.get("seconds_start", 0)),
         seconds_total=float(values["seconds_total"]),
-        num_inference_steps=values["num_inference_steps"],
+        num_inference_steps=int(values["num_inference_steps"]),
         guidance_scale=float(values["guidance_scale"]),
-        seed=values.get("seed"),
+        seed=_seed(values),
         output_format=values.get("output_format", "wav"),
     )
+
+
+def _seed(values: Mapping[str, Any]) -> int | None:
+    seed = values.get("seed")
+    return None if seed is None else int(seed)
 
 
 def _retrieve_nothing(uri: str) -> Any:
