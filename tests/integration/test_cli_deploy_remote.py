@@ -108,6 +108,15 @@ async def test_an_interrupted_upload_goes_on_where_it_was(rig: Rig, file: Path) 
     assert await sent(url, file) == (found, 0), "what is there is not sent again"
 
 
+async def test_where_nothing_can_be_remembered_a_file_is_sent_all_the_same(
+    rig: Rig, file: Path
+) -> None:
+    (file.parent / "memory").touch()
+    found, parts = await sent(rig.listening.public_url, file)
+    assert parts == PARTS
+    assert (await rig.http.get(found)).content == CONTENT
+
+
 async def test_what_the_gateway_has_forgotten_is_sent_anew(
     rig: Rig, file: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -210,5 +211,6 @@ def _saved(gateway: RemoteGateway, ended: Mapping[str, Any], output: Path) -> It
 def forget_old(memory: Path, now: float) -> None:
     """Removes what is remembered of uploads of long ago."""
     for path in memory.glob("*"):
-        if path.stat().st_mtime < now - REMEMBER_SECONDS:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another process may have been quicker
+            if path.stat().st_mtime < now - REMEMBER_SECONDS:
+                path.unlink()

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ _REFUSALS = (InvalidArgument, Unauthenticated, PermissionDenied, NotFound)
 
 
 class Uploader:
-    """`memory`: the folder for what is remembered, made if it is missing."""
+    """`memory`: the folder for what is remembered, made if it is missing. Where nothing can be
+    written, nothing is remembered."""
 
     def __init__(
         self, gateway: RemoteGateway, key: str, memory: Path, part_bytes: int = PART_BYTES
@@ -62,7 +64,8 @@ class Uploader:
         self._memory = memory
         self._part_bytes = part_bytes
         self._lock = threading.Lock()
-        memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(OSError):
+            memory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def upload(self, path: Path, on_bytes: OnBytes) -> str:
         """The URL of the file at the gateway; what is there already is not sent again.
@@ -127,7 +130,8 @@ class Uploader:
                 raise
         after = path.stat()
         if (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
-            memory.unlink(missing_ok=True)
+            with suppress(OSError):
+                memory.unlink()
             raise InvalidArgument(f"{path}: it changed while it was sent; repeat")
         parts = [{"partNumber": int(n), "etag": tag} for n, tag in upload.parts.items()]
         self._checked("POST", f"{upload.path}/multipart/{upload.ticket}/complete", {"parts": parts})
@@ -175,11 +179,13 @@ class Uploader:
 
     @staticmethod
     def _remember(memory: Path, upload: _Upload) -> None:
-        partial = memory.with_suffix(".part")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(asdict(upload), file)
-        partial.replace(memory)
+        # Another process may be sending the same file.
+        partial = memory.with_suffix(f".{os.getpid()}.part")
+        with suppress(OSError):
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(asdict(upload), file)
+            partial.replace(memory)
 
 
 def path_of(url: str) -> str:
