@@ -40,7 +40,8 @@ BESIDE_THE_CORE = tuple(
         *("clock", "dispatcher", "effects", "ids", "key_gate", "live", "slices", "submissions"),
         *("tallies", "views", "work_units"),
         *("convert/requests", "convert/words", "convert/workers"),
-        *("store/account_rows", "store/rows", "store/statements", "store/write_behind"),
+        *("store/account_rows", "store/execution", "store/rows", "store/statements"),
+        "store/write_behind",
     )
 )
 """As hot as the core. Not what has generators of its own on the event loop, such as the servicers

@@ -29,14 +29,9 @@ from functools import partial
 from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.store.database import Writer
+from quickthaw.scheduler.store.execution import Statements
 from quickthaw.scheduler.store.faults import ROW_FAULTS, store_fault
-from quickthaw.scheduler.store.statements import (
-    NEWEST_ONLY,
-    Row,
-    Statement,
-    Statements,
-    Value,
-)
+from quickthaw.scheduler.store.statements import NEWEST_ONLY, Row, Statement, Value
 from quickthaw.wire import errors
 
 logger = logging.getLogger(__name__)
@@ -102,6 +97,8 @@ class Journal:
         self._stopping = False
         self._waking = False
         self._faulty = False
+        self._away = False
+        """Found by a check, and not by a write; belongs to the writer's thread."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
@@ -204,7 +201,7 @@ class Journal:
                 if self._writer.taken_over:
                     return
                 continue
-            count = len(batch)
+            count, self._away = len(batch), False
             started = time.perf_counter()
             self._commit(batch)
             if self._on_commit is not None:
@@ -235,13 +232,20 @@ class Journal:
             self._call_soon(self._on_taken_over)
 
     def _check(self) -> None:
+        """Nobody writes: is the store there, and still ours?"""
         try:
             self._writer.check()
         except errors.QuickthawError as error:
             if self._writer.taken_over:
                 self._give_up([])
-            else:
-                logger.info("looking after the store: %s", error.message)
+            elif not self._away:
+                logger.warning("nobody writes, and the store is away: %s", error.message)
+                self._away = True
+                self._call_soon(partial(self._resolve, [], True))
+        else:
+            if self._away:
+                self._away = False
+                self._call_soon(partial(self._resolve, [], False))
 
     def _next_batch(self, *, gather: bool) -> list[_Write] | None:
         """Waits for work. Empty only when stopping with nothing left; None if it is time to look

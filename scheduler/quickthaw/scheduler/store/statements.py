@@ -1,14 +1,9 @@
-"""Every statement that changes the store, in the order in which a batch runs them."""
+"""Every statement that changes the store, in the order in which a batch runs them, and its rows."""
 
 from __future__ import annotations
 
-import re
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from enum import IntEnum
-from itertools import chain
-from operator import itemgetter
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -27,7 +22,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.store import schema
 
@@ -92,9 +86,6 @@ class Statement(IntEnum):
     DELETE_SHORT_LIVED = 78
 
 
-INSERT_ROWS_MAX = 64
-"""In one execution; the widest row has some thirty values, and SQLite takes 32,766."""
-
 NEWEST_ONLY: Mapping[Statement, str] = {Statement.UPSERT_ACCOUNT: "account"}
 """Statements of which a transaction needs only the last row for each value of this column."""
 
@@ -130,92 +121,14 @@ def _key(table: Table, column: str) -> ColumnElement[bool]:
     return table.c[column] == bindparam(f"key_{column}")
 
 
-class _Insert:
-    """An insert for any number of rows, with parameters by place."""
-
-    def __init__(self, sql: str) -> None:
-        """`sql`: with one row of parameters by name."""
-        found = re.fullmatch(r"(.* VALUES )\((.*?)\)(.*)", sql, re.DOTALL)
-        assert found is not None, sql
-        self._before, names, self._after = found.groups()
-        columns = [name.strip().removeprefix(":") for name in names.split(",")]
-        self._row = f"({', '.join('?' for _ in columns)})"
-        self._get = itemgetter(*columns)
-        self._texts: dict[int, str] = {}
-
-    def values(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
-        """Raises ProgrammingError, as the driver does with parameters by name."""
-        try:
-            found: tuple[Value, ...] = self._get(row)
-            return found
-        except KeyError as error:
-            raise sqlite3.ProgrammingError(f"no value for {error.args[0]}") from error
-
-    def sql(self, count: int) -> str:
-        """One of few texts, for each is compiled once and kept."""
-        if (text := self._texts.get(count)) is None:
-            rows = ", ".join([self._row] * count)
-            text = self._texts[count] = f"{self._before}{rows}{self._after}"
-        return text
+def constructs(dialect: Dialect) -> dict[Statement, Insert | Update | Delete]:
+    """All of them, as a database of this kind takes them."""
+    return _Constructs(dialect).all()
 
 
-class Statements:
-    """The statements as text for one database's driver, with parameters by name.
-
-    They are compiled once: a batch is a handful of rows, and SQLAlchemy's way of executing a
-    construct costs several times what SQLite needs for them.
-    """
-
+class _Constructs:
     def __init__(self, dialect: Dialect) -> None:
         self._postgres = dialect.name == "postgresql"
-        self._sql = {
-            statement: str(construct.compile(dialect=dialect))
-            for statement, construct in self._build().items()
-        }
-        self._inserts: Mapping[Statement, _Insert] = {}
-        if not self._postgres:
-            self._inserts = {
-                statement: _Insert(text)
-                for statement, text in self._sql.items()
-                if text.startswith("INSERT")
-            }
-
-    @contextmanager
-    def transaction(self, connection: Connection) -> Iterator[None]:
-        """For `execute`. On SQLite it goes to the driver: what SQLAlchemy does around a transaction
-        takes as long as the few rows of a lone write."""
-        if self._postgres:
-            with connection.begin():
-                yield
-            return
-        driver = connection.connection
-        cursor = driver.cursor()
-        cursor.execute("BEGIN")
-        try:
-            yield
-            cursor.execute("COMMIT")
-        except BaseException:
-            driver.rollback()
-            raise
-
-    def execute(
-        self, connection: Connection, statement: Statement, rows: Sequence[Mapping[str, Value]]
-    ) -> None:
-        """All rows, in their order. On SQLite those of an insert go many at a time: the driver lets
-        other Python threads run, and waits for them, at each execution."""
-        if self._postgres:
-            connection.exec_driver_sql(self._sql[statement], rows)
-            return
-        cursor = connection.connection.cursor()
-        if (insert := self._inserts.get(statement)) is None:
-            cursor.executemany(self._sql[statement], rows)
-            return
-        start = 0
-        while start < len(rows):
-            count = min(1 << (len(rows) - start).bit_length() - 1, INSERT_ROWS_MAX)
-            some = chain.from_iterable(map(insert.values, rows[start : start + count]))
-            cursor.execute(insert.sql(count), tuple(some))
-            start += count
 
     def _insert(self, table: Table) -> Insert:
         return table.insert()
@@ -235,7 +148,7 @@ class Statements:
         values = {name: lite.excluded[name] for name in changed}
         return lite.on_conflict_do_update(index_elements=keys, set_=values)
 
-    def _build(self) -> dict[Statement, Insert | Update | Delete]:
+    def all(self) -> dict[Statement, Insert | Update | Delete]:
         open_request = schema.requests.c.finished_unix_ms == _ZERO
         open_attempt = schema.attempts.c.ended_unix_ms == _ZERO
         return {

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quickthaw.scheduler.store.database import Writer, parse_url
+from quickthaw.scheduler.store.execution import Statements
 from quickthaw.scheduler.store.faults import store_fault
 from quickthaw.scheduler.store.journal import CommitObserver, Journal, JournalLimits
 from quickthaw.scheduler.store.migrate import upgrade
 from quickthaw.scheduler.store.reader import Reader
-from quickthaw.scheduler.store.statements import Statements
 
 
 @dataclass(frozen=True, slots=True)
