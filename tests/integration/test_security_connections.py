@@ -62,6 +62,14 @@ SLOW: dict[str, tuple[bytes, bytes]] = {
         b"POST /cdn/files/upload HTTP/1.1\r\nHost: x\r\n" + KEY + b"Content-Length: 100000\r\n\r\n",
         b"",
     ),
+    "an upload that drips": (
+        b"POST /cdn/files/upload HTTP/1.1\r\nHost: x\r\n" + KEY + b"Content-Length: 100000\r\n\r\n",
+        b"x",
+    ),
+    "a body after its answer": (
+        b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"1\r\nx\r\n",
+    ),
     "a CONNECT": (b"CONNECT fal.run:443", b""),
     "a CONNECT's headers": (CONNECT, b"X: y\r\n"),
     "nothing in a tunnel": (CONNECT + b"\r\n", b""),

@@ -64,18 +64,28 @@ def declared_bytes(request: Request, bytes_max: int) -> int | None:
 
 
 async def body_pieces(request: Request, limits: Limits, bytes_max: int) -> AsyncIterator[bytes]:
-    """A body of any length up to `bytes_max` as it comes. Raises HttpError, ClientGone."""
-    seen_bytes = 0
+    """A body of any length up to `bytes_max` as it comes. Raises HttpError, ClientGone.
+
+    HttpError 408 for silence, and for a sender who is only ever just not silent. What the reader of
+    the pieces takes for each is not the sender's time.
+    """
+    now = asyncio.get_running_loop().time
+    seen_bytes, waited_seconds = 0, 0.0
     while True:
+        earned_seconds = seen_bytes / limits.upload_bytes_per_second_min
+        left_seconds = limits.body_seconds + min(0.0, earned_seconds - waited_seconds)
+        asked_at = now()
         try:
-            message = await asyncio.wait_for(request.receive(), limits.body_seconds)
+            message = await asyncio.wait_for(request.receive(), max(0.0, left_seconds))
         except TimeoutError as error:
             raise HttpError(
                 408,
-                f"nothing came for {limits.body_seconds:g} s; send the file again",
+                f"nothing came for {limits.body_seconds:g} s, or less than "
+                f"{limits.upload_bytes_per_second_min} bytes a second; send the file again",
                 "request_timeout",
                 {"connection": "close"},
             ) from error
+        waited_seconds += now() - asked_at
         if message["type"] == "http.disconnect":
             raise ClientGone
         piece = message.get("body", b"")

@@ -78,6 +78,9 @@ class Limits:
     uploads_max: int = _limit(
         64, "files and parts that are written at once, some megabytes of memory each; others wait"
     )
+    upload_bytes_per_second_min: int = _limit(
+        4096, "how fast a file has to come, after the first --body-seconds of patience"
+    )
     upload_file_bytes_max: int = _limit(16 * 1024 * 1024 * 1024, "of one uploaded file")
     upload_part_bytes_max: int = _limit(128 * 1024 * 1024, "of one part of an upload")
     upload_tenant_bytes_max: int = _limit(
