@@ -10,6 +10,7 @@ import pytest
 
 from quickthaw.gateway.replicate import files
 from quickthaw.v1 import types_pb2
+from quickthaw.wire import errors
 from support.fake_inference import ALIAS, ALICE_KEY, BOB_KEY
 from support.gateway_rig import Rig, a_gateway
 from support.patience import PATIENCE_SECONDS
@@ -198,6 +199,16 @@ async def test_a_time_to_cancel_after_that_means_nothing_is_refused(
         refused = await rig.http.post(OF_MODEL, json={"input": INPUT}, headers=headers)
         assert (refused.status_code, refused.json()["detail"][:14]) == (422, "- Cancel-After")
         assert not rig.platform.requests
+
+
+async def test_a_time_that_no_run_can_keep_is_the_headers_fault(tmp_path: Path) -> None:
+    async with a_gateway(tmp_path) as rig:
+        rig.platform.refuse_submit = errors.DeadlineExpired("the earliest end is 19 s from now")
+        for prefer in ("wait", "respond-async"):
+            headers = {"cancel-after": "5s", "prefer": prefer}
+            refused = await rig.http.post(OF_MODEL, json={"input": INPUT}, headers=headers)
+            assert refused.status_code == 422
+            assert refused.json()["detail"].startswith("- Cancel-After: the earliest end")
 
 
 async def test_a_list_that_cannot_be_narrowed_down_is_not_given_whole(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from starlette.requests import Request
@@ -28,7 +29,12 @@ from quickthaw.gateway.replicate.render import Told, output_of, prediction
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.webhooks.target import webhook_target
 from quickthaw.v1 import catalog_pb2, inference_pb2, types_pb2, webhooks_pb2
-from quickthaw.wire.errors import InvalidArgument, QuickthawError, Unavailable
+from quickthaw.wire.errors import (
+    DeadlineExpired,
+    InvalidArgument,
+    QuickthawError,
+    Unavailable,
+)
 
 PAGE_SIZE = 100
 _NARROWING = ("created_after", "created_before", "source")
@@ -144,36 +150,41 @@ async def _submit(
     """With the end where one call is enough to wait for it: a webhook needs the id before."""
     platform = call.gateway.platform
     deadline_unix_ms = 0 if cancel_after is None else int(1000 * (time.time() + cancel_after))
-    submission = _submission(call, deadline_unix_ms)
-    if not wanted.webhook and (seconds := _left(wait_until)) > 0:
-        try:
-            return await platform.submit_and_wait(call.credential, submission, seconds)
-        except Unavailable:
-            submission = _submission(
-                call, deadline_unix_ms
-            )  # Now in the way that outlives the scheduler.
-        except QuickthawError as error:
-            raise call.explain(error) from error
-    if wanted.webhook:
-        target = webhook_target(
-            call.gateway, wanted.webhook, webhooks_pb2.WEBHOOK_DIALECT_REPLICATE, wanted.events
-        )
-        if "completed" in wanted.events:
-            submission.webhook.CopyFrom(target)
     try:
+        if not wanted.webhook and (seconds := _left(wait_until)) > 0:
+            # If the scheduler goes away meanwhile, once more in the way that outlives it.
+            with contextlib.suppress(Unavailable):
+                submission = _submission(call, deadline_unix_ms)
+                return await platform.submit_and_wait(call.credential, submission, seconds)
+        submission = _submission(call, deadline_unix_ms)
+        if wanted.webhook:
+            target = webhook_target(
+                call.gateway, wanted.webhook, webhooks_pb2.WEBHOOK_DIALECT_REPLICATE, wanted.events
+            )
+            if "completed" in wanted.events:
+                submission.webhook.CopyFrom(target)
         return await platform.submit(call.credential, submission)
-    except InvalidArgument as error:
-        if any(each.field.startswith("webhook") for each in error.violations):
-            raise invalid("webhook", error.message) from error
-        raise call.explain(error) from error
     except QuickthawError as error:
-        raise call.explain(error) from error
+        raise _refusal(call, error) from error
 
 
 def _submission(call: Call, deadline_unix_ms: int) -> inference_pb2.SubmitRequest:
     submission = call.submission()
     submission.deadline_unix_ms = deadline_unix_ms
     return submission
+
+
+def _refusal(call: Call, error: QuickthawError) -> Exception:
+    """In the words of the field at fault, where that is none of the model's inputs."""
+    match error:
+        case DeadlineExpired():
+            return invalid("Cancel-After", error.message)
+        case InvalidArgument() if any(
+            each.field.startswith("webhook") for each in error.violations
+        ):
+            return invalid("webhook", error.message)
+        case _:
+            return call.explain(error)
 
 
 def _left(until: float) -> float:
