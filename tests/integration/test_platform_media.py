@@ -122,6 +122,16 @@ def test_fals_client_gets_a_picture_made_after_several(by_fal: Any) -> None:
     assert by_fal["klein"]["seed"] == 7
 
 
+def test_run_uploads_each_picture_of_a_list(platform: Platform, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / f"{name}.png")
+    urls = json.dumps([f"{tmp_path}/{name}.png" for name in ("a", "b")])
+    words = ("prompt=both of them", f"image_urls={urls}", "image_size=64x32", *FILM[3:])
+    (saved,) = platform.told("run", "test/klein", *words, "--output", tmp_path)["files"]
+    with Image.open(saved) as picture:
+        assert picture.size == (64, 32)
+
+
 def test_openais_edits_go_to_a_model_that_changes_pictures(platform: Platform) -> None:
     picture = io.BytesIO()
     Image.linear_gradient("L").resize((64, 32)).convert("RGB").save(picture, "PNG")
