@@ -20,7 +20,7 @@ from support.fake_worker import FakeWorker
 from support.patience import PATIENCE_SECONDS
 from support.schedulers import Caller, SchedulerProcess, a_model
 from support.severed import OneSidedBreak
-from support.store_servers import PostgresServer, free_port
+from support.store_servers import PostgresServer, free_port, postgres_binaries
 
 STANDBY = ("--store-lock-wait-ms", "600000")
 
@@ -156,3 +156,31 @@ async def test_whoever_comes_back_after_a_successor_has_gone_again_does_not_writ
         first.journal.offer(rows.submit(rows.a_job()))
     assert not happened.done(), "what became of it is the successor's to say"
     await first.close()
+
+
+async def test_a_store_that_goes_away_while_nobody_writes_is_told_and_so_is_its_return() -> None:
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL on this machine: install Debian's `postgresql` package")
+    server = PostgresServer(binaries)
+    server.start()
+    told: asyncio.Queue[bool] = asyncio.Queue()
+    store = await asyncio.to_thread(
+        lambda: open_store(
+            server.new_database(),
+            readers=1,
+            lock_wait_seconds=0.0,
+            limits=JournalLimits(check_seconds=0.02),
+            on_fault=told.put_nowait,
+        )
+    )
+    store.journal.start()
+    try:
+        await asyncio.to_thread(server.stop)
+        assert await asyncio.wait_for(told.get(), PATIENCE_SECONDS)
+        await asyncio.to_thread(server.start)
+        assert not await asyncio.wait_for(told.get(), PATIENCE_SECONDS)
+        await store.journal.offer(rows.model_rows())
+    finally:
+        await store.close()
+        server.close()
