@@ -47,5 +47,6 @@ def _prepare(settings: UpSettings, folder: Path) -> Model:
     from quickthaw.cli.snapshots import bring_in, model_of
     from quickthaw.snapshot import SnapshotStore
 
-    snapshot = bring_in(folder, None, SnapshotStore(settings.snapshots))
+    # Its files here may have been damaged since; an intact copy came with the package.
+    snapshot = bring_in(folder, None, SnapshotStore(settings.snapshots), mend=True)
     return model_of(snapshot, MODEL_ID, ALIASES)
