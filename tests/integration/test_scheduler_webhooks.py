@@ -207,7 +207,13 @@ async def test_keys_survive_a_restart_and_an_old_one_stays_for_a_day(
         assert [key.kid for key in keys] == [second.kid]
 
 
-@pytest.mark.parametrize("url", ["ftp://example.org/", "https://", "no url", "http://a b/", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://example.org/", "https://", "no url", "http://a b/", ""),
+        *("http://a:0/", "http://a:99999/", "http://a:b/", "https://me:secret@example.org/"),
+    ],
+)
 async def test_a_url_that_nobody_could_call_is_refused_with_the_submission(
     tmp_path: Path, url: str
 ) -> None:

@@ -26,11 +26,14 @@ def target(message: webhooks_pb2.WebhookTarget) -> Target:
     url = checked_text("webhook.url", message.url, chars_max=URL_CHARS_MAX, required=True)
     try:
         parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and bool(parts.hostname)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         named = False
     if not named or " " in url:
         raise invalid("webhook.url", "must be an http or https URL with a host")
+    if parts.username is not None:
+        told = "must hold no user name, which no gateway sends: check the signature instead"
+        raise invalid("webhook.url", told)
     if message.dialect not in _DIALECTS_FROM_WIRE:
         raise invalid("webhook.dialect", "must be FAL or REPLICATE")
     if len(message.events) > EVENTS_MAX or not all(map(_EVENT.fullmatch, message.events)):
