@@ -24,13 +24,14 @@ _DIALECTS_FROM_WIRE = {int(wire): ours for ours, wire in _DIALECTS.items()}
 def target(message: webhooks_pb2.WebhookTarget) -> Target:
     """Raises InvalidArgument. Whether the URL may be called at all is the gateway's to say."""
     url = checked_text("webhook.url", message.url, chars_max=URL_CHARS_MAX, required=True)
+    unusable = invalid("webhook.url", "must be an http or https URL with a host")
     try:
         parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        named = False
-    if not named or " " in url:
-        raise invalid("webhook.url", "must be an http or https URL with a host")
+        port = parts.port
+    except ValueError as error:
+        raise unusable from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or " " in url:
+        raise unusable
     if parts.username is not None:
         told = "must hold no user name, which no gateway sends: check the signature instead"
         raise invalid("webhook.url", told)
