@@ -16,7 +16,7 @@ import pytest
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.hashes import BLOCK_BYTES
 from quickthaw.snapshot.remote import RemoteSettings, open_remote
-from quickthaw.snapshot.remote.partial import BeingFetched, arriving
+from quickthaw.snapshot.remote.partial import arriving
 from quickthaw.snapshot.remote.pull import Pulled, PullProgress, pull
 from quickthaw.snapshot.verify import verify
 from quickthaw.wire.errors import (
@@ -28,6 +28,7 @@ from quickthaw.wire.errors import (
     SnapshotInvalid,
     StorageFull,
     StoreUnavailable,
+    Unavailable,
 )
 from support.full_disk import no_file_grows_beyond
 from support.large_snapshots import MIB, a_large_snapshot, files_of, manifest_of
@@ -383,7 +384,7 @@ def test_a_torn_journal_line_is_passed_over(tmp_path: Path) -> None:
 def test_two_pulls_of_one_file_do_not_write_into_each_other(tmp_path: Path) -> None:
     with (
         arriving(tmp_path / "tmp", "d" * 64, (0, 10)),
-        pytest.raises(BeingFetched, match="another process is fetching"),
+        pytest.raises(Unavailable, match="another process is fetching"),
         arriving(tmp_path / "tmp", "d" * 64, (0, 10)),
     ):
         pass

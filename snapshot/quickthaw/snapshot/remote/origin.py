@@ -20,7 +20,6 @@ from quickthaw.snapshot.manifest_json import parse_manifest
 from quickthaw.snapshot.reader import Snapshot
 from quickthaw.snapshot.remote.base import RangesUnsupported, Remote, RemoteSettings
 from quickthaw.snapshot.remote.fetch import Fetch, Wanted
-from quickthaw.snapshot.remote.partial import BeingFetched
 from quickthaw.snapshot.remote.places import Places
 from quickthaw.snapshot.remote.pull import described, fetch_manifest
 from quickthaw.snapshot.remote.source import ReadAhead, RemoteSource, component_path
@@ -166,8 +165,8 @@ class RemoteOrigin:
             try:
                 with self._store.writing():
                     Fetch(self._store.root, self.settings, lambda _: None).run(missing)
-            except BeingFetched:
-                if self._clock() >= give_up:
+            except Unavailable as error:
+                if "busy" not in error.metadata or self._clock() >= give_up:
                     raise
                 time.sleep(LOOK_SECONDS)
 

@@ -25,10 +25,6 @@ _HASH_BYTES = 4 * 1024 * 1024
 _JOURNAL_BYTES_MAX = 16 * 1024 * 1024
 
 
-class BeingFetched(Unavailable):
-    """Another process is bringing the same file into the same store."""
-
-
 class PartialFile:
     """The arriving file `digest` of `nbytes`, cut at `edges` (ascending, from 0 to `nbytes`).
 
@@ -148,7 +144,8 @@ class PartialFile:
 def arriving(folder: Path, digest: str, edges: tuple[int, ...]) -> Iterator[PartialFile]:
     """The partial file, new or as an earlier process left it, kept for this one alone.
 
-    Raises `BeingFetched` if another process is fetching it into this store.
+    Raises `Unavailable`, with `busy` in its metadata, if another process is fetching it into this
+    store.
     """
     with full_disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,9 +171,9 @@ def _locked(path: Path, digest: str) -> int:
             raise BlockingIOError
     except BlockingIOError as error:
         os.close(journal)
-        raise BeingFetched(
+        raise Unavailable(
             f"another process is fetching {digest[:12]} into {path.parent.parent}; wait for it, "
             "then repeat",
-            metadata={"digest": digest},
+            metadata={"digest": digest, "busy": "fetching"},
         ) from error
     return journal

@@ -79,8 +79,8 @@ def pull(
 
     `mend` reads what is here too, and replaces what is not intact. `on_progress` is called from
     several threads, one call at a time. Raises `NotFound`, `PermissionDenied`, `StoreUnavailable`,
-    `SnapshotInvalid`, `SnapshotCorrupt`, `StorageFull`, `FailedPrecondition` and `BeingFetched`;
-    whatever it raises, repeating it goes on where it stopped.
+    `SnapshotInvalid`, `SnapshotCorrupt`, `StorageFull`, `FailedPrecondition` and `Unavailable` for
+    what another process is fetching; whatever it raises, repeating it goes on where it stopped.
     """
     encoded = fetch_manifest(remote, digest)
     manifest = parse_manifest(encoded, f"{remote.name}/snapshots/{digest}/manifest.json")
