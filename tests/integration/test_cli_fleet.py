@@ -244,7 +244,9 @@ async def test_a_host_that_does_nothing_any_more_ends_with_the_fleet(
     os.kill(parent_of(worker), signal.SIGSTOP)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await fleet.close()
-        assert (await anext(changes)).status == -signal.SIGKILL
+        exited = await anext(changes)
+        assert isinstance(exited, Exited)
+        assert exited.status == -signal.SIGKILL
         await ended(worker)
 
 
