@@ -204,6 +204,7 @@ def test_building_a_module_stops_when_it_outgrows_its_file(
         {"$schema": "http://127.0.0.1/meta"},
         {},
         {"additionalProperties": False, "properties": {"num_images": {"type": "integer"}}},
+        {"additionalProperties": False, "properties": {"image_urls": {"type": "array"}}},
         {
             "additionalProperties": False,
             "properties": {"num_inference_steps": {"type": "integer", "maximum": 10**9}},
