@@ -21,6 +21,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -172,7 +173,8 @@ class Host:
                 )
             except OSError as error:
                 logger.error("cannot fork %s: %s", wanted.start.worker_id, error)
-                os.write(wanted.stderr, f"cannot fork a worker: {error}\n".encode())
+                with suppress(OSError):  # nobody may read it any more
+                    os.write(wanted.stderr, f"cannot fork a worker: {error}\n".encode())
                 self._give_up(wanted, EXIT_CANNOT_START)
                 continue
             _close(wanted)

@@ -201,7 +201,7 @@ class RayFleet:
             status, last_lines = await actor.exited.remote()
             change = Exited(worker_id, status, tuple(last_lines))
         except self._ray.exceptions.RayError as error:
-            change = Exited(worker_id, LOST, (str(error).splitlines()[0],))
+            change = Exited(worker_id, LOST, tuple(str(error).splitlines()[:1]))
         finally:
             await self._discard(worker_id)
             self._changes.put_nowait(change)

@@ -31,7 +31,11 @@ class WorkerHost:
             log=Path(logs) / f"{spec.worker_id}.log",
             environment={},
         )
-        self._process = await Process.start(command)
+        try:
+            self._process = await Process.start(command)
+        except OSError:
+            self._key_file.unlink()
+            raise
         return self._process.pid
 
     async def ready(self) -> str | None:
