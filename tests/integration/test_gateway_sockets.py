@@ -244,6 +244,33 @@ def frames(draw: st.DrawFn) -> bytes:
     return head + bytes(4) + data
 
 
+@pytest.mark.parametrize(
+    ("line", "headers"),
+    [
+        (f"GET /ws/quickthaw/shapes?{'a' * 9000}", ""),
+        ("GET /ws/quickthaw/shapes", f"x: {'a' * 9000}\r\n"),
+        ("GET /ws/quickthaw/shapes", "x: a\r\n" * 200),
+        ("POST /ws/quickthaw/shapes", ""),
+        ("GET /ws/quickthaw/shapes", "transfer-encoding: chunked\r\n"),
+        ("GET /ws/quickthaw/shapes", "content-length: 5\r\n"),
+        ("GET /ws/quickthaw/shapes", ""),  # without a key
+    ],
+)
+def test_an_upgrade_that_cannot_be_is_answered_and_ends(
+    gateway: Rig, line: str, headers: str
+) -> None:
+    address = gateway.listening.http
+    with socket.create_connection((address.host, address.port)) as connection:
+        connection.settimeout(PATIENCE_SECONDS)
+        connection.sendall(
+            f"{line} HTTP/1.1\r\nhost: x\r\n{headers}upgrade: websocket\r\n"
+            "connection: upgrade\r\nsec-websocket-version: 13\r\n\r\n".encode()
+        )
+        assert connection.recv(10) == b"HTTP/1.1 4"
+        while connection.recv(4096):
+            pass
+
+
 def test_a_goodbye_without_a_code_is_answered_with_a_normal_one(gateway: Rig) -> None:
     with contextlib.closing(upgraded(gateway)) as connection:
         connection.sendall(b"\x89\x80" + bytes(4) + b"\x88\x80" + bytes(4))

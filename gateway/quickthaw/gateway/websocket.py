@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from starlette.websockets import WebSocketDisconnect
@@ -80,7 +81,16 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._refuse("too much is arriving at this moment")
             return
         super().data_received(data)
+        if not self.handshake_initiated:
+            self._refuse_upgrade()
         self._account()
+
+    def _refuse_upgrade(self) -> None:
+        """uvicorn hands a whole head over, so that this is one which the library cannot read; it
+        would keep the connection open and say nothing."""
+        told = "this is no upgrade: GET, no body, 128 headers and 8192 bytes a line at most\n"
+        self.transport.write(self.conn.reject(HTTPStatus.BAD_REQUEST, told).serialize())
+        self.transport.close()
 
     async def receive(self) -> ASGIReceiveEvent:
         message = await super().receive()
