@@ -70,6 +70,16 @@ async def test_a_picture_too_small_to_be_looked_at_is_refused_by_name(studio: St
     assert "80 x 48 pixels" in failure.message
 
 
+async def test_several_pictures_are_bounded_together(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quickthaw.worker.pictures.PIXELS_MAX", 3 * 96 * 64 - 1)
+    pictures = [uri(reference())] * 3
+    failure = await studio.fail("flux2", **ASKED, image_urls=pictures)
+    assert failure.violations[0].field == "input.image_urls"
+    assert (await studio.draw("flux2", **ASKED, image_urls=pictures[:2])).artifacts
+
+
 async def test_previews_come_from_the_first_step_on(studio: Studio) -> None:
     size = {"width": 2 * SIDE, "height": SIDE}
     await studio.draw("flux2", **{**ASKED, "image_size": size}, preview_every=1)

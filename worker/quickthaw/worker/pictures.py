@@ -12,7 +12,7 @@ import binascii
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +28,8 @@ PIXELS_MAX: Final = 64 * 1024 * 1024
 # Once for the process: filters belong to all threads, and runs read pictures at the same time.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_SEVERAL: Final = "image_urls"
+"""Named without a place: callers' lists may have the first picture in them, too."""
 _STORED: Final = re.compile(r"blob:(inputs/[A-Za-z0-9_-]{43})")
 _INLINE: Final = re.compile(r"data:[a-z0-9.+/-]{0,100}(?:;[a-z0-9=-]{1,40})?;base64,")
 
@@ -66,10 +68,19 @@ def open_pictures(
         mask = _scaled(_flat(_open("mask_url", urls.mask, read_blob)), size).convert("L")
     if urls.end:
         end = _opaque(_scaled(_open("end_image_url", urls.end, read_blob), size))
-    more = tuple(
-        _opaque(_open(f"image_urls.{index}", url, read_blob)) for index, url in enumerate(urls.more)
-    )
+    more = tuple(_beside(first, urls.more, read_blob))
     return Pictures(_opaque(_scaled(first, size)), mask, end, more)
+
+
+def _beside(first: Image.Image, urls: Sequence[str], read_blob: ReadBlob) -> Iterator[Image.Image]:
+    """Those beside the first, which all together are no larger than one may be."""
+    pixels = first.width * first.height
+    for url in urls:
+        picture = _open(_SEVERAL, url, read_blob)
+        pixels += picture.width * picture.height
+        if pixels > PIXELS_MAX:
+            raise _wrong(_SEVERAL, f"names pictures of over {PIXELS_MAX} pixels, all together")
+        yield _opaque(picture)
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
