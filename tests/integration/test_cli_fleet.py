@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +25,7 @@ from quickthaw.wire.errors import (
     WorkerNotFound,
 )
 from quickthaw.wire.hosting import new_slab
+from support.descriptors import few_descriptors_left
 from support.patience import PATIENCE_SECONDS
 from support.platform import running_platform
 from support.pretend_worker import OUTLIVES_SECONDS
@@ -118,19 +117,6 @@ async def ended(pid: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-
-
-@contextmanager
-def few_descriptors_left(count: int) -> Iterator[None]:
-    """This process may open so many more, and gets its own limit back."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    free = sum(1 for each in range(highest) if not Path(f"/proc/self/fd/{each}").exists())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count - free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def parent_of(pid: int) -> int:

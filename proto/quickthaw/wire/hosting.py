@@ -91,15 +91,21 @@ class Receiver:
         self._connection = connection
         self._rest = b""
         self._descriptors: deque[int] = deque()
+        self._lost = False
+        """Whether descriptors were sent that this process has no room for."""
 
     def receive(self) -> list[tuple[HostMessage, tuple[int, ...]]]:
-        """What one read gives, maybe nothing yet. Raises HostGone, and as `socket.recv`."""
-        data, descriptors, _flags, _address = socket.recv_fds(
+        """What one read gives, maybe nothing yet. A `Start` whose descriptors this process has no
+        room for comes without any. Raises HostGone, and as `socket.recv`."""
+        data, descriptors, flags, _address = socket.recv_fds(
             self._connection, _RECEIVE_BYTES, _DESCRIPTORS_MAX
         )
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         self._descriptors.extend(descriptors)
+        if flags & socket.MSG_CTRUNC:
+            self.close()
+            self._lost = True
         if not data:
             self.close()
             raise HostGone("the other end was closed")
@@ -120,6 +126,9 @@ class Receiver:
             if kind is Start:
                 fields["arguments"] = tuple(fields["arguments"])
             message = kind(**fields)
+            if kind is Start and self._lost:
+                self._lost = False
+                return message, ()
             wanted = DESCRIPTORS_OF_START if kind is Start else 0
             return message, tuple(self._descriptors.popleft() for _ in range(wanted))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

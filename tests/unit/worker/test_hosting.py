@@ -22,6 +22,7 @@ from quickthaw.wire.hosting import (
     new_slab,
     send,
 )
+from support.descriptors import few_descriptors_left
 
 
 @pytest.fixture
@@ -56,6 +57,25 @@ def test_each_start_comes_with_its_own_descriptors(
                 f"/{message.worker_id}-{index}"
             )
             os.close(descriptor)
+
+
+def test_a_start_that_finds_no_room_for_its_descriptors_spoils_no_other(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    ours, its = ends
+    receiver = Receiver(its)
+    with (tmp_path / "file").open("w") as file:
+        for name in ("w-0", "w-1"):
+            send(ours, encode(Start(name, ())), [file.fileno()] * 3)
+    with few_descriptors_left(2):
+        assert receiver.receive() == [(Start("w-0", ()), ())]
+    ((start, descriptors),) = receiver.receive()
+    assert start == Start("w-1", ())
+    assert len(descriptors) == 3
+    for descriptor in descriptors:
+        os.close(descriptor)
+    left = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in left if path.endswith("/file")]
 
 
 def test_a_message_may_come_in_pieces(ends: tuple[socket.socket, socket.socket]) -> None:

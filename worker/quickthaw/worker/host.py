@@ -109,6 +109,9 @@ class Host:
 
     def _take(self, message: HostMessage, descriptors: tuple[int, ...]) -> None:
         match message:
+            case Start() if not descriptors:
+                logger.error("cannot start %s: too many open files", message.worker_id)
+                self._say(Ended(message.worker_id, EXIT_CANNOT_START))
             case Start():
                 wanted = _Wanted(message, *descriptors)
                 if self._leaving or len(self._wanted) >= STARTS_MAX:
