@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
@@ -29,7 +31,7 @@ def families() -> dict[str, list[Metric]]:
         )
     )
     GatewayMetrics(gateway)
-    everything = Reading(*[0.0] * len(Reading.__slots__))
+    everything = Reading(*(0.0 for _ in fields(Reading)))
     return {
         "scheduler": list(scheduler.registry.collect()),
         "gateway": list(gateway.collect()),
