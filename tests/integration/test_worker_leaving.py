@@ -22,6 +22,7 @@ SUCCEEDED = types_pb2.REQUEST_STATE_SUCCEEDED
 FAILED = types_pb2.REQUEST_STATE_FAILED
 CANCELLED = types_pb2.REQUEST_STATE_CANCELLED
 RUNNING = types_pb2.REQUEST_STATE_RUNNING
+LEAVING_SECONDS = 1.5  # less than what waits for a thread, a Goodbye or a Welcome
 FOREVER = '{"run_ms": 600000}'
 
 
@@ -80,6 +81,15 @@ async def test_a_scheduler_that_cannot_serve_now_is_tried_again(
     await welcomed(scheduler)
     await worker.ready.wait()
     assert worker.metric("stream_reconnects_total") >= 3
+
+
+async def test_a_worker_that_was_never_welcomed_leaves_at_once(
+    scheduler: FakeScheduler, worker: RunningWorker
+) -> None:
+    await scheduler.attached()
+    worker.worker.terminate()
+    async with asyncio.timeout(LEAVING_SECONDS):
+        await worker.done
 
 
 async def test_a_draining_worker_finishes_what_runs_takes_nothing_more_and_says_goodbye(

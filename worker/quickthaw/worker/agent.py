@@ -143,7 +143,7 @@ class Agent:
         self._leaving.set()
         self._outbox.put(fleet_pb2.WorkerMessage(goodbye=fleet_pb2.Goodbye()))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._patience.goodbye_seconds):
+            async with asyncio.timeout(self._patience.goodbye_seconds if self._connected else 0):
                 await self._left.wait()
         self._drop_call()
 

@@ -187,7 +187,8 @@ class Worker:
             asyncio.create_task(event.wait())
             for event in (self._terminated, self._agent.stop_when_idle)
         ]
-        start = asyncio.create_task(self._start())
+        preparing = asyncio.create_task(self._prepare())
+        start = asyncio.create_task(self._start(preparing))
         try:
             await asyncio.wait((start, *stops), return_when=asyncio.FIRST_COMPLETED)
             if start.done():
@@ -195,26 +196,29 @@ class Worker:
                 self._on_ready()
                 await self._until_told_to_stop()
         finally:
-            for task in stops:
+            for task in (start, *stops):
                 task.cancel()
         await self._drain()
         # Preparation may still hold the loader's thread; it cannot be interrupted.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(STOP_SECONDS):
-                await asyncio.shield(start)
+                await asyncio.shield(preparing)
         await self._agent.leave()
         if self._peers is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._peers.close)
-        if start.done() and self.shell.machine.idle:
+        if preparing.done() and self.shell.machine.idle:
             await self._diffusion.close()  # otherwise a thread hangs, and ends with the process
 
-    async def _start(self) -> None:
+    async def _start(self, preparing: asyncio.Task[None]) -> None:
+        await asyncio.shield(preparing)
+        await self._agent.welcomed.wait()
+
+    async def _prepare(self) -> None:
         checking = check_blob_store(self._settings.blob_store)
         if self._torch_families:
             await asyncio.gather(checking, self._diffusion.start(self._settings.prepare))
         else:
             await checking
-        await self._agent.welcomed.wait()
 
     async def _until_told_to_stop(self) -> None:
         """SIGTERM, or the scheduler's DrainWorker once nothing is left to run."""
