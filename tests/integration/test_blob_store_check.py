@@ -128,9 +128,9 @@ async def test_a_slow_store_is_not_waited_for_for_ever(
 async def test_a_full_disk_is_no_reason_not_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def full(*_: object) -> None:
+    def full(*_: object) -> None:
         raise obstore.exceptions.GenericError("Unable to write: No space left (os error 28)")
 
-    monkeypatch.setattr(obstore, "put_async", full)
+    monkeypatch.setattr(obstore, "put", full)
     await check_blob_store(str(tmp_path))
     assert "does not work for now" in caplog.text

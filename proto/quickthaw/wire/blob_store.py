@@ -77,7 +77,7 @@ async def check_blob_store(url: str) -> None:
     scheme = urlsplit(url).scheme
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await _round_trip(url, f"{_PROBES}/{secrets.token_hex(8)}")
+            await asyncio.to_thread(_round_trip, url, f"{_PROBES}/{secrets.token_hex(8)}")
     except TimeoutError:
         logger.warning("the blob store %s took no file in %g s: it is slow", url, CHECK_SECONDS)
     except (BaseError, OSError, ValueError) as error:
@@ -94,8 +94,12 @@ async def check_blob_store(url: str) -> None:
         ) from error
 
 
-async def _round_trip(url: str, key: str) -> None:
-    """With fewer tries than later: what is set up wrongly should be told at once."""
+def _round_trip(url: str, key: str) -> None:
+    """With fewer tries than later: what is set up wrongly should be told at once.
+
+    In a thread of ours: the library's own may still be at the end of an awaited call when what is
+    set up wrongly ends this process, which Python then aborts.
+    """
     if urlsplit(url).scheme in ("", "file"):
         store: ObjectStore = _folder(url)
     else:
@@ -104,8 +108,7 @@ async def _round_trip(url: str, key: str) -> None:
             "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
         }
         store = from_url(url, retry_config=retrying)
-    await obstore.put_async(store, key, _CONTENT)
-    found = await obstore.get_async(store, key)
-    if bytes(await found.bytes_async()) != _CONTENT:
+    obstore.put(store, key, _CONTENT)
+    if bytes(obstore.get(store, key).bytes()) != _CONTENT:
         raise OSError("it gives another file than it was given")
-    await obstore.delete_async(store, key)
+    obstore.delete(store, key)
