@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from quickthaw.cli.bench import cold_start
-from quickthaw.cli.bench.floors import DEPTHS, Floors
+from quickthaw.cli.bench.floors import DISK_DEPTHS, HTTP_DEPTHS, Floors
+from quickthaw.cli.bench.loopback import STORE, serving
 from quickthaw.cli.bench.options import Options
 from quickthaw.cli.bench.peers.registry import find
 from quickthaw.cli.bench.plot import plot
@@ -85,7 +86,8 @@ def test_every_loader_is_measured_from_every_tier(written: dict[str, Any]) -> No
         assert rows[key]["seconds"]["p50"] > 0
     assert rows["quickthaw/remote"]["how"] == ["remote"]
     assert rows["quickthaw/disk"]["how"] != ["page_cache"]
-    assert rows["floors/disk"]["how"][0] in {depth.words for depth in DEPTHS}
+    assert rows["floors/disk"]["how"][0] in {depth.words for depth in DISK_DEPTHS}
+    assert rows["floors/remote"]["how"][0] in {depth.words for depth in HTTP_DEPTHS}
     assert rows["quickthaw/page-cache"]["how"] == ["page_cache"]
 
 
@@ -272,11 +274,26 @@ def test_page_cache_states_are_looked_at(tmp_path: Path) -> None:
 def test_a_floor_that_read_less_than_all_is_no_floor(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(bytes(3 << 20))
-    floors = Floors([path], "cpu", 2, "")
+    floors = Floors([path], "cpu", "")
     floors.direct()
     os.truncate(path, 1 << 20)
     with pytest.raises(OSError, match="came back short"):
         floors.direct()
+
+
+def test_a_floor_over_http_that_fetched_less_than_all_is_no_floor(tmp_path: Path) -> None:
+    path = tmp_path / "components" / "weights"
+    path.parent.mkdir()
+    path.write_bytes(bytes(3 << 20))
+    with serving({STORE: tmp_path}) as url:
+        floors = Floors([path], "cpu", url)
+        floors.remote()
+        os.truncate(path, 1 << 20)
+        with pytest.raises(OSError, match="came back short"):
+            floors.remote()
+        path.unlink()
+        with pytest.raises(OSError, match="404"):
+            floors.remote()
 
 
 def test_tiers_are_measured_in_one_order_whatever_was_asked(tmp_path: Path) -> None:

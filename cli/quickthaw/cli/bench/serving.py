@@ -117,10 +117,10 @@ class _FloorLane:
     def __init__(self, settings: Settings) -> None:
         from quickthaw.cli.bench.floors import Floors
 
-        floors = Floors(
-            list(settings.subject.files.values()), settings.device, settings.readers, settings.url
-        )
-        self._how = {From.DISK: floors.depth.words}
+        floors = Floors(list(settings.subject.files.values()), settings.device, settings.url)
+        self._how = {From.DISK: floors.disk_depth.words}
+        if floors.http_depth is not None:
+            self._how[From.REMOTE] = floors.http_depth.words
         self._runs = {
             From.DISK: floors.direct,
             From.PAGE_CACHE: floors.page_cache,
