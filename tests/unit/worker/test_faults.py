@@ -25,6 +25,9 @@ BROKEN = "CUDA error: an illegal memory access was encountered"
     [
         torch.AcceleratorError(BROKEN),
         CudaError("CUDA error: whatever it is called by then", 719),
+        CudaError("CUDA error: tensor memory not completely freed", 721),
+        CudaError("CUDA error: MPS client terminated", 810),
+        RuntimeError("cuDNN error: CUDA error: invalid program counter"),
         RuntimeError("cuDNN error: CUDA error: device-side assert triggered"),
         RuntimeError("CUDA error: uncorrectable ECC error encountered"),
     ],
@@ -38,6 +41,7 @@ def test_a_broken_context_is_a_fault(error: Exception) -> None:
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         CudaError("CUDA error: invalid argument", 1),
+        CudaError("CUDA error: PTX JIT compiler library not found", 221),
         ValueError("an illegal memory access is what this prompt is about"),
         EngineFailed("the pipeline raised"),
     ],

@@ -22,14 +22,19 @@ logger = logging.getLogger(__name__)
 EXIT_DEVICE_FAULT = 3
 """Of a worker that can only be cured by a new process."""
 
-# Of cudaError_t and CUresult, which agree here: those after which the context must be destroyed.
-_STICKY_CODES = frozenset({214, 220, 221, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
+# Of cudaError_t and CUresult, which agree here: those after which the context must be destroyed,
+# as cuda.h says of each (13.0). 221, between them, is a compiler that is not installed.
+_STICKY_CODES = frozenset(
+    {214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810}
+)
 _STICKY_WORDS = (
     "illegal memory access",
     "device-side assert",
     "unspecified launch failure",
     "misaligned address",
     "illegal instruction",
+    "invalid program counter",
+    "not supported on global/shared address space",
     "uncorrectable ecc error",
     "uncorrectable nvlink error",
     "launch timed out",
