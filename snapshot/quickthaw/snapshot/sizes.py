@@ -95,7 +95,8 @@ def seconds_max(pipeline: Any, family: Family) -> float:
 def working_set_bytes(pipeline: Any, family: Family, size: SizeRule, frames: FrameRule) -> int:
     """A generous guess at one request's peak beside the weights, at the default size.
 
-    Decoding dominates: at full resolution the VAE holds some ten maps as wide as its first block.
+    Decoding dominates: at full resolution the VAE holds some ten maps as wide as its first block,
+    of a tile where its family decodes this size in tiles.
     The denoiser adds some sixteen maps of its width for two guidance branches. Sound is decoded in
     one piece, some four times as long as it is.
     """
@@ -105,16 +106,32 @@ def working_set_bytes(pipeline: Any, family: Family, size: SizeRule, frames: Fra
         return int(4 * samples * vae.config.decoder_channels * vae.dtype.itemsize)
     pixels, side = size.default * size.height, vae_scale(vae) * family.patch
     item = 4 if getattr(vae.config, "force_upcast", False) else vae.dtype.itemsize
-    decoding = _MAPS * pixels * _first_width(vae) * item
+    count = frames.default
+    tiled = family.decodes_in_tiles((size.default, size.height), count)
+    at_once = min(pixels, _tile_pixels(vae)) if tiled else pixels
+    decoding = _MAPS * at_once * _first_width(vae) * item
     denoising = 2 * 16 * (pixels // side**2) * _channels(denoiser) * denoiser.dtype.itemsize
     if family.output is Output.IMAGE:
         return int(max(decoding, denoising))
-    count = frames.default
     latent_frames = (count - 1) // frames.step + 1
     finished = 2 * count * pixels * 3 * 4
     return int(
-        max(min(count, _VIDEO_DECODED_AT_ONCE) * decoding, latent_frames * denoising) + finished
+        max(min(count, _frames_at_once(vae)) * decoding, latent_frames * denoising) + finished
     )
+
+
+def _tile_pixels(vae: Any) -> int:
+    """As the VAE cuts tiles unless told otherwise."""
+    if (side := getattr(vae, "tile_sample_min_size", None)) is not None:
+        return int(side) ** 2
+    return int(vae.tile_sample_min_width * vae.tile_sample_min_height)
+
+
+def _frames_at_once(vae: Any) -> int:
+    """Of a video that is decoded: those of a tile in time and the one before."""
+    if not getattr(vae, "use_framewise_decoding", False):
+        return _VIDEO_DECODED_AT_ONCE
+    return int(vae.tile_sample_min_num_frames) + 1
 
 
 def _first_width(vae: Any) -> int:

@@ -17,6 +17,7 @@ import torch
 from quickthaw.wire.errors import EngineFailed, QuickthawError
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
 from quickthaw.worker.attempts import RunResult
+from quickthaw.worker.decoding import decode_pictures
 from quickthaw.worker.drawing import arguments, encoded
 from quickthaw.worker.families.base import MakesPictures
 from quickthaw.worker.inputs import ImageInput
@@ -77,7 +78,7 @@ def draw_batch(
     drawn = [members[index] for index in fit]
     seeds = [seed_of(member.request.seed) for member in drawn]
     steps = _BatchSteps(clone, family, drawn, linear, began)
-    images = _run(clone, family, drawn, seeds, steps)
+    images = _run(pipe, clone, family, drawn, seeds, steps)
     each = drawn[0].request.num_images
     for place, index in enumerate(fit):
         if place not in steps.left:
@@ -95,13 +96,17 @@ class _Images(NamedTuple):
 
 
 def _run(
+    pipe: Any,
     clone: Any,
     family: MakesPictures,
     members: Sequence[Member],
     seeds: Sequence[int],
     steps: _BatchSteps,
 ) -> _Images:
-    each = members[0].request.num_images
+    first = members[0].request
+    each = first.num_images
+    size = first.width, first.height
+    decode_pictures(pipe, clone, size, each * len(members), steps.look)
     with torch.inference_mode(), vae_kept(clone):
         output = clone(
             generator=[one for seed in seeds for one in generators_of(seed, each)],
@@ -156,9 +161,10 @@ class _BatchSteps:
         if linear is not None and any(member.request.preview_every for member in members):
             self._painter = PreviewPainter(linear, pipe.vae_scale_factor)
             self._recorder = StepRecorder(pipe.scheduler)
-        self._look()
+        self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Lets go of members that were stopped. Raises RunStopped when nobody is left."""
         for place, member in enumerate(self._members):
             if place not in self.left and member.stop.is_set():
                 self.left.add(place)
@@ -169,7 +175,7 @@ class _BatchSteps:
     def __call__(
         self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        self._look()
+        self.look()
         step, steps = index + 1, int(pipe.num_timesteps)
         if index == 0:
             self.first_step_seconds = time.monotonic() - self._began

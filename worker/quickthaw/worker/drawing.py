@@ -17,6 +17,7 @@ from quickthaw.wire.errors import EngineFailed
 from quickthaw.wire.limits import PREVIEW_BYTES_MAX
 from quickthaw.worker.ahead import Answers
 from quickthaw.worker.attempts import OutputFile, RunResult
+from quickthaw.worker.decoding import decode_pictures
 from quickthaw.worker.families.base import MakesPictures
 from quickthaw.worker.inputs import ImageInput
 from quickthaw.worker.own_pipeline import (
@@ -60,6 +61,8 @@ def draw(
     seed = seed_of(request.seed)
     paint = _painting(clone, family, request, linear, sink)
     steps = Steps(sink, stop, began, request.preview_every, paint)
+    size = request.width, request.height
+    decode_pictures(pipe, clone, size, request.num_images, lambda: raise_if(stop))
     with torch.inference_mode(), vae_kept(clone):
         output = clone(
             generator=generators_of(seed, request.num_images),

@@ -13,6 +13,7 @@ import torch
 from quickthaw.wire.errors import EngineFailed
 from quickthaw.worker.ahead import Answers
 from quickthaw.worker.attempts import OutputFile, RunResult
+from quickthaw.worker.decoding import decode_video
 from quickthaw.worker.families.base import MakesVideo
 from quickthaw.worker.inputs import VideoInput
 from quickthaw.worker.own_pipeline import (
@@ -55,6 +56,7 @@ def film(
     seed = seed_of(request.seed)
     paint = _painting(clone, family, request, linear, sink)
     steps = Steps(sink, stop, began, request.preview_every, paint)
+    decode_video(pipe, clone, request.size, request.num_frames, lambda: raise_if(stop))
     with torch.inference_mode(), vae_kept(clone):
         output = clone(
             generator=generators_of(seed, 1)[0],

@@ -27,6 +27,11 @@ ANY_SIZE = SizeRule(default=1, multiple_of=1, minimum=1, maximum=1 << 20)
 ANY_FRAMES = FrameRule()
 
 
+TILED_OVER_PIXELS = 2 << 20
+"""Twice as many as most models of pictures were trained with: what people usually ask for stays
+below."""
+
+
 @dataclass(frozen=True, slots=True)
 class Learned:
     """What only a model's own configuration says."""
@@ -96,8 +101,26 @@ class Family:
     trained."""
     frames: FrameRule = ANY_FRAMES
     """Where the pipeline does not say."""
+    tiled_over_pixels: int | None = TILED_OVER_PIXELS
+    """A picture of more pixels, or a frame, is decoded in tiles of the VAE's own size, whoever asks
+    and wherever it runs, so that the same request gives the same bytes; None: its VAE has none."""
+    decodes_frames_together: bool = False
+    """Its VAE decodes all frames in one piece, so it is their pixels that count."""
     chat: Chat | None = None
     learn: Learn = lambda pipeline: NOTHING_LEARNED
+
+    def decodes_in_tiles(self, size: tuple[int, int], frames: int = 1) -> bool:
+        """What is made has this width, height and, of videos, so many frames."""
+        if self.tiled_over_pixels is None:
+            return False
+        together = frames if self.decodes_frames_together else 1
+        return size[0] * size[1] * together > self.tiled_over_pixels
+
+    def decodes_one_by_one(self, size: tuple[int, int], pictures: int) -> bool:
+        """Rather than `pictures` of a width and height at once."""
+        width, height = size
+        limit = self.tiled_over_pixels
+        return limit is not None and pictures > 1 and width * height * pictures > limit
 
     def input_schema(
         self,

@@ -36,6 +36,8 @@ LTX = Family(
     side_step=16,
     landscape=(704, 480),
     frames=FrameRule(default=161, step=8, fps=25),
+    tiled_over_pixels=1280 * 720 * 121,  # its largest usual shape, of as many seconds
+    decodes_frames_together=True,
     learn=_of_given_frames,
 )
 
@@ -60,4 +62,5 @@ SVD = Family(
     defaults={"num_inference_steps": 25},
     output=Output.VIDEO,
     landscape=(1024, 576),
+    tiled_over_pixels=None,  # The worker's adapter bounds how many frames are decoded at once.
 )

@@ -53,6 +53,7 @@ WAN = Family(
     side_step=16,
     landscape=(832, 480),
     frames=FrameRule(default=81, step=4, fps=16),
+    tiled_over_pixels=1280 * 720,  # as large as it was trained at
     learn=_of_both_kinds,
 )
 
