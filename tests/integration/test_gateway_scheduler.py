@@ -121,6 +121,27 @@ async def test_a_caller_that_leaves_stops_its_run_on_the_worker(tmp_path: Path) 
         stack.worker.finish(assign, "cancelled", metered_ms=10)
 
 
+async def test_a_run_that_is_made_again_with_its_key_is_answered_without_another(
+    tmp_path: Path,
+) -> None:
+    once, path = {"idempotency-key": "order-7"}, "/run/test/tiny"
+    async with a_stack(tmp_path) as stack:
+        answer = asyncio.create_task(stack.http.post(path, json={"prompt": "x"}, headers=once))
+        assign = await stack.worker.next_assign()
+        answer.cancel()
+        stack.worker.running(assign.attempt_id)
+        stack.finish_with_picture(assign)
+        again = await stack.http.post(path, json={"prompt": "x"}, headers=once)
+        assert again.status_code == 200, again.text
+        assert again.headers["x-fal-request-id"] == assign.request_id
+        other = await stack.http.post(path, json={"prompt": "y"}, headers=once)
+        assert other.status_code == 422
+        bob = once | await stack.new_key("bob")
+        asking = asyncio.create_task(stack.http.post(path, json={"prompt": "y"}, headers=bob))
+        stack.finish_with_picture(await stack.worker.next_assign())
+        assert (await asking).status_code == 200
+
+
 async def test_a_request_is_cancelled_from_the_queue(tmp_path: Path) -> None:
     async with a_stack(tmp_path) as stack:
         queued = (await stack.http.post("/queue/test/tiny", json={"prompt": "x"})).json()

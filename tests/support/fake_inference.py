@@ -142,6 +142,8 @@ class FakePlatform(Unplayed):
         _check_model(request.model)
         for known in self.requests.values():
             if known.submitted.idempotency_key == request.idempotency_key != "":
+                if known.submitted.input_json != request.input_json:
+                    raise errors.AlreadyExists("the key was used for a different request")
                 return inference_pb2.SubmitResponse(
                     request_id=known.record.request_id, deduplicated=True
                 )

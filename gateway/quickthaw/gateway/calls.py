@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from quickthaw.gateway import idempotency
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.arguments import translate_arguments, with_previews
 from quickthaw.gateway.context import Gateway
@@ -21,6 +22,7 @@ from quickthaw.gateway.schemas import schema_properties
 from quickthaw.gateway.violations import schema_violations
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire.errors import (
+    AlreadyExists,
     DeadlineExpired,
     InvalidInput,
     MessageTooLarge,
@@ -65,10 +67,10 @@ class Call:
         return self.options.credential
 
     def submission(
-        self, *, keyed: bool = False, unattended: bool = False
+        self, *, keyed: bool = True, unattended: bool = False
     ) -> inference_pb2.SubmitRequest:
-        """`keyed`: with the caller's idempotency key. `unattended`: with its start timeout, which
-        nobody here keeps. Raises MessageTooLarge."""
+        """`keyed`: with the caller's idempotency key, if it has one. `unattended`: with its start
+        timeout, which nobody here keeps. Raises MessageTooLarge."""
         input_json = render(self.input)
         if len(input_json) > INPUT_BYTES_MAX:
             raise MessageTooLarge(
@@ -90,10 +92,16 @@ class Call:
 
     def explain(self, error: QuickthawError) -> Exception:
         """A refusal of the arguments with the kind of each violation, anything else as it is."""
-        if not isinstance(error, InvalidInput):
-            return error
-        answer = error_answer(error, schema_violations(self.input, self.schema))
-        return HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
+        match error:
+            case InvalidInput():
+                answer = error_answer(error, schema_violations(self.input, self.schema))
+                return HttpError(answer.status, answer.detail, answer.error_type, answer.headers)
+            case AlreadyExists():
+                place: list[Json] = ["header", idempotency.HEADER]
+                item = {"loc": place, "msg": error.message, "type": "value_error"}
+                return HttpError(422, [item])
+            case _:
+                return error
 
 
 async def make_call(
@@ -132,24 +140,32 @@ async def make_call(
 
 
 class AttendedRequest:
-    """A request whose caller waits for it on an open connection, and which ends if that closes."""
+    """A request whose caller waits for it on an open connection, and which ends if that closes.
+
+    One with an idempotency key goes on: its caller can ask again, and others may be waiting for it.
+    """
 
     def __init__(self, call: Call, request_id: str) -> None:
         self._call = call
         self.request_id = request_id
         self._finished = False
+        self._outlives = bool(call.options.idempotency_key)
 
     @classmethod
     async def submit(cls, call: Call) -> AttendedRequest:
         gateway = call.gateway
-        submitting = asyncio.ensure_future(
-            gateway.platform.submit(call.credential, call.submission())
-        )
+        outlives = bool(call.options.idempotency_key)
+        submission = call.submission(unattended=outlives)
+        if outlives:
+            end_by = time.time() + gateway.limits.run_seconds_max
+            submission.deadline_unix_ms = int(1000 * end_by)
+        submitting = asyncio.ensure_future(gateway.platform.submit(call.credential, submission))
         try:
             accepted = await asyncio.shield(submitting)
         except asyncio.CancelledError:
-            # The caller left while the scheduler may be accepting: the request must not outlive it.
-            gateway.start(cls._cancel_unseen(call, submitting))
+            if not outlives:
+                # It left while the scheduler may be accepting.
+                gateway.start(cls._cancel_unseen(call, submitting))
             raise
         except QuickthawError as error:
             raise call.explain(error) from error
@@ -170,7 +186,8 @@ class AttendedRequest:
         call = self._call
         now = asyncio.get_running_loop().time
         end_by = now() + call.gateway.limits.run_seconds_max
-        limit_seconds = call.options.start_timeout_seconds
+        # Whoever asks again for what outlives its callers is not who it was to begin in time for.
+        limit_seconds = None if self._outlives else call.options.start_timeout_seconds
         start_by = end_by if limit_seconds is None else now() + limit_seconds
         events = follow(call.gateway.platform, call.credential, self.request_id)
         try:
@@ -197,8 +214,9 @@ class AttendedRequest:
             await events.aclose()
 
     def abandon(self) -> None:
-        """Cancels the request unless it has ended; to be called when the caller is done with it."""
-        if not self._finished:
+        """Cancels the request unless it has ended or outlives its caller; to be called when the
+        caller is done with it."""
+        if not (self._finished or self._outlives):
             self._finished = True
             self._call.gateway.start(_cancel(self._call, self.request_id))
 

@@ -130,6 +130,12 @@ _HEADERS: Sequence[Json] = [
         "description": "The loss of its worker ends the request.",
         "schema": {"type": "string", "enum": ["1", "true", "yes"]},
     },
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key with the same call is the same request, and its answer.",
+        "schema": {"type": "string", "maxLength": 128},
+    },
 ]
 _SUBMIT_QUERY: Sequence[Json] = [
     {

@@ -7,19 +7,19 @@ request, which is why this binds to the generated stubs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import NewType, TypeAlias, TypeVar, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import NewType, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
-from grpc_status import rpc_status
 
+from quickthaw.gateway.realtime_stream import RealtimeStream, is_bare, our_error, our_errors
 from quickthaw.gateway.settings import Limits
 from quickthaw.v1 import (
     billing_pb2,
@@ -32,15 +32,13 @@ from quickthaw.v1 import (
     webhooks_pb2,
     webhooks_pb2_grpc,
 )
-from quickthaw.wire.errors import QuickthawError, Unavailable
-from quickthaw.wire.limits import CHANNEL_OPTIONS, CONTENTS_BYTES_MAX
+from quickthaw.wire.dialling import Dialler, Retired
+from quickthaw.wire.errors import Unavailable
+from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
-from quickthaw.wire.status import error_from_rpc
+from quickthaw.wire.tls import TlsFiles
 
-# A string: the class is generic for the type checkers only.
-RealtimeCall: TypeAlias = (
-    "grpc.aio.StreamStreamCall[inference_pb2.RealtimeRequest, inference_pb2.RealtimeResponse]"
-)
+logger = logging.getLogger(__name__)
 
 Credential = NewType("Credential", str)
 """A key as the `authorization` metadata carries it; empty for a caller that sent none."""
@@ -64,9 +62,24 @@ T = TypeVar("T")
 class Platform:
     """Every method raises the errors of `quickthaw.wire.errors`, whatever gRPC made of them."""
 
-    def __init__(self, scheduler: Address, limits: Limits) -> None:
+    def __init__(
+        self, scheduler: Address, limits: Limits, scheduler_tls: TlsFiles | None = None
+    ) -> None:
+        """`scheduler_tls` None is for plain text. Raises SettingsInvalid for files that cannot be
+        used."""
         self._limits = limits
-        self.channel = grpc.aio.insecure_channel(str(scheduler), options=_OPTIONS)
+        self._dialler = Dialler(str(scheduler), scheduler_tls, _OPTIONS)
+        self._listed: OrderedDict[Credential, tuple[float, list[catalog_pb2.Model]]] = OrderedDict()
+        self._models: OrderedDict[tuple[Credential, str], tuple[float, catalog_pb2.Model]] = (
+            OrderedDict()
+        )
+        self._looking: asyncio.Task[None] | None = None
+        self._trouble = ""
+        self._retired = Retired()
+        self._connect()
+
+    def _connect(self) -> None:
+        self.channel = self._dialler.open()
         self._inference = inference_pb2_grpc.InferenceStub(self.channel)
         self._catalog = catalog_pb2_grpc.CatalogStub(self.channel)
         self._webhooks = webhooks_pb2_grpc.WebhooksStub(self.channel)
@@ -78,12 +91,25 @@ class Platform:
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         self._billing = billing_pb2_grpc.BillingStub(self.channel)
-        self._listed: OrderedDict[Credential, tuple[float, list[catalog_pb2.Model]]] = OrderedDict()
-        self._models: OrderedDict[tuple[Credential, str], tuple[float, catalog_pb2.Model]] = (
-            OrderedDict()
-        )
+
+    @property
+    def renewable(self) -> bool:
+        """Whether `renew` has anything to look at."""
+        return self._dialler.renewable
+
+    def renew(self) -> None:
+        """Looks whether the certificate was renewed; what comes then goes by a new connection, and
+        what is under way ends on the old one."""
+        if self._dialler.refresh():
+            self._retired.add(self.channel)
+            self._trouble = ""
+            self._connect()
 
     async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._retired.close()
         await self.channel.close()
 
     async def ready(self) -> bool:
@@ -91,7 +117,8 @@ class Platform:
             answer = await self._health_check(
                 health_pb2.HealthCheckRequest(), timeout=READY_SECONDS
             )
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            self._note(error)
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
@@ -128,7 +155,7 @@ class Platform:
         Raises Unavailable when the scheduler goes away, which has then forgotten the request, and
         DeadlineExpired for a run longer than any may be.
         """
-        with _our_errors():
+        with our_errors():
             return await self._inference.Run(
                 request, metadata=_metadata(credential), timeout=self._limits.run_seconds_max
             )
@@ -160,7 +187,7 @@ class Platform:
             timeout=timeout_seconds or self._limits.run_seconds_max,
         )
         try:
-            with _our_errors():
+            with our_errors():
                 async for event in call:
                     yield event
         finally:
@@ -168,7 +195,7 @@ class Platform:
 
     def realtime(self, credential: Credential) -> RealtimeStream:
         """A session of its own. Close it."""
-        with _our_errors():
+        with our_errors():
             return RealtimeStream(self._inference.Realtime(metadata=_metadata(credential)))
 
     async def read_artifact(
@@ -180,7 +207,7 @@ class Platform:
             timeout=self._limits.run_seconds_max,
         )
         try:
-            with _our_errors():
+            with our_errors():
                 async for part in call:
                     yield part
         finally:
@@ -318,76 +345,26 @@ class Platform:
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and _is_bare(error):
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and is_bare(error):
                 raise Unavailable(
                     "the scheduler did not answer in time; try again", retry_delay_seconds=1.0
                 ) from error
-            raise _our_error(error) from error
+            self._note(error)
+            raise our_error(error) from error
 
+    def _note(self, error: grpc.aio.AioRpcError) -> None:
+        """Says in the log, once, if it is TLS that keeps this gateway from the scheduler."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or not is_bare(error):
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(error.details() or ""))
 
-class RealtimeStream:
-    """A session with the scheduler, used for one input at a time. A broken one stays broken."""
-
-    def __init__(self, call: RealtimeCall) -> None:
-        self._call = call
-        self._inputs = 0
-
-    def close(self) -> None:
-        """The scheduler cancels what is still under way."""
-        self._call.cancel()
-
-    async def run(self, submission: inference_pb2.SubmitRequest) -> inference_pb2.RealtimeResponse:
-        """One input's end or its refusal; an end that is `tentative` must not be told to anybody
-        until `settle`. Raises Unavailable for a session that is over."""
-        self._inputs += 1
-        with _our_errors():
-            try:
-                await self._call.write(
-                    inference_pb2.RealtimeRequest(
-                        tag=str(self._inputs),
-                        submit=submission,
-                        end_only=True,
-                        contents_bytes_max=CONTENTS_BYTES_MAX,
-                        tentative=True,
-                    )
-                )
-            except asyncio.InvalidStateError as error:
-                raise Unavailable("the session with the scheduler is over") from error
-        return await self._answer()
-
-    async def settle(self) -> inference_pb2.RealtimeResponse:
-        """What became of the tentative end: it is durable, or refused. Raises as `run`."""
-        return await self._answer()
-
-    async def _answer(self) -> inference_pb2.RealtimeResponse:
-        tag = str(self._inputs)
-        with _our_errors():
-            while isinstance(answer := await self._call.read(), inference_pb2.RealtimeResponse):
-                ended = answer.HasField("refused") or answer.event.HasField("finished")
-                if answer.tag == tag and (ended or answer.durable):
-                    return answer
-        raise Unavailable("the scheduler ended the session")
+    async def _look(self, text: str) -> None:
+        trouble = await asyncio.to_thread(self._dialler.trouble, text)
+        if trouble is not None and trouble != self._trouble:
+            logger.error("the scheduler cannot be called: %s", trouble)
+            self._trouble = trouble
 
 
 def _metadata(credential: Credential) -> tuple[tuple[str, str], ...]:
     return (("authorization", credential),) if credential else ()
-
-
-@contextlib.contextmanager
-def _our_errors() -> Iterator[None]:
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise _our_error(error) from error
-
-
-def _our_error(error: grpc.aio.AioRpcError) -> QuickthawError:
-    if error.code() is grpc.StatusCode.CANCELLED and _is_bare(error):
-        # We cancel calls by cancelling tasks, which raises something else: the server shut down.
-        return Unavailable("the scheduler is shutting down; try again", retry_delay_seconds=1.0)
-    return error_from_rpc(error)
-
-
-def _is_bare(error: grpc.aio.AioRpcError) -> bool:
-    """Whether gRPC itself made the status: none of our servicers said anything."""
-    return rpc_status.from_call(cast("grpc.Call", error)) is None

@@ -111,6 +111,9 @@ async def running(settings: GatewaySettings) -> AsyncIterator[Listening]:
                 every_seconds = settings.limits.sweep_seconds
                 await stack.enter_async_context(sweeping(gateway.uploads.expiry, every_seconds))
             tls = await _tls(settings, authority, stack)
+            if gateway.platform.renewable:
+                every_seconds = settings.limits.tls_check_seconds
+                await stack.enter_async_context(renewing(gateway.platform.renew, every_seconds))
             await _deliver_webhooks(settings, gateway, stack)
             await stack.enter_async_context(_served(gateway, listener, settings.limits, tls))
             yield Listening(address, public_url, metrics_url)
@@ -121,7 +124,7 @@ def _gateway(settings: GatewaySettings, metrics: GatewayMetrics, public_url: str
     secret = load_secret(settings.link_secret_file)
     own_credential = Credential(load_key(settings.key_file))
     uploads = _uploads(settings, secret)
-    platform = Platform(settings.scheduler, settings.limits)
+    platform = Platform(settings.scheduler, settings.limits, settings.scheduler_tls)
     links = Links(secret, public_url)
     outbound = Outbound(allow_private=settings.input_allow_private)
     inputs = Inputs(
@@ -190,7 +193,9 @@ async def _tls(
     own = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
         certificate = OwnCertificate(settings.tls_certificate, settings.tls_key)
-        await stack.enter_async_context(renewing(certificate, settings.limits.tls_check_seconds))
+        await stack.enter_async_context(
+            renewing(certificate.refresh, settings.limits.tls_check_seconds)
+        )
         own = certificate.context
     return own if authority is None else authority.server_context(own)
 

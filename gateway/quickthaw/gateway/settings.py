@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from quickthaw.wire.dialling import add_tls_flags, dialled
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
+from quickthaw.wire.tls import TlsFiles
 
 WEBHOOK_SECONDS_MAX = 240.0
 """With what a lease has beside, as long as a scheduler lends a webhook."""
@@ -157,6 +159,8 @@ class Limits:
 class GatewaySettings:
     scheduler: Address
     http: Address
+    scheduler_tls: TlsFiles | None = None
+    """What goes with dialling it; None for plain text."""
     public_url: str | None = None
     """Without a trailing slash; None: `http://` and the address listened on."""
     metrics: Address | None = None
@@ -204,10 +208,12 @@ def parse_settings(
             f"--webhook-seconds is {limits['webhook_seconds']}: give at most "
             f"{WEBHOOK_SECONDS_MAX:g}, for a webhook is leased for five minutes at most"
         )
-    if (parsed.tls_certificate is None) != (parsed.tls_key is None):
-        raise SettingsInvalid("--tls-certificate and --tls-key belong together: give both")
+    if (parsed.tls_cert is None) != (parsed.tls_key is None):
+        raise SettingsInvalid("--tls-cert and --tls-key belong together: give both")
+    scheduler, scheduler_tls = dialled(parsed, parsed.scheduler, environment)
     return GatewaySettings(
-        scheduler=Address.parse(parsed.scheduler),
+        scheduler=scheduler,
+        scheduler_tls=scheduler_tls,
         http=Address.parse(parsed.http),
         public_url=None if parsed.public_url is None else _public_url(parsed.public_url),
         metrics=None if parsed.metrics is None else Address.parse(parsed.metrics),
@@ -215,7 +221,7 @@ def parse_settings(
         link_secret_file=parsed.link_secret_file,
         blob_store=parsed.blob_store,
         tls_dir=parsed.tls_dir,
-        tls_certificate=parsed.tls_certificate,
+        tls_certificate=parsed.tls_cert,
         tls_key=parsed.tls_key,
         default_model=parsed.default_model,
         input_allow_private=parsed.input_allow_private
@@ -253,7 +259,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m quickthaw.gateway",
         description="Serves the HTTP APIs of a Quickthaw platform.",
     )
-    parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="its gRPC address")
+    parser.add_argument(
+        "--scheduler",
+        required=True,
+        metavar="HOST:PORT",
+        help="its gRPC address; grpcs://HOST:PORT for TLS",
+    )
+    add_tls_flags(parser, "scheduler-", also=["--tls-ca"])
     parser.add_argument(
         "--http", default="127.0.0.1:7080", metavar="HOST:PORT", help="where to serve (%(default)s)"
     )
@@ -285,7 +297,11 @@ def _parser() -> argparse.ArgumentParser:
         "hosts in through CONNECT or by name",
     )
     parser.add_argument(
-        "--tls-certificate", type=Path, metavar="PEM", help="your own, with its chain, for TLS"
+        "--tls-cert",
+        "--tls-certificate",
+        type=Path,
+        metavar="PEM",
+        help="your own, with its chain, for TLS on the HTTP port",
     )
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
     parser.add_argument(

@@ -11,11 +11,16 @@ from quickthaw.wire.errors import Internal, QuickthawError, Unavailable
 async def run_to_end(call: Call, exchange: Exchange) -> types_pb2.Request:
     """The request, ended in whatever way; `exchange` has its id as soon as that is known.
 
-    Cancelling this cancels the request. A scheduler that goes away has forgotten what it had begun
-    in this way, so the request is made again, and then in a way that outlives such a loss.
+    Cancelling this cancels the request unless it has an idempotency key. A scheduler that goes away
+    has forgotten what it had begun in this way, so the request is made again, and then in a way
+    that outlives such a loss.
     Raises as `AttendedRequest.submit` and `AttendedRequest.events` do.
     """
-    if call.options.start_timeout_seconds is None and call.options.keep_seconds is None:
+    options = call.options
+    attended_from_here = (
+        options.start_timeout_seconds is not None or options.keep_seconds is not None
+    )
+    if not (attended_from_here or options.idempotency_key):
         try:
             finished = await call.gateway.platform.run(call.credential, call.submission())
         except Unavailable:

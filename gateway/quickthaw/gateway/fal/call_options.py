@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.calls import CallOptions
 from quickthaw.gateway.credentials import read_credential
+from quickthaw.gateway.idempotency import printable, read_idempotency_key
 from quickthaw.gateway.storage.lifecycle import read_lifecycle
 from quickthaw.v1 import types_pb2
-from quickthaw.wire.errors import InvalidArgument
-from quickthaw.wire.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 DELIVERY_SECONDS = 300.0
 """How long a caller that wants nothing kept has for fetching what was made."""
@@ -27,8 +26,8 @@ def read_options(headers: Mapping[str, str]) -> CallOptions:
         credential=read_credential(headers),
         priority=types_pb2.PRIORITY_LOW if low else types_pb2.PRIORITY_NORMAL,
         start_timeout_seconds=_start_timeout(headers.get("x-fal-request-timeout")),
-        worker_hint=_printable(headers.get("x-fal-runner-hint", "")[:HINT_CHARS_MAX]),
-        idempotency_key=_idempotency_key(headers.get("idempotency-key", "")),
+        worker_hint=printable(headers.get("x-fal-runner-hint", "")[:HINT_CHARS_MAX]),
+        idempotency_key=read_idempotency_key(headers),
         no_retry=headers.get("x-fal-no-retry", "").strip().lower() in _YES,
         keep_seconds=_keep_seconds(headers),
         io_kept_seconds=DELIVERY_SECONDS if _keeps_nothing(headers) else None,
@@ -72,16 +71,3 @@ def _start_timeout(text: str | None) -> float | None:
             "bad_request",
         )
     return seconds
-
-
-def _idempotency_key(text: str) -> str:
-    if len(text) > IDEMPOTENCY_KEY_CHARS_MAX:
-        raise InvalidArgument(
-            f"Idempotency-Key has {len(text)} characters: give at most {IDEMPOTENCY_KEY_CHARS_MAX}"
-        )
-    return _printable(text)
-
-
-def _printable(text: str) -> str:
-    """Header bytes reach us as Latin-1; what is no text in it is no name of anything either."""
-    return "".join(character for character in text if character.isprintable())

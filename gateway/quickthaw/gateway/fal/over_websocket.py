@@ -36,6 +36,8 @@ NORMAL_CLOSURE = 1000
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
 
+_OF_THE_UPGRADE = (b"authorization", b"idempotency-key")
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -145,7 +147,8 @@ async def _answer(websocket: WebSocket, opened: Opened, body: bytes, gone: async
 def _http_scope(websocket: WebSocket, opened: Opened) -> Scope:
     """Of the POST that a frame stands for."""
     exchange = replace(exchange_of(websocket), request_id=str(uuid.uuid4()))
-    headers = [entry for entry in websocket.scope["headers"] if entry[0] != b"authorization"]
+    # The upgrade's idempotency key cannot be that of every call.
+    headers = [entry for entry in websocket.scope["headers"] if entry[0] not in _OF_THE_UPGRADE]
     if opened.options.credential:  # It may have come as a token in the query.
         headers.append((b"authorization", opened.options.credential.encode()))
     return {

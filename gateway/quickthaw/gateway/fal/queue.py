@@ -47,7 +47,7 @@ _TRUE = frozenset({"true", "1"})
 async def submit(request: Request) -> Response:
     """Arguments that do not fit are accepted as well: the result, and a webhook, tell of them."""
     call = await read_call(request, as_they_are=True)
-    submission = call.submission(keyed=True, unattended=True)
+    submission = call.submission(unattended=True)
     submission.accept_invalid_input = True
     submission.found_wrong.extend(found_wrong(call.found_wrong))
     submission.model_queue_max = _queue_max(request)

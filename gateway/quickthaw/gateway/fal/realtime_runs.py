@@ -9,7 +9,8 @@ from typing import TypeAlias, TypeVar
 
 from quickthaw.gateway.calls import Call
 from quickthaw.gateway.fal.sockets import Opened
-from quickthaw.gateway.platform import PAUSE_SECONDS, PAUSE_SECONDS_MAX, RealtimeStream
+from quickthaw.gateway.platform import PAUSE_SECONDS, PAUSE_SECONDS_MAX
+from quickthaw.gateway.realtime_stream import RealtimeStream
 from quickthaw.gateway.violations import violations_from
 from quickthaw.v1 import inference_pb2, types_pb2
 from quickthaw.wire import errors
@@ -40,7 +41,7 @@ class Runs:
         may be sent again. Raises what `pack` raises, and HttpError and errors of the platform for
         an input that was refused.
         """
-        submission = call.submission(unattended=True)
+        submission = call.submission(keyed=False, unattended=True)
         give_up = time.monotonic() + self._opened.gateway.limits.reconnect_seconds
         pause_seconds = PAUSE_SECONDS
         while True:

@@ -20,6 +20,7 @@ from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.endpoints import Served, served
 from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.gateway.front import exchange_of
+from quickthaw.gateway.idempotency import read_idempotency_key
 from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.media import Medium, medium_of
@@ -90,7 +91,8 @@ async def _call(request: Request, gateway: Gateway, wanted: Wanted) -> Call:
     input_ = await gateway.inputs.bring(credential, translated.input, properties)
     if wanted.stream and wanted.partial_images:
         input_ = with_previews(input_, schema, wanted.partial_images)
-    return Call(gateway, found.endpoint, CallOptions(credential), schema, input_, sync_mode=False)
+    options = CallOptions(credential, idempotency_key=read_idempotency_key(request.headers))
+    return Call(gateway, found.endpoint, options, schema, input_, sync_mode=False)
 
 
 async def _model(
@@ -130,7 +132,7 @@ def _succeeded(finished: types_pb2.Request) -> types_pb2.Request:
 
 async def _answer(call: Call, wanted: Wanted, finished: types_pb2.Request) -> JsonObject:
     return {
-        "created": int(time.time()),
+        "created": finished.finished_unix_ms // 1000,
         "data": [await _picture(call, wanted, artifact) for artifact in finished.artifacts],
         **_facts(wanted, finished),
         "usage": _NO_USAGE,
@@ -211,7 +213,7 @@ async def _completed(
     return {
         "type": f"{kind}.completed",
         "b64_json": await _base64(call, artifact),
-        "created_at": int(time.time()),
+        "created_at": finished.finished_unix_ms // 1000,
         **_facts(wanted, finished),
         "usage": _NO_USAGE,
     }

@@ -16,6 +16,7 @@ from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.follow import TERMINAL, follow, next_event
 from quickthaw.gateway.front import exchange_of
+from quickthaw.gateway.idempotency import read_idempotency_key
 from quickthaw.gateway.ids import parse_endpoint_id, parse_request_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.gateway.platform import Credential
@@ -114,15 +115,17 @@ async def _create(
     model: catalog_pb2.Model,
 ) -> Response:
     wait_until = asyncio.get_running_loop().time() + wait_seconds(request.headers)
-    endpoint, options = parse_endpoint_id(model.id), CallOptions(credential)
-    call = await make_call(gateway, endpoint, options, wanted.input)
+    key = read_idempotency_key(request.headers)
+    options = CallOptions(credential, idempotency_key=key)
+    call = await make_call(gateway, parse_endpoint_id(model.id), options, wanted.input)
     log = Log(gateway.limits.log_lines_max)
     cancel_after = cancel_seconds(request.headers)
     submitting = _submit(call, wanted, wait_until, cancel_after)
     accepted = await until_gone(request.receive, submitting)
     request_id = accepted.request_id
     exchange_of(request).request_id = request_id
-    if wanted.webhook and wanted.events != ("completed",):
+    told_already = accepted.deduplicated or not wanted.webhook
+    if not told_already and wanted.events != ("completed",):
         tell_on_the_way(gateway, credential, request_id, wanted.webhook, wanted.events)
     found: types_pb2.Request | None = None
     if accepted.HasField("ended"):
