@@ -216,6 +216,7 @@ async def test_a_deadline_in_the_past_is_refused(running: Running) -> None:
         ({"priority": 9}, errors.InvalidArgument, "priority"),
         ({"deadline_unix_ms": -5}, errors.InvalidArgument, "deadline_unix_ms"),
         ({"idempotency_key": "k" * 129}, errors.InvalidArgument, "idempotency_key"),
+        ({"files_kept_ms": 10**12}, errors.InvalidArgument, "files_kept_ms"),
         ({"worker_hint": "a\0b"}, errors.InvalidArgument, "worker_hint"),
     ],
 )

@@ -269,3 +269,29 @@ async def said(archive: Archive, request_id: str) -> tuple[str | None, str]:
     wanted = inference_pb2.GetRequest(request_id=request_id)
     found = await archive.running.admin.inference.Get(wanted)
     return json.loads(found.input_json).get("prompt"), found.output_json
+
+
+async def test_files_go_when_their_caller_said_and_the_request_stays(
+    tmp_path: Path, store_url: str
+) -> None:
+    async with an_archive(tmp_path, store_url) as archive:
+        admin = archive.running.admin
+        async with FakeWorker(archive.running.address, archive.running.worker_key) as worker:
+            ids = [await admin.submit(files_kept_ms=kept_ms) for kept_ms in (60_000, 0, 10**11)]
+            for request_id in ids:
+                archive.leave_file(request_id)
+                worker.finish(await worker.next_assign(), metered_ms=10)
+                await admin.until_ended(request_id)
+        waiting = await admin.submit(files_kept_ms=1)
+        archive.leave_file(waiting)
+        await archive.sweep()
+        assert archive.files_of(ids[0]).exists()
+        archive.clock.pass_days(0.01)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("obstore.list", _broken)
+            with pytest.raises(ExceptionGroup):
+                await archive.sweep()
+        await archive.sweep()
+        left = [archive.files_of(each).exists() for each in (*ids, waiting)]
+        assert left == [False, True, True, True]
+        assert (await said(archive, ids[0]))[1]

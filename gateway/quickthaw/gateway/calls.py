@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class CallOptions:
     no_retry: bool = False
     """The loss of its worker ends the request."""
     keep_seconds: float | None = None
-    """How long what is made is kept; None: as long as the blob store exists."""
+    """After the end, how long what was made is kept; None: as long as the request."""
     io_kept_seconds: float | None = None
     """After the end, how long input and output are kept; None: as long as the request."""
 
@@ -85,6 +86,7 @@ class Call:
             idempotency_key=self.options.idempotency_key if keyed else "",
             attempts_max=1 if self.options.no_retry else 0,
             io_kept_ms=int(1000 * (self.options.io_kept_seconds or 0)),
+            files_kept_ms=math.ceil(1000 * (self.options.keep_seconds or 0)),
         )
         if unattended and (seconds := self.options.start_timeout_seconds) is not None:
             submission.start_deadline_unix_ms = int((time.time() + seconds) * 1000)
@@ -112,15 +114,7 @@ async def make_call(
     *,
     previews: bool = False,
 ) -> Call:
-    """Raises HttpError for a size with no meaning and for a wish how long files are kept where the
-    gateway has no store of them, the platform's errors for model and key."""
-    if options.keep_seconds is not None and gateway.retention is None:
-        raise HttpError(
-            501,
-            "how long files are kept cannot be chosen here: this gateway was started without "
-            "--blob-store",
-            "not_supported",
-        )
+    """Raises HttpError for a size with no meaning, the platform's errors for model and key."""
     found = await served(gateway, options.credential, endpoint)
     translated = translate_arguments(arguments, found.schema)
     if missing := [name for name in found.wanted if not translated.input.get(name)]:
@@ -169,13 +163,7 @@ class AttendedRequest:
             raise
         except QuickthawError as error:
             raise call.explain(error) from error
-        attended = cls(call, accepted.request_id)
-        try:
-            await gateway.keep_for(accepted.request_id, call.options.keep_seconds)
-        except BaseException:
-            attended.abandon()
-            raise
-        return attended
+        return cls(call, accepted.request_id)
 
     async def events(self) -> Events:
         """Until the last one.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
@@ -20,14 +18,9 @@ from quickthaw.gateway.outbound import Outbound
 from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import Limits
-from quickthaw.gateway.storage import Retention, Uploads
-from quickthaw.wire.errors import QuickthawError
-
-logger = logging.getLogger(__name__)
+from quickthaw.gateway.storage import Uploads
 
 FAREWELL_SECONDS = 5.0
-KEEPING_PAUSES_SECONDS = (1.0, 5.0, 30.0, 120.0, 600.0)
-"""Between the tries to note how long files are kept."""
 
 
 @dataclass(slots=True)
@@ -46,7 +39,6 @@ class Gateway:
     """The local certificate authority's certificate, for clients to trust; empty without one."""
     default_model: str = ""
     cors: Cors = field(default_factory=Cors)
-    retention: Retention | None = None
     uploads: Uploads | None = None
     """None: there is no blob store, so nobody can bring files."""
     webhook_outbound: Outbound | None = None
@@ -71,28 +63,6 @@ class Gateway:
         """For who found a file there."""
         assert self.uploads is not None
         return self.uploads
-
-    async def keep_for(self, request_id: str, seconds: float | None) -> None:
-        """What the request makes: None for always. Raises the errors of the blob store."""
-        if self.retention is not None and seconds is not None:
-            await self.retention.keep_for(request_id, seconds)
-
-    async def keep_for_surely(self, request_id: str, seconds: float | None) -> None:
-        """As `keep_for`, where the caller is told of its request whatever becomes of this: what the
-        blob store does not take now is tried again for a while."""
-        try:
-            await self.keep_for(request_id, seconds)
-        except QuickthawError as error:
-            logger.warning("the files of %s cannot be limited yet: %s", request_id, error.message)
-            self.start(self._keep_trying(request_id, seconds))
-
-    async def _keep_trying(self, request_id: str, seconds: float | None) -> None:
-        for pause_seconds in KEEPING_PAUSES_SECONDS:
-            await asyncio.sleep(pause_seconds)
-            with contextlib.suppress(QuickthawError):
-                await self.keep_for(request_id, seconds)
-                return
-        logger.error("the files of %s are kept as long as their request", request_id)
 
     def start(self, work: Coroutine[object, object, None]) -> None:
         """Runs what must happen although the request that wanted it is over, such as a cancel.

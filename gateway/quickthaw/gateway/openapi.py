@@ -31,7 +31,6 @@ _ERRORS: Final = {
     "429": "The queue is full; `Retry-After` says when to try again.",
     "499": "The request was cancelled.",
     "500": "The model or the platform failed.",
-    "501": "This gateway keeps no files, and so cannot choose for how long.",
     "503": "No worker or scheduler can take it now.",
     "504": "The caller's start timeout, or the longest allowed run, has passed.",
 }

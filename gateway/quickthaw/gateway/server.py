@@ -34,7 +34,6 @@ from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import GatewaySettings, Limits
 from quickthaw.gateway.storage import (
     Expiry,
-    Retention,
     Uploads,
     WeightsStore,
     open_blobs,
@@ -149,7 +148,6 @@ def _gateway(settings: GatewaySettings, metrics: GatewayMetrics, public_url: str
         own_credential=own_credential,
         default_model=settings.default_model,
         cors=Cors(settings.cors_origins),
-        retention=Retention(uploads.blobs, uploads.expiry) if uploads is not None else None,
         uploads=uploads,
     )
 

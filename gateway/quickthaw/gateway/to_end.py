@@ -17,10 +17,7 @@ async def run_to_end(call: Call, exchange: Exchange) -> types_pb2.Request:
     Raises as `AttendedRequest.submit` and `AttendedRequest.events` do.
     """
     options = call.options
-    attended_from_here = (
-        options.start_timeout_seconds is not None or options.keep_seconds is not None
-    )
-    if not (attended_from_here or options.idempotency_key):
+    if options.start_timeout_seconds is None and not options.idempotency_key:
         try:
             finished = await call.gateway.platform.run(call.credential, call.submission())
         except Unavailable:

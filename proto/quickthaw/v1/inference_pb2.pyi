@@ -42,6 +42,7 @@ class SubmitRequest(_message.Message):
     WAIT_MS_FIELD_NUMBER: _builtins.int
     FOUND_WRONG_FIELD_NUMBER: _builtins.int
     IO_KEPT_MS_FIELD_NUMBER: _builtins.int
+    FILES_KEPT_MS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalog id `owner/name[/variant]` or an alias of one. At most 200 characters."""
     input_json: _builtins.str
@@ -82,6 +83,10 @@ class SubmitRequest(_message.Message):
     """Forget input and output this long after the end, a minute later at most, or when its webhook has
     been told if that is later. 0: they are kept as long as the request.
     """
+    files_kept_ms: _builtins.int
+    """Delete the files that it makes this long after its end, a minute later at most; at most ten
+    years. 0: they are kept as long as the request.
+    """
     @_builtins.property
     def webhook(self) -> _webhooks_pb2.WebhookTarget:
         """Whom to tell of the end; absent for nobody."""
@@ -111,10 +116,11 @@ class SubmitRequest(_message.Message):
         wait_ms: _builtins.int = ...,
         found_wrong: _abc.Iterable[_types_pb2.FieldViolation] | None = ...,
         io_kept_ms: _builtins.int = ...,
+        files_kept_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_invalid_input", b"accept_invalid_input", "attempts_max", b"attempts_max", "deadline_unix_ms", b"deadline_unix_ms", "found_wrong", b"found_wrong", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "io_kept_ms", b"io_kept_ms", "model", b"model", "model_queue_max", b"model_queue_max", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "start_deadline_unix_ms", b"start_deadline_unix_ms", "wait_ms", b"wait_ms", "webhook", b"webhook", "worker_hint", b"worker_hint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_invalid_input", b"accept_invalid_input", "attempts_max", b"attempts_max", "deadline_unix_ms", b"deadline_unix_ms", "files_kept_ms", b"files_kept_ms", "found_wrong", b"found_wrong", "idempotency_key", b"idempotency_key", "input_json", b"input_json", "io_kept_ms", b"io_kept_ms", "model", b"model", "model_queue_max", b"model_queue_max", "price_cap_nanodollars", b"price_cap_nanodollars", "priority", b"priority", "second_worth_nanodollars", b"second_worth_nanodollars", "start_deadline_unix_ms", b"start_deadline_unix_ms", "wait_ms", b"wait_ms", "webhook", b"webhook", "worker_hint", b"worker_hint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,19 +15,21 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
-from quickthaw.scheduler.artifacts import Artifacts
+from quickthaw.scheduler.artifacts import STORED_AFTER_SECONDS_MAX, Artifacts
 from quickthaw.scheduler.clock import Clock
 from quickthaw.scheduler.metrics import SchedulerMetrics
 from quickthaw.scheduler.store.retention import (
     alert_purge,
     closed_lines,
     ended_requests,
+    files_purge,
     idempotency_purge,
     io_purge,
     ledger_purge,
     request_purge,
     settled_webhooks,
     short_lived,
+    short_lived_files,
     webhook_purge,
 )
 from quickthaw.scheduler.store.statements import Row
@@ -92,28 +94,24 @@ class Retention:
         keep = self._keep
         if keep.idempotency_ms:
             await self._write(idempotency_purge(self._before_ms(keep.idempotency_ms)))
-        await self._forget()
+        now_ms = self._clock.now_ms()
+        await self._purge_before("short_lived", now_ms, short_lived, self._forget)
+        # What a session was sent is stored a little after its end.
+        stored_ms = now_ms - int(1000 * STORED_AFTER_SECONDS_MAX)
+        await self._purge_before(
+            "short_lived_files", stored_ms, short_lived_files, self._delete_only_files
+        )
         await self._purge("webhooks", keep.webhooks_ms, settled_webhooks, self._delete_webhooks)
         await self._purge("requests", keep.requests_ms, ended_requests, self._delete_requests)
         await self._purge("ledger", keep.ledger_ms, closed_lines, self._delete_lines)
         if keep.ledger_ms:
             await self._write(alert_purge(self._before_ms(keep.ledger_ms)))
 
-    async def _forget(self) -> None:
-        """What callers did not want kept."""
-        now_ms = self._clock.now_ms()
-        while not (self._store.journal.faulty or self._store.journal.behind):
-            found = await self._store.reader.run(lambda c: short_lived(c, now_ms, PORTION))
-            if found:
-                await self._write(io_purge(found))
-                self._purged.labels("short_lived").inc(len(found))
-            if len(found) < PORTION:
-                return
-
     async def _purge(self, table: str, keep_ms: int, find: Find, delete: Delete) -> None:
-        if not keep_ms:
-            return
-        before_ms = self._before_ms(keep_ms)
+        if keep_ms:
+            await self._purge_before(table, self._before_ms(keep_ms), find, delete)
+
+    async def _purge_before(self, table: str, before_ms: int, find: Find, delete: Delete) -> None:
         # Behind everything that callers wait for.
         while not (self._store.journal.faulty or self._store.journal.behind):
             found = await self._store.reader.run(lambda c: find(c, before_ms, PORTION))
@@ -122,6 +120,13 @@ class Retention:
                 self._purged.labels(table).inc(len(found))
             if len(found) < PORTION:
                 return
+
+    async def _forget(self, request_ids: Sequence[str]) -> None:
+        await self._write(io_purge(request_ids))
+
+    async def _delete_only_files(self, request_ids: Sequence[str]) -> None:
+        await self._delete_files(request_ids)
+        await self._write(files_purge(request_ids))
 
     async def _delete_webhooks(self, request_ids: Sequence[str]) -> None:
         await self._write(webhook_purge(request_ids))

@@ -202,6 +202,7 @@ class Submissions:
             input_json=request.view.input_json,
             idempotency=idempotency,
             io_kept_ms=submission.io_kept_ms,
+            files_kept_ms=submission.files_kept_ms,
         )
         if submission.webhook is not None:
             view = request.view
@@ -339,6 +340,7 @@ class Submissions:
             input_json=request.view.input_json,
             idempotency=None,
             io_kept_ms=submission.io_kept_ms,
+            files_kept_ms=submission.files_kept_ms,
         )
         if not self._dispatcher.accept_ahead(request, rows):
             return None

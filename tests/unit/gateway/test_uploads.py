@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from quickthaw.gateway.storage import Expiry, QuotaExceeded, UploadRefused, Uplo
 from quickthaw.gateway.storage.expiry import sweeping
 from quickthaw.gateway.storage.lifecycle import Lifecycle
 from quickthaw.gateway.storage.names import display_name, media_type, url_name
-from quickthaw.gateway.storage.retention import WAIT_SECONDS_MAX, Retention
 from quickthaw.wire.errors import ArtifactNotFound
 from support.patience import PATIENCE_SECONDS
 
@@ -245,32 +243,3 @@ def test_what_is_no_media_type_is_bytes(given: str | None) -> None:
 
 def test_a_media_type_keeps_its_charset() -> None:
     assert media_type("Text/Plain; charset=utf-8") == "text/plain; charset=utf-8"
-
-
-async def test_made_files_end_as_long_after_their_making_as_their_caller_said(
-    tmp_path: Path,
-) -> None:
-    house = House(tmp_path)
-    house.clock.now = time.time()  # The store's own clock says when a file was written.
-    retention = Retention(house.uploads.blobs, house.expiry, house.clock)
-    await retention.keep_for("req-1.a", 600.0)
-    house.clock.now += 660
-    await house.expiry.sweep()  # The request still waits: it is looked for again, later.
-    await house.uploads.blobs.write("artifacts/req-1.a/0.png", b"x")
-    await house.uploads.blobs.write("artifacts/req-1/0.png", b"another's")
-    house.clock.now += 3660
-    await house.expiry.sweep()
-    assert house.files("artifacts") == ["req-1/0.png"]
-    assert house.files("expiry") == []
-
-
-async def test_nobody_looks_for_the_files_of_a_failed_request_for_ever(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    retention = Retention(house.uploads.blobs, house.expiry, house.clock)
-    await retention.keep_for("req-1", 60.0)
-    house.clock.now += 120
-    await house.expiry.sweep()
-    assert len(house.files("expiry")) == 1
-    house.clock.now += WAIT_SECONDS_MAX
-    await house.expiry.sweep()
-    assert house.files("expiry") == []

@@ -60,7 +60,6 @@ async def submit(request: Request) -> Response:
     except QuickthawError as error:
         raise call.explain(error) from error
     exchange_of(request).request_id = accepted.request_id
-    await call.gateway.keep_for_surely(accepted.request_id, call.options.keep_seconds)
     return json_response(
         {
             "status": Stage.IN_QUEUE.name,

@@ -53,8 +53,6 @@ class Runs:
             else:
                 if end.HasField("refused"):
                     raise call.explain(_refusal(end.refused))
-                if (seconds := call.options.keep_seconds) is not None:
-                    await call.gateway.keep_for_surely(end.event.finished.request_id, seconds)
                 return await pack(end) if packed is None else packed
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)

@@ -4,7 +4,6 @@ expire."""
 from quickthaw.gateway.storage.blobs import Blobs, open_blobs
 from quickthaw.gateway.storage.expiry import Expiry, sweeping
 from quickthaw.gateway.storage.refusals import QuotaExceeded, UploadRefused
-from quickthaw.gateway.storage.retention import Retention
 from quickthaw.gateway.storage.uploads import StoredFile, Ticket, Uploads, no_such_file
 from quickthaw.gateway.storage.weights_store import WeightsStore
 
@@ -12,7 +11,6 @@ __all__ = [
     "Blobs",
     "Expiry",
     "QuotaExceeded",
-    "Retention",
     "StoredFile",
     "Ticket",
     "UploadRefused",

@@ -28,6 +28,7 @@ from quickthaw.wire import errors, limits
 NAME_CHARS_MAX = 200
 WAIT_MS_MAX = 60_000
 FOUND_WRONG_MAX = 32
+FILES_KEPT_MS_MAX = 10 * 366 * 24 * 3_600_000
 _FAILURE_CHARS_MAX = 4_000
 _VIOLATION_CHARS_MAX = 1_000
 
@@ -55,6 +56,7 @@ class Submission:
     contents_bytes_max: int = 0
     found_wrong: tuple[errors.FieldViolation, ...] = ()
     io_kept_ms: int = 0
+    files_kept_ms: int = 0
 
 
 def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submission:
@@ -67,6 +69,10 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
         raise _negative(message)
     if message.wait_ms > WAIT_MS_MAX:
         raise invalid("wait_ms", f"must be at most {WAIT_MS_MAX}, but is {message.wait_ms}")
+    if message.files_kept_ms > FILES_KEPT_MS_MAX:
+        raise invalid(
+            "files_kept_ms", f"must be at most {FILES_KEPT_MS_MAX}, but is {message.files_kept_ms}"
+        )
     return Submission(
         model=checked_text("model", message.model, chars_max=NAME_CHARS_MAX, required=True),
         input_json=message.input_json,
@@ -85,6 +91,7 @@ def submission(message: inference_pb2.SubmitRequest, key_id: str = "") -> Submis
         wait_ms=message.wait_ms,
         found_wrong=_found_wrong(message),
         io_kept_ms=message.io_kept_ms,
+        files_kept_ms=message.files_kept_ms,
     )
 
 

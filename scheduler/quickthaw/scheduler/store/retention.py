@@ -18,6 +18,7 @@ _OF_A_REQUEST = (
     Statement.PURGE_EXPLANATION_OF,
     Statement.PURGE_REQUEST,
     Statement.DELETE_SHORT_LIVED,
+    Statement.DELETE_SHORT_LIVED_FILES,
 )
 
 
@@ -45,6 +46,18 @@ def short_lived(connection: Connection, now_ms: int, size_max: int) -> list[str]
         .join_from(schema.short_lived, schema.requests, request.request_id == kept.request_id)
         .where(request.finished_unix_ms > 0, request.finished_unix_ms + kept.kept_ms < now_ms)
         .where(~told.exists())
+        .limit(size_max)
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def short_lived_files(connection: Connection, now_ms: int, size_max: int) -> list[str]:
+    """Requests that have ended and whose files have been kept for long enough."""
+    request, kept = schema.requests.c, schema.short_lived_files.c
+    statement = (
+        select(kept.request_id)
+        .join_from(schema.short_lived_files, schema.requests, request.request_id == kept.request_id)
+        .where(request.finished_unix_ms > 0, request.finished_unix_ms + kept.kept_ms < now_ms)
         .limit(size_max)
     )
     return list(connection.execute(statement).scalars())
@@ -90,6 +103,14 @@ def io_purge(request_ids: Sequence[str]) -> list[Row]:
     return [
         Row(statement, {"key_request_id": request_id})
         for statement in (Statement.FORGET_REQUEST_IO, Statement.DELETE_SHORT_LIVED)
+        for request_id in request_ids
+    ]
+
+
+def files_purge(request_ids: Sequence[str]) -> list[Row]:
+    """Of requests whose files are deleted."""
+    return [
+        Row(Statement.DELETE_SHORT_LIVED_FILES, {"key_request_id": request_id})
         for request_id in request_ids
     ]
 

@@ -48,9 +48,10 @@ def request_rows(
     input_json: str,
     idempotency: tuple[str, str] | None,
     io_kept_ms: int = 0,
+    files_kept_ms: int = 0,
 ) -> list[Row]:
     """A new request, its idempotency key with the fingerprint of what was asked for, and how long
-    its input and output are kept if not for as long as itself."""
+    its input and output, and its files, are kept if not for as long as itself."""
     rows = [
         Row(
             Statement.INSERT_REQUEST,
@@ -95,9 +96,14 @@ def request_rows(
             )
         )
     if io_kept_ms:
-        values: dict[str, Value] = {"request_id": job.request_id, "kept_ms": io_kept_ms}
-        rows.append(Row(Statement.INSERT_SHORT_LIVED, values))
+        rows.append(_short_lived(Statement.INSERT_SHORT_LIVED, job, io_kept_ms))
+    if files_kept_ms:
+        rows.append(_short_lived(Statement.INSERT_SHORT_LIVED_FILES, job, files_kept_ms))
     return rows
+
+
+def _short_lived(statement: Statement, job: Job, kept_ms: int) -> Row:
+    return Row(statement, {"request_id": job.request_id, "kept_ms": kept_ms})
 
 
 def ended_rows(opening: Sequence[Row], ending: Sequence[Row]) -> list[Row]:

@@ -366,6 +366,14 @@ short_lived = Table(
     Column("kept_ms", BigInteger, nullable=False),
 )
 
+# The same for the files that requests made.
+short_lived_files = Table(
+    "short_lived_files",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("kept_ms", BigInteger, nullable=False),
+)
+
 # Why requests ran where they did; the newest, as many as a setting says.
 explanations = Table(
     "explanations",

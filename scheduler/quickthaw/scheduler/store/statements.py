@@ -59,6 +59,7 @@ class Statement(IntEnum):
     DELETE_RELEASES = 25
     INSERT_RELEASE = 26
     INSERT_SHORT_LIVED = 27
+    INSERT_SHORT_LIVED_FILES = 28
     INSERT_WEBHOOK = 40
     DUE_WEBHOOK = 41
     CLAIM_WEBHOOK = 42
@@ -84,6 +85,7 @@ class Statement(IntEnum):
     PURGE_ALERTS = 76
     FORGET_REQUEST_IO = 77
     DELETE_SHORT_LIVED = 78
+    DELETE_SHORT_LIVED_FILES = 79
 
 
 NEWEST_ONLY: Mapping[Statement, str] = {Statement.UPSERT_ACCOUNT: "account"}
@@ -298,11 +300,15 @@ class _Constructs:
             ),
             Statement.PURGE_LEDGER: delete(schema.ledger).where(_key(schema.ledger, "attempt_id")),
             Statement.INSERT_SHORT_LIVED: self._insert(schema.short_lived),
+            Statement.INSERT_SHORT_LIVED_FILES: self._insert(schema.short_lived_files),
             Statement.FORGET_REQUEST_IO: update(schema.requests)
             .where(_key(schema.requests, "request_id"))
             .values(input_json=literal_column("'{}'", String), output_json=_EMPTY),
             Statement.DELETE_SHORT_LIVED: delete(schema.short_lived).where(
                 _key(schema.short_lived, "request_id")
+            ),
+            Statement.DELETE_SHORT_LIVED_FILES: delete(schema.short_lived_files).where(
+                _key(schema.short_lived_files, "request_id")
             ),
             Statement.PURGE_ALERTS: delete(schema.budget_alerts).where(
                 schema.budget_alerts.c.raised_unix_ms < bindparam("key_raised_unix_ms")
