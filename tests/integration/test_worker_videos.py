@@ -19,6 +19,7 @@ from PIL import Image
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import types_pb2
+from support.hunyuan_models import tiny_hunyuan
 from support.other_models import tiny_audio, tiny_ltx, tiny_svd, tiny_wan
 from support.studio import CANCELLED, Packed, Studio
 from support.tiny_models import TEXT_TOKENS
@@ -34,9 +35,10 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "wan": tiny_wan,
     "wan-experts": lambda: tiny_wan(experts=True),
     "ltx": tiny_ltx,
+    "hunyuan_video": tiny_hunyuan,
     "stable_audio": tiny_audio,
 }
-VIDEOS = ["svd", "wan", "wan-experts", "ltx"]
+VIDEOS = ["svd", "wan", "wan-experts", "ltx", "hunyuan_video"]
 WIDTH, HEIGHT, FRAMES, FPS = 64, 32, 9, 6
 FILM = {"image_size": {"width": WIDTH, "height": HEIGHT}, "num_frames": FRAMES, "fps": FPS}
 
@@ -81,6 +83,7 @@ def original_frames(model: str, steps: int = 2) -> np.ndarray:
     else:
         given |= {"prompt": "a red circle above a blue square", "max_sequence_length": TEXT_TOKENS}
         given |= {"frame_rate": FPS} if model == "ltx" else {}
+        given |= {"max_sequence_length": 256} if model == "hunyuan_video" else {}
     made = pipe(
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(7),
@@ -119,7 +122,7 @@ async def test_a_video_plays_with_the_frames_that_the_pipeline_makes(
     assert np.abs(coarse(frames) - coarse(original_frames(model))).max() < 12
 
 
-@pytest.mark.parametrize("model", ["svd", "wan", "ltx"])
+@pytest.mark.parametrize("model", ["svd", "wan", "ltx", "hunyuan_video"])
 async def test_the_same_seed_films_the_same_bytes_and_another_seed_others(
     studio: Studio, model: str
 ) -> None:
@@ -149,7 +152,7 @@ async def test_previews_move_and_come_at_the_first_step_and_then_every_so_many(
     assert apart[0] > apart[2], "previews come closer to what is made"
 
 
-@pytest.mark.parametrize("model", ["svd", "wan", "stable_audio"])
+@pytest.mark.parametrize("model", ["svd", "wan", "hunyuan_video", "stable_audio"])
 async def test_a_run_is_cancelled_between_two_steps(studio: Studio, model: str) -> None:
     film = film_of(model) if model in VIDEOS else {}
     attempt = studio.ask(model, {**film, "num_inference_steps": 500})
@@ -174,6 +177,9 @@ async def test_a_run_is_cancelled_between_two_steps(studio: Studio, model: str) 
         ("wan", {"output_format": "gif"}, "input.output_format"),
         ("wan", {"prompt": "red circle " * 20}, "text_encoder reads at most 16"),
         ("wan", {"image_url": "data:image/png;base64,AAAA"}, "image_url"),
+        ("hunyuan_video", {"num_frames": 10}, "input.num_frames"),
+        ("hunyuan_video", {"prompt": "red circle " * 128}, "text_encoder reads at most 256"),
+        ("hunyuan_video", {"negative_prompt": "blue"}, "negative_prompt"),
         ("svd", {"image_url": None}, "image_url"),
         ("svd", {"image_url": "http://169.254.169.254/a.png"}, "which workers do not fetch"),
         ("svd", {"motion_bucket_id": 256}, "input.motion_bucket_id"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any, cast
@@ -93,6 +94,33 @@ def check_chat_template(pipeline: Any, family: Family) -> None:
             "tokenizer",
             f"its chat template frames a prompt otherwise than {family.name} does, whose own is "
             "used in its place: pack the model with the template that it was published with",
+        )
+
+
+def check_prompt_template(pipeline: Any) -> None:
+    """Refuses a tokenizer that reads what a pipeline puts before prompts as more tokens, or fewer,
+    than the pipeline then takes off: parts of the prompt would be gone, or of the template there.
+    """
+    encode = getattr(pipeline, "encode_prompt", None)
+    given = inspect.signature(encode).parameters.get("prompt_template") if encode else None
+    if given is None or pipeline.tokenizer is None:
+        return
+    before, taken_off = given.default["template"].partition("{}")[0], given.default["crop_start"]
+    if pipeline.tokenizer.padding_side != "right":
+        side = pipeline.tokenizer.padding_side
+        invalid(
+            Problem.MANIFEST,
+            "tokenizer",
+            f"it pads prompts on the {side}, and the pipeline takes off what comes before them: "
+            "set its padding_side to right",
+        )
+    if (tokens := len(pipeline.tokenizer(before).input_ids)) != taken_off:
+        invalid(
+            Problem.MANIFEST,
+            "tokenizer",
+            f"it reads what comes before a prompt as {tokens} tokens, of which the pipeline takes "
+            f"off {taken_off}, so it is not the one that the model was published with; pack the "
+            "model's folder, for transformers 5 reads some of these files wrongly",
         )
 
 

@@ -15,6 +15,7 @@ from quickthaw.snapshot.classes import Role, class_path
 from quickthaw.snapshot.delta_pack import DeltaPacker, base_snapshot
 from quickthaw.snapshot.describe_pipeline import (
     check_chat_template,
+    check_prompt_template,
     module_attention,
     module_config,
     parts_of,
@@ -162,6 +163,7 @@ class _Packer:
         self._on_progress = on_progress
         self._modules, self._others = parts_of(pipeline, family)
         check_chat_template(pipeline, family)
+        check_prompt_template(pipeline)
         self._collected = {
             name: collect(module, f"component {name}") for name, module in self._modules.items()
         }

@@ -14,6 +14,7 @@ from quickthaw.snapshot import Kind, SnapshotStore, family_named
 from quickthaw.snapshot.families import FAMILIES
 from quickthaw.snapshot.pack import pack
 from quickthaw.wire.errors import SnapshotInvalid
+from support.hunyuan_models import tiny_hunyuan
 from support.other_models import make, tiny_audio, tiny_ltx, tiny_sd3, tiny_svd, tiny_wan
 from support.snapshots import a_loader, tensors_of
 
@@ -22,6 +23,7 @@ BUILDERS: dict[str, Callable[[int], Any]] = {
     "svd": tiny_svd,
     "wan": tiny_wan,
     "ltx": tiny_ltx,
+    "hunyuan_video": tiny_hunyuan,
     "stable_audio": tiny_audio,
 }
 
@@ -71,6 +73,7 @@ def test_a_folder_packs_to_the_snapshot_of_its_pipeline(family: str, tmp_path: P
         ("svd", {"image_url": "https://example.org/a.png"}),
         ("wan", {"prompt": "a"}),
         ("ltx", {"prompt": "a"}),
+        ("hunyuan_video", {"prompt": "a"}),
         ("stable_audio", {"prompt": "rain", "seconds_total": 4.5}),
     ],
 )

@@ -15,13 +15,17 @@ from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import fleet_pb2
 from quickthaw.worker import rehearsal
 from quickthaw.worker.ahead import Answers, Encoded
+from quickthaw.worker.attempts import OutputFile
 from quickthaw.worker.convert import assignment_from
 from quickthaw.worker.drawing import draw
-from quickthaw.worker.families import picture_adapter
-from quickthaw.worker.inputs import ImageInput
+from quickthaw.worker.families import adapter, picture_adapter
+from quickthaw.worker.families.base import MakesVideo
+from quickthaw.worker.filming import film
+from quickthaw.worker.inputs import ImageInput, VideoInput
 from quickthaw.worker.making import encode_ahead, reader_of
 from quickthaw.worker.own_pipeline import encode_lock
 from quickthaw.worker.turns import Turns
+from support.hunyuan_models import tiny_hunyuan
 from support.listening import Nobody
 from support.snapshots import a_loader
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
@@ -39,6 +43,19 @@ REQUEST = ImageInput(
     guidance_scale=5.0,
     seed=1,
     output_format="png",
+    preview_every=0,
+)
+FILM = VideoInput(
+    prompt="a red circle",
+    negative_prompt="",
+    width=32,
+    height=32,
+    num_frames=5,
+    fps=8,
+    num_inference_steps=2,
+    guidance_scale=6.0,
+    seed=1,
+    output_format="mp4",
     preview_every=0,
 )
 
@@ -63,6 +80,30 @@ def test_a_run_draws_the_same_without_encoding_again(
     assert drawn(pipe, family, answers) == picture
     with pytest.raises(AssertionError, match="encoded already"):
         drawn(pipe, family, answers)  # an answer serves one run
+
+
+def test_a_prompt_that_is_asked_for_with_its_template_is_encoded_ahead_and_nothing_else_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe, family = tiny_hunyuan(), adapter("hunyuan_video")
+    assert isinstance(family, MakesVideo)
+
+    def filmed(answers: Answers | None = None) -> OutputFile:
+        (file,) = film(pipe, family, FILM, None, Nobody(), Nobody(), answers).files
+        return file
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("this is not to run")
+
+    video = filmed()
+    with monkeypatch.context() as patched:
+        patched.setattr(pipe.transformer, "forward", refuse)
+        answers = encode_ahead(pipe, family, FILM)
+    for encoder in (pipe.text_encoder, pipe.text_encoder_2):
+        monkeypatch.setattr(encoder, "forward", refuse)
+    assert filmed(answers) == video
+    with pytest.raises(AssertionError, match="not to run"):
+        filmed()
 
 
 def test_another_question_is_asked_again() -> None:

@@ -24,6 +24,7 @@ from quickthaw.worker.inputs import ImageInput, VideoInput
 from quickthaw.worker.own_pipeline import own_pipeline
 from quickthaw.worker.ports import RunStopped
 from support.host_memory import MIB, Peak, private_bytes
+from support.hunyuan_models import tiny_hunyuan
 from support.listening import Nobody
 from support.other_models import tiny_ltx, tiny_wan
 from support.tiny_models import ready, seeded, tiny_flux, tiny_sd, tiny_sdxl, vae
@@ -68,6 +69,7 @@ VIDEOS: dict[str, tuple[Callable[[], Any], tuple[int, int]]] = {
     # A little more than a tile of each.
     "wan": (tiny_wan, (272, 16)),
     "ltx": (tiny_ltx, (544, 32)),
+    "hunyuan_video": (tiny_hunyuan, (272, 16)),
 }
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from quickthaw.worker.own_pipeline import own_pipeline
 from quickthaw.worker.previews import PreviewPainter, StepRecorder
+from support.hunyuan_models import tiny_hunyuan
 from support.other_models import tiny_ltx, tiny_sd3, tiny_svd, tiny_wan
 from support.tiny_models import TEXT_TOKENS, tiny_flux, tiny_sd, tiny_sdxl
 
@@ -31,6 +32,7 @@ CALLS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "svd": (tiny_svd, {**FILM, "image": Image.new("RGB", (32, 32), "red")}),
     "wan": (tiny_wan, {**FILM, **WORDS, "max_sequence_length": TEXT_TOKENS}),
     "ltx": (tiny_ltx, {**FILM, **WORDS, "max_sequence_length": TEXT_TOKENS}),
+    "hunyuan_video": (tiny_hunyuan, {**FILM, **WORDS}),
 }
 
 

@@ -47,6 +47,8 @@ def _written(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Question | None:
     def told(value: Any) -> bool:
         if isinstance(value, (list, tuple)):
             return all(told(each) for each in value)
+        if isinstance(value, dict):
+            return all(told(each) for each in (*value.keys(), *value.values()))
         return isinstance(value, (*_PLAIN, torch.device, torch.dtype))
 
     if not all(told(value) for value in (*args, *kwargs.values())):

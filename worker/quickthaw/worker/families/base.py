@@ -66,6 +66,8 @@ def shaped(request: ImageInput, pictures: Pictures | None, side: int, step: int)
 
 class _ReadsPrompts:
     encoder_suffixes: Sequence[str] = ("",)
+    summary_suffix: str | None = None
+    """Of an encoder that sees only a prompt's beginning, beside those that see all of it."""
 
     def encoders_of_all(self, pipe: Any) -> Sequence[str]:
         """Suffixes of the encoders that must see the whole prompt."""
@@ -94,6 +96,18 @@ class _ReadsPrompts:
         if violations:
             told = "; ".join(f"{line.field} {line.description}" for line in violations)
             raise InvalidInput(f"{told}: shorten it", violations=tuple(violations))
+        self._tell_of_summary(pipe, request, log)
+
+    def _tell_of_summary(self, pipe: Any, request: Prompts, log: Log) -> None:
+        summary = None if self.summary_suffix is None else text_reader(pipe, self.summary_suffix)
+        if summary is None or (tokens := summary.count(request.prompt)) <= summary.tokens_max:
+            return
+        others = " and ".join(f"text_encoder{suffix}" for suffix in self.encoders_of_all(pipe))
+        log(
+            "warning",
+            f"the prompt is {tokens} tokens long for {summary.name}, which summarises only its "
+            f"first {summary.tokens_max}; {others} reads all of it",
+        )
 
     def tokens_max(self, pipe: Any, reader: TextReader) -> int:
         return reader.tokens_max

@@ -6,13 +6,7 @@ from typing import Any
 
 import torch
 
-from quickthaw.worker.families.base import (
-    Log,
-    MakesPictures,
-    Prompts,
-    TextReader,
-    text_reader,
-)
+from quickthaw.worker.families.base import MakesPictures, TextReader, text_reader
 from quickthaw.worker.inputs import ImageInput
 
 # What the two releases were trained with; the pipeline refuses more than 512.
@@ -24,16 +18,7 @@ class Flux(MakesPictures):
     image_to_image = "FluxImg2ImgPipeline"
     inpainting = "FluxInpaintPipeline"
     encoder_suffixes = ("_2",)
-
-    def check_prompts(self, pipe: Any, request: Prompts, log: Log) -> None:
-        super().check_prompts(pipe, request, log)
-        pooled = text_reader(pipe)
-        if pooled is not None and (tokens := pooled.count(request.prompt)) > pooled.tokens_max:
-            log(
-                "warning",
-                f"the prompt is {tokens} tokens long for {pooled.name}, which summarises only its "
-                f"first {pooled.tokens_max}; text_encoder_2 reads all of it",
-            )
+    summary_suffix = ""
 
     def tokens_max(self, pipe: Any, reader: TextReader) -> int:
         guided = bool(getattr(pipe.transformer.config, "guidance_embeds", False))
