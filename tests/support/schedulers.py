@@ -29,8 +29,10 @@ from quickthaw.v1 import (
     traffic_pb2_grpc,
     types_pb2,
 )
+from quickthaw.wire.dialling import TLS_SCHEME
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
+from quickthaw.wire.tls import ServerTls
 from support.key_metadata import key_interceptors
 from support.patience import PATIENCE_SECONDS
 
@@ -178,7 +180,9 @@ class Running:
 
     @property
     def address(self) -> str:
-        return str(self.scheduler.grpc_address)
+        """As it is dialled."""
+        scheme = TLS_SCHEME if self.settings.tls is not None else ""
+        return f"{scheme}{self.scheduler.grpc_address}"
 
 
 def settings_for(data_dir: Path, store_url: str | None = None, limits: Limits = FAST) -> Settings:
@@ -200,11 +204,15 @@ async def a_scheduler(
     limits: Limits = FAST,
     models: Sequence[catalog_pb2.Model] | None = None,
     clock: Clock | None = None,
+    tls: ServerTls | None = None,
 ) -> AsyncIterator[Running]:
-    """Serving on free ports, with the model `test/tiny` unless others are given."""
+    """Serving on free ports, with the model `test/tiny` unless others are given. With `tls` the
+    admin calls by the plain address beside it."""
     settings = settings_for(data_dir, store_url, limits)
+    if tls is not None:
+        settings = dataclasses.replace(settings, tls=tls, grpc_local=Address("127.0.0.1", 0))
     scheduler = await start(settings, clock)
-    address = str(scheduler.grpc_address)
+    address = str(scheduler.local_address or scheduler.grpc_address)
     admin = Caller(address, (data_dir / "admin.key").read_text().strip())
     try:
         for model in [a_model()] if models is None else models:

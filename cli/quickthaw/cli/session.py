@@ -40,6 +40,34 @@ GrpcOption = Annotated[
         show_default=False,
     ),
 ]
+TlsCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        metavar="PEM",
+        help="Who signed the certificate of a grpcs:// platform. Default: $QUICKTHAW_TLS_CA, else "
+        "the system's roots.",
+        show_default=False,
+    ),
+]
+TlsCertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        metavar="PEM",
+        help="Shown to a platform that asks who calls. Default: $QUICKTHAW_TLS_CERT.",
+        show_default=False,
+    ),
+]
+TlsKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key",
+        metavar="PEM",
+        help="The key of --tls-cert. Default: $QUICKTHAW_TLS_KEY.",
+        show_default=False,
+    ),
+]
 
 _SHARED = tuple(
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
@@ -47,6 +75,9 @@ _SHARED = tuple(
         ("json_", JsonOption, False),
         ("data_dir", DataDirOption, None),
         ("grpc", GrpcOption, None),
+        ("tls_ca", TlsCaOption, None),
+        ("tls_cert", TlsCertOption, None),
+        ("tls_key", TlsKeyOption, None),
     )
 )
 
@@ -58,12 +89,16 @@ class Session:
     out: Output
     data_dir: Path | None
     grpc: str | None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
     def client(self) -> Client:
         """Raises SettingsInvalid if no platform or key is found."""
-        from quickthaw.client import Client
+        from quickthaw.client import Client, TlsFiles
 
-        return Client(self.grpc, data_dir=self.data_dir)
+        tls = TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+        return Client(self.grpc, data_dir=self.data_dir, tls=tls)
 
 
 def session_command(app: typer.Typer, name: str | None = None) -> Callable[[F], F]:
@@ -121,4 +156,7 @@ def _session(context: typer.Context) -> Session:
         out=Output(as_json=bool(options["json_"])),
         data_dir=options["data_dir"],
         grpc=options["grpc"],
+        tls_ca=options["tls_ca"],
+        tls_cert=options["tls_cert"],
+        tls_key=options["tls_key"],
     )

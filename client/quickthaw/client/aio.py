@@ -43,6 +43,7 @@ from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, find_endpoint
 from quickthaw.client.traffic import TrafficEntry
 from quickthaw.client.webhooks import AsyncWebhooks
+from quickthaw.wire.tls import TlsFiles
 
 
 class AsyncClient:
@@ -62,9 +63,11 @@ class AsyncClient:
         *,
         data_dir: Path | None = None,
         context: Context | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
-        """Connects at the first call. Raises as `find_endpoint`."""
-        self.endpoint: Endpoint = find_endpoint(grpc, key, data_dir)
+        """Connects at the first call. Raises as `find_endpoint`, and SettingsInvalid for files of
+        `tls` that cannot be used."""
+        self.endpoint: Endpoint = find_endpoint(grpc, key, data_dir, tls=tls)
         self._context = context or Context()
         self._driver = AsyncDriver(self.endpoint)
         self.models = AsyncModels(self._context, self._driver)

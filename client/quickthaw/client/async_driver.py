@@ -27,14 +27,15 @@ from quickthaw.client.steps import (
     Stream,
 )
 from quickthaw.client.transport import (
-    OPTIONS,
     check_open,
-    credentials,
+    dialler,
     error_of,
     metadata,
     serialize,
+    unreached,
 )
 from quickthaw.v1 import inference_pb2
+from quickthaw.wire.dialling import Retired
 from quickthaw.wire.errors import QuickthawError
 
 T = TypeVar("T")
@@ -57,14 +58,15 @@ class AsyncDriver:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._metadata = metadata(endpoint)
-        if (secure := credentials(endpoint)) is not None:
-            self._channel = grpc.aio.secure_channel(endpoint.target, secure, OPTIONS)
-        else:
-            self._channel = grpc.aio.insecure_channel(endpoint.target, OPTIONS)
+        self._dialler = dialler(endpoint)
+        self._renewable = self._dialler.renewable
+        self._channel = self._dialler.open()
+        self._retired = Retired()
         self._closed = False
 
     async def close(self) -> None:
         self._closed = True
+        await self._retired.close()
         await self._channel.close()
 
     async def drive(
@@ -135,17 +137,17 @@ class AsyncDriver:
 
     async def _call(self, step: Call) -> Message:
         check_open(self._closed)
-        invoke = self._channel.unary_unary(
+        invoke = self._current().unary_unary(
             step.method.path, serialize, step.method.response.FromString
         )
         try:
             return await invoke(step.message, timeout=step.timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise error_of(error, self._endpoint, step.timeout_seconds) from error
+            raise await self.failed(error, step.timeout_seconds) from error
 
     def _open(self, step: Open) -> Stream:
         check_open(self._closed)
-        invoke = self._channel.unary_stream(
+        invoke = self._current().unary_stream(
             step.method.path, serialize, step.method.response.FromString
         )
         call = invoke(step.message, timeout=step.timeout_seconds, metadata=self._metadata)
@@ -155,22 +157,39 @@ class AsyncDriver:
         try:
             answer = await stream.call.read()
         except grpc.RpcError as error:
-            raise error_of(error, self._endpoint, stream.timeout_seconds) from error
+            raise await self.failed(error, stream.timeout_seconds) from error
         return answer if isinstance(answer, Message) else None
 
     def open_realtime(
         self,
     ) -> grpc.aio.StreamStreamCall[Message, inference_pb2.RealtimeResponse]:
-        """The raw call of a realtime session; `error_of` reads its failures."""
+        """The raw call of a realtime session; `failed` reads its failures."""
         check_open(self._closed)
-        invoke = self._channel.stream_stream(REALTIME.path, serialize, REALTIME.response.FromString)
+        invoke = self._current().stream_stream(
+            REALTIME.path, serialize, REALTIME.response.FromString
+        )
         return invoke(metadata=self._metadata)
 
     def open_run_many(self) -> grpc.aio.StreamStreamCall[Message, inference_pb2.RunManyResponse]:
-        """The raw call of a `RunMany`; `error_of` reads its failures."""
+        """The raw call of a `RunMany`; `failed` reads its failures."""
         check_open(self._closed)
-        invoke = self._channel.stream_stream(RUN_MANY.path, serialize, RUN_MANY.response.FromString)
+        invoke = self._current().stream_stream(
+            RUN_MANY.path, serialize, RUN_MANY.response.FromString
+        )
         return invoke(metadata=self._metadata)
 
-    def error_of(self, error: grpc.RpcError) -> QuickthawError:
-        return error_of(error, self._endpoint, None)
+    async def failed(
+        self, error: grpc.RpcError, timeout_seconds: float | None = None
+    ) -> QuickthawError:
+        """Our error for it."""
+        text, trouble = unreached(error), None
+        if text is not None:
+            trouble = await asyncio.to_thread(self._dialler.trouble, text)
+        return error_of(error, self._endpoint, timeout_seconds, trouble)
+
+    def _current(self) -> grpc.aio.Channel:
+        """Another one when the certificate was renewed; what is under way ends on the old one."""
+        if self._renewable and self._dialler.refresh():
+            self._retired.add(self._channel)
+            self._channel = self._dialler.open()
+        return self._channel

@@ -41,6 +41,7 @@ from quickthaw.client.settings import Endpoint, find_endpoint
 from quickthaw.client.sync_driver import SyncDriver
 from quickthaw.client.traffic import TrafficEntry
 from quickthaw.client.webhooks import Webhooks
+from quickthaw.wire.tls import TlsFiles
 
 
 class Client:
@@ -66,9 +67,11 @@ class Client:
         *,
         data_dir: Path | None = None,
         context: Context | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
-        """Connects at the first call. Raises as `find_endpoint`."""
-        self.endpoint: Endpoint = find_endpoint(grpc, key, data_dir)
+        """Connects at the first call. Raises as `find_endpoint`, and SettingsInvalid for files of
+        `tls` that cannot be used."""
+        self.endpoint: Endpoint = find_endpoint(grpc, key, data_dir, tls=tls)
         self._context = context or Context()
         self._driver = SyncDriver(self.endpoint)
         self.models = Models(self._context, self._driver)

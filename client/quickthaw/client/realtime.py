@@ -56,7 +56,7 @@ class RealtimeSession:
         try:
             await self._call.done_writing()
         except grpc.RpcError as error:
-            raise self._driver.error_of(error) from error
+            raise await self._driver.failed(error) from error
         except asyncio.InvalidStateError as error:
             raise Unavailable(f"the realtime session is over: {error}") from error
 
@@ -66,7 +66,7 @@ class RealtimeSession:
             while isinstance(answer := await self._call.read(), inference_pb2.RealtimeResponse):
                 yield realtime_from_wire(answer)
         except grpc.RpcError as error:
-            raise self._driver.error_of(error) from error
+            raise await self._driver.failed(error) from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,6 +83,6 @@ class RealtimeSession:
         try:
             await self._call.write(message)
         except grpc.RpcError as error:
-            raise self._driver.error_of(error) from error
+            raise await self._driver.failed(error) from error
         except asyncio.InvalidStateError as error:
             raise Unavailable(f"the realtime session is over: {error}") from error

@@ -121,7 +121,7 @@ class RunMany:
                 for end in frame.ends:
                     self._resolve(end)
         except grpc.RpcError as error:
-            self._break(self._driver.error_of(error))
+            self._break(await self._driver.failed(error))
         else:
             self._break(Unavailable("the server ended the stream of runs"))
 

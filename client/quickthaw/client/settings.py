@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from quickthaw.wire.dialling import tls_of
 from quickthaw.wire.errors import SettingsInvalid, Unauthenticated, Unavailable
+from quickthaw.wire.tls import TlsFiles
 
 RUN_FILE = "run.json"
 
@@ -25,6 +27,8 @@ class Endpoint:
     """HOST:PORT."""
     key: str
     tls: bool = False
+    files: TlsFiles = field(default_factory=TlsFiles)
+    """What goes with TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,14 @@ def find_endpoint(
     key: str | None = None,
     data_dir: Path | None = None,
     environ: Mapping[str, str] = os.environ,
+    tls: TlsFiles | None = None,
 ) -> Endpoint:
     """The platform to talk to.
 
     `grpc` is `HOST:PORT`, or `grpcs://HOST:PORT` for TLS; without it `$QUICKTHAW_GRPC`, then the
-    run file of `data_dir`. `key`, then `$QUICKTHAW_KEY`, then the run file's key file, which is
-    used for the run file's own address only: a local admin key is never sent elsewhere. A
+    run file of `data_dir`. What `tls` leaves out `$QUICKTHAW_TLS_CA`, `$QUICKTHAW_TLS_CERT` and
+    `$QUICKTHAW_TLS_KEY` may name. `key`, then `$QUICKTHAW_KEY`, then the run file's key file, which
+    is used for the run file's own address only: a local admin key is never sent elsewhere. A
     `data_dir` that the caller names goes before the environment. Raises Unavailable if no platform
     is named or running, Unauthenticated if there is no key for it, SettingsInvalid for files that
     cannot be read.
@@ -88,14 +94,14 @@ def find_endpoint(
             f"no platform is running in {data_dir or default_data_dir(environ)}: start one with "
             "`quickthaw up`, or name another with QUICKTHAW_GRPC=HOST:PORT"
         )
-    target = address.removeprefix("grpcs://")
+    target, files = tls_of(address, tls or TlsFiles(), environ)
     local = run_file if run_file is not None and run_file.grpc == target else None
     secret = key or (environ.get("QUICKTHAW_KEY") if data_dir is None or local is None else None)
     if not secret and local is not None:
         secret = read_key_file(local.key_file)
     if not secret:
         raise Unauthenticated(f"no key for {target}: set QUICKTHAW_KEY, or pass `key`")
-    return Endpoint(target, secret, tls=address.startswith("grpcs://"))
+    return Endpoint(target, secret, files is not None, files or TlsFiles())
 
 
 def read_key_file(path: Path) -> str:

@@ -24,13 +24,14 @@ from quickthaw.client.steps import (
     Stream,
 )
 from quickthaw.client.transport import (
-    OPTIONS,
     check_open,
-    credentials,
+    dialler,
     error_of,
     metadata,
     serialize,
+    unreached,
 )
+from quickthaw.wire.errors import QuickthawError
 
 T = TypeVar("T")
 
@@ -58,10 +59,9 @@ class SyncDriver:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._metadata = metadata(endpoint)
-        if (secure := credentials(endpoint)) is not None:
-            self._channel = grpc.secure_channel(endpoint.target, secure, OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(endpoint.target, OPTIONS)
+        self._dialler = dialler(endpoint)
+        self._renewable = self._dialler.renewable
+        self._channel = self._dialler.open_blocking()
         self._closed = False
 
     def close(self) -> None:
@@ -131,17 +131,17 @@ class SyncDriver:
 
     def _call(self, step: Call) -> Message:
         check_open(self._closed)
-        invoke = self._channel.unary_unary(
+        invoke = self._current().unary_unary(
             step.method.path, serialize, step.method.response.FromString
         )
         try:
             return invoke(step.message, timeout=step.timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise error_of(error, self._endpoint, step.timeout_seconds) from error
+            raise self._failed(error, step.timeout_seconds) from error
 
     def _open(self, step: Open) -> Stream:
         check_open(self._closed)
-        invoke = self._channel.unary_stream(
+        invoke = self._current().unary_stream(
             step.method.path, serialize, step.method.response.FromString
         )
         call = invoke(step.message, timeout=step.timeout_seconds, metadata=self._metadata)
@@ -151,4 +151,15 @@ class SyncDriver:
         try:
             return next(stream.call, None)
         except grpc.RpcError as error:
-            raise error_of(error, self._endpoint, stream.timeout_seconds) from error
+            raise self._failed(error, stream.timeout_seconds) from error
+
+    def _current(self) -> grpc.Channel:
+        """Another one when the certificate was renewed; calls under way keep the old one alive."""
+        if self._renewable and self._dialler.refresh():
+            self._channel = self._dialler.open_blocking()
+        return self._channel
+
+    def _failed(self, error: grpc.RpcError, timeout_seconds: float | None) -> QuickthawError:
+        text = unreached(error)
+        trouble = None if text is None else self._dialler.trouble(text)
+        return error_of(error, self._endpoint, timeout_seconds, trouble)

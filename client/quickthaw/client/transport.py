@@ -1,4 +1,4 @@
-"""What the blocking and the awaiting driver share: channel options, credentials, errors."""
+"""What the blocking and the awaiting driver share: channel options, metadata, errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from quickthaw.client.settings import Endpoint
+from quickthaw.wire.dialling import Dialler
 from quickthaw.wire.errors import FailedPrecondition, QuickthawError, SettingsInvalid, Unavailable
 from quickthaw.wire.limits import CHANNEL_OPTIONS, METADATA_BYTES_MAX
 from quickthaw.wire.status import error_from_rpc
@@ -24,8 +25,9 @@ OPTIONS: list[tuple[str, int]] = [
 _CUT_OFF = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-def credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
-    return grpc.ssl_channel_credentials() if endpoint.tls else None
+def dialler(endpoint: Endpoint) -> Dialler:
+    """Raises SettingsInvalid for files that cannot be used."""
+    return Dialler(endpoint.target, endpoint.files if endpoint.tls else None, OPTIONS)
 
 
 def metadata(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
@@ -36,10 +38,23 @@ def metadata(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Key {key}"),)
 
 
+def unreached(error: grpc.RpcError) -> str | None:
+    """What gRPC says of a call that may have reached nobody; None for any other."""
+    call = cast("grpc.Call", error)
+    if call.code() is grpc.StatusCode.UNAVAILABLE and rpc_status.from_call(call) is None:
+        return call.details() or ""
+    return None
+
+
 def error_of(
-    error: grpc.RpcError, endpoint: Endpoint, timeout_seconds: float | None
+    error: grpc.RpcError,
+    endpoint: Endpoint,
+    timeout_seconds: float | None,
+    trouble: str | None = None,
 ) -> QuickthawError:
     """Our error for a failed call.
+
+    `trouble` is what `Dialler.trouble` finds; trying again is no use then.
 
     What gRPC itself says of a broken connection becomes Unavailable with the address in it: a
     cancellation that this side did not ask for (the server stopped), a timeout of the transport.
@@ -50,6 +65,8 @@ def error_of(
     code, text = call.code(), call.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_seconds is not None:
         return Unavailable(f"no answer from {endpoint.target} within {timeout_seconds:g} s")
+    if trouble is not None:
+        return FailedPrecondition(trouble)
     if code in _CUT_OFF:
         return Unavailable(f"{endpoint.target} broke the call off: {text or code.name}")
     if code is grpc.StatusCode.UNAVAILABLE:
@@ -63,8 +80,6 @@ def _plainly(text: str) -> str:
         return "connection refused, nothing listens there"
     if "Failed parsing HTTP/2" in text:
         return "what answers is no gRPC; give the scheduler's address, not the gateway's"
-    if "WRONG_VERSION_NUMBER" in text:
-        return "no TLS is spoken there; give the address without grpcs://"
     return text
 
 

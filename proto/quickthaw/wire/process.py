@@ -34,11 +34,16 @@ class Address:
     def parse(cls, text: str) -> Address:
         """From `HOST:PORT`, `:PORT` or `[IPV6]:PORT`. Raises SettingsInvalid."""
         host, separator, port = text.rpartition(":")
-        if not separator or not port.isdecimal() or int(port) > 65535:
+        if not separator or not port.isdecimal() or int(port) > 65535 or "/" in host:
             raise SettingsInvalid(
                 f"{text!r} is no address: write HOST:PORT, for example [::1]:7070"
             )
         return cls(host.strip("[]") or "127.0.0.1", int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it, as far as its spelling tells."""
+        return self.host == "localhost" or self.host == "::1" or self.host.startswith("127.")
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

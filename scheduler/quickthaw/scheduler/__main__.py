@@ -15,6 +15,7 @@ import uvloop
 from quickthaw.scheduler.core_kind import CORE_KIND
 from quickthaw.scheduler.scheduler import start
 from quickthaw.scheduler.settings import Settings, parse_settings
+from quickthaw.wire.dialling import TLS_SCHEME
 from quickthaw.wire.errors import Internal, QuickthawError, SettingsInvalid
 from quickthaw.wire.process import configure_logs, read_sockets_directly
 
@@ -44,8 +45,10 @@ async def serve(settings: Settings) -> None:
     stopped.cancel()
     scheduler = starting.result()
     scheduler.background.when_broken(stopping.set)
+    secure = TLS_SCHEME if settings.tls is not None else ""
+    local = f"local={scheduler.local_address} " if scheduler.local_address is not None else ""
     print(
-        f"quickthaw-scheduler ready grpc={scheduler.grpc_address} "
+        f"quickthaw-scheduler ready grpc={secure}{scheduler.grpc_address} {local}"
         f"metrics=http://{scheduler.metrics_address}/metrics "
         f"core={CORE_KIND}",
         flush=True,

@@ -42,6 +42,7 @@ from quickthaw.scheduler.worker_streams import WorkerStreams
 from quickthaw.wire import errors
 from quickthaw.wire.blob_store import open_blob_store
 from quickthaw.wire.process import Address, serve_metrics, watch_loop_lag
+from quickthaw.wire.tls import server_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class Scheduler:
     """A running scheduler. Make it with `start`; `stop` it once."""
 
     grpc_address: Address
+    local_address: Address | None
+    """In plain text, for this machine; None without `--grpc-local`."""
     metrics_address: Address
     dispatcher: Dispatcher
     explanations: Explanations
@@ -105,6 +108,8 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
 
     keys = KeyRing(load_key, limits.key_cache_max)
     server = make_server(AuthInterceptor(keys, clock), metrics, limits.rpcs_max)
+    # Before the store, for which a standby may wait for long.
+    credentials = server_credentials(settings.tls) if settings.tls is not None else None
     health = Health(server)
     background = Background()
     stop = threading.Event()
@@ -129,7 +134,8 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     store.journal.start()
     try:
         # Not before: who calls a standby is to be refused at once, and goes to its other address.
-        grpc_address = listen(server, settings.grpc)
+        grpc_address = listen(server, settings.grpc, credentials)
+        local_address = listen(server, settings.grpc_local) if settings.grpc_local else None
         metrics_server, metrics_address = serve_metrics(metrics.registry, settings.metrics)
     except errors.QuickthawError:
         await store.close()
@@ -209,6 +215,7 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
     background.start(watch_loop_lag(metrics.loop_lag_seconds), "measuring the loop's lag")
     return Scheduler(
         grpc_address,
+        local_address,
         metrics_address,
         dispatcher,
         explanations,

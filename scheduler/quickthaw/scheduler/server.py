@@ -56,10 +56,22 @@ def make_server(auth: AuthInterceptor, metrics: SchedulerMetrics, rpcs_max: int)
     )
 
 
-def listen(server: grpc.aio.Server, address: Address) -> Address:
-    """Binds without serving yet; the address with its real port. Raises AddressInUse."""
+def listen(
+    server: grpc.aio.Server, address: Address, credentials: grpc.ServerCredentials | None = None
+) -> Address:
+    """Binds without serving yet; the address with its real port. `credentials` None is for plain
+    text. Raises AddressInUse."""
+    if credentials is None and not address.is_loopback:
+        logger.warning(
+            "gRPC on %s is plain text: whoever is on the way reads keys and requests; give "
+            "--tls-cert and --tls-key, or keep it to a network that you trust",
+            address,
+        )
     try:
-        port = server.add_insecure_port(str(address))
+        if credentials is None:
+            port = server.add_insecure_port(str(address))
+        else:
+            port = server.add_secure_port(str(address), credentials)
     except RuntimeError as error:
         raise address_in_use("the scheduler", address) from error
     return Address(address.host, port)

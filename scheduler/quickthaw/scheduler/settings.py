@@ -12,6 +12,7 @@ from typing import NoReturn
 from quickthaw.scheduler.core.numbers import parse_numbers
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
+from quickthaw.wire.tls import ServerTls, server_tls
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -164,6 +165,10 @@ class Settings:
     """Of the core's settings, those that have no flag of their own; see `core.numbers`."""
     log_level: str = "info"
     log_json: bool = False
+    tls: ServerTls | None = None
+    """What `grpc` shows; None for plain text."""
+    grpc_local: Address | None = None
+    """A second address, in plain text, for this machine alone; None for none."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -184,6 +189,19 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--data-dir", required=True, help="the store, the keys and the artifacts")
     parser.add_argument("--grpc", default="127.0.0.1:7070", help="HOST:PORT; port 0 picks one")
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="PEM", help="serve gRPC by TLS: a certificate, its chain"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    parser.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="PEM",
+        help="let in only who shows a certificate that these authorities signed; keys count too",
+    )
+    parser.add_argument(
+        "--grpc-local", metavar="HOST:PORT", help="listen here too, without TLS; loopback only"
+    )
     parser.add_argument("--metrics", default="127.0.0.1:7071", help="HOST:PORT of /metrics")
     parser.add_argument(
         "--store",
@@ -310,6 +328,18 @@ def _parse_address(flag: str, text: str) -> Address:
         raise SettingsInvalid(f"{flag}: {error.message}") from error
 
 
+def _parse_local(text: str | None) -> Address | None:
+    if text is None:
+        return None
+    address = _parse_address("--grpc-local", text)
+    if not address.is_loopback:
+        raise SettingsInvalid(
+            f"--grpc-local {address} is plain text, and others could listen to it: give an address "
+            "of this machine alone, such as 127.0.0.1:0"
+        )
+    return address
+
+
 def parse_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Raises SettingsInvalid, naming the flag. Reads no file but checks that named ones exist."""
     arguments = _parser().parse_args(argv)
@@ -333,5 +363,7 @@ def parse_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Setti
         core_numbers=_parse_core(arguments.core),
         log_level=arguments.log_level,
         log_json=arguments.log_json,
+        tls=server_tls(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca),
+        grpc_local=_parse_local(arguments.grpc_local),
         limits=_parse_limits(arguments),
     )

@@ -34,6 +34,7 @@ from quickthaw.worker.events import (
 )
 from quickthaw.worker.hints import Hints
 from quickthaw.worker.lease import Lease, idle_turns
+from quickthaw.worker.line import Line, raise_status
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
 from quickthaw.worker.ports import Clock
@@ -85,7 +86,7 @@ class Agent:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        line: Line,
         key: str,
         identity: Identity,
         shell: Shell,
@@ -97,7 +98,7 @@ class Agent:
         speeds: TierSpeeds,
         hints: Hints | None = None,
     ) -> None:
-        self._channel = channel
+        self._line = line
         self._metadata = (("authorization", f"Key {key}"),)
         self._identity = identity
         self._shell = shell
@@ -160,7 +161,7 @@ class Agent:
                     error = error_from_rpc(rpc_error)
                     if isinstance(error, _FATAL):
                         raise error from rpc_error
-                    self._lost(error.message)
+                    self._lost(await self._line.why(error.message))
                 except TimeoutError:
                     self._lost("no Welcome in time")
                 except (asyncio.InvalidStateError, errors.Unavailable) as error:
@@ -184,7 +185,7 @@ class Agent:
             self._left.set()
 
     def _lost(self, why: str) -> None:
-        if not self._leaving.is_set():
+        if why and not self._leaving.is_set():
             logger.warning("stream to the scheduler lost: %s", why)
 
     async def _back_off(self, failures: int) -> None:
@@ -199,7 +200,7 @@ class Agent:
 
     async def _session(self) -> None:
         """One stream, from Hello until it ends. Raises AioRpcError, TimeoutError or Unavailable."""
-        stub = fleet_pb2_grpc.FleetStub(self._channel)
+        stub = fleet_pb2_grpc.FleetStub(await self._line.channel())
         call: _Call = stub.Attach(metadata=self._metadata)
         self._call = call
         try:
@@ -212,7 +213,7 @@ class Agent:
             if first is None or not first.messages or not first.messages[0].HasField("welcome"):
                 # A stream that ended has a status that says more.
                 if first is None:
-                    await _raise_status(call)
+                    await raise_status(call)
                 raise errors.Unavailable("the scheduler's first message was no Welcome")
             welcome = first.messages[0].welcome
             self._welcome(welcome, sent_at, ended)
@@ -290,7 +291,7 @@ class Agent:
             if isinstance(result, Exception) and not isinstance(result, asyncio.CancelledError)
         ]
         if failed and tasks[0] not in done:
-            await _raise_status(call)
+            await raise_status(call)
         if failed:
             raise failed[0]
 
@@ -298,7 +299,7 @@ class Agent:
         async for frame in frames:
             for message in frame.messages:
                 self._receive(message)
-        await _raise_status(call)
+        await raise_status(call)
 
     async def _write(self, call: _Call) -> None:
         while True:
@@ -385,16 +386,3 @@ class Agent:
 
 _Call = grpc.aio.StreamStreamCall[fleet_pb2.WorkerFrame, fleet_pb2.SchedulerFrame]
 _Frames = AsyncIterator[fleet_pb2.SchedulerFrame]
-
-
-async def _raise_status(call: _Call) -> None:
-    """Raises what the stream ended with; Unavailable if it ended without an error."""
-    code = await call.code()
-    if code is not grpc.StatusCode.OK:
-        raise grpc.aio.AioRpcError(
-            code,
-            await call.initial_metadata(),
-            await call.trailing_metadata(),
-            details=await call.details(),
-        )
-    raise errors.Unavailable("the scheduler closed the stream")

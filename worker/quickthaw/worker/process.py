@@ -11,10 +11,9 @@ from random import Random
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import grpc.aio
-
 from quickthaw.wire import errors
 from quickthaw.wire.blob_store import check_blob_store, open_blob_store
+from quickthaw.wire.dialling import Dialler
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import watch_loop_lag
 from quickthaw.worker.agent import Agent, Identity, Patience
@@ -24,6 +23,7 @@ from quickthaw.worker.engine import DiffusionEngine
 from quickthaw.worker.families import BATCHING, NOOP
 from quickthaw.worker.families.noop import NoopEngine
 from quickthaw.worker.hints import Hints
+from quickthaw.worker.line import Line
 from quickthaw.worker.machine import AttemptMachine
 from quickthaw.worker.metrics import WorkerMetrics
 from quickthaw.worker.outbox import Outbox
@@ -55,8 +55,8 @@ anyway."""
 
 class Worker:
     """One worker. Make it on the event loop it runs on; `on_ready` is called once, when requests
-    can be taken. Raises SettingsInvalid if the blob store cannot be opened, and `run` if it
-    cannot be used."""
+    can be taken. Raises SettingsInvalid if the blob store cannot be opened or the files behind TLS
+    cannot be used, and `run` if the blob store cannot be used."""
 
     def __init__(
         self,
@@ -112,11 +112,15 @@ class Worker:
             self._outbox,
             self.metrics,
         )
-        self._channel = grpc.aio.insecure_channel(
-            str(settings.scheduler), options=[*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS]
+        self._line = Line(
+            Dialler(
+                str(settings.scheduler),
+                settings.scheduler_tls,
+                [*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS],
+            )
         )
         self._agent = Agent(
-            self._channel,
+            self._line,
             settings.key,
             Identity(
                 worker_id=settings.worker_id,
@@ -180,7 +184,7 @@ class Worker:
             for task in (lag, life, agent):
                 task.cancel()
             await asyncio.gather(lag, life, agent, return_exceptions=True)
-            await self._channel.close()
+            await self._line.close()
 
     async def _live(self) -> None:
         stops = [

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from quickthaw.snapshot.remote.base import RemoteSettings
+from quickthaw.wire.dialling import add_tls_flags, dialled
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
+from quickthaw.wire.tls import TlsFiles
 from quickthaw.worker.adapter_limits import AdapterLimits
 from quickthaw.worker.families import NAMES
 from quickthaw.worker.video_files import VideoCodec
@@ -78,6 +80,8 @@ class WorkerSettings:
     remote: RemoteSettings = field(default_factory=RemoteSettings)
     video_codec: VideoCodec = VideoCodec.AUTO
     adapters: AdapterLimits = field(default_factory=AdapterLimits)
+    scheduler_tls: TlsFiles | None = None
+    """What goes with dialling it; None for plain text."""
 
 
 def size_bytes(text: str) -> int:
@@ -100,7 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--scheduler", required=True, metavar="HOST:PORT", help="the scheduler's gRPC address")
+    add(
+        "--scheduler",
+        required=True,
+        metavar="HOST:PORT",
+        help="the scheduler's gRPC address; grpcs://HOST:PORT for TLS",
+    )
+    add_tls_flags(parser)
     add("--key-file", metavar="PATH", help="file with a key of scope `worker` ($QUICKTHAW_KEY)")
     add("--data-dir", metavar="DIR", help="the worker's own files (.quickthaw/worker-ID)")
     add("--worker-id", metavar="ID", help="unique in the fleet (the host's name and a number)")
@@ -169,8 +179,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
     _must(families, "--families", given.families, "at least one name")
     for digest in given.prepare:
         _must(_DIGEST.fullmatch(digest), "--prepare", digest, "the SHA-256 of a manifest")
+    scheduler, scheduler_tls = _scheduler(given, environment)
     return WorkerSettings(
-        scheduler=_address("--scheduler", given.scheduler),
+        scheduler=scheduler,
+        scheduler_tls=scheduler_tls,
         data_dir=data_dir,
         worker_id=worker_id,
         device=given.device,
@@ -210,6 +222,15 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         ),
         key=_key(given.key_file, environment),
     )
+
+
+def _scheduler(
+    given: argparse.Namespace, environment: Mapping[str, str]
+) -> tuple[Address, TlsFiles | None]:
+    try:
+        return dialled(given, given.scheduler, environment)
+    except SettingsInvalid as error:
+        raise SettingsInvalid(f"--scheduler: {error.message}") from error
 
 
 def _peers_url(url: str | None) -> str | None:

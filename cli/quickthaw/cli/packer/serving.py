@@ -39,7 +39,7 @@ async def serve(settings: PackerSettings, on_ready: Callable[[Sequence[Wall]], N
     store = open_blob_store(settings.blob_store)
     with _held(settings):
         walls = await find_walls(settings)
-        client = AsyncClient(str(settings.scheduler), read_key_file(settings.key_file))
+        client = AsyncClient(settings.scheduler, read_key_file(settings.key_file), tls=settings.tls)
         async with client:
             on_ready(walls)
 

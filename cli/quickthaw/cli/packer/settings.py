@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
+from quickthaw.wire.dialling import add_tls_flags, tls_of
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
+from quickthaw.wire.tls import TlsFiles
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -49,7 +51,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class PackerSettings:
-    scheduler: Address
+    scheduler: str
+    """HOST:PORT, or grpcs://HOST:PORT for TLS."""
     key_file: Path
     """A key of scope `admin`."""
     blob_store: str
@@ -64,6 +67,7 @@ class PackerSettings:
     """Who the process that reads a tenant's files runs as; empty for our own user."""
     require_walls: bool = False
     """Whether to start only where that process reaches neither files nor network of others."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)
 
@@ -83,8 +87,11 @@ def parse_settings(arguments: Sequence[str]) -> PackerSettings:
         )
     if made.wait_seconds > 30:
         raise SettingsInvalid(f"--wait-seconds {made.wait_seconds:g}: give at most 30")
+    tls = TlsFiles(parsed.dial_ca, parsed.dial_certificate, parsed.dial_key)
+    Address.parse(tls_of(parsed.scheduler, tls, {})[0])
     return PackerSettings(
-        scheduler=Address.parse(parsed.scheduler),
+        scheduler=parsed.scheduler,
+        tls=tls,
         key_file=parsed.key_file,
         blob_store=parsed.blob_store,
         snapshots=parsed.snapshots.absolute(),
@@ -120,7 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="quickthaw packer",
         description="Packs what tenants upload to be deployed, tries it and hands it in.",
     )
-    parser.add_argument("--scheduler", required=True, metavar="HOST:PORT", help="its gRPC address")
+    parser.add_argument(
+        "--scheduler",
+        required=True,
+        metavar="HOST:PORT",
+        help="its gRPC address; grpcs://HOST:PORT for TLS",
+    )
+    add_tls_flags(parser)
     parser.add_argument(
         "--key-file", required=True, type=Path, metavar="PATH", help="a key of scope admin"
     )
