@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -36,11 +39,15 @@ def current(device: torch.device) -> AbstractContextManager[object]:
 
 
 class CudaBuffer:
-    """Memory of its own pool: freeing it returns it to the driver, and no activation splits it."""
+    """Memory of its own pool: freeing it returns it to the driver, and no activation splits it.
 
-    def __init__(self, nbytes: int, device: torch.device) -> None:
+    `on_freed` is called once, by `free`.
+    """
+
+    def __init__(self, nbytes: int, device: torch.device, on_freed: Callable[[], None]) -> None:
         self.nbytes = nbytes
         self._device = device
+        self._on_freed = on_freed
         # A pool belongs to the device that is current in this thread, whichever thread that is.
         # Made in inference mode, memory could not be copied into by threads that are not in it.
         with torch.cuda.device(device), torch.inference_mode(mode=False):
@@ -69,13 +76,14 @@ class CudaBuffer:
             torch.cuda.synchronize(self._device)
             self._data = None
             self._pool = None
+            self._on_freed()
 
 
 class CudaDevice:
     """GPU number `index` of this process. Thread-safe: copies of all threads share one stream.
 
     `offer_bytes`: at most so much is room for weights; the rest of the device is left to the CUDA
-    context and to activations. All of it by default.
+    context, to activations and to other processes. All of it by default.
     """
 
     kind = "cuda"
@@ -94,17 +102,21 @@ class CudaDevice:
         self._stream = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]  # torch's own gap
         total = torch.cuda.mem_get_info(self.torch_device)[1]
         self.total_bytes = total if offer_bytes is None else min(offer_bytes, total)
-        self._reserve_bytes = total - self.total_bytes
+        self._weight_bytes = 0
+        self._lock = threading.Lock()
         self._driver = CudaDriver()
 
     @property
     def free_bytes(self) -> int:
-        """Free on the device plus what torch keeps cached, less the reserve."""
+        """What weights leave of the offer, as far as the device has it: free, or cached by torch.
+
+        Context and activations take from the rest of the device first, and only then from this.
+        """
         free, _ = torch.cuda.mem_get_info(self.torch_device)
         cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(
             self.torch_device
         )
-        return max(free + cached - self._reserve_bytes, 0)
+        return max(min(self.total_bytes - self._weight_bytes, free + cached), 0)
 
     def wrap(self, room: HostRange, nbytes: int) -> DeviceBuffer | None:
         return None
@@ -112,18 +124,29 @@ class CudaDevice:
     def allocate(self, nbytes: int) -> CudaBuffer:
         nbytes = round_up(nbytes, TENSOR_ALIGNMENT)
         wanted = segment_bytes(nbytes)
-        if wanted > self.free_bytes:
-            raise full(nbytes, self.free_bytes, self.kind)
-        if wanted > torch.cuda.mem_get_info(self.torch_device)[0]:
-            torch.cuda.empty_cache()  # what torch keeps for activations is of no use to a new pool
+        with self._lock:
+            if wanted > (free := self.free_bytes):
+                raise full(nbytes, free, self.kind)
+            self._weight_bytes += wanted
         try:
-            return CudaBuffer(nbytes, self.torch_device)
+            if wanted > torch.cuda.mem_get_info(self.torch_device)[0]:
+                torch.cuda.empty_cache()  # what torch keeps for activations no new pool can have
+            return CudaBuffer(nbytes, self.torch_device, partial(self._count_freed, wanted))
         except torch.OutOfMemoryError as error:
+            self._count_freed(wanted)
             raise full(nbytes, self.free_bytes, self.kind) from error
+        except BaseException:
+            self._count_freed(wanted)
+            raise
+
+    def _count_freed(self, nbytes: int) -> None:
+        with self._lock:
+            self._weight_bytes -= nbytes
 
     def copy(self, target: DeviceBuffer, offset: int, source: memoryview) -> None:
-        # Registered memory counts as pinned for the driver, so this returns at once.
-        with torch.cuda.stream(self._stream):
+        # Registered memory counts as pinned for the driver, so this returns at once. Leaving a
+        # stream of another device would make a context on the one that the thread had before.
+        with torch.cuda.device(self.torch_device), torch.cuda.stream(self._stream):
             target.data[offset : offset + source.nbytes].copy_(
                 torch.frombuffer(source, dtype=torch.uint8), non_blocking=True
             )

@@ -5,10 +5,6 @@ What the real one makes of it is for tests/gpu.
 
 from __future__ import annotations
 
-import ctypes
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 
@@ -17,48 +13,12 @@ from quickthaw.snapshot.cuda import segment_bytes
 from quickthaw.snapshot.driver import CudaDriver
 from quickthaw.snapshot.memory import PAGE_BYTES, Memory
 from quickthaw.wire.errors import ResourceExhausted, SettingsInvalid
+from support.fake_cuda_driver import INVALID_CONTEXT, FakeDriver
 from support.snapshots import MIB
-
-OUT_OF_MEMORY = 2
-_REGISTER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint)
-_UNREGISTER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-_NAME = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
-
-
-class StubDriver:
-    """Remembers what is registered; refuses from the call number `refuse_at` on."""
-
-    def __init__(self, refuse_at: int | None = None, names: dict[int, bytes] | None = None) -> None:
-        self.calls = 0
-        self.flags: set[int] = set()
-        self.registered: dict[int, int] = {}
-
-        def register(address: int, nbytes: int, flags: int) -> int:
-            self.calls += 1
-            if refuse_at is not None and self.calls >= refuse_at:
-                return OUT_OF_MEMORY
-            self.flags.add(flags)
-            self.registered[address] = nbytes
-            return 0
-
-        def unregister(address: int) -> int:
-            return 0 if self.registered.pop(address, None) else 1
-
-        def name(code: int, out: Any) -> int:
-            if names is None or code not in names:
-                return 1
-            out[0] = names[code]
-            return 0
-
-        self.library = SimpleNamespace(
-            cuMemHostRegister_v2=_REGISTER(register),
-            cuMemHostUnregister=_UNREGISTER(unregister),
-            cuGetErrorName=_NAME(name),
-        )
 
 
 def test_memory_is_registered_in_chunks_for_every_context_and_let_go_likewise() -> None:
-    stub, memory = StubDriver(), Memory(5 * PAGE_BYTES)
+    stub, memory = FakeDriver(), Memory(5 * PAGE_BYTES)
     driver = CudaDriver(stub.library)
     driver.register(memory, 2 * PAGE_BYTES)
     start = memory.address
@@ -74,8 +34,7 @@ def test_memory_is_registered_in_chunks_for_every_context_and_let_go_likewise() 
 
 @pytest.mark.parametrize("refuse_at", [1, 3])
 def test_after_a_refusal_nothing_stays_registered(refuse_at: int) -> None:
-    names = {OUT_OF_MEMORY: b"CUDA_ERROR_OUT_OF_MEMORY"}
-    stub, memory = StubDriver(refuse_at, names), Memory(4 * PAGE_BYTES)
+    stub, memory = FakeDriver(refuse_at=refuse_at), Memory(4 * PAGE_BYTES)
     with pytest.raises(ResourceExhausted, match="CUDA_ERROR_OUT_OF_MEMORY, code 2") as caught:
         CudaDriver(stub.library).register(memory, PAGE_BYTES)
     assert caught.value.metadata["resource"] == "pinned"
@@ -85,11 +44,28 @@ def test_after_a_refusal_nothing_stays_registered(refuse_at: int) -> None:
 
 def test_an_error_that_the_driver_cannot_name_is_told_by_its_number() -> None:
     with pytest.raises(ResourceExhausted, match=r"\(code 2\)"):
-        CudaDriver(StubDriver(1).library).register(Memory(PAGE_BYTES), PAGE_BYTES)
+        CudaDriver(FakeDriver(refuse_at=1, names={}).library).register(
+            Memory(PAGE_BYTES), PAGE_BYTES
+        )
+
+
+def test_a_second_registration_is_refused_and_leaves_the_first() -> None:
+    stub, memory = FakeDriver(), Memory(2 * PAGE_BYTES)
+    driver = CudaDriver(stub.library)
+    driver.register(memory, 2 * PAGE_BYTES)
+    with pytest.raises(ResourceExhausted, match="HOST_MEMORY_ALREADY_REGISTERED"):
+        driver.register(memory, 2 * PAGE_BYTES)
+    assert stub.registered == {memory.address: 2 * PAGE_BYTES}
+
+
+def test_a_thread_without_a_context_cannot_pin_and_is_told_so() -> None:
+    stub = FakeDriver(lambda: (False, 0))
+    with pytest.raises(ResourceExhausted, match=f"INVALID_CONTEXT, code {INVALID_CONTEXT}"):
+        CudaDriver(stub.library).register(Memory(PAGE_BYTES), PAGE_BYTES)
 
 
 def test_letting_go_of_what_is_not_registered_is_no_error() -> None:
-    CudaDriver(StubDriver().library).unregister(Memory(PAGE_BYTES), PAGE_BYTES)
+    CudaDriver(FakeDriver().library).unregister(Memory(PAGE_BYTES), PAGE_BYTES)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
