@@ -53,13 +53,25 @@ def refusing(status: str, code: str) -> bytes:
     return (head + body).encode()
 
 
-async def test_a_store_that_works_is_left_as_it_was(
+async def test_a_store_that_works_is_left_as_it_was_but_for_its_mark(
     tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT", server.endpoint)
     for url in (f"s3://{BUCKET}/some/prefix", str(tmp_path / "new"), f"file://{tmp_path}/url"):
         await check_blob_store(url)
-        assert obstore.list(open_blob_store(url)).collect() == []
+        (left,) = obstore.list(open_blob_store(url)).collect()
+        assert left["path"] == "probes/store-id"
+
+
+async def test_whoever_is_given_one_store_knows_it_by_one_mark(
+    tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", server.endpoint)
+    bucket, folder = f"s3://{BUCKET}/marked", str(tmp_path / "a")
+    urls = (bucket, folder, str(tmp_path / "b"), bucket, f"file://{folder}")
+    marks = [await check_blob_store(url) for url in urls]
+    assert marks[3:] == marks[:2]
+    assert len({*marks, ""}) == 4
 
 
 async def test_a_bucket_that_is_not_there_is_refused_with_what_the_store_said(
@@ -110,7 +122,7 @@ async def test_a_store_that_has_a_bad_hour_gets_a_warning(
 ) -> None:
     async with answering(refusing("503 Slow Down", "SlowDown")) as address:
         monkeypatch.setenv("AWS_ENDPOINT", address)
-        await check_blob_store("s3://bucket")
+        assert await check_blob_store("s3://bucket") == ""
     assert "s3://bucket does not work for now" in caplog.text
 
 
@@ -121,7 +133,7 @@ async def test_a_slow_store_is_not_waited_for_for_ever(
     with socket.create_server(("127.0.0.1", 0)) as never_answers:
         address = "http://{}:{}".format(*never_answers.getsockname())
         monkeypatch.setenv("AWS_ENDPOINT", address)
-        await check_blob_store("s3://bucket")
+        assert await check_blob_store("s3://bucket") == ""
     assert "s3://bucket took no file in 0.1 s" in caplog.text
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from quickthaw.v1 import billing_pb2, catalog_pb2, fleet_pb2, types_pb2
 from quickthaw.wire import errors
+from quickthaw.wire.blob_store import MARK, check_blob_store
 from quickthaw.wire.status import error_from_rpc
 from support.fake_worker import FakeWorker
 from support.schedulers import QUICK_TO_LOSE, Caller, Running, a_scheduler
@@ -266,6 +267,24 @@ async def test_a_hello_that_cannot_be_meant_is_refused(
         setattr(worker, name, value)
     with pytest.raises(errors.InvalidArgument, match=words):
         await worker.attach()
+    await worker.break_stream()
+
+
+async def test_a_worker_that_keeps_its_files_elsewhere_is_refused(
+    running: Running, tmp_path: Path
+) -> None:
+    theirs = await check_blob_store(str(tmp_path / "theirs"))
+    worker = FakeWorker(running.address, running.worker_key, blob_store_mark=theirs)
+    with pytest.raises(errors.FailedPrecondition, match="--blob-store is not the scheduler's"):
+        await worker.attach()
+    await worker.break_stream()
+    worker.blob_store_mark = await check_blob_store(running.settings.blob_store)
+    await worker.attach()
+    await worker.break_stream()
+    # Somebody cleans up, and a worker that starts later makes another mark.
+    (Path(running.settings.blob_store) / MARK).unlink()
+    worker.blob_store_mark = await check_blob_store(running.settings.blob_store)
+    await worker.attach()
     await worker.break_stream()
 
 

@@ -41,6 +41,7 @@ class FakeWorker:
         automatic: bool = False,
         metered_ms: int = 40,
         heartbeats: bool = True,
+        blob_store_mark: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.incarnation = incarnation
@@ -51,6 +52,7 @@ class FakeWorker:
         self.automatic = automatic
         self.metered_ms = metered_ms
         self.heartbeats = heartbeats
+        self.blob_store_mark = blob_store_mark
         self.welcome: fleet_pb2.Welcome | None = None
         self.assigned: asyncio.Queue[fleet_pb2.Assign] = asyncio.Queue()
         self.cancelled: asyncio.Queue[fleet_pb2.CancelAttempt] = asyncio.Queue()
@@ -146,6 +148,7 @@ class FakeWorker:
                 residency=self.residency,
                 attempts=self.open.values(),
                 version="test",
+                blob_store_mark=self.blob_store_mark,
             )
         )
 

@@ -192,6 +192,7 @@ class Hello(_message.Message):
     PEER_TOKEN_FIELD_NUMBER: _builtins.int
     BATCH_MAX_FIELD_NUMBER: _builtins.int
     BATCH_FAMILIES_FIELD_NUMBER: _builtins.int
+    BLOB_STORE_MARK_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Stable over restarts; unique in the fleet; at most 200 characters."""
     incarnation: _builtins.str
@@ -218,6 +219,8 @@ class Hello(_message.Message):
     """Attempts of one model that it runs as one batch if their inputs differ in no more than texts,
     seeds and how results are delivered; 0 and 1 run each alone.
     """
+    blob_store_mark: _builtins.str
+    """What the blob store that it writes to is known by, its file `probes/store-id`; empty for unknown."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """For operators; at most 64."""
@@ -259,10 +262,11 @@ class Hello(_message.Message):
         peer_token: _builtins.str = ...,
         batch_max: _builtins.int = ...,
         batch_families: _abc.Iterable[_builtins.str] | None = ...,
+        blob_store_mark: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch_families", b"batch_families", "batch_max", b"batch_max", "concurrency", b"concurrency", "draining", b"draining", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "peer_token", b"peer_token", "peer_url", b"peer_url", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch_families", b"batch_families", "batch_max", b"batch_max", "blob_store_mark", b"blob_store_mark", "concurrency", b"concurrency", "draining", b"draining", "gpu_type", b"gpu_type", "incarnation", b"incarnation", "labels", b"labels", "peer_token", b"peer_token", "peer_url", b"peer_url", "pinned_bytes", b"pinned_bytes", "residency", b"residency", "tier_speeds", b"tier_speeds", "version", b"version", "vram_bytes", b"vram_bytes", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import re
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from quickthaw.wire.errors import SettingsInvalid
@@ -30,6 +31,9 @@ FULL_TEXTS: Final = tuple(
 CHECK_SECONDS: Final = 20.0
 """A store that takes longer is slow, and slow is not wrong."""
 _PROBES: Final = "probes"
+MARK: Final = "probes/store-id"
+"""The file by which a store is known to be the same one: whoever comes first makes it."""
+MARK_BYTES_MAX: Final = 64
 _CONTENT: Final = b"quickthaw"
 _RETRY_MAX: Final = 2
 _RETRY_SECONDS: Final = 5
@@ -67,19 +71,21 @@ def _folder(url: str) -> LocalStore:
     return LocalStore(folder, automatic_cleanup=True)
 
 
-async def check_blob_store(url: str) -> None:
+async def check_blob_store(url: str) -> str:
     """Writes, reads and deletes a small file under `probes/`, as a process does before it says that
-    it is ready. Raises SettingsInvalid for a store that does not work as it is set up.
+    it is ready. Returns the store's mark: equal for two processes that were given one store.
 
-    One that is slow, full or failing for the moment gets a warning: a process that would not start
-    again beside it made things worse.
+    Raises SettingsInvalid for a store that does not work as it is set up. One that is slow, full or
+    failing for the moment gets a warning, and an empty mark: a process that would not start again
+    beside it made things worse.
     """
     scheme = urlsplit(url).scheme
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await asyncio.to_thread(_round_trip, url, f"{_PROBES}/{secrets.token_hex(8)}")
+            return await asyncio.to_thread(_round_trip, url, f"{_PROBES}/{secrets.token_hex(8)}")
     except TimeoutError:
         logger.warning("the blob store %s took no file in %g s: it is slow", url, CHECK_SECONDS)
+        return ""
     except (BaseError, OSError, ValueError) as error:
         # The first line is for people, the rest the library's own debugging text.
         text, code = str(error).partition("\n")[0], _CODE.search(str(error))
@@ -87,15 +93,15 @@ async def check_blob_store(url: str) -> None:
             text = f"{text} ({code[1]})"
         if _FOR_NOW.search(text):
             logger.warning("the blob store %s does not work for now: %s", url, text)
-            return
+            return ""
         raise SettingsInvalid(
             f"--blob-store {url!r} cannot be written, read and deleted in: {text}; "
             + _HELP.get(scheme, "mend the URL or the credentials")
         ) from error
 
 
-def _round_trip(url: str, key: str) -> None:
-    """With fewer tries than later: what is set up wrongly should be told at once.
+def _round_trip(url: str, key: str) -> str:
+    """The store's mark. With fewer tries than later: what is set up wrongly should be told at once.
 
     In a thread of ours: the library's own may still be at the end of an awaited call when what is
     set up wrongly ends this process, which Python then aborts.
@@ -112,3 +118,17 @@ def _round_trip(url: str, key: str) -> None:
     if bytes(obstore.get(store, key).bytes()) != _CONTENT:
         raise OSError("it gives another file than it was given")
     obstore.delete(store, key)
+    return _mark(store)
+
+
+def _mark(store: ObjectStore) -> str:
+    """Made if missing; of two that come first at once, one is refused. Empty where it cannot be
+    had, as on a server that knows no such condition: such a store does all that it must."""
+    try:
+        with contextlib.suppress(AlreadyExistsError):
+            obstore.put(store, MARK, secrets.token_hex(16).encode(), mode="create")
+        found = obstore.get_range(store, MARK, start=0, length=MARK_BYTES_MAX)
+        return bytes(found).decode("ascii")
+    except (BaseError, OSError, ValueError) as error:
+        logger.info("the blob store keeps no mark: %s", str(error).partition("\n")[0])
+        return ""

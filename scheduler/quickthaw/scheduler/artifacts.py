@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
@@ -14,13 +15,18 @@ from obstore.store import ObjectStore
 
 from quickthaw.v1 import types_pb2
 from quickthaw.wire import errors, limits
+from quickthaw.wire.blob_store import MARK, MARK_BYTES_MAX
 
 if TYPE_CHECKING:
     from obstore import GetResult
 
+logger = logging.getLogger(__name__)
+
 STORED_AFTER_SECONDS_MAX = 2.0
 """How long after its request's end a file may be missing that will yet come."""
 LOOK_AGAIN_SECONDS = 0.05
+MARK_SECONDS_MAX = 5.0
+"""For reading which store this is, while a worker waits for its Welcome."""
 
 
 def request_id_of(uri: str) -> str:
@@ -48,6 +54,27 @@ def artifact_of(request: types_pb2.Request, uri: str) -> types_pb2.Artifact:
 class Artifacts:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._mark = ""
+
+    async def is_marked(self, mark: str) -> bool:
+        """Whether this is the blob store that a worker knows by `mark`; also if the store does not
+        tell for now."""
+        if mark == self._mark:
+            return True
+        # Read again whenever it differs: somebody may have deleted the file, and a later worker
+        # made another.
+        try:
+            async with asyncio.timeout(MARK_SECONDS_MAX):
+                found = await obstore.get_range_async(
+                    self._store, MARK, start=0, length=MARK_BYTES_MAX
+                )
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            logger.warning("whether a worker has this blob store is not known: %s", error)
+            return True
+        self._mark = bytes(found).decode("ascii", "replace")
+        return mark == self._mark
 
     async def delete_all(self, request_id: str) -> None:
         """All that the request's attempts left, also those that were lost. Raises Unavailable."""
@@ -83,7 +110,7 @@ class Artifacts:
                     yield bytes(piece[start : start + limits.ARTIFACT_CHUNK_BYTES])
         except FileNotFoundError as error:
             raise errors.ArtifactNotFound(
-                f"the blob store no longer has {artifact.uri}; it was deleted after the request"
+                f"the blob store has no {artifact.uri}; it was deleted after the request"
             ) from error
         except (BaseError, OSError) as error:
             raise errors.Unavailable(

@@ -119,6 +119,7 @@ def _add_requests(
             catalog=parts.catalog,
             metrics=parts.metrics,
             explanations=parts.explanations,
+            artifacts=parts.artifacts,
         ),
         server,
     )

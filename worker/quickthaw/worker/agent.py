@@ -119,6 +119,8 @@ class Agent:
         """Set by the first Welcome."""
         self.stop_when_idle = asyncio.Event()
         """Set while the scheduler wants this process to exit when nothing is left to run."""
+        self.blob_store_mark = ""
+        """Which store the outputs go to, told in Hello; set before `run`."""
         self._refusal: Failure | None = None
         self._leaving = asyncio.Event()
         self._left = asyncio.Event()
@@ -249,6 +251,7 @@ class Agent:
             draining=self._refusal is not None,
             peer_url=identity.peer_url,
             peer_token=identity.peer_token,
+            blob_store_mark=self.blob_store_mark,
         )
         return fleet_pb2.WorkerMessage(hello=hello), ended
 

@@ -172,8 +172,9 @@ class Worker:
     async def run(self) -> None:
         """Until drained. Raises an error of the tree if it cannot go on."""
         lag = asyncio.create_task(watch_loop_lag(self.metrics.loop_lag_seconds))
-        agent = asyncio.create_task(self._agent.run())
-        life = asyncio.create_task(self._live())
+        checking = asyncio.create_task(check_blob_store(self._settings.blob_store))
+        agent = asyncio.create_task(self._attach(checking))
+        life = asyncio.create_task(self._live(checking))
         try:
             await asyncio.wait((agent, life), return_when=asyncio.FIRST_COMPLETED)
             if agent.done() and not life.done():
@@ -186,12 +187,16 @@ class Worker:
             await asyncio.gather(lag, life, agent, return_exceptions=True)
             await self._line.close()
 
-    async def _live(self) -> None:
+    async def _attach(self, checking: asyncio.Task[str]) -> None:
+        self._agent.blob_store_mark = await asyncio.shield(checking)
+        await self._agent.run()
+
+    async def _live(self, checking: asyncio.Task[str]) -> None:
         stops = [
             asyncio.create_task(event.wait())
             for event in (self._terminated, self._agent.stop_when_idle)
         ]
-        preparing = asyncio.create_task(self._prepare())
+        preparing = asyncio.create_task(self._prepare(checking))
         start = asyncio.create_task(self._start(preparing))
         try:
             await asyncio.wait((start, *stops), return_when=asyncio.FIRST_COMPLETED)
@@ -217,8 +222,7 @@ class Worker:
         await asyncio.shield(preparing)
         await self._agent.welcomed.wait()
 
-    async def _prepare(self) -> None:
-        checking = check_blob_store(self._settings.blob_store)
+    async def _prepare(self, checking: asyncio.Task[str]) -> None:
         if self._torch_families:
             await asyncio.gather(checking, self._diffusion.start(self._settings.prepare))
         else:

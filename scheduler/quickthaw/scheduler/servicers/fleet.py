@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import grpc.aio
 
 from quickthaw.scheduler import auth
+from quickthaw.scheduler.artifacts import Artifacts
 from quickthaw.scheduler.catalog import Catalog
 from quickthaw.scheduler.convert.fleet import worker_message
 from quickthaw.scheduler.convert.words import invalid
@@ -42,6 +43,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         catalog: Catalog,
         metrics: SchedulerMetrics,
         explanations: Explanations,
+        artifacts: Artifacts,
     ) -> None:
         self._dispatcher = dispatcher
         self._streams = streams
@@ -49,6 +51,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
         self._catalog = catalog
         self._metrics = metrics
         self._explanations = explanations
+        self._artifacts = artifacts
 
     async def Attach(
         self, request_iterator: AsyncIterator[fleet_pb2.WorkerFrame], context: Context
@@ -59,6 +62,11 @@ class FleetServicer(fleet_pb2_grpc.FleetServicer):
             raise invalid("hello", "must be the first message of the stream")
         said = first.messages[0].hello
         facts = list(hello(said))
+        if said.blob_store_mark and not await self._artifacts.is_marked(said.blob_store_mark):
+            raise errors.FailedPrecondition(
+                "this worker's --blob-store is not the scheduler's: nobody would find what it "
+                "makes; give both the same one, a bucket or a folder that both reach"
+            )
         await self._streams.wait_for_id(said.worker_id, said.incarnation)
         stream = self._streams.open(said.worker_id, said.incarnation)
         for fact in facts:
