@@ -14,6 +14,9 @@ from cryptography.x509.oid import NameOID
 
 from quickthaw.wire.tls import ServerTls, TlsFiles
 
+INTERNAL = "quickthaw.internal"
+"""A name that a gateway's local authority does not vouch for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -38,12 +41,13 @@ class TestAuthority:
     def pair(
         self, name: str = "part", *, host: str = "localhost", days: int = 10, half: str = ""
     ) -> Pair:
-        """A certificate for `host` and 127.0.0.1, `days` from its end, in place of an earlier one
-        of this `name`. `half`: write the `certificate` or the `key` alone."""
+        """A certificate for `host` (by default 127.0.0.1 and INTERNAL too), `days` from its end,
+        in place of an earlier one of this `name`. `half`: write the `certificate` or the `key`
+        alone."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.DNSName(host)]
         if host == "localhost":
-            names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+            names += [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName(INTERNAL)]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._signed(subject, key, days, x509.SubjectAlternativeName(names))
         private = key.private_bytes(

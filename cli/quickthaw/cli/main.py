@@ -18,6 +18,7 @@ from quickthaw.cli.commands import (
     deploy,
     deployments,
     endpoints,
+    health,
     keys,
     models,
     parts,
@@ -48,7 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PANELS = {
-    "Run a platform": ("up", "endpoint", "workers", "bench"),
+    "Run a platform": ("up", "endpoint", "workers", "health", "bench"),
     "Run models": (
         *("run", "quote", "models", "requests", "explain", "webhooks"),
         *("env", "run-with"),
@@ -59,7 +60,7 @@ PANELS = {
 }
 """The sections of `quickthaw --help`."""
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
-_APART = (up.app, run.app, requests.explain_app, billing.app, clients.app, parts.app)
+_APART = (up.app, run.app, health.app, requests.explain_app, billing.app, clients.app, parts.app)
 """Commands of their own, without a group."""
 for commands in _APART:
     for command in commands.registered_commands:

@@ -100,6 +100,13 @@ class Session:
         tls = TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
         return Client(self.grpc, data_dir=self.data_dir, tls=tls)
 
+    def is_serving(self, timeout_seconds: float) -> bool:
+        """Raises as `quickthaw.client.serving`."""
+        from quickthaw.client import TlsFiles, serving
+
+        tls = TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+        return serving(self.grpc, data_dir=self.data_dir, tls=tls, timeout_seconds=timeout_seconds)
+
 
 def session_command(app: typer.Typer, name: str | None = None) -> Callable[[F], F]:
     """Adds a command whose first parameter is the session; `--json` and the like come with it."""

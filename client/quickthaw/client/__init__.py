@@ -64,6 +64,7 @@ from quickthaw.client.fleet import (
     Worker,
     WorkerState,
 )
+from quickthaw.client.health import serving
 from quickthaw.client.inference import SubmitOptions
 from quickthaw.client.operators import Period
 from quickthaw.client.realtime import RealtimeSession
@@ -172,4 +173,5 @@ __all__ = [
     "WorkerState",
     "default_data_dir",
     "find_endpoint",
+    "serving",
 ]

@@ -69,6 +69,24 @@ def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path.home() / ".local" / "share" / "quickthaw"
 
 
+def find_target(
+    grpc: str | None = None,
+    data_dir: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    tls: TlsFiles | None = None,
+) -> tuple[str, TlsFiles | None]:
+    """The address of `find_endpoint` without a key, and the files for TLS; None for plain text."""
+    run_file = RunFile.read(data_dir or default_data_dir(environ))
+    from_environment = environ.get("QUICKTHAW_GRPC") if data_dir is None else None
+    address = grpc or from_environment or (run_file.grpc if run_file else None)
+    if address is None:
+        raise Unavailable(
+            f"no platform is running in {data_dir or default_data_dir(environ)}: start one with "
+            "`quickthaw up`, or name another with QUICKTHAW_GRPC=HOST:PORT"
+        )
+    return tls_of(address, tls or TlsFiles(), environ)
+
+
 def find_endpoint(
     grpc: str | None = None,
     key: str | None = None,
@@ -86,15 +104,8 @@ def find_endpoint(
     is named or running, Unauthenticated if there is no key for it, SettingsInvalid for files that
     cannot be read.
     """
+    target, files = find_target(grpc, data_dir, environ, tls)
     run_file = RunFile.read(data_dir or default_data_dir(environ))
-    from_environment = environ.get("QUICKTHAW_GRPC") if data_dir is None else None
-    address = grpc or from_environment or (run_file.grpc if run_file else None)
-    if address is None:
-        raise Unavailable(
-            f"no platform is running in {data_dir or default_data_dir(environ)}: start one with "
-            "`quickthaw up`, or name another with QUICKTHAW_GRPC=HOST:PORT"
-        )
-    target, files = tls_of(address, tls or TlsFiles(), environ)
     local = run_file if run_file is not None and run_file.grpc == target else None
     secret = key or (environ.get("QUICKTHAW_KEY") if data_dir is None or local is None else None)
     if not secret and local is not None:

@@ -10,6 +10,7 @@ from quickthaw.cli.up.devices import visible_gpus
 from quickthaw.cli.up.settings import UpSettings
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
+from quickthaw.wire.tls import ServerTls
 
 ANY = Address("127.0.0.1", 0)
 
@@ -83,3 +84,14 @@ def test_gpus_are_counted_as_cuda_would(
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert visible_gpus(environ, tmp_path) == expected
+
+
+def test_addresses_that_others_read_in_plain_text_are_named_with_what_mends_it() -> None:
+    everywhere = Address("0.0.0.0", 7070)
+    base = {"data_dir": Path("/data"), "metrics": ANY}
+    told = UpSettings(**base, http=everywhere, grpc=everywhere).exposed  # type: ignore[arg-type]  # by name
+    assert told.startswith("--grpc 0.0.0.0:7070 and --http 0.0.0.0:7070 is plain text")
+    assert "--tls-cert FILE --tls-key FILE" in told
+    tls = ServerTls(Path("/c"), Path("/k"))
+    assert not UpSettings(**base, http=everywhere, grpc=everywhere, tls=tls).exposed  # type: ignore[arg-type]  # by name
+    assert not settings().exposed

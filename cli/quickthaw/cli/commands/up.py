@@ -139,6 +139,26 @@ def up(
             show_default=False,
         ),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="A certificate with its chain: gRPC by TLS, and HTTP too. Read again when it is "
+            "renewed.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Its key.", show_default=False)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="By gRPC let in only who shows a certificate that these authorities signed.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(help="Of the parts: debug, info, warning or error.")
     ] = "info",
@@ -181,6 +201,7 @@ def up(
     from quickthaw.cli.up.passing import passed_on
     from quickthaw.cli.up.settings import UpSettings, parse_address
     from quickthaw.client import default_data_dir
+    from quickthaw.wire.tls import server_tls
 
     settings = UpSettings(
         data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
@@ -195,7 +216,7 @@ def up(
         fleet=fleet,
         store=store or os.environ.get("QUICKTHAW_STORE"),
         blob_store=blob_store,
-        prices=prices.absolute() if prices is not None else None,
+        prices=_absolute(prices),
         new_tenant_credit_nanodollars=(
             parse_dollars(new_tenant_credit, "--new-tenant-credit") if new_tenant_credit else 0
         ),
@@ -203,15 +224,20 @@ def up(
         pinned_bytes=pinned_bytes,
         compiled=compiled,
         packer=not no_packer,
-        pack_dir=pack_dir.absolute() if pack_dir is not None else None,
+        pack_dir=_absolute(pack_dir),
         push=push,
         log_level=log_level,
         drain_seconds=drain_seconds,
+        tls=server_tls(_absolute(tls_cert), _absolute(tls_key), _absolute(tls_client_ca)),
         options=passed_on(set_ or []),
     )
     import asyncio
 
     asyncio.run(_run(settings))
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.absolute() if path is not None else None
 
 
 async def _run(settings: UpSettings) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from quickthaw.cli.fleet.provisioner import Exited, InstanceChange, Offer, Ready, WorkerSpec
 from quickthaw.cli.fleet.ray_host import WorkerHost
+from quickthaw.wire.dialling import TLS_SCHEME
 from quickthaw.wire.errors import (
     FailedPrecondition,
     ResourceExhausted,
@@ -186,10 +187,11 @@ class RayFleet:
 
     def _reachable(self, scheduler: str) -> str:
         """A scheduler that listens on all addresses is told to workers by this node's own."""
-        address = Address.parse(scheduler)
+        scheme = TLS_SCHEME if scheduler.startswith(TLS_SCHEME) else ""
+        address = Address.parse(scheduler.removeprefix(TLS_SCHEME))
         if address.host not in ("0.0.0.0", "::"):
             return scheduler
-        return str(Address(self._ray.util.get_node_ip_address(), address.port))
+        return f"{scheme}{Address(self._ray.util.get_node_ip_address(), address.port)}"
 
     async def _follow(self, worker_id: str, actor: Any, pid: int) -> None:
         """Tells what the actor tells; an actor that is gone took its worker with it."""

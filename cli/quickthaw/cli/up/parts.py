@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quickthaw.cli.up.process import Command
 from quickthaw.cli.up.settings import UpSettings
+from quickthaw.wire.tls import ServerTls
 
 ADMIN_KEY_FILE = "admin.key"
 WORKER_KEY_FILE = "worker.key"
@@ -11,11 +12,16 @@ LINK_SECRET_FILE = "links.secret"
 TLS_DIR = "tls"
 
 
-def scheduler(settings: UpSettings, grpc: str, metrics: str) -> Command:
-    """`grpc` and `metrics` are what the settings say at first, then what the first start got."""
+def scheduler(settings: UpSettings, grpc: str, metrics: str, local: str = "127.0.0.1:0") -> Command:
+    """`grpc`, `metrics` and `local` are what the settings say at first, then what the first start
+    got; `local` counts with TLS."""
     arguments = ["quickthaw.scheduler", "--data-dir", str(settings.data_dir), "--grpc", grpc]
     arguments += ["--metrics", metrics, "--blob-store", settings.blobs]
     arguments += ["--log-level", settings.log_level]
+    if settings.tls is not None:
+        arguments += [*_shown(settings.tls), "--grpc-local", local]
+        if settings.tls.client_ca is not None:
+            arguments += ["--tls-client-ca", str(settings.tls.client_ca)]
     if settings.elastic:
         delay_ms = round(settings.scale_down_delay_seconds * 1000)
         arguments += ["--scale-down-delay-ms", str(delay_ms)]
@@ -42,6 +48,8 @@ def gateway(settings: UpSettings, scheduler: str, http: str) -> Command:
     arguments += ["--blob-store", settings.blobs]
     arguments += ["--tls-dir", str(settings.data_dir / TLS_DIR)]
     arguments += ["--drain-seconds", str(settings.drain_seconds)]
+    if settings.tls is not None:
+        arguments += _shown(settings.tls)
     arguments += settings.options.get("gateway", ())
     return Command(
         name="gateway",
@@ -50,6 +58,10 @@ def gateway(settings: UpSettings, scheduler: str, http: str) -> Command:
         log=settings.logs / "gateway.log",
         environment={},
     )
+
+
+def _shown(tls: ServerTls) -> list[str]:
+    return ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
 
 
 def packer(settings: UpSettings, scheduler: str) -> Command:

@@ -17,6 +17,10 @@ OWN: Mapping[str, Mapping[str, str]] = {
     "scheduler": {
         "data-dir": "--data-dir",
         "grpc": "--grpc",
+        "grpc-local": "",
+        "tls-cert": "--tls-cert",
+        "tls-key": "--tls-key",
+        "tls-client-ca": "--tls-client-ca",
         "metrics": "--metrics",
         "store": "--store",
         "blob-store": "--blob-store",

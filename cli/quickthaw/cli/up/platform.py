@@ -20,6 +20,7 @@ from quickthaw.cli.up.scaling import Scaler
 from quickthaw.cli.up.settings import UpSettings
 from quickthaw.client import AsyncClient, WorkerState
 from quickthaw.client.settings import RUN_FILE, read_key_file
+from quickthaw.wire.dialling import TLS_SCHEME
 
 ATTACH_POLL_SECONDS = 0.1
 
@@ -61,6 +62,8 @@ class Platform:
             ("the metrics endpoint (--metrics)", self._settings.metrics),
         ):
             check_free(what, address)
+        if exposed := self._settings.exposed:
+            self._report(f"warning: {exposed}")
         try:
             await self._race(self._start(), stop)
             if not stop.is_set():
@@ -80,7 +83,7 @@ class Platform:
             self._report("starting the workers and the gateway")
             offers = await self._fleet.offers()
             gpus = sum(offer.count for offer in offers if offer.device == "cuda")
-            specs = workers.specs(settings, gpus, self._grpc, prepare)
+            specs = workers.specs(settings, gpus, self._dialled_by_workers, prepare)
             first = (settings.workers_min or 0) if settings.elastic else len(specs)
             fleet = FleetKeeper(
                 self._fleet, specs, settings, self._report, self._note_worker, first
@@ -99,7 +102,7 @@ class Platform:
         self._announce(
             {
                 "http": self._gateway.values["http"],
-                "grpc": self._grpc,
+                "grpc": self._scheduler.values["grpc"],
                 "metrics": self._scheduler.values["metrics"],
                 "key-file": str(self._admin_key_file),
             }
@@ -173,7 +176,14 @@ class Platform:
 
     @property
     def _grpc(self) -> str:
-        return self._scheduler.values["grpc"]
+        """As this machine calls the scheduler: in plain text, at an address of its own with TLS."""
+        values = self._scheduler.values
+        return values.get("local", values["grpc"])
+
+    @property
+    def _dialled_by_workers(self) -> str:
+        elsewhere = self._settings.fleet != "local"
+        return self._scheduler.values["grpc"] if elsewhere else self._grpc
 
     @property
     def _admin_key_file(self) -> Path:
@@ -183,8 +193,9 @@ class Platform:
         metrics = before.get("metrics", "").removeprefix("http://").partition("/")[0]
         return parts.scheduler(
             self._settings,
-            before.get("grpc", str(self._settings.grpc)),
+            before.get("grpc", str(self._settings.grpc)).removeprefix(TLS_SCHEME),
             metrics or str(self._settings.metrics),
+            before.get("local", "127.0.0.1:0"),
         )
 
     def _gateway_command(self, before: Mapping[str, str]) -> Command:

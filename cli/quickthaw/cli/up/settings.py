@@ -9,6 +9,7 @@ from pathlib import Path
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 from quickthaw.wire.restarts import RestartPolicy
+from quickthaw.wire.tls import ServerTls
 
 DEVICES = ("auto", "cpu", "cuda")
 FLEETS = ("local", "ray")
@@ -52,6 +53,9 @@ class UpSettings:
     drain_seconds: int = 30
     """For what runs at SIGTERM; the processes get a little longer before they are killed."""
     compiled: str = "off"
+    tls: ServerTls | None = None
+    """What gRPC and HTTP show to others; None for plain text. The parts of this machine call the
+    scheduler at a second address, which only they reach."""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By part, further arguments of its command line; see `passing`."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
@@ -94,6 +98,21 @@ class UpSettings:
             )
         if self.scale_down_delay_seconds < 0:
             raise SettingsInvalid("--scale-down-delay must not be negative")
+
+    @property
+    def exposed(self) -> str:
+        """What to say of addresses that others reach in plain text; empty if there are none."""
+        spoken = {"--grpc": self.grpc, "--http": self.http}
+        own = any(word.startswith("--tls-cert") for word in self.options.get("gateway", ()))
+        if own:
+            del spoken["--http"]
+        named = [f"{flag} {where}" for flag, where in spoken.items() if not where.is_loopback]
+        if self.tls is not None or not named:
+            return ""
+        return (
+            f"{' and '.join(named)} is plain text: whoever is on the way reads keys and requests; "
+            "add --tls-cert FILE --tls-key FILE, or keep it to a network that you trust"
+        )
 
     @property
     def elastic(self) -> bool:
