@@ -68,7 +68,7 @@ async def test_bodies_of_many_callers_together_have_a_limit_and_make_room_again(
     head = b"POST /run/quickthaw/shapes HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
     head += b"Authorization: Key qt_nobody_secret\r\n\r\n"
     async with (
-        a_gateway(tmp_path, limits=limits(bodies_bytes_max=100_000)) as rig,
+        a_gateway(tmp_path, limits=limits(bodies_bytes_max=100_000, share_of_free=100)) as rig,
         dialled(rig) as one,
         dialled(rig) as other,
     ):

@@ -48,7 +48,7 @@ async def room_is_free(rig: Rig, path: str, size_bytes: int) -> None:
 async def test_a_frame_that_has_not_arrived_yet_counts_with_all_others(
     tmp_path: Path, path: str
 ) -> None:
-    limits = Limits(bodies_bytes_max=100_000, drain_seconds=1)
+    limits = Limits(bodies_bytes_max=100_000, share_of_free=100, drain_seconds=1)
     frame = frame_of(a_text_of(70_000))
     async with a_gateway(tmp_path, limits=limits) as rig, connected(rig, path) as one:
         await begins(one, frame, 60_000)
@@ -60,7 +60,7 @@ async def test_a_frame_that_has_not_arrived_yet_counts_with_all_others(
 
 
 async def test_fragments_count_and_what_they_became_is_free_again(tmp_path: Path) -> None:
-    limits = Limits(bodies_bytes_max=100_000, drain_seconds=1)
+    limits = Limits(bodies_bytes_max=100_000, share_of_free=100, drain_seconds=1)
     more = asyncio.Event()
 
     async def fragments() -> AsyncIterator[str]:
@@ -87,7 +87,7 @@ async def test_fragments_count_and_what_they_became_is_free_again(tmp_path: Path
 async def test_of_many_slow_senders_only_as_many_go_on_as_there_is_room_for(
     tmp_path: Path,
 ) -> None:
-    limits = Limits(bodies_bytes_max=1_000_000, drain_seconds=1)
+    limits = Limits(bodies_bytes_max=1_000_000, share_of_free=100, drain_seconds=1)
     frame = frame_of(a_text_of(310_000))
     async with a_gateway(tmp_path, limits=limits) as rig, AsyncExitStack() as stack:
         senders = [await stack.enter_async_context(connected(rig, REALTIME)) for _ in range(20)]

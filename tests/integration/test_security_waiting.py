@@ -30,7 +30,7 @@ def an_input(prompt: str, size_bytes: int) -> str:
 async def test_what_waits_of_all_callers_has_a_bound_and_makes_room_when_one_leaves(
     tmp_path: Path, path: str
 ) -> None:
-    limits = Limits(bodies_bytes_max=100_000, drain_seconds=1)
+    limits = Limits(bodies_bytes_max=100_000, share_of_free=100, drain_seconds=1)
     async with a_gateway(tmp_path, limits=limits) as rig:
         rig.platform.hold()
         async with connected(rig, path) as one:

@@ -28,10 +28,11 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.body_bytes_max:
         raise _too_large(limits)
+    gateway = gateway_of(request)
     body = bytearray()
     try:
         async with asyncio.timeout(limits.body_seconds):
-            with gateway_of(request).body_room.arriving() as take:
+            with gateway.body_room.arriving(gateway.holders.of(request)) as take:
                 while True:
                     message = await request.receive()
                     if message["type"] == "http.disconnect":

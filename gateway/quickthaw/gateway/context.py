@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from quickthaw.gateway.body_room import BodyRoom
 from quickthaw.gateway.cors import Cors
 from quickthaw.gateway.fanout import Fanout
+from quickthaw.gateway.holders import Holders
 from quickthaw.gateway.inputs import Inputs
 from quickthaw.gateway.links import Links
 from quickthaw.gateway.metrics import GatewayMetrics
@@ -19,6 +20,7 @@ from quickthaw.gateway.platform import Credential, Platform
 from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import Limits
 from quickthaw.gateway.storage import Uploads
+from quickthaw.gateway.upload_places import UploadPlaces
 
 FAREWELL_SECONDS = 5.0
 
@@ -49,14 +51,16 @@ class Gateway:
     draining: bool = False
     fanout: Fanout = field(init=False)
     body_room: BodyRoom = field(init=False)
-    upload_slots: asyncio.Semaphore = field(init=False)
-    """Uploads that may be written at once; the others wait to be read."""
+    upload_places: UploadPlaces = field(init=False)
+    holders: Holders = field(init=False)
     _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
         self.fanout = Fanout(self.platform, self.limits)
-        self.body_room = BodyRoom(self.limits.bodies_bytes_max)
-        self.upload_slots = asyncio.Semaphore(self.limits.uploads_max)
+        share = self.limits.share_of_free
+        self.body_room = BodyRoom(self.limits.bodies_bytes_max, share)
+        self.upload_places = UploadPlaces(self.limits.uploads_max, share)
+        self.holders = Holders(self.platform)
 
     @property
     def stored_uploads(self) -> Uploads:

@@ -64,6 +64,7 @@ async def served(gateway: Gateway, credential: Credential, endpoint: EndpointId)
     """What answers calls by this id. Raises ModelNotFound."""
     try:
         model = await gateway.platform.model(credential, endpoint.full)
+        await gateway.holders.learn(credential)
         return Served(endpoint, model, object_or_empty(model.input_schema_json))
     except ModelNotFound:
         end = endpoint.path[-1] if endpoint.path else ""

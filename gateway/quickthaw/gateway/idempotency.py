@@ -16,7 +16,7 @@ HEADER = "Idempotency-Key"
 
 def read_idempotency_key(headers: Mapping[str, str]) -> str:
     """Empty for none. `headers` finds names in any case. Raises InvalidArgument."""
-    text = headers.get(HEADER, "")
+    text = headers.get(HEADER.lower(), "")
     if len(text) > IDEMPOTENCY_KEY_CHARS_MAX:
         raise InvalidArgument(
             f"{HEADER} has {len(text)} characters: give at most {IDEMPOTENCY_KEY_CHARS_MAX}"

@@ -47,6 +47,11 @@ class Limits:
         "of all bodies and WebSockets' messages that are arriving, and of such messages that wait "
         "for their turn; what is more is answered 503, or its WebSocket closed with 1013",
     )
+    share_of_free: float = _limit(
+        1.0,
+        "what one tenant, or one address without a key, may have of --bodies-bytes-max and of "
+        "--uploads-max: so many times what nobody has. With 1 that is half of all for who is alone",
+    )
     body_seconds: float = _limit(60.0, "for a body, or a WebSocket's message, to arrive in whole")
     keep_alive_seconds: int = _limit(75, "how long an idle connection stays open between requests")
     call_seconds: float = _limit(30.0, "one short call to the scheduler")

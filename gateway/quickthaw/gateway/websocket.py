@@ -22,9 +22,11 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from quickthaw.gateway.body_room import BodyRoom
+from quickthaw.gateway.holders import HOLDER_EXTENSION, address_holder
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 FRAGMENTS_MAX = 16 * 1024
@@ -75,6 +77,20 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Sizes of the messages that the application has not received yet."""
         self._held_bytes = 0
         """What is taken of the room."""
+        self._holder = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._holder = address_holder(self.client)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.scope["extensions"][HOLDER_EXTENSION] = {"tell": self._belongs_to}
+
+    def _belongs_to(self, holder: str) -> None:
+        self.room.move(self._holder, holder, self._held_bytes)
+        self._holder = holder
 
     def data_received(self, data: bytes) -> None:
         if not self._hold(self._held_bytes + len(data)):
@@ -116,10 +132,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def _hold(self, size_bytes: int) -> bool:
         """So much in place of what is held. False, and nothing changes, if there is no room."""
         if size_bytes > self._held_bytes:
-            if not self.room.take(size_bytes - self._held_bytes):
+            if not self.room.take(self._holder, size_bytes - self._held_bytes):
                 return False
-        else:
-            self.room.give_back(self._held_bytes - size_bytes)
+        elif size_bytes < self._held_bytes:
+            self.room.give_back(self._holder, self._held_bytes - size_bytes)
         self._held_bytes = size_bytes
         return True
 

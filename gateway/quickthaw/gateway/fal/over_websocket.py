@@ -21,7 +21,6 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from quickthaw.gateway.answers import ClientGone, HttpError
-from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.errors import error_answer
 from quickthaw.gateway.fal.run import run
 from quickthaw.gateway.fal.sockets import Opened, open_socket
@@ -45,7 +44,7 @@ async def over_websocket(websocket: WebSocket) -> None:
     """What is wrong with the path or the key is an HTTP answer in place of the upgrade."""
     opened = await open_socket(websocket)
     await websocket.accept()
-    calls = _Calls(opened.gateway)
+    calls = _Calls(opened)
     gone = asyncio.Event()
     answering = asyncio.create_task(_answer_all(websocket, opened, calls, gone))
     reading = asyncio.create_task(_read(websocket, calls))
@@ -85,9 +84,10 @@ class _TooMany(Exception):
 class _Calls:
     """That wait for their turn: so many, and of so many bytes together."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._room = gateway.body_room
-        self._bytes_max = gateway.limits.body_bytes_max
+    def __init__(self, opened: Opened) -> None:
+        self._room = opened.gateway.body_room
+        self._holder = opened.holder
+        self._bytes_max = opened.gateway.limits.body_bytes_max
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(CALLS_WAITING_MAX)
         self._waiting_bytes = 0
 
@@ -97,7 +97,7 @@ class _Calls:
             raise _TooMany(POLICY_VIOLATION, f"over {CALLS_WAITING_MAX} calls are waiting")
         if self._waiting_bytes and self._waiting_bytes + len(body) > self._bytes_max:
             raise _TooMany(POLICY_VIOLATION, f"over {self._bytes_max} bytes of calls are waiting")
-        if not self._room.take(len(body)):
+        if not self._room.take(self._holder, len(body)):
             raise _TooMany(TRY_AGAIN_LATER, "too much is arriving at this moment")
         self._waiting_bytes += len(body)
         self._waiting.put_nowait(body)
@@ -111,7 +111,7 @@ class _Calls:
 
     def _taken(self, body: bytes) -> bytes:
         self._waiting_bytes -= len(body)
-        self._room.give_back(len(body))
+        self._room.give_back(self._holder, len(body))
         return body
 
 

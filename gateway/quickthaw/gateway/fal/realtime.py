@@ -14,7 +14,6 @@ from collections import deque
 from starlette.websockets import WebSocket
 
 from quickthaw.gateway.answers import ErrorAnswer, HttpError
-from quickthaw.gateway.body_room import BodyRoom
 from quickthaw.gateway.context import Gateway
 from quickthaw.gateway.errors import error_answer, failure_answer
 from quickthaw.gateway.fal.frames import BadFrame, decode, encode, error_frame, timings_frame
@@ -43,7 +42,7 @@ async def realtime(websocket: WebSocket) -> None:
     buffering = _buffering(websocket.query_params.get("max_buffering"))
     opened = await open_socket(websocket)
     await websocket.accept()
-    inbox = _Inbox(websocket, opened.gateway.body_room, buffering)
+    inbox = _Inbox(websocket, opened, buffering)
     runs = Runs(opened)
     serving = asyncio.create_task(_serve(websocket, opened, inbox, runs))
     try:
@@ -61,9 +60,10 @@ async def realtime(websocket: WebSocket) -> None:
 class _Inbox:
     """Reads the connection to its end; keeps the newest `buffering` inputs that nobody took."""
 
-    def __init__(self, websocket: WebSocket, room: BodyRoom, buffering: int) -> None:
+    def __init__(self, websocket: WebSocket, opened: Opened, buffering: int) -> None:
         self._websocket = websocket
-        self._room = room
+        self._room = opened.gateway.body_room
+        self._holder = opened.holder
         self._buffering = buffering
         self._frames: deque[bytes | str] = deque()
         self._waiting_bytes = 0
@@ -79,7 +79,7 @@ class _Inbox:
                 or self._waiting_bytes + len(frame) > MESSAGE_BYTES_MAX
             ):
                 self._take()
-            if not self._room.take(len(frame)):
+            if not self._room.take(self._holder, len(frame)):
                 await self._websocket.close(TRY_AGAIN_LATER, "too much is arriving at this moment")
                 return
             self._frames.append(frame)
@@ -93,7 +93,7 @@ class _Inbox:
     def _take(self) -> bytes | str:
         frame = self._frames.popleft()
         self._waiting_bytes -= len(frame)
-        self._room.give_back(len(frame))
+        self._room.give_back(self._holder, len(frame))
         return frame
 
     async def next(self, idle_seconds: float) -> bytes | str:

@@ -12,6 +12,7 @@ from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.endpoints import served
 from quickthaw.gateway.fal.call_options import read_options
 from quickthaw.gateway.fal.token_query import with_token
+from quickthaw.gateway.holders import HOLDER_EXTENSION
 from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import JsonObject
 from quickthaw.wire.errors import ModelNotFound
@@ -27,6 +28,8 @@ class Opened:
     gateway: Gateway
     endpoint: EndpointId
     options: CallOptions
+    holder: str
+    """To whom what the connection sends is counted."""
 
     async def call(self, arguments: JsonObject) -> Call:
         """Raises what `make_call` does."""
@@ -45,7 +48,9 @@ async def open_socket(websocket: WebSocket) -> Opened:
         except ModelNotFound as error:
             missing = error if endpoint == asked else missing
         else:
-            return Opened(gateway, endpoint, options)
+            holder = gateway.holders.of(websocket, options.credential)
+            websocket.scope["extensions"][HOLDER_EXTENSION]["tell"](holder)
+            return Opened(gateway, endpoint, options, holder)
     raise missing
 
 

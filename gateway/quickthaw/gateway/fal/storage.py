@@ -116,7 +116,7 @@ async def put_part(request: Request) -> Response:
     number = request.path_params["number"]
     limits = gateway.limits
     declared = declared_bytes(request, limits.upload_part_bytes_max)
-    async with gateway.upload_slots:
+    async with gateway.upload_places.taken(ticket.tenant):
         try:
             pieces = body_pieces(request, limits, limits.upload_part_bytes_max)
             tag = await _uploads(gateway).store_part(ticket, number, pieces, declared)
@@ -141,7 +141,7 @@ async def complete_multipart(request: Request) -> Response:
 async def _store(request: Request, gateway: Gateway, ticket: Ticket) -> StoredFile:
     limits = gateway.limits
     declared = declared_bytes(request, limits.upload_file_bytes_max)
-    async with gateway.upload_slots:
+    async with gateway.upload_places.taken(ticket.tenant):
         try:
             pieces = body_pieces(request, limits, limits.upload_file_bytes_max)
             return await _uploads(gateway).store(ticket, pieces, declared)

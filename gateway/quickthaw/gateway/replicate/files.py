@@ -46,7 +46,7 @@ NOTE = "replicate.json"
 async def create(request: Request) -> Response:
     """multipart/form-data: `content` is the file, `metadata` (a field or a part) a JSON object."""
     gateway, uploads, tenant = await _known(request)
-    async with gateway.upload_slots:
+    async with gateway.upload_places.taken(tenant):
         form = await _form(request, gateway, uploads)
         try:
             metadata = await _metadata(form)
