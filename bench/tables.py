@@ -148,5 +148,6 @@ TABLES: Mapping[tuple[str, str], Callable[[Result], Rows]] = {
     ("remote", ""): remote,
     ("cold_start_gpu", ""): cold_start,
     ("cold_start_gpu_sdxl", ""): cold_start,
+    ("cold_start_gpu_sdxl_peers", ""): cold_start,
     ("cold_start_gpu_flux", ""): cold_start,
 }

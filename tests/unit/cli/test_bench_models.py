@@ -13,6 +13,7 @@ from quickthaw.cli.bench.choosing import Choice, choose
 from quickthaw.cli.bench.fitting import available_memory_bytes, nbytes_max
 from quickthaw.cli.bench.layouts import diffusers_folder
 from quickthaw.cli.bench.making import make
+from quickthaw.cli.bench.measuring import fits
 from quickthaw.cli.bench.options import Options
 from quickthaw.cli.bench.subject import differences, open_subject
 from quickthaw.snapshot import SnapshotStore
@@ -159,3 +160,15 @@ def test_without_peers_there_is_room_for_a_larger_model() -> None:
     )
     assert min(room(alone=True).values()) > 34 * 10**9
     assert min(room(alone=False).values()) < 34 * 10**9
+    part = partial(room, memory_bytes=100 << 30)
+    assert min(part(alone=True).values()) < 34 * 10**9
+    assert min(part(alone=True, pinned=True).values()) > 34 * 10**9, "nothing is read meanwhile"
+
+
+def test_a_round_that_would_end_too_late_does_not_begin_but_one_is_measured() -> None:
+    late = partial(fits, elapsed=90.0, longest=20.0, limit=100.0)
+    assert late(0)
+    assert late(1)
+    assert not late(2)
+    assert fits(2, 80.0, 20.0, 100.0)
+    assert fits(7, 1e6, 20.0, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from quickthaw.cli.bench.fitting import available_memory_bytes, estimated_seconds, nbytes_max
 from quickthaw.cli.bench.options import Options
-from quickthaw.cli.bench.rows import rows_for
+from quickthaw.cli.bench.rows import From, rows_for
 from quickthaw.cli.bench.workspace import free_disk_bytes
 from quickthaw.cli.errors import UsageFault
 from quickthaw.snapshot import SnapshotStore, locate
@@ -57,6 +57,7 @@ def _room(options: Options) -> dict[str, int]:
         forms=_forms(options),
         lanes=len(options.peers) + 3,
         alone=not options.peers,
+        pinned=set(options.starts) == {From.PINNED},
     )
 
 

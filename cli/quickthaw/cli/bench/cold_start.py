@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -39,6 +40,7 @@ def run(options: Options, watch: Watch) -> dict[str, Any]:
 
     Peers that are absent or fail are in the document; `succeeded` says whether none failed.
     """
+    began = time.perf_counter()
     _check_device(options.device)
     choice = choose(options)
     for line in choice.words:
@@ -59,9 +61,14 @@ def run(options: Options, watch: Watch) -> dict[str, Any]:
                 seed=options.seed,
                 logs=place,
                 url=url,
+                limit_seconds=_left(options.limit_seconds, time.perf_counter() - began),
             )
             measured = measure(plan, watch.step)
         return _document(options, choice, plan, measured, absent)
+
+
+def _left(limit_seconds: float | None, gone: float) -> float | None:
+    return None if limit_seconds is None else limit_seconds - gone
 
 
 def _server(subject: Subject, starts: Sequence[From]) -> AbstractContextManager[str]:
@@ -162,7 +169,7 @@ def _parameters(
         "components": {name: path.stat().st_size for name, path in subject.files.items()},
         "device": options.device,
         "gpu": _gpu_name(options.device),
-        "rounds": options.rounds,
+        "rounds": measured.rounds,
         "readers": options.readers,
         "torch_threads": options.torch_threads,
         "seed": options.seed,

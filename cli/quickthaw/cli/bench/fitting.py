@@ -17,6 +17,8 @@ MEMORY_COPIES = 4.5
 """The resident slab, the page cache, and a peer that holds a model twice at its peak."""
 MEMORY_COPIES_ALONE = 3.15
 """The resident slab, the page cache, and a slab that is made inside the timing."""
+MEMORY_COPIES_PINNED = 2.15
+"""Where nothing is read while it is measured: the resident slab, and what is made real."""
 GPU_COPIES = 2.1
 GPU_COPIES_ALONE = 1.1
 """Ours has each byte once."""
@@ -35,18 +37,25 @@ def nbytes_max(
     forms: int,
     lanes: int,
     alone: bool = False,
+    pinned: bool = False,
 ) -> dict[str, int]:
     """What each resource has room for, by its name. `forms`: copies of the model on disk; `alone`:
-    no peer is measured."""
+    no peer is measured; `pinned`: no other tier is."""
     memory = USABLE_SHARE * memory_bytes - 2 * WINDOW_BYTES - lanes * LANE_BYTES
     found = {
         "disk": int(USABLE_SHARE * disk_bytes / max(forms, 1)),
-        "memory": int(max(memory, 0.0) / (MEMORY_COPIES_ALONE if alone else MEMORY_COPIES)),
+        "memory": int(max(memory, 0.0) / _memory_copies(alone=alone, pinned=pinned)),
     }
     if gpu_bytes is not None:
         gpu = USABLE_SHARE * gpu_bytes - WINDOW_BYTES - lanes * GPU_CONTEXT_BYTES
         found["GPU memory"] = int(max(gpu, 0.0) / (GPU_COPIES_ALONE if alone else GPU_COPIES))
     return found
+
+
+def _memory_copies(*, alone: bool, pinned: bool) -> float:
+    if not alone:
+        return MEMORY_COPIES
+    return MEMORY_COPIES_PINNED if pinned else MEMORY_COPIES_ALONE
 
 
 def backed_copies(*, alone: bool) -> float:

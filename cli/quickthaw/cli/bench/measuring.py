@@ -21,7 +21,11 @@ from quickthaw.snapshot.memory import Memory
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run measures, and how often. The first of `rounds + 1` rounds is thrown away."""
+    """What a run measures, and how often. The first of `rounds + 1` rounds is thrown away.
+
+    `limit_seconds`: of all of it; rounds that would not end by then are left out, but one is
+    measured.
+    """
 
     subject: Subject
     device: str
@@ -33,14 +37,19 @@ class Plan:
     seed: int
     logs: Path
     url: str = ""
+    limit_seconds: float | None = None
 
 
 @dataclass(slots=True)
 class Measured:
-    """`outcomes`: by row key, one a round. `failed`: why a lane was given up, by lane."""
+    """`outcomes`: by row key, one a round. `failed`: why a lane was given up, by lane.
+
+    `rounds`: how many were measured.
+    """
 
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict[str, list[Outcome]])
     failed: dict[str, str] = field(default_factory=dict[str, str])
+    rounds: int = 0
     seconds: float = 0.0
 
 
@@ -64,7 +73,11 @@ def measure(plan: Plan, on_step: OnStep) -> Measured:
                 lanes[name].started()
             except LaneFailed as failure:
                 measured.failed[name] = str(failure)
+        longest = 0.0
         for number in range(plan.rounds + 1):
+            round_began = time.perf_counter()
+            if not fits(number, round_began - began, longest, plan.limit_seconds):
+                break
             rows = list(plan.rows)
             random.Random(plan.seed + number).shuffle(rows)
             for place, row in enumerate(rows):
@@ -75,11 +88,21 @@ def measure(plan: Plan, on_step: OnStep) -> Measured:
                     outcome = _measure_row(plan, row, lanes[row.lane], measured)
                     if number and outcome is not None:
                         measured.outcomes[row.key].append(outcome)
+            measured.rounds = number
+            longest = max(longest, time.perf_counter() - round_began)
     finally:
         for lane in lanes.values():
             lane.close()
     measured.seconds = time.perf_counter() - began
     return measured
+
+
+def fits(number: int, elapsed: float, longest: float, limit: float | None) -> bool:
+    """Whether round `number` would end in time, after rounds of at most `longest` seconds.
+
+    The warming up, 0, and one measured round always begin.
+    """
+    return number < 2 or limit is None or elapsed + longest <= limit
 
 
 def _measure_row(plan: Plan, row: Row, lane: LaneProcess, measured: Measured) -> Outcome | None:

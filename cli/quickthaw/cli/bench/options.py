@@ -15,6 +15,7 @@ class Options:
 
     `peers`: those to measure, all by default. `snapshot`: a digest in the default store, a folder
     that `snapshot pack` wrote, or a diffusers folder; it takes the place of `model`.
+    `limit_seconds`: no round begins that would not end by then, but one is measured.
     """
 
     model: str
@@ -29,6 +30,7 @@ class Options:
     device: str = "cpu"
     starts: tuple[From, ...] = tuple(From)
     rounds: int = 7
+    limit_seconds: float | None = None
     readers: int = 16
     torch_threads: int = 1
     seed: int = 0

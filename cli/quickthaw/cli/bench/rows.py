@@ -76,9 +76,9 @@ def ours_key(start: From) -> str:
 
 def rows_for(starts: Sequence[From], peers: Sequence[Peer], device: str) -> list[Row]:
     found: list[Row] = []
-    # All floors, always: a page-cache load is also judged by the memory copy.
     for start, title in _FLOOR_TITLES.items():
-        if start is From.REMOTE and start not in starts:
+        # A page-cache load is also judged by the memory copy.
+        if start not in starts and start is not From.PINNED:
             continue
         gpu = start is From.PINNED and device == "cuda"
         found.append(Row(FLOORS, _GPU_FLOOR if gpu else title, start, ""))

@@ -80,6 +80,14 @@ def cold_start(
         typer.Option(help="Loaders to measure beside ours, comma-separated; `all`, or `none`."),
     ] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="How often each row is measured.")] = 7,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Begin no round that would not end by then; one is always measured.",
+            show_default=False,
+        ),
+    ] = None,
     readers: Annotated[
         int,
         typer.Option(
@@ -147,6 +155,7 @@ def cold_start(
         device=device,
         starts=_tiers(tiers),
         rounds=rounds,
+        limit_seconds=time_limit,
         readers=readers,
         torch_threads=torch_threads,
         seed=seed,
