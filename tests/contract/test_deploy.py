@@ -9,9 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from quickthaw.cli.main import app
 from quickthaw.cli.packer import settings as packer
 from quickthaw.gateway import settings as gateway
 from quickthaw.scheduler import settings as scheduler
@@ -21,7 +24,13 @@ from support.documents import ROOT
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-SPECIFIERS = {"%i": "0", "%l": "host", "$(POD_NAME)": "worker-0", "$(POD_IP)": "10.0.0.7"}
+DROP_INS = sorted((DEPLOY / "systemd").glob("*.service.d/*.conf"))
+SPECIFIERS = {
+    "%i": "0",
+    "%l": "host",
+    "$(POD_NAME)": "worker-0",
+    "$(POD_IP)": "10.0.0.7",
+}
 SETTINGS = {"$(BLOB_STORE)": "s3://quickthaw/blobs", "$(PUBLIC_URL)": "https://gpu.example.com"}
 READ: dict[str, Callable[[Sequence[str]], object]] = {
     "scheduler": lambda words: scheduler.parse_settings(words, {}),
@@ -33,8 +42,9 @@ READ: dict[str, Callable[[Sequence[str]], object]] = {
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Where each is, and its words from the part's name on."""
-    for unit in UNITS:
-        (line,) = re.findall(r"^ExecStart=(.*)$", joined(unit), re.MULTILINE)
+    for unit in (*UNITS, *DROP_INS):
+        # A drop-in says nothing first, which takes away what the unit said.
+        *_, line = re.findall(r"^ExecStart=(.*)$", joined(unit), re.MULTILINE)
         program, *words = shlex.split(line)
         assert program == "/opt/quickthaw/bin/quickthaw"
         yield unit.name, words
@@ -91,7 +101,35 @@ def test_the_manifests_can_be_built() -> None:
     command = [kubectl, "kustomize", str(DEPLOY / "kubernetes")]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    assert len(re.findall(r"^kind: ", built.stdout, re.MULTILINE)) == 6
+    assert len(re.findall(r"^kind: ", built.stdout, re.MULTILINE)) == 12
+
+
+def test_parts_of_a_cluster_mount_the_certificates_that_are_made_for_them() -> None:
+    folder = DEPLOY / "kubernetes"
+    made = set(re.findall(r"secretName: (\S+-tls)$", read(folder / "certificates.yaml"), re.M))
+    for part in ("scheduler", "gateway", "worker"):
+        manifest = read(folder / f"{part}.yaml")
+        assert re.findall(r"secretName: (\S+-tls) ", manifest) == [f"quickthaw-{part}-tls"]
+        paths = set(re.findall(r"=(/tls/\S+)", manifest))
+        assert paths == {"/tls/ca.crt", "/tls/tls.crt", "/tls/tls.key"}, (
+            "as cert-manager calls them"
+        )
+        made.remove(f"quickthaw-{part}-tls")
+    assert not made
+
+
+def test_a_probe_asks_as_the_command_understands() -> None:
+    (block,) = re.findall(r"command:\n((?: +- .*\n)+)", read(DEPLOY / "kubernetes/scheduler.yaml"))
+    program, command, *words = (line.strip().removeprefix("- ") for line in block.splitlines())
+    assert program == "quickthaw"
+    found: Any = typer.main.get_command(app)
+    with found.commands[command].make_context(command, words) as context:
+        assert context.params["grpc"] == "grpcs://localhost:7070"
+        assert context.params["tls_key"] == Path("/tls/tls.key")
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def test_the_page_makes_keys_that_are_some() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_modules_stay_rooms_and_do_not_become_warehouses() -> None:
 def test_every_component_tells_checkers_that_it_is_typed(component: str) -> None:
     roots = list(ROOT.glob(f"*/quickthaw/{component}/py.typed"))
     assert len(roots) == 1
+
+
+def test_channels_and_credentials_are_made_in_one_place() -> None:
+    making = re.compile(r"\b(?:in)?secure_channel\(|\bssl_\w*credentials\(|ssl_server_credentials")
+    elsewhere = [
+        str(path.relative_to(ROOT))
+        for path in _committed_or_new("*.py")
+        if path.parts[-3:-1] != ("quickthaw", "wire")
+        and path.relative_to(ROOT).parts[0] not in ("tests", "bench")
+        and making.search(path.read_text())
+    ]
+    assert elsewhere == []
 
 
 def test_every_benchmark_is_run_with_the_others() -> None:

@@ -44,8 +44,9 @@ async def serve(settings: PackerSettings, on_ready: Callable[[Sequence[Wall]], N
             on_ready(walls)
 
             async def work() -> None:
+                told = ""
                 while True:
-                    await _next(client, settings, store)
+                    told = await _next(client, settings, store, told)
 
             working = asyncio.create_task(work())
             stopping = asyncio.create_task(stop.wait())
@@ -57,7 +58,10 @@ async def serve(settings: PackerSettings, on_ready: Callable[[Sequence[Wall]], N
                 raise ended
 
 
-async def _next(client: AsyncClient, settings: PackerSettings, store: ObjectStore) -> None:
+async def _next(
+    client: AsyncClient, settings: PackerSettings, store: ObjectStore, told: str
+) -> str:
+    """What went wrong, which is told where it is not what was told last; empty for nothing."""
     limits = settings.limits
     try:
         leased = await client.deployments.lease(
@@ -68,8 +72,11 @@ async def _next(client: AsyncClient, settings: PackerSettings, store: ObjectStor
             await Job(client, settings, store, leased).run()
     except QuickthawError as error:
         # A scheduler that restarts, most often; whatever was leased comes again.
-        logger.warning("%s", error.message)
+        if error.message != told:
+            logger.warning("%s", error.message)
         await asyncio.sleep(PAUSE_SECONDS)
+        return error.message
+    return ""
 
 
 @contextlib.contextmanager
