@@ -41,7 +41,8 @@ from quickthaw.worker.inputs import ImageInput, InputReader, image_input
 _MIB = 1 << 20
 _STAGING_BYTES = 32 * _MIB
 _ROUNDS_MAX = 3
-"""Compiled blocks may hand on tensors of other strides than they did uncompiled."""
+"""And one for each size: compiled blocks may hand on tensors of other strides than they did
+uncompiled, and of what is missing for several sizes one is told, which mostly serves them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def compile_model(
         closing(Loader(store, device, slab, retain_pinned=False)) as loader,
         loader.load(digest) as loaded,
     ):
-        for _round in range(_ROUNDS_MAX):
+        for _round in range(_ROUNDS_MAX + len(sizes)):
             hopeless = {(each.component, each.block) for each in outcomes if each.problem}
             missing = [
                 each

@@ -1,108 +1,33 @@
 """Running a model's repeated blocks as compiled code, bound to the snapshot's own tensors.
 
-Code takes a block's weights by address and copies nothing. Addresses change when a model is evicted
-and comes back, so they are looked at before every run and bound anew if they moved; after a run the
-code holds on to no weight, so memory that is freed is free. Calls of a form that there is no code
-for run as they always did, and are noted so that code can be made.
-
-Code is one shared object a block and form; each block that uses it has a runner of its own, which
-is made in 30 microseconds (a `.pt2` package would be unpacked and linked for each: 4 milliseconds).
+Code of every size is looked for first, then that of the call's own. Calls of a form that there is
+no code for run as they always did, and are noted so that code can be made.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from quickthaw.snapshot.compiled.blocks_of import digest_of, repeated_blocks, tensors_of
+from quickthaw.snapshot.compiled.bound import BoundCode, aligned, open_runner
 from quickthaw.snapshot.compiled.cache import Code, CompiledCache
 from quickthaw.snapshot.compiled.calls import Form, NoForm, form_of
+from quickthaw.snapshot.compiled.sizes import open_form
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.skeleton import skeleton_key
 from quickthaw.snapshot.tensors import NAMES
 
 logger = logging.getLogger(__name__)
 
-_CUDA_ALIGNMENT = 16
-
-
-class Runner(Protocol):
-    """torch's container of one compiled model (`AOTIModelContainerRunner`)."""
-
-    def run(self, inputs: list[torch.Tensor], /) -> list[torch.Tensor]: ...
-
-    def get_constant_names_to_original_fqns(self) -> dict[str, str]: ...
-
-    def update_constant_buffer(
-        self,
-        tensor_map: dict[str, torch.Tensor],
-        use_inactive: bool,
-        validate_full_updates: bool,
-        user_managed: bool,
-        /,
-    ) -> None: ...
-
-
-def open_runner(code: Code, device: torch.device) -> Runner:
-    """Links the code into this process. Raises RuntimeError if it does not fit."""
-    # The only door to these classes: torch's Python wrapper imports its compiler, which takes
-    # seconds, and reads packages only.
-    library: Any = importlib.import_module("torch._C._aoti")
-    runner: Runner
-    if device.type == "cuda":
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        runner = library.AOTIModelContainerRunnerCuda(str(code.path), 1, f"cuda:{index}", "")
-    else:
-        runner = library.AOTIModelContainerRunnerCpu(str(code.path), 1)
-    return runner
-
-
-class BoundCode:
-    """One block's runner and the tensors it was given."""
-
-    def __init__(self, code: Code, runner: Runner, tensors: dict[str, torch.Tensor]) -> None:
-        """`tensors`: the block's. Raises KeyError if the code wants one that is not there."""
-        self._runner = runner
-        self._wrap = _WRAPPERS[code.outputs]
-        names = runner.get_constant_names_to_original_fqns()
-        self._sources = {name: tensors[original] for name, original in names.items()}
-        # The runner never lets go of a tensor it was given (torch 2.13), so it is given these,
-        # which point at the weights only while a run lasts.
-        self._nothing = {name: each.new_empty(0) for name, each in self._sources.items()}
-        self._handles = {name: each.new_empty(0) for name, each in self._sources.items()}
-        self._addresses: list[int] = []
-
-    def attach(self) -> None:
-        """Before a run: points at the weights where they are now."""
-        for name, handle in self._handles.items():
-            handle.data = self._sources[name]
-        addresses = [each.data_ptr() for each in self._sources.values()]
-        if addresses != self._addresses:
-            self._runner.update_constant_buffer(self._handles, False, True, True)
-            self._addresses = addresses
-
-    def detach(self) -> None:
-        """After a run: holds on to no weight."""
-        for name, handle in self._handles.items():
-            handle.data = self._nothing[name]
-
-    def __call__(self, tensors: list[torch.Tensor]) -> object:
-        return self._wrap(self._runner.run(tensors))
-
-
-_WRAPPERS: dict[str, Callable[[list[torch.Tensor]], object]] = {
-    "tensor": lambda outputs: outputs[0],
-    "tuple": tuple,
-    "list": list,
-}
+CALLS_MAX = 1 << 16
+"""Remembered forms of a module's blocks' calls; a model may be asked for any number of sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +65,23 @@ class Usage:
 
 
 class _Block:
-    """One block of a module, and the code found for each form of its calls."""
+    """One block of a module, and what was found for each form of its calls."""
 
     def __init__(self, name: str, module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         self.name = name
         self.module = module
         self.tensors = tensors
         self.codes: dict[Form, BoundCode | None] = {}
+        self.bound: dict[str, BoundCode | None] = {}
+        """By the code's key; None for code that failed."""
 
     @functools.cached_property
     def described(self) -> str:
         return digest_of(self.module)
+
+    def drop(self, failed: BoundCode) -> None:
+        self.codes.clear()
+        self.bound = {key: None if bound is failed else bound for key, bound in self.bound.items()}
 
 
 class CompiledBlocks:
@@ -168,29 +99,35 @@ class CompiledBlocks:
             _Block(name, block, tensors_of(block)) for name, block in repeated_blocks(module)
         ]
         self._found: dict[str, Code | None] = {}
+        self._noted: set[str] = set()
+        """Keys of code that need not be asked for: it was, or there is some that cannot be used."""
+        self._calls = 0
         self._generation = cache.generation
 
     def _look_again(self) -> None:
         """What was missing may have been made since."""
         self._generation = self._cache.generation
         self._found = {key: code for key, code in self._found.items() if code is not None}
+        self._noted.clear()
+        self._calls = 0
         for block in self._blocks:
-            block.codes = {form: code for form, code in block.codes.items() if code is not None}
+            block.codes.clear()
+            block.bound = {key: code for key, code in block.bound.items() if code is not None}
 
     @contextmanager
     def running(self) -> Iterator[Usage]:
         """While it lasts, calls of the blocks go to compiled code where there is some."""
-        if self._generation != self._cache.generation:
+        if self._generation != self._cache.generation or self._calls > CALLS_MAX:
             self._look_again()
         usage = Usage()
         replaced: list[nn.Module] = []
         attached: list[BoundCode] = []
         try:
             for block in self._blocks:
-                for code in block.codes.values():
-                    if code is not None:
-                        attached.append(code)
-                        code.attach()
+                for bound in block.bound.values():
+                    if bound is not None:
+                        attached.append(bound)
+                        bound.attach()
                 own = vars(block.module)
                 if "forward" in own:
                     continue  # somebody else's, who may rely on being called
@@ -201,8 +138,8 @@ class CompiledBlocks:
         finally:
             for module in replaced:
                 vars(module).pop("forward", None)
-            for code in attached:
-                code.detach()
+            for bound in attached:
+                bound.detach()
 
     def _call(
         self,
@@ -220,20 +157,18 @@ class CompiledBlocks:
             usage.eager_calls += 1
             return forward(*args, **kwargs)
         if form not in block.codes:
-            block.codes[form] = code = self._open(block, form, usage)
-            if code is not None:
-                attached.append(code)
-                with torch.inference_mode(False):
-                    code.attach()
-        code = block.codes[form]
-        if code is not None and _aligned(tensors):
+            self._calls += 1
+            code = self._code(block, form, usage)
+            block.codes[form] = self._bound(block, code, attached) if code is not None else None
+        bound = block.codes[form]
+        if bound is not None and aligned(tensors):
             try:
-                outputs = code(tensors)
+                outputs = bound(tensors)
             except torch.OutOfMemoryError:
                 raise  # nothing is wrong with the code
             except RuntimeError as error:
                 logger.warning("compiled %s failed and is not used again: %s", block.name, error)
-                block.codes[form] = None
+                block.drop(bound)
                 usage.failed_calls += 1
             else:
                 usage.compiled_calls += 1
@@ -241,25 +176,34 @@ class CompiledBlocks:
         usage.eager_calls += 1
         return forward(*args, **kwargs)
 
-    def _open(self, block: _Block, form: Form, usage: Usage) -> BoundCode | None:
-        key = self._cache.key(self._shape, block.described, form)
-        if key not in self._found:
-            self._found[key] = self._cache.find(key)
-            if self._found[key] is None:
-                dtypes = tuple((name, NAMES[each.dtype]) for name, each in block.tensors.items())
-                usage.missing.append(Missing(self._component.name, block.name, dtypes, form))
-        if (code := self._found[key]) is None:
-            return None
-        try:
-            # What is made here lives longer than the run and its inference mode.
-            with torch.inference_mode(False):
-                return BoundCode(code, open_runner(code, self._cache.device), block.tensors)
-        except (RuntimeError, KeyError) as error:
-            logger.warning("compiled %s cannot be used: %s", block.name, error)
-            self._found[key] = None
-            return None
+    def _code(self, block: _Block, form: Form, usage: Usage) -> Code | None:
+        """What there is for such a call; what there is not is noted, once for all sizes."""
+        open_key, own_key = (
+            self._cache.key(self._shape, block.described, each) for each in (open_form(form), form)
+        )
+        for key in (open_key, own_key):
+            if key not in self._found:
+                self._found[key] = self._cache.find(key)
+            if (code := self._found[key]) is not None and code.admits(form):
+                return code
+        if not self._noted & {open_key, own_key}:
+            self._noted.add(open_key)
+            dtypes = tuple((name, NAMES[each.dtype]) for name, each in block.tensors.items())
+            usage.missing.append(Missing(self._component.name, block.name, dtypes, form))
+        return None
 
-
-def _aligned(tensors: list[torch.Tensor]) -> bool:
-    """Code for CUDA reads sixteen bytes at a time; views may start anywhere."""
-    return not any(each.is_cuda and each.data_ptr() % _CUDA_ALIGNMENT for each in tensors)
+    def _bound(self, block: _Block, code: Code, attached: list[BoundCode]) -> BoundCode | None:
+        if code.key not in block.bound:
+            block.bound[code.key] = None
+            try:
+                # What is made here lives longer than the run and its inference mode.
+                with torch.inference_mode(False):
+                    bound = BoundCode(code, open_runner(code, self._cache.device), block.tensors)
+                    attached.append(bound)
+                    bound.attach()
+                    block.bound[code.key] = bound
+            except (RuntimeError, KeyError) as error:
+                logger.warning("compiled %s cannot be used: %s", block.name, error)
+                self._found[code.key] = None
+                self._noted.add(code.key)
+        return block.bound[code.key]

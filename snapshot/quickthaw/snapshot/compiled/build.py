@@ -2,8 +2,8 @@
 
 A block is built from the component's config, given random weights of the right types, exported,
 compiled by AOTInductor with its weights left out, and compared with itself uncompiled before it is
-kept. This module imports the compiler, which takes seconds: it runs in a process of its own
-(`python -m quickthaw.snapshot.compiled`).
+kept, at several sizes if it is for more than one. This module imports the compiler, which takes
+seconds: it runs in a process of its own (`python -m quickthaw.snapshot.compiled`).
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from __future__ import annotations
 import math
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
-from quickthaw.snapshot.compiled.blocks import BoundCode, open_runner
 from quickthaw.snapshot.compiled.blocks_of import digest_of, tensors_of
+from quickthaw.snapshot.compiled.bound import BoundCode, open_runner
 from quickthaw.snapshot.compiled.cache import Code, CompiledCache
 from quickthaw.snapshot.compiled.calls import Example, Form, example, form_of, to_json
+from quickthaw.snapshot.compiled.export import Exported, export, export_open
 from quickthaw.snapshot.compiled.scratch import scratch_folder
+from quickthaw.snapshot.compiled.sizes import OPEN, Sizes, open_form
 from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.manifest import Component
 from quickthaw.snapshot.skeleton import build as build_skeleton
@@ -36,6 +38,8 @@ TOLERANCE: Mapping[torch.dtype, float] = {
 }
 """The largest difference from the uncompiled block, as a share of the largest output."""
 _SEED = 0
+
+T = TypeVar("T")
 
 
 class NotCompilable(Exception):
@@ -53,30 +57,65 @@ class ComponentCompiler:
         self._skeleton = build_skeleton(component)
 
     def compile(self, name: str, dtypes: Mapping[str, str], form: Form) -> Path | None:
-        """Makes and keeps the code of the block `name`; None if it is there already.
+        """Makes and keeps code of the block `name`; None if what is there already will do.
 
+        It is for every size if the block can be compiled so, and otherwise for that of `form`.
         `dtypes`: of each of its tensors, as in the component's file. Raises NotCompilable.
         """
         block = self._block(name, dtypes)
-        key = self._cache.key(self._shape, digest_of(block), form)
-        if self._cache.find(key) is not None:
+        described = digest_of(block)
+        keys = [self._cache.key(self._shape, described, each) for each in (open_form(form), form)]
+        there = [self._cache.find(key) for key in keys]
+        if any(code is not None and code.admits(form) for code in there):
             return None
         call = example(form, self._cache.device, self._generator)
-        try:
-            content, expected = _compiled(block, call, self._cache.device)
-        except Exception as error:
-            # Whatever the compiler raises, the block goes on as it is.
-            told = str(error).strip().splitlines()[:1]
-            raise NotCompilable(f"{name}: {type(error).__name__}: {'; '.join(told)}") from error
-        outputs, wanted = _outputs(name, expected)
-        difference = self._check(name, block, call, content, outputs, wanted)
-        kept: dict[str, JsonValue] = {
+        refused = ""
+        if there[0] is None:
+            try:
+                exported, sizes = self._tried(name, lambda: export_open(block, call))
+                return self._made(name, block, form, keys[0], exported, sizes)
+            except NotCompilable as error:
+                refused = str(error)
+        exported = self._tried(name, lambda: export(block, call))
+        return self._made(name, block, form, keys[1], exported, None, refused)
+
+    def _made(
+        self,
+        name: str,
+        block: nn.Module,
+        form: Form,
+        key: str,
+        exported: Exported,
+        sizes: Sizes | None,
+        refused: str = "",
+    ) -> Path:
+        content = self._tried(name, lambda: _compiled(exported, self._cache.device))
+        with scratch_folder(self._cache.root) as folder:
+            path = folder / "trial.so"
+            path.write_bytes(content)
+            forms = [form] if sizes is None else [form, *_other_sizes(name, sizes, form)]
+            calls = [example(each, self._cache.device, self._generator) for each in forms]
+            kind = _kind(name, block, calls[0])
+            _change_weights(block)
+            code = Code(key, path, kind, sizes)
+            difference = max(self._difference(name, block, each, code) for each in calls)
+        told: dict[str, JsonValue] = {
             "component": self._component.name,
             "class": type(block).__name__,
             "call": to_json(form),
             "difference": difference,
+            "one_size_because": refused,
         }
-        return self._cache.add(key, content, outputs, kept)
+        return self._cache.add(key, content, kind, told, sizes)
+
+    def _tried(self, name: str, do: Callable[[], T]) -> T:
+        """Whatever the compiler raises, the block goes on as it is. Raises NotCompilable."""
+        try:
+            with torch.no_grad():
+                return do()
+        except Exception as error:
+            told = str(error).strip().splitlines()[:1]
+            raise NotCompilable(f"{name}: {type(error).__name__}: {'; '.join(told)}") from error
 
     def _block(self, name: str, dtypes: Mapping[str, str]) -> nn.Module:
         """The block with random weights on the device."""
@@ -97,79 +136,91 @@ class ComponentCompiler:
             )
         return block
 
-    def _check(
-        self,
-        name: str,
-        block: nn.Module,
-        call: Example,
-        content: bytes,
-        outputs: str,
-        expected: tuple[torch.Tensor, ...],
-    ) -> float:
-        """The difference between compiled and not; raises NotCompilable if it is too large."""
-        with scratch_folder(self._cache.root) as folder:
-            path = folder / "trial.so"
-            path.write_bytes(content)
-            code = Code(path, outputs)
-            try:
-                bound = BoundCode(code, open_runner(code, self._cache.device), tensors_of(block))
-            except KeyError as error:
-                raise NotCompilable(f"{name}: {error} is no tensor of the block") from error
-            bound.attach()
-            found = bound(_tensors(call))
-            results = (found,) if isinstance(found, torch.Tensor) else found
-            assert isinstance(results, tuple | list)
-            worst = 0.0
-            for ours, theirs in zip(results, expected, strict=True):
-                largest = theirs.abs().max().item() or 1.0
-                share = (ours.float() - theirs.float()).abs().max().item() / largest
-                limit = TOLERANCE.get(theirs.dtype, 0.0)
-                if not share <= limit:
-                    raise NotCompilable(
-                        f"{name}: compiled, it differs by {share:.2g} of its largest output; "
-                        f"{limit:g} is allowed"
-                    )
-                worst = max(worst, share)
-            bound.detach()
-            return worst
+    def _difference(self, name: str, block: nn.Module, call: Example, code: Code) -> float:
+        """Between compiled and not, as a share; raises NotCompilable if it is too large."""
+        try:
+            bound = BoundCode(code, open_runner(code, self._cache.device), tensors_of(block))
+        except KeyError as error:
+            raise NotCompilable(f"{name}: {error} is no tensor of the block") from error
+        with torch.no_grad():
+            expected = block(*call.args, **call.kwargs)
+        bound.attach()
+        found = self._tried(name, lambda: bound(form_of(call.args, call.kwargs)[1]))
+        worst = 0.0
+        for ours, theirs in zip(_outputs(found), _outputs(expected), strict=True):
+            if ours is None or theirs is None or ours.shape != theirs.shape:
+                if ours is theirs:
+                    continue
+                raise NotCompilable(f"{name}: compiled, it answers in other shapes")
+            largest = theirs.abs().max().item() or 1.0
+            share = (ours.float() - theirs.float()).abs().max().item() / largest
+            limit = TOLERANCE.get(theirs.dtype, 0.0)
+            if not share <= limit:
+                raise NotCompilable(
+                    f"{name}: compiled, it differs by {share:.2g} of its largest output; "
+                    f"{limit:g} is allowed"
+                )
+            worst = max(worst, share)
+        bound.detach()
+        return worst
 
 
-def _compiled(block: nn.Module, call: Example, device: torch.device) -> tuple[bytes, object]:
-    """The shared object, and what the block itself answers."""
+def _change_weights(block: nn.Module) -> None:
+    """So that code which kept those it was compiled with gives itself away."""
+    for slot in slots(block):
+        tensor = slot.holder[slot.key]
+        if tensor is not None and tensor.dtype in TOLERANCE:
+            tensor.data = tensor.data * 1.25
+
+
+def _other_sizes(name: str, sizes: Sizes, form: Form) -> list[Form]:
+    """Calls of sizes that it was not compiled at, odd ones among them. Raises NotCompilable."""
+    changes: tuple[Callable[[int], int], ...] = (
+        lambda size: size + 1,
+        lambda size: max(OPEN, size // 2),
+    )
+    others = [other for change in changes if (other := sizes.other(form, change)) is not None]
+    if not others:
+        raise NotCompilable(f"{name}: no other size that it could be tried at")
+    return others
+
+
+def _compiled(exported: Exported, device: torch.device) -> bytes:
+    """The shared object."""
     inductor: Any = torch._inductor
+    with tempfile.TemporaryDirectory() as folder:
+        package = inductor.aoti_compile_and_package(
+            exported,
+            package_path=str(Path(folder, "block.pt2")),
+            inductor_configs={
+                "aot_inductor.package_constants_in_so": False,
+                # Or the numbers of small weights, which are random here, become part of the code.
+                "always_keep_tensor_constants": True,
+                "aot_inductor.precompile_headers": False,  # pays only for many blocks
+                # Kernels for a GPU go into the shared object, which then is all there is.
+                **({"aot_inductor.embed_kernel_binary": True} if device.type == "cuda" else {}),
+            },
+        )
+        with zipfile.ZipFile(package) as archive:
+            (name,) = (each for each in archive.namelist() if each.endswith(".so"))
+            return archive.read(name)
+
+
+def _kind(name: str, block: nn.Module, call: Example) -> str:
+    """Of its answer. Raises NotCompilable."""
     with torch.no_grad():
-        expected = block(*call.args, **call.kwargs)
-        exported = torch.export.export(block, call.args, call.kwargs, strict=False)
-        with tempfile.TemporaryDirectory() as folder:
-            package = inductor.aoti_compile_and_package(
-                exported,
-                package_path=str(Path(folder, "block.pt2")),
-                inductor_configs={
-                    "aot_inductor.package_constants_in_so": False,
-                    "aot_inductor.precompile_headers": False,  # pays only for many blocks
-                    # Kernels for a GPU go into the shared object, which then is all there is.
-                    **({"aot_inductor.embed_kernel_binary": True} if device.type == "cuda" else {}),
-                },
-            )
-            with zipfile.ZipFile(package) as archive:
-                (name,) = (each for each in archive.namelist() if each.endswith(".so"))
-                return archive.read(name), expected
+        answer = block(*call.args, **call.kwargs)
+    if isinstance(answer, torch.Tensor):
+        return "tensor"
+    if type(answer) in (tuple, list) and all(
+        each is None or isinstance(each, torch.Tensor) for each in answer
+    ):
+        return type(answer).__name__
+    raise NotCompilable(f"{name}: answers with a {type(answer).__name__}")
 
 
-def _outputs(name: str, expected: object) -> tuple[str, tuple[torch.Tensor, ...]]:
-    """What kind of answer it is, and its tensors."""
-    if isinstance(expected, torch.Tensor):
-        return "tensor", (expected,)
-    if type(expected) in (tuple, list):
-        found = tuple(cast("Sequence[object]", expected))
-        tensors = tuple(each for each in found if isinstance(each, torch.Tensor))
-        if len(tensors) == len(found):
-            return type(expected).__name__, tensors
-    raise NotCompilable(f"{name}: answers with a {type(expected).__name__}")
-
-
-def _tensors(call: Example) -> list[torch.Tensor]:
-    return form_of(call.args, call.kwargs)[1]
+def _outputs(answer: object) -> Sequence[torch.Tensor | None]:
+    return (answer,) if isinstance(answer, torch.Tensor) else cast("Sequence[Any]", answer)
 
 
 def _random(

@@ -28,6 +28,7 @@ from quickthaw.snapshot.compiled.seal import (
     private_folder,
     signature,
 )
+from quickthaw.snapshot.compiled.sizes import Sizes
 from quickthaw.snapshot.fields import JsonValue
 
 DOCUMENT_BYTES_MAX = 1 << 20
@@ -41,11 +42,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A checked shared object of one block and one form of call."""
+    """A checked shared object of one block, and one form of call or several."""
 
+    key: str
     path: Path
     outputs: str
     """`tensor`, or `tuple` or `list` of as many as the code gives."""
+    sizes: Sizes | None = None
+    """That it is for; None if its form of call says it all."""
+
+    def admits(self, form: Form) -> bool:
+        """Whether it is for this form, if it was found under its key."""
+        return self.sizes is None or self.sizes.admits(form)
 
 
 class CompiledCache:
@@ -73,7 +81,9 @@ class CompiledCache:
         self.folder = private_folder(self.root / key_of(self.environment)[:_KEY_CHARS])
 
     def key(self, component: str, block: str, form: Form) -> str:
-        """`component`: what the component's shape hashes to; `block`: what `digest_of` says."""
+        """`component`: what the component's shape hashes to; `block`: what `digest_of` says;
+        `form`: an open one for code of all sizes.
+        """
         document = {"component": component, "block": block, "call": to_json(form)}
         return key_of(document)[:_KEY_CHARS]
 
@@ -106,14 +116,23 @@ class CompiledCache:
         if signed != (key, digest, self.environment):
             raise Untrusted(f"{code}: not what was signed; remove it")
         os.utime(code)  # for `_make_room`
-        return Code(code, str(document["outputs"]))
+        sizes = Sizes.from_json(document["sizes"]) if document["sizes"] is not None else None
+        return Code(key, code, str(document["outputs"]), sizes)
 
-    def add(self, key: str, content: bytes, outputs: str, told: Mapping[str, JsonValue]) -> Path:
+    def add(
+        self,
+        key: str,
+        content: bytes,
+        outputs: str,
+        told: Mapping[str, JsonValue],
+        sizes: Sizes | None = None,
+    ) -> Path:
         """Signs and keeps code; `told` is for people who look into the file."""
         code, beside = self._paths(key)
         document: dict[str, JsonValue] = {
             "key": key,
             "outputs": outputs,
+            "sizes": sizes.to_json() if sizes is not None else None,
             "sha256": hashlib.sha256(content).hexdigest(),
             "environment": dict(self.environment),
             "told": dict(told),

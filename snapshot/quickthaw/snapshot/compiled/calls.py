@@ -59,6 +59,8 @@ def to_json(form: Form) -> JsonValue:
     match form:
         case ("tensor", torch.dtype() as dtype, tuple() as shape, tuple() as stride):
             return ["tensor", NAMES[dtype], [*shape], [*stride]]
+        case ("sized", torch.dtype() as dtype, tuple() as sizes, tuple() as order):
+            return ["sized", NAMES[dtype], [*sizes], [*order]]
         case (("tuple" | "list") as kind, *items):
             return [str(kind), *(to_json(cast("Form", item)) for item in items)]
         case ("dict", *entries):

@@ -15,7 +15,10 @@ import torch
 from quickthaw.snapshot.fields import JsonValue
 
 _OWN = Path(__file__).parent
-_OWN_CODE = (_OWN / "build.py", _OWN / "calls.py", _OWN.parent / "quantized.py")
+_OWN_CODE = (
+    *(_OWN / name for name in ("build.py", "calls.py", "export.py", "sizes.py")),
+    _OWN.parent / "quantized.py",
+)
 """Ours that ends up in the code, or decides what does; its version alone would not tell."""
 
 
