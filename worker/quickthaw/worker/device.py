@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,6 +119,31 @@ def open_slab(choice: DeviceChoice, slab_file: int | None, device: Device | None
         raise SettingsInvalid(f"--pinned-bytes {choice.pinned_bytes}: {error.message}") from error
 
 
+@contextmanager
+def _warming(device: Device) -> Iterator[None]:
+    """At the end of the block no library has anything left to do at its first use of a GPU.
+
+    That takes up to a second, which pinning the slab takes as well. Handles belong to threads, and
+    those of one that has ended are the next one's: here, of whichever thread runs first.
+    """
+    if device.kind == "cpu":  # the parent has done it
+        yield
+        return
+    import torch
+
+    from quickthaw.snapshot.prewarm import warm_kernels
+
+    dtypes = (torch.float16, torch.bfloat16, torch.float32)
+    thread = threading.Thread(
+        target=warm_kernels, args=(device.torch_device, dtypes), name="warming"
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def build_host(
     settings: WorkerSettings,
     choice: DeviceChoice,
@@ -154,7 +181,8 @@ def build_host(
         device = CudaDevice(choice.index, offer_bytes=choice.vram_bytes)
     else:
         device = CpuDevice(choice.vram_bytes)
-    slab = open_slab(choice, slab_file, device)
+    with _warming(device):
+        slab = open_slab(choice, slab_file, device)
     store = SnapshotStore(settings.snapshot_store) if prepared is None else prepared.store
     origin = RemoteOrigin(store, settings.remote)
     loader = Loader(store, device, slab, origins=(origin,), prepared=prepared)

@@ -41,6 +41,9 @@ class WorkerProgram:
         # Torch and others ask whether there is a GPU. Through CUDA itself the answer would cost
         # every child its right to use one; NVML can tell as well.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        # NVML, which says what a GPU is, numbers them by their slots; CUDA by their speed, unless
+        # it is told so.
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         # Collections would go over a growing heap again and again: a quarter of the whole time.
         gc.disable()
         yield from import_light()
