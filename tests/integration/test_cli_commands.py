@@ -108,6 +108,18 @@ def test_explain_shows_who_won_by_what_and_why_the_others_did_not(
     assert as_json["decisions"][0]["candidates"][1]["start_tier"] == "pinned"
 
 
+def test_without_an_id_the_newest_request_is_explained(
+    quickthaw: Quickthaw, platform: FakePlatform
+) -> None:
+    mine = [answers.a_request()]
+    platform.scripts["List"] = lambda _: inference_pb2.ListRequestsResponse(requests=mine)
+    platform.scripts["Explain"] = lambda m: fleet_pb2.ExplainResponse(request_id=m.request_id)
+    assert quickthaw("explain", "--json").json["request_id"] == mine[0].request_id
+    mine.clear()
+    none = quickthaw("explain")
+    assert (none.status, "no requests yet" in none.err) == (2, True)
+
+
 def test_a_quote_shows_both_estimates(quickthaw: Quickthaw, platform: FakePlatform) -> None:
     platform.scripts["Quote"] = lambda _: inference_pb2.QuoteResponse(
         worker_id="w",

@@ -284,19 +284,34 @@ def test_unused_snapshots_go_and_what_others_share_stays(
     told = quickthaw("deploy", str(sources / "style.safetensors"), *flags)
     store, style = SnapshotStore(deployments.store.root), told.json["model"]["snapshot_digest"]
     base = deployments.models[BASE].snapshot_digest
+    (another := tmp_path / "another-store").mkdir()
     unused = [
         UnusedSnapshot(style, str(store.root)),
         UnusedSnapshot("ab" * 32, "s3://models/quickthaw"),
-        UnusedSnapshot(base, str(tmp_path / "another-store")),
+        UnusedSnapshot(base, str(another)),
     ]
     before = collect_unused(store, unused, dry_run=True)
-    assert (before.snapshots, before.freed_bytes) == ((style,), 0)
+    assert style in store
     done = collect_unused(store, unused)
-    assert done.snapshots == (style,)
+    assert (done.snapshots, done.freed_bytes) == ((style,), before.freed_bytes)
+    assert before.snapshots == done.snapshots
     assert done.freed_bytes > 0
     assert [each.uri for each in done.elsewhere] == [each.uri for each in unused[1:]]
     assert list(store) == [base]
     assert all(store.holds(part) for part in store.open(base).manifest.components)
+
+
+def test_what_a_store_held_before_it_was_moved_goes_as_well(
+    deployments: Deployments, quickthaw: Quickthaw, sources: Path, tmp_path: Path
+) -> None:
+    flags = ("--base", BASE, "--name", NAME, "--no-self-test", "--json")
+    told = quickthaw("deploy", str(sources / "style.safetensors"), *flags)
+    style = told.json["model"]["snapshot_digest"]
+    store = SnapshotStore(deployments.store.root)
+    unused = [UnusedSnapshot(style, str(tmp_path / "before")), UnusedSnapshot("ab" * 32, "/gone")]
+    done = collect_unused(store, unused)
+    assert (done.snapshots, done.elsewhere) == ((style,), (unused[1],))
+    assert style not in store
 
 
 def test_deploying_to_a_bucket_leaves_nothing_here_but_serves_from_there(

@@ -61,6 +61,49 @@ def test_a_default_that_no_request_could_give_is_refused(
     assert list(SnapshotStore(tmp_path / "s")) == []
 
 
+def test_all_of_a_folder_is_verified_unless_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = SnapshotStore(tmp_path / "s")
+    first, second = sorted((pack(tiny_sd(0), store), pack(tiny_sd(1), store)))
+    parts = {
+        part.digest for each in (first, second) for part in store.open(each).manifest.components
+    }
+    assert execute(["snapshot", "verify", str(store.root), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [(each["digest"], each["findings"]) for each in reports] == [(first, []), (second, [])]
+    weights = sum(store.component_path(part).stat().st_size for part in parts)
+    checked = sum(each["checked_bytes"] for each in reports)
+    assert checked < weights + 1_000_000, "what both have is read once"
+
+    store.manifest_path(first).write_text("{")
+    (vae,) = (part for part in store.open(second).manifest.components if part.name == "vae")
+    with store.component_path(vae.digest).open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    assert execute(["snapshot", "verify", str(store.root)]) == 1
+    told = capsys.readouterr().out
+    assert "manifest: " in told
+    assert "vae: " in told
+    named = ["snapshot", "verify", str(store.root), "--digest", second[:8], "--json"]
+    assert execute(named) == 1
+    assert json.loads(capsys.readouterr().out)["digest"] == second
+
+
+def test_a_snapshot_is_pushed_by_as_much_of_its_digest_as_is_unique(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, bucket = SnapshotStore(tmp_path / "s"), SnapshotStore(tmp_path / "bucket")
+    digest = pack(tiny_sd(0), store)
+    words = ["snapshot", "push", digest[:8], str(bucket.root), "--store", str(store.root)]
+    assert execute(words) == 0
+    assert list(bucket) == [digest]
+    capsys.readouterr()
+    words[2] = "00" if not digest.startswith("00") else "11"
+    assert execute(words) == 1
+    assert f"no snapshot in {store.root}" in capsys.readouterr().err
+
+
 def test_only_the_snapshot_that_is_asked_for_is_brought_in(tmp_path: Path) -> None:
     source = SnapshotStore(tmp_path / "source")
     wanted, _other = pack(tiny_sd(0), source), pack(tiny_sd(1), source)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ class Gateway(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), PlayedGateway)
         self.paths: list[str] = []
         self.status = 200
-        self.refusal: dict[str, object] = {"detail": "no"}
+        self.refusal: dict[str, Any] = {"detail": "no"}
 
 
 @pytest.fixture
@@ -91,7 +92,10 @@ def test_a_file_that_cannot_be_used_is_told_with_the_input_that_names_it(
     gateway.status = 422
     gateway.refusal = {"detail": [{"loc": ["body", "loras", 0, "path"], "msg": "It is none."}]}
     told = quickthaw("run", "shapes", "prompt=x", 'loras=[{"path": "./style.safetensors"}]')
-    assert told.err.startswith("error: loras.0.path: It is none.\n")
+    assert told.err.startswith("error: loras[0].path: It is none.\n")
+    gateway.refusal["detail"][0]["msg"] = "loras[0].path: It is none."
+    told = quickthaw("run", "shapes", "prompt=x", 'loras=[{"path": "./style.safetensors"}]')
+    assert told.err.startswith("error: loras[0].path: It is none.\n"), "it is named once"
 
 
 def test_a_file_named_without_its_dot_and_slash_is_refused_before_anything_is_submitted(

@@ -61,6 +61,16 @@ def test_how_many_gpus_and_what_they_cost_is_one_command(
     assert all(each["figures"]["p99_seconds"] <= 40 for each in fleets if each["workers"])
 
 
+def test_first_loads_of_a_short_log_are_no_reason_for_more_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--requests", "10", "--models", "30", "--jobs", "1", "--trace", "steady"]
+    assert simulate(tmp_path, *few, "--size", "--p99", "60", "--gpu", "h100") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "began with a load, each of a model that was not there yet" in out
+    assert "memory is what is short" not in out
+
+
 def test_what_each_part_is_worth_is_told_as_a_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,8 +166,9 @@ def _told(text: bytes, status: int) -> str:
 
 
 def _located(item: Mapping[str, object]) -> str:
-    """The message after the input that it is about: `["body", "image_url"]` is image_url."""
+    """The message after the input that it is about: `["body", "loras", 0]` is loras[0]."""
     where = item.get("loc")
     names = cast("list[object]", where)[1:] if isinstance(where, list) else []
     told = str(item.get("msg"))
-    return f"{'.'.join(map(str, names))}: {told}" if names else told
+    name = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in names)[1:]
+    return told if not name or told.startswith(f"{name}:") else f"{name}: {told}"

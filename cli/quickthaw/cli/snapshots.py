@@ -94,18 +94,37 @@ class CollectedUnused:
 def collect_unused(
     store: SnapshotStore, unused: Iterable[UnusedSnapshot], *, dry_run: bool = False
 ) -> CollectedUnused:
-    """Removes from `store` what was registered from it and nothing needs, then what no snapshot
-    refers to. Raises FailedPrecondition while something is written to the store."""
+    """Removes from `store` what was registered from it, also under a path that it had before, and
+    nothing needs; then what no snapshot refers to. Raises FailedPrecondition while something is
+    written to the store."""
     mine: list[str] = []
     elsewhere: list[UnusedSnapshot] = []
     for each in unused:
-        here = "://" not in each.uri and Path(each.uri).resolve() == store.root.resolve()
-        if not here:
+        if not _was_here(each, store):
             elsewhere.append(each)
         elif each.digest in store:
             mine.append(each.digest)
     if dry_run or not mine:
-        return CollectedUnused(tuple(mine), 0, tuple(elsewhere))
+        return CollectedUnused(tuple(mine), _bytes_of(mine, store), tuple(elsewhere))
     for digest in mine:
         store.remove(digest)
     return CollectedUnused(tuple(mine), store.gc().bytes, tuple(elsewhere))
+
+
+def _was_here(unused: UnusedSnapshot, store: SnapshotStore) -> bool:
+    """A data directory may have been moved, or restored elsewhere: then the catalog names a folder
+    that is gone, and the snapshot is here."""
+    if "://" in unused.uri:
+        return False
+    place = Path(unused.uri)
+    return place.resolve() == store.root.resolve() or (
+        not place.is_dir() and unused.digest in store
+    )
+
+
+def _bytes_of(digests: list[str], store: SnapshotStore) -> int:
+    """What only these snapshots need of a store."""
+    files = {digest: store.open(digest).manifest.files() for digest in store}
+    kept = {file.path for digest in files if digest not in digests for file in files[digest]}
+    gone = {file.path: file.nbytes for digest in digests for file in files[digest]}
+    return sum(size for path, size in gone.items() if path not in kept)

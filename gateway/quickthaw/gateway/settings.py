@@ -261,7 +261,7 @@ def _origin(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m quickthaw.gateway",
+        prog="quickthaw gateway",
         description="Serves the HTTP APIs of a Quickthaw platform.",
     )
     parser.add_argument(

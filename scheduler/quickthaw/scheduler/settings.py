@@ -183,7 +183,7 @@ def _flag(name: str) -> str:
 
 def _parser() -> _Parser:
     parser = _Parser(
-        prog="quickthaw-scheduler",
+        prog="quickthaw scheduler",
         description="Accepts requests over gRPC, places them on attached workers, keeps the bill.",
         allow_abbrev=False,
     )

@@ -29,7 +29,8 @@ def locate(path: Path | str, digest: str | None = None) -> Snapshot:
         return store.open(store.only())
     found = [each for each in store if each.startswith(digest)]
     if len(found) != 1:
-        raise NotFound(f"{len(found)} snapshots in {place} have a digest that starts {digest[:64]}")
+        many = f"{len(found)} snapshots" if found else "no snapshot"
+        raise NotFound(f"{many} in {place} with a digest that starts {digest[:64]!r}")
     return store.open(found[0])
 
 

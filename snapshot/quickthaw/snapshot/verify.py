@@ -15,7 +15,7 @@ from quickthaw.snapshot.format import DATA_ALIGNMENT, Problem, check_aligned, pa
 from quickthaw.snapshot.hashes import BLOCK_BYTES, block_hash, sha256_hex
 from quickthaw.snapshot.inspect import locate
 from quickthaw.snapshot.manifest import Component
-from quickthaw.snapshot.reader import StoreReader
+from quickthaw.snapshot.reader import Snapshot, StoreReader
 from quickthaw.wire.errors import QuickthawError, SnapshotCorrupt, SnapshotInvalid
 
 
@@ -51,7 +51,26 @@ def verify(
 
     A broken manifest raises, since nothing else can be checked then; all else is in the report.
     """
-    snapshot = locate(path, digest)
+    return _verify(locate(path, digest), on_bytes, {})
+
+
+def verify_store(
+    path: Path | str, *, on_bytes: Callable[[int], None] = lambda _: None
+) -> Iterator[VerifyReport]:
+    """A report on each snapshot of a store, a broken manifest as a finding. What snapshots share is
+    read once, and what is wrong with it told of all of them."""
+    store, known = StoreReader(path), dict[_Part, tuple[Finding, ...]]()
+    for digest in store:
+        try:
+            yield _verify(store.open(digest), on_bytes, known)
+        except QuickthawError as error:
+            yield VerifyReport(digest, (_finding("manifest", error),), 0)
+
+
+def _verify(
+    snapshot: Snapshot, on_bytes: Callable[[int], None], known: dict[_Part, tuple[Finding, ...]]
+) -> VerifyReport:
+    """`known` has what was found in parts that need not be read again, and gets the others."""
     checked = 0
 
     def count(size: int) -> None:
@@ -65,8 +84,10 @@ def verify(
         (each.digest, each.header_digest, each.data_start, each.blocks, each.delta): each
         for each in snapshot.manifest.components
     }
-    for part in parts.values():
-        findings += _guarded(part.name, _component(snapshot.store, part, count))
+    for key, part in parts.items():
+        if key not in known:
+            known[key] = tuple(_guarded(part.name, _component(snapshot.store, part, count)))
+        findings += known[key]
     for processor in snapshot.manifest.processors:
         for name, blob in processor.files.items():
             try:
@@ -74,6 +95,10 @@ def verify(
             except QuickthawError as error:
                 findings.append(_finding(f"{processor.name}/{name}", error))
     return VerifyReport(snapshot.digest, tuple(findings), checked)
+
+
+_Part = tuple[object, ...]
+"""What tells two parts apart that need not both be read."""
 
 
 def check_component(store: StoreReader, part: Component) -> None:

@@ -99,7 +99,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="quickthaw-worker",
+        prog="quickthaw worker",
         description="Runs models on one device for a Quickthaw scheduler.",
         allow_abbrev=False,
     )

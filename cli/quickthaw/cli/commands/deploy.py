@@ -306,7 +306,7 @@ def rollback(
     model: ModelArgument,
     version: Annotated[int, typer.Argument(metavar="VERSION", help="As `versions` numbers it.")],
 ) -> None:
-    """Make a model one of its versions again, at once. Needs an admin key.
+    """Make a model one of its versions again, at once. Needs an admin key, or its owner's.
 
     Requests accepted before run as what they were accepted for. The other versions stay.
     """
@@ -320,7 +320,7 @@ def rollback(
 
 @session_command(app, "delete")
 def delete(session: Session, model: ModelArgument) -> None:
-    """Take a model and all its versions away, at once. Needs an admin key.
+    """Take a model and all its versions away, at once. Needs an admin key, or its owner's.
 
     Accepted requests still run. Its files stay until `quickthaw deploy gc`.
     """
@@ -353,7 +353,8 @@ def gc(
 
         count = len(done.snapshots)
         gone = f"{count} snapshot{'' if count == 1 else 's'} {'would go' if dry_run else 'went'}"
-        console.print(f"{gone}, {size(done.freed_bytes)} freed")
+        freed = "in their files" if dry_run else "freed"
+        console.print(f"{gone}, {size(done.freed_bytes)} {freed}")
         for each in done.elsewhere:
             console.print(f"{each.digest[:16]} in {each.uri} is not needed", soft_wrap=True)
 

@@ -108,7 +108,10 @@ def _render(console: Console, found: ModelEndpoint) -> None:
         ("max_replicas", str(found.max_replicas or "no limit")),
         ("buffer", str(found.buffer)),
         ("scale_up_delay", span(found.scale_up_delay_ms)),
-        ("scale_down_delay", span(found.scale_down_delay_ms)),
+        (
+            "scale_down_delay",
+            span(found.scale_down_delay_ms) if found.scale_down_delay_ms else "the scheduler's",
+        ),
         ("keep_alive", span(found.keep_alive_ms) if found.keep_alive_ms else "learned"),
         ("concurrency_max", str(found.concurrency_max or "no limit")),
     )

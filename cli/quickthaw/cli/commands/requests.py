@@ -186,20 +186,35 @@ def watch(
 
 
 @session_command(explain_app, "explain")
-def explain(session: Session, request: RequestArgument) -> None:
+def explain(
+    session: Session,
+    request: Annotated[
+        str | None,
+        typer.Argument(metavar="[REQUEST]", help="A request's id. Default: your newest."),
+    ] = None,
+) -> None:
     """Why a request ran where it did: every candidate's terms, every refusal's reason.
 
     Seconds, summed; the smallest score wins. For a request that waits: why no worker can take it
     now. Kept for the newest requests, over restarts.
 
     ```
-    quickthaw explain REQUEST
+    quickthaw explain
     quickthaw explain REQUEST --json | jq '.decisions[0].refusals'
     ```
     """
     from quickthaw.cli.explaining import explanation
 
     with session.client() as client:
+        request = request or _newest(client)
         found = client.explain(request)
         asked = None if session.out.as_json else client.get(request)
     session.out.show(found, lambda console: explanation(console, found, asked))
+
+
+def _newest(client: Client) -> str:
+    from quickthaw.cli.errors import UsageFault
+
+    for each in client.list(limit=1):
+        return each.request_id
+    raise UsageFault("you have no requests yet", "`quickthaw run` makes one")

@@ -180,34 +180,55 @@ def inspect(
 
 @app.command("verify")
 def verify(
-    snapshot: SnapshotArgument, digest: DigestOption = None, json_: JsonOption = False
+    snapshot: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SNAPSHOT]",
+            help="A folder as `pack` writes it. Default: the snapshots of the default data "
+            "directory.",
+        ),
+    ] = None,
+    digest: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Only this one, where the folder holds several."),
+    ] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Read every byte and compare every hash; name everything that is wrong.
 
-    Exits 1 if anything is.
+    Exits 1 if anything is. With --json one object, or a list where several were verified.
     """
+    from quickthaw.client import default_data_dir
     from quickthaw.snapshot import locate
+    from quickthaw.snapshot.reader import StoreReader
     from quickthaw.snapshot.verify import verify as verify_snapshot
+    from quickthaw.snapshot.verify import verify_store
 
-    total = locate(snapshot, digest).manifest.weight_bytes
-    with bar(f"verifying {snapshot.name}", total) as (progress, task):
-        report = verify_snapshot(
-            snapshot, digest, on_bytes=lambda size: progress.advance(task, size)
-        )
+    place = snapshot or default_data_dir() / "snapshots"
+    if digest is None and len(list(StoreReader(place))) > 1:
+        with bar(f"verifying {place}", None) as (progress, task):
+            reports = list(verify_store(place, on_bytes=lambda size: progress.advance(task, size)))
+    else:
+        total = locate(place, digest).manifest.weight_bytes
+        with bar(f"verifying {place.name}", total) as (progress, task):
+            reports = [
+                verify_snapshot(place, digest, on_bytes=lambda size: progress.advance(task, size))
+            ]
 
     def render(console: Console) -> None:
         from quickthaw.cli.render import literal, size
 
-        for finding in report.findings:
-            what = f"{literal(finding.problem)}: {literal(finding.message)}"
-            console.print(f"[red]{literal(finding.part)}[/red]: {what}")
-        outcome = "intact" if report.intact else f"{len(report.findings)} problem(s)"
-        console.print(f"{report.digest[:16]}: {outcome}, {size(report.checked_bytes)} checked")
-        if not report.intact:
+        for report in reports:
+            for finding in report.findings:
+                what = f"{literal(finding.problem)}: {literal(finding.message)}"
+                console.print(f"[red]{literal(finding.part)}[/red]: {what}")
+            outcome = "intact" if report.intact else f"{len(report.findings)} problem(s)"
+            console.print(f"{report.digest[:16]}: {outcome}, {size(report.checked_bytes)} checked")
+        if not all(report.intact for report in reports):
             console.print("pack or fetch it again: an intact copy replaces what is damaged here")
 
-    Output(json_).show(report, render)
-    if not report.intact:
+    Output(json_).show(reports if len(reports) > 1 else reports[0], render)
+    if not all(report.intact for report in reports):
         raise typer.Exit(1)
 
 

@@ -85,7 +85,10 @@ def _travelling(text: str) -> Iterator[Callable[[PullProgress], None]]:
 
 
 def push(
-    digest: Annotated[str, typer.Argument(metavar="DIGEST", help="Of the snapshot.")],
+    digest: Annotated[
+        str,
+        typer.Argument(metavar="DIGEST", help="Of the snapshot, or as much as makes it unique."),
+    ],
     url: UrlArgument,
     store: StoreOption = None,
     endpoint: EndpointOption = None,
@@ -98,18 +101,17 @@ def push(
     seen there is complete. Credentials come from the environment (AWS_ACCESS_KEY_ID and so on).
 
     ```
-    quickthaw snapshot push 3f2a91c0... s3://models/quickthaw --endpoint https://minio.local:9000
+    quickthaw snapshot push 3f2a91c0 s3://models/quickthaw --endpoint https://minio.local:9000
     ```
     """
-    from quickthaw.snapshot import SnapshotStore
+    from quickthaw.snapshot import locate
     from quickthaw.snapshot.remote import open_writable
     from quickthaw.snapshot.remote.push import push as push_snapshot
 
+    found = locate(_local(store), digest)
     remote = open_writable(url, _settings(endpoint, parallel))
-    with _travelling(f"pushing {digest[:12]}") as on_progress:
-        pushed = push_snapshot(
-            SnapshotStore(_local(store)), digest, remote, on_progress=on_progress
-        )
+    with _travelling(f"pushing {found.digest[:12]}") as on_progress:
+        pushed = push_snapshot(found.store, found.digest, remote, on_progress=on_progress)
 
     def render(console: Console) -> None:
         from quickthaw.cli.render import size

@@ -58,6 +58,11 @@ def _about(enough: Sequence[Sized]) -> list[str]:
             f"{figures.remote_share:.0%} of the requests had to fetch their model over the "
             "network: larger disks (--disk-gib) would cut the tail before more GPUs do."
         )
+    elif figures.cold_share > 0.3 and not figures.evictions:
+        lines.append(
+            f"{figures.cold_share:.0%} of the requests began with a load, each of a model that was "
+            "not there yet: a longer log (--days of the export) tells how often that happens."
+        )
     elif figures.cold_share > 0.3:
         lines.append(
             f"{figures.cold_share:.0%} of the requests began with a load: memory is what is short, "

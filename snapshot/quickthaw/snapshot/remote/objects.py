@@ -84,7 +84,10 @@ class ObjectRemote:
             if scheme in ("", "file"):
                 folder = Path(unquote(urlsplit(url).path) if scheme else url).absolute()
                 if not writing and not folder.is_dir():
-                    raise NotFound(f"{folder} is no folder")
+                    raise NotFound(
+                        f"{folder} is no folder on this machine; what several machines read must "
+                        "lie where all of them reach it, such as in a bucket"
+                    )
                 return LocalStore(folder, mkdir=writing)
             config: dict[str, Any] = {}
             if scheme in ("s3", "s3a"):
