@@ -77,7 +77,8 @@ async def body_pieces(request: Request, limits: Limits, bytes_max: int) -> Async
         left_seconds = limits.body_seconds + min(0.0, earned_seconds - waited_seconds)
         asked_at = now()
         try:
-            message = await asyncio.wait_for(request.receive(), max(0.0, left_seconds))
+            async with asyncio.timeout(max(0.0, left_seconds)):
+                message = await request.receive()
         except TimeoutError as error:
             raise HttpError(
                 408,

@@ -181,7 +181,9 @@ class AttendedRequest:
         try:
             while True:
                 left_seconds = max(0.0, min(start_by, end_by) - now())
-                event = await asyncio.wait_for(next_event(events), left_seconds)
+                # Not `wait_for`, which may take the end of its caller for an event that came along.
+                async with asyncio.timeout(left_seconds):
+                    event = await next_event(events)
                 if event is None:
                     return
                 if has_started(event):

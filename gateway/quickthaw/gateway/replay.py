@@ -29,7 +29,11 @@ async def replay(
     watch = gateway.platform.watch(credential, request.request_id, timeout_seconds=seconds + 1)
     try:
         async with asyncio.timeout(seconds):
-            while (event := await asyncio.wait_for(next_event(watch), silence)) is not None:
+            while True:
+                async with asyncio.timeout(silence):
+                    event = await next_event(watch)
+                if event is None:
+                    return
                 take(event)
     except TimeoutError:
         pass  # The request is still running; a later poll has the rest.
