@@ -42,13 +42,13 @@ async def file_of(rig: Rig, data: bytes = DATA, **headers: str) -> str:
 
 
 def stored_files(folder: Path, below: str = "uploads") -> list[str]:
-    """Without the marks of the sweeper."""
+    """Without the marks of the sweeper and of the store itself."""
     root = folder / "blobs" / below
-    marks = folder / "blobs" / "expiry"
+    marks = {folder / "blobs" / "expiry", folder / "blobs" / "probes"}
     return sorted(
         str(path.relative_to(root))
         for path in root.rglob("*")
-        if path.is_file() and marks not in path.parents
+        if path.is_file() and marks.isdisjoint(path.parents)
     )
 
 
