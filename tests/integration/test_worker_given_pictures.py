@@ -139,6 +139,7 @@ async def test_previews_come_from_the_first_step_on(studio: Studio, name: str) -
         ("sdxl_inpaint", "image_url"),
         ("wan_i2v", "image_url"),
         ("wan_i2v-to-last", "end_image_url"),
+        ("hunyuan_video_i2v", "image_url"),
     ],
 )
 async def test_a_request_without_a_picture_that_it_needs_is_refused_by_name(

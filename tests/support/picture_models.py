@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from support.hunyuan_models import tiny_hunyuan_i2v
 from support.language_models import tiny_qwen_edit
 from support.other_models import tiny_ltx, tiny_wan
 from support.tiny_models import (
@@ -163,6 +164,8 @@ BUILDERS: Mapping[str, Callable[[int], Any]] = {
     "wan-both": tiny_wan_both,
     "ltx": tiny_ltx,
     "ltx-condition": tiny_ltx_condition,
+    "hunyuan_video_i2v": tiny_hunyuan_i2v,
+    "hunyuan_video_i2v-first": lambda seed: tiny_hunyuan_i2v(seed, beside=True),
 }
 """By family, and what tells models of one family apart."""
 
@@ -215,6 +218,13 @@ _CALLS: Mapping[str, Callable[[], dict[str, Any]]] = {
         "frame_index": [0, FRAMES - 1],
         "strength": [1.0, 1.0],
         "frame_rate": 6,
+    },
+    "hunyuan_video_i2v": lambda: {"image": first_picture(), "num_frames": FRAMES},
+    # It takes the first four off again.
+    "hunyuan_video_i2v-first": lambda: {
+        "image": first_picture(),
+        "num_frames": FRAMES + 4,
+        "true_cfg_scale": 4.0,
     },
 }
 _OTHER_PIPELINES = {

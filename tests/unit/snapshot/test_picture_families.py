@@ -69,6 +69,16 @@ def test_a_folder_packs_to_the_snapshot_of_its_pipeline(name: str, tmp_path: Pat
         ("wan-both", {"prompt": "a", **PICTURE}, {"prompt": "a", **LED}),
         ("ltx", {"prompt": "a", **PICTURE}, {"prompt": "a", **LED}),
         ("ltx-condition", {"prompt": "a", **LED}, LED),
+        (
+            "hunyuan_video_i2v",
+            {"prompt": "a", **PICTURE},
+            {"prompt": "a", "negative_prompt": "b", **PICTURE},
+        ),
+        (
+            "hunyuan_video_i2v-first",
+            {"prompt": "a", "negative_prompt": "b", **PICTURE},
+            {"prompt": "a"},
+        ),
     ],
 )
 def test_the_schema_says_which_pictures_a_model_must_have_and_may(

@@ -1,7 +1,9 @@
-"""HunyuanVideo: a language model reads the prompt in a message, CLIP sums it up."""
+"""HunyuanVideo: a language model reads the prompt in a message, CLIP sums it up; to make a video of
+a picture, the language model sees that too."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from quickthaw.snapshot.families.base import IN_EACH_BRANCH, NOTHING_LEARNED, Family, Learned
@@ -14,6 +16,13 @@ def _of_two_branches(pipeline: Any) -> Learned:
     if pipeline.transformer.config.guidance_embeds:
         return NOTHING_LEARNED
     return Learned(inputs=IN_EACH_BRANCH)
+
+
+def _of_pictures(pipeline: Any) -> Learned:
+    """The first release for pictures is not told, and does without a second branch unless asked."""
+    if pipeline.transformer.config.guidance_embeds:
+        return NOTHING_LEARNED
+    return Learned(inputs=IN_EACH_BRANCH, defaults={"guidance_scale": 1.0})
 
 
 HUNYUAN_VIDEO = Family(
@@ -35,4 +44,20 @@ HUNYUAN_VIDEO = Family(
     frames=FrameRule(default=129, step=4, fps=24),
     tiled_over_pixels=0,  # Its decoder's maps have every frame of a piece at full size.
     learn=_of_two_branches,
+)
+
+HUNYUAN_VIDEO_I2V = replace(
+    HUNYUAN_VIDEO,
+    name="hunyuan_video_i2v",
+    pipeline_classes=("diffusers.HunyuanVideoImageToVideoPipeline",),
+    components={
+        "text_encoder": Kind.TEXT_ENCODER,
+        "text_encoder_2": Kind.TEXT_ENCODER,
+        # It encodes the picture before the first step.
+        "vae": Kind.VAE,
+        "transformer": Kind.DENOISER,
+    },
+    required=("prompt", "image_url"),
+    landscape=(1280, 720),
+    learn=_of_pictures,
 )

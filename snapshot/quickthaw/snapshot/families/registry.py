@@ -8,7 +8,7 @@ from quickthaw.snapshot.families.base import Family
 from quickthaw.snapshot.families.chroma import CHROMA
 from quickthaw.snapshot.families.flux import FLUX, FLUX_FILL, FLUX_KONTEXT
 from quickthaw.snapshot.families.flux2 import FLUX2, FLUX2_KLEIN
-from quickthaw.snapshot.families.hunyuan_video import HUNYUAN_VIDEO
+from quickthaw.snapshot.families.hunyuan_video import HUNYUAN_VIDEO, HUNYUAN_VIDEO_I2V
 from quickthaw.snapshot.families.qwen_image import QWEN_IMAGE, QWEN_IMAGE_EDIT
 from quickthaw.snapshot.families.stable_audio import STABLE_AUDIO
 from quickthaw.snapshot.families.stable_diffusion import SD, SD3, SD_INPAINT, SDXL, SDXL_INPAINT
@@ -39,6 +39,7 @@ FAMILIES: Mapping[str, Family] = {
         WAN_I2V,
         LTX,
         HUNYUAN_VIDEO,
+        HUNYUAN_VIDEO_I2V,
         STABLE_AUDIO,
     )
 }

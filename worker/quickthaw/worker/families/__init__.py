@@ -17,7 +17,7 @@ _TOGETHER = ("sd", "sdxl", "sd3", "flux", "flux2", "flux2_klein")
 _ALONE = ("chroma", "qwen_image", "z_image")
 _FROM_PICTURE = ("sd_inpaint", "sdxl_inpaint", "flux_kontext", "flux_fill", "qwen_image_edit")
 _PICTURES = (*_TOGETHER, *_ALONE, *_FROM_PICTURE)
-_VIDEOS = ("svd", "wan", "wan_i2v", "ltx", "hunyuan_video")
+_VIDEOS = ("svd", "wan", "wan_i2v", "ltx", "hunyuan_video", "hunyuan_video_i2v")
 _SOUNDS = ("stable_audio",)
 _WITH_MODELS = (*_PICTURES, *_VIDEOS, *_SOUNDS)
 

@@ -11,7 +11,7 @@ from quickthaw.worker.families.base import MakesVideo, TextReader
 from quickthaw.worker.inputs import VideoInput
 from quickthaw.worker.pictures import Pictures
 
-_TOKENS_MAX = 256
+TOKENS_MAX = 256
 """As the pipeline has it, without what comes before the prompt and with the mark that ends the
 message, for which the mark at the beginning of a prompt by itself stands."""
 
@@ -20,7 +20,7 @@ class HunyuanVideo(MakesVideo):
     summary_suffix = "_2"
 
     def tokens_max(self, pipe: Any, reader: TextReader) -> int:
-        return _TOKENS_MAX
+        return TOKENS_MAX
 
     def arguments(
         self, pipe: Any, request: VideoInput, pictures: Pictures | None
@@ -31,7 +31,7 @@ class HunyuanVideo(MakesVideo):
             "negative_prompt": None if told else request.negative_prompt,
             "guidance_scale": request.guidance_scale if told else 1.0,
             "true_cfg_scale": 1.0 if told else request.guidance_scale,
-            "max_sequence_length": _TOKENS_MAX,
+            "max_sequence_length": TOKENS_MAX,
         }
 
     def latent_frames(self, pipe: Any, latents: torch.Tensor, request: VideoInput) -> torch.Tensor:
