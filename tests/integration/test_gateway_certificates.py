@@ -13,8 +13,8 @@ from cryptography import x509
 
 from quickthaw.gateway.door import Authority
 from quickthaw.gateway.door.authority import LEAF_DAYS, LEAF_USED_DAYS
-from quickthaw.gateway.door.own_certificate import OwnCertificate
 from quickthaw.gateway.settings import Limits
+from quickthaw.wire.own_certificate import OwnCertificate
 from support.gateway_rig import a_gateway
 from support.patience import PATIENCE_SECONDS
 

@@ -22,7 +22,6 @@ from quickthaw.gateway.app import WEBHOOK_BODIES, build_app
 from quickthaw.gateway.context import FAREWELL_SECONDS, Gateway
 from quickthaw.gateway.cors import Cors
 from quickthaw.gateway.door import Authority, Port
-from quickthaw.gateway.door.own_certificate import OwnCertificate, renewing
 from quickthaw.gateway.http11 import protocol_with
 from quickthaw.gateway.inputs import Inputs
 from quickthaw.gateway.links import Links, load_key, load_secret
@@ -43,6 +42,7 @@ from quickthaw.gateway.webhooks import Deliverer, delivering
 from quickthaw.gateway.websocket import MESSAGE_BYTES_MAX, websocket_protocol_with
 from quickthaw.wire.blob_store import check_blob_store
 from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.own_certificate import OwnCertificate, renewing
 from quickthaw.wire.process import Address, address_in_use, serve_metrics, watch_loop_lag
 
 logger = logging.getLogger(__name__)

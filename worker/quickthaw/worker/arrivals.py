@@ -8,10 +8,12 @@ withdrawn from every tier.
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from quickthaw.snapshot import Component, Loader, SnapshotStore, Tier
 from quickthaw.snapshot.remote import (
@@ -24,6 +26,7 @@ from quickthaw.snapshot.remote import (
 )
 from quickthaw.snapshot.remote.http import HttpRemote
 from quickthaw.wire.errors import NotFound, QuickthawError, SnapshotCorrupt
+from quickthaw.wire.tls import Renewed, read_authorities
 from quickthaw.worker.attempts import Assignment, Peer
 from quickthaw.worker.metrics import WorkerMetrics
 
@@ -41,6 +44,25 @@ def peer_settings(settings: RemoteSettings) -> RemoteSettings:
         read_seconds=min(settings.read_seconds, 5.0),
         retries=min(settings.retries, 1),
     )
+
+
+def trusting_peers(ca: Path) -> Callable[[], ssl.SSLContext]:
+    """What a new connection to a peer trusts: whoever has a certificate of one's own authority,
+    under whatever name, for workers are known by their addresses. Raises SettingsInvalid."""
+
+    def make() -> ssl.SSLContext:
+        read_authorities(ca)  # says what is wrong with a file that cannot be used
+        context = ssl.create_default_context(cafile=ca)
+        context.check_hostname = False
+        return context
+
+    files = Renewed((ca,), make, f"the authority {ca}")
+
+    def trusted() -> ssl.SSLContext:
+        files.refresh()
+        return files.value
+
+    return trusted
 
 
 def in_memory(loader: Loader, digest: str) -> bool:
@@ -61,11 +83,15 @@ class Arrivals:
         loader: Loader,
         origin: RemoteOrigin,
         metrics: WorkerMetrics | None,
+        peers_ca: Path | None = None,
     ) -> None:
+        """`peers_ca`: who signs the certificates of peers; None for the system's roots. Raises
+        SettingsInvalid if it cannot be used."""
         self._loader = loader
         self.origin = origin
         self._metrics = metrics
         self._peer_settings = peer_settings(origin.settings)
+        self._peer_tls = None if peers_ca is None else trusting_peers(peers_ca)
         self._lock = threading.Lock()
         self._remotes: OrderedDict[tuple[str, str], Remote] = OrderedDict()
         self.on_disk: Callable[[], None] = lambda: None
@@ -99,7 +125,9 @@ class Arrivals:
 
     def _peer(self, peer: Peer) -> Remote:
         def connect() -> Remote:
-            return HttpRemote(peer.url, self._peer_settings, token=peer.token, kind="peer")
+            return HttpRemote(
+                peer.url, self._peer_settings, token=peer.token, kind="peer", tls=self._peer_tls
+            )
 
         return self._known((peer.url, peer.token), connect)
 

@@ -186,7 +186,8 @@ def build_host(
     store = SnapshotStore(settings.snapshot_store) if prepared is None else prepared.store
     origin = RemoteOrigin(store, settings.remote)
     loader = Loader(store, device, slab, origins=(origin,), prepared=prepared)
-    arrivals = Arrivals(store, loader, origin, metrics)
+    ca = None if settings.scheduler_tls is None else settings.scheduler_tls.ca
+    arrivals = Arrivals(store, loader, origin, metrics, ca)
     if peers is not None:
         peers.shelf = WorkerShelf(store, loader, origin)
     return ModelHost(

@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import BinaryIO, Protocol
 
 from quickthaw.wire.errors import QuickthawError
+from quickthaw.wire.own_certificate import OwnCertificate
 from quickthaw.wire.process import Address, address_in_use
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,10 @@ class PeerServer:
         url: str | None = None,
         streams_max: int = 16,
         timeout_seconds: float = 30.0,
+        certificate: OwnCertificate | None = None,
     ) -> None:
+        """`certificate` None is for plain text."""
+        self.certificate = certificate
         self.shelf: Shelf | None = None
         self.token = secrets.token_urlsafe(TOKEN_BYTES)
         """What readers must show; new in each process."""
@@ -79,7 +83,8 @@ class PeerServer:
         except OSError as error:
             raise address_in_use("the peers' server", address) from error
         self.address = Address(address.host, self._http.server_port)
-        self.url = url or f"http://{_reachable(self.address)}"
+        scheme = "http" if certificate is None else "https"
+        self.url = url or f"{scheme}://{_reachable(self.address)}"
         self._thread = threading.Thread(
             target=self._http.serve_forever, name="peers", args=(0.1,), daemon=True
         )
@@ -108,6 +113,17 @@ class _Server(ThreadingHTTPServer):
         self._connections = threading.BoundedSemaphore(connections_max)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        connection, address = super().get_request()
+        if (own := self.owner.certificate) is None:
+            return connection, address
+        own.refresh()
+        # The handshake comes with the first read, in the connection's own thread and time.
+        secure = own.context.wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        )
+        return secure, address
 
     def process_request(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object

@@ -15,6 +15,7 @@ from quickthaw.wire import errors
 from quickthaw.wire.blob_store import check_blob_store, open_blob_store
 from quickthaw.wire.dialling import Dialler
 from quickthaw.wire.limits import CHANNEL_OPTIONS
+from quickthaw.wire.own_certificate import OwnCertificate
 from quickthaw.wire.process import watch_loop_lag
 from quickthaw.worker.agent import Agent, Identity, Patience
 from quickthaw.worker.artifacts import ArtifactStore
@@ -275,6 +276,13 @@ class Worker:
             cancelled.cancel()
 
 
+def _certificate_for_peers(settings: WorkerSettings) -> OwnCertificate | None:
+    tls = settings.scheduler_tls if settings.peers_tls else None
+    if tls is None or tls.certificate is None or tls.key is None:
+        return None
+    return OwnCertificate(tls.certificate, tls.key)
+
+
 def _open_peers(settings: WorkerSettings, metrics: WorkerMetrics) -> PeerServer | None:
     if settings.peers is None:
         return None
@@ -283,6 +291,7 @@ def _open_peers(settings: WorkerSettings, metrics: WorkerMetrics) -> PeerServer 
         url=settings.peers_url,
         streams_max=settings.peer_streams,
         timeout_seconds=settings.peer_seconds,
+        certificate=_certificate_for_peers(settings),
     )
     server.on_sent = metrics.peer_sent_bytes.inc
     return server

@@ -82,6 +82,8 @@ class WorkerSettings:
     adapters: AdapterLimits = field(default_factory=AdapterLimits)
     scheduler_tls: TlsFiles | None = None
     """What goes with dialling it; None for plain text."""
+    peers_tls: bool = False
+    """Whether peers read by TLS, which shows that certificate."""
 
 
 def size_bytes(text: str) -> int:
@@ -139,7 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--compiled-cache", metavar="DIR", help="code compiled here (DATA-DIR/compiled)")
     add("--video-codec", default="auto", metavar="NAME", help="in MP4: auto, h264, vp9, av1 (auto)")
     add("--peers", metavar="HOST:PORT", help="let other workers read components here (off)")
-    add("--peers-url", metavar="URL", help="how they reach it (http://HOST:PORT of --peers)")
+    add("--peers-tls", action="store_true", help="by TLS, with the certificate of --tls-cert")
+    add("--peers-url", metavar="URL", help="how they reach it (HOST:PORT of --peers)")
     add("--peer-streams", default="16", metavar="N", help="reads by peers at once (16)")
     add("--peer-seconds", default="30", metavar="S", help="for 4 MiB to leave for a peer (30)")
     add("--lora-file-bytes", default="2GiB", metavar="SIZE", help="of a request's LoRA (2GiB)")
@@ -183,6 +186,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
     return WorkerSettings(
         scheduler=scheduler,
         scheduler_tls=scheduler_tls,
+        peers_tls=_peers_tls(given, scheduler_tls),
         data_dir=data_dir,
         worker_id=worker_id,
         device=given.device,
@@ -231,6 +235,19 @@ def _scheduler(
         return dialled(given, given.scheduler, environment)
     except SettingsInvalid as error:
         raise SettingsInvalid(f"--scheduler: {error.message}") from error
+
+
+def _peers_tls(given: argparse.Namespace, scheduler_tls: TlsFiles | None) -> bool:
+    if not given.peers_tls:
+        return False
+    url = given.peers_url or "https://"
+    _must(url.startswith("https://"), "--peers-url", url, "https://HOST:PORT with --peers-tls")
+    if scheduler_tls is None or scheduler_tls.certificate is None:
+        raise SettingsInvalid(
+            "--peers-tls needs --tls-cert and --tls-key, and a grpcs:// scheduler: by it peers "
+            "learn the token that opens this worker to them"
+        )
+    return True
 
 
 def _peers_url(url: str | None) -> str | None:

@@ -32,6 +32,7 @@ from quickthaw.gateway.door.names import (
     permitted,
 )
 from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.own_certificate import bare_context
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +157,6 @@ class Authority:
             )
             .sign(self._key, hashes.SHA256())
         )
-
-
-def bare_context() -> ssl.SSLContext:
-    """With what every connection agrees to, and no certificate yet."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 @contextlib.contextmanager

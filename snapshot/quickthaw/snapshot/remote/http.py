@@ -7,13 +7,14 @@ up to 0.8 through its ranges, which copy twice), and this is the path of a cold 
 
 from __future__ import annotations
 
+import functools
 import http.client
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -28,10 +29,19 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 
 
 class HttpRemote:
-    """A folder on a web server, `http://` or `https://`. `token` is sent to that server alone."""
+    """A folder on a web server, `http://` or `https://`. `token` is sent to that server alone.
+
+    `tls` gives what a new connection to it trusts; None for the system's roots.
+    """
 
     def __init__(
-        self, url: str, settings: RemoteSettings, *, token: str = "", kind: str = "remote"
+        self,
+        url: str,
+        settings: RemoteSettings,
+        *,
+        token: str = "",
+        kind: str = "remote",
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -47,7 +57,8 @@ class HttpRemote:
         self._place = _place(self._root)
         self._settings = settings
         self._token = token
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._system_tls = functools.cache(lambda: ssl.create_default_context())
+        self._tls = (tls or self._system_tls) if parts.scheme == "https" else None
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
 
@@ -207,7 +218,8 @@ class HttpRemote:
                     return self._idle.pop(), False
         connection: http.client.HTTPConnection
         if scheme == "https":
-            context = self._tls or ssl.create_default_context()
+            own = self._tls if (scheme, host, port) == self._place else None
+            context = (own or self._system_tls)()
             connection = http.client.HTTPSConnection(host, port, context=context)
         else:
             connection = http.client.HTTPConnection(host, port)

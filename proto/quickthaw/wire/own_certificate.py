@@ -1,4 +1,4 @@
-"""The operator's own certificate, read again when whoever renews it has written a new one."""
+"""What a server of HTTP shows by TLS, read again when whoever renews it has written a new one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from quickthaw.gateway.door.authority import bare_context
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.tls import Renewed, read_pair
+
+
+def bare_context() -> ssl.SSLContext:
+    """With what every connection agrees to, and no certificate yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class OwnCertificate:
