@@ -30,6 +30,7 @@ from quickthaw.worker.own_pipeline import (
 )
 from quickthaw.worker.ports import RunSink, RunStopped, StopSignal
 from quickthaw.worker.previews import CONTENT_TYPE, LinearMap, PreviewPainter, StepRecorder
+from quickthaw.worker.steps import FirstStep
 
 
 def batch_key(request: ImageInput) -> str:
@@ -149,12 +150,11 @@ class _BatchSteps:
         linear: LinearMap | None,
         began: float,
     ) -> None:
-        self.first_step_seconds = 0.0
+        self._first = FirstStep(began)
         self.left: set[int] = set()
         """Places of members that were stopped."""
         self._family = family
         self._members = members
-        self._began = began
         self._pipe = pipe
         self._painter: PreviewPainter | None = None
         self._recorder: StepRecorder | None = None
@@ -162,6 +162,10 @@ class _BatchSteps:
             self._painter = PreviewPainter(linear, pipe.vae_scale_factor)
             self._recorder = StepRecorder(pipe.scheduler)
         self.look()
+
+    @property
+    def first_step_seconds(self) -> float:
+        return self._first.seconds
 
     def look(self) -> None:
         """Lets go of members that were stopped. Raises RunStopped when nobody is left."""
@@ -178,7 +182,7 @@ class _BatchSteps:
         self.look()
         step, steps = index + 1, int(pipe.num_timesteps)
         if index == 0:
-            self.first_step_seconds = time.monotonic() - self._began
+            self._first.note(tensors["latents"])
         wanted: list[int] = []
         for place, member in enumerate(self._members):
             if place in self.left:

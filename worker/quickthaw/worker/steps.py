@@ -19,6 +19,42 @@ def raise_if(stop: StopSignal) -> None:
         raise RunStopped
 
 
+class FirstStep:
+    """When the first step was over. `began`: on the monotonic clock.
+
+    A GPU is told of a step long before it has done it, and waiting for it would keep the next one
+    from being told of. So it is asked afterwards, when the whole run is over.
+    """
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._seconds = 0.0
+        self._after: tuple[torch.cuda.Event, torch.cuda.Stream] | None = None
+
+    def note(self, latents: torch.Tensor) -> None:
+        self._seconds = time.monotonic() - self._began
+        if latents.is_cuda:
+            stream = torch.cuda.current_stream(latents.device)
+            self._after = _now_on(stream), stream
+
+    @property
+    def seconds(self) -> float:
+        """0 if there was none. Waits for the device."""
+        if self._after is None:
+            return self._seconds
+        event, stream = self._after
+        now = _now_on(stream)
+        now.synchronize()
+        since: float = event.elapsed_time(now) / 1000
+        return time.monotonic() - self._began - since
+
+
+def _now_on(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's own gap
+    event.record(stream)
+    return event
+
+
 class Steps:
     """The pipeline's callback after each step. `began`: on the monotonic clock."""
 
@@ -30,12 +66,16 @@ class Steps:
         preview_every: int = 0,
         paint: Paint | None = None,
     ) -> None:
-        self.first_step_seconds = 0.0
+        self._first = FirstStep(began)
         self._sink = sink
         self._stop = stop
-        self._began = began
         self._every = preview_every
         self._paint = paint
+
+    @property
+    def first_step_seconds(self) -> float:
+        """Since `began`; to be asked for when the run is over."""
+        return self._first.seconds
 
     def __call__(
         self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
@@ -48,7 +88,7 @@ class Steps:
         # Raising is the one way out that every pipeline takes at once, without decoding.
         raise_if(self._stop)
         if step == 1:
-            self.first_step_seconds = time.monotonic() - self._began
+            self._first.note(latents)
         self._sink.progress(step, steps)
         # The first preview comes after the first step, however seldom the others do.
         if self._paint is not None and (step == 1 or step % self._every == 0):
