@@ -265,6 +265,46 @@ async def test_health_and_reflection_need_no_key(running: Running) -> None:
     assert {f"quickthaw.v1.{name}" for name in services} <= set(names)
 
 
+async def test_calls_without_a_key_leave_room_for_those_with_one(tmp_path: Path) -> None:
+    """Watches that nobody ends, and calls that never say what they ask."""
+    few = dataclasses.replace(FAST, rpcs_max=10, keyless_rpcs_max=4)
+    async with (
+        a_scheduler(tmp_path / "data", limits=few) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(30)]
+        reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        silent: list[Any] = [
+            channel.stream_stream(method)()
+            for method in (reflection, "/grpc.health.v1.Health/List")
+            for _ in range(30)
+        ]
+        first = await asyncio.gather(*(watch.read() for watch in watches), return_exceptions=True)
+        refused = [each for each in first if isinstance(each, grpc.aio.AioRpcError)]
+        assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert len(refused) == 26
+        checked = await health.Check(health_pb2.HealthCheckRequest())
+        assert checked.status == health_pb2.HealthCheckResponse.SERVING
+        await asyncio.gather(*(running.admin.submit() for _ in range(5)))
+        watches[[isinstance(each, Exception) for each in first].index(False)].cancel()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while isinstance(await _first(health), Exception):
+                pass
+        for call in silent:
+            call.cancel()
+
+
+async def _first(health: Any) -> object:
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    try:
+        return await watch.read()
+    except grpc.aio.AioRpcError as error:
+        return error
+    finally:
+        watch.cancel()
+
+
 async def test_models_are_registered_listed_replaced_and_removed(running: Running) -> None:
     catalog = running.admin.catalog
     same = await catalog.Register(catalog_pb2.RegisterRequest(model=a_model()))

@@ -10,20 +10,12 @@ import grpc
 import grpc.aio
 
 from quickthaw.scheduler.clock import Clock
+from quickthaw.scheduler.keyless import OPEN_SERVICES, KeylessCalls
 from quickthaw.scheduler.keys import Caller, KeyRing, Scope
 from quickthaw.wire import errors
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-
-# Health and reflection say nothing about anyone, and probes have no keys.
-OPEN_SERVICES = frozenset(
-    {
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-        "grpc.reflection.v1.ServerReflection",
-    }
-)
 
 SCOPES: Mapping[str, Scope] = {
     **{
@@ -122,9 +114,11 @@ def tenant_in_question(named: str) -> str:
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Runs inside the ErrorInterceptor, which turns what it raises into a status."""
 
-    def __init__(self, keys: KeyRing, clock: Clock) -> None:
+    def __init__(self, keys: KeyRing, clock: Clock, keyless_rpcs_max: int) -> None:
+        """`keyless_rpcs_max`: calls of each method that needs no key, open at once."""
         self._keys = keys
         self._clock = clock
+        self._keyless = KeylessCalls(keyless_rpcs_max)
 
     async def intercept_service(
         self,
@@ -137,6 +131,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
+        method = handler_call_details.method
+        if method.split("/")[1] in OPEN_SERVICES:
+            return self._keyless.bounded(method, handler)
         try:
             await self._admit(handler_call_details)
         except errors.QuickthawError as error:
@@ -145,9 +142,6 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
     async def _admit(self, details: grpc.HandlerCallDetails) -> None:
         method = details.method
-        service = method.split("/")[1]
-        if service in OPEN_SERVICES:
-            return
         authorization: str | None = None
         for key, value in details.invocation_metadata or ():
             if key == "authorization" and isinstance(value, str):

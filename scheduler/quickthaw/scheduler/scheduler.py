@@ -107,7 +107,8 @@ async def start(settings: Settings, clock: Clock | None = None) -> Scheduler:
         background.start(health.set_serving(not faulty), "health")
 
     keys = KeyRing(load_key, limits.key_cache_max)
-    server = make_server(AuthInterceptor(keys, clock), metrics, limits.rpcs_max)
+    auth = AuthInterceptor(keys, clock, limits.keyless_rpcs_max)
+    server = make_server(auth, metrics, limits.rpcs_max, limits.keyless_rpcs_max)
     # Before the store, for which a standby may wait for long.
     credentials = server_credentials(settings.tls) if settings.tls is not None else None
     health = Health(server)

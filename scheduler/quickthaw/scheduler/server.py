@@ -27,6 +27,9 @@ from quickthaw.wire.status import ErrorInterceptor
 
 logger = logging.getLogger(__name__)
 
+KEYLESS_METHODS = 4
+"""Check, List and Watch of health, and reflection."""
+
 _SERVICES = tuple(
     service
     for module in (
@@ -46,13 +49,16 @@ METHODS: Sequence[str] = tuple(
 )
 
 
-def make_server(auth: AuthInterceptor, metrics: SchedulerMetrics, rpcs_max: int) -> grpc.aio.Server:
-    """Errors are translated outermost, so that what the others raise is too."""
+def make_server(
+    auth: AuthInterceptor, metrics: SchedulerMetrics, rpcs_max: int, keyless_rpcs_max: int
+) -> grpc.aio.Server:
+    """Errors are translated outermost, so that what the others raise is too. `keyless_rpcs_max`:
+    what `auth` lets in without a key, of each method; those come on top of `rpcs_max`."""
     metrics.expect_bugs(METHODS)
     return grpc.aio.server(
         interceptors=[ErrorInterceptor(metrics.rpc_error), auth],
         options=SERVER_OPTIONS,
-        maximum_concurrent_rpcs=rpcs_max,
+        maximum_concurrent_rpcs=rpcs_max + KEYLESS_METHODS * keyless_rpcs_max,
     )
 
 

@@ -80,6 +80,9 @@ class Limits:
         16_384, 256, 1_000_000, "messages that may wait for one slow worker"
     )
     rpcs_max: int = _limit(20_000, 10, 1_000_000, "calls and streams open at once")
+    keyless_rpcs_max: int = _limit(
+        256, 4, 100_000, "the same, of each method of health and reflection, which need no key"
+    )
     journal_batch_max: int = _limit(512, 1, 10_000, "writes in one transaction")
     journal_waiting_max: int = _limit(8_192, 1, 1_000_000, "writes that may wait for the store")
     journal_write_behind_ms: int = _limit(
