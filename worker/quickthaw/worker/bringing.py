@@ -49,18 +49,20 @@ def import_snapshot(store: SnapshotStore, digest: str, uri: str) -> None:
     logger.info("importing snapshot %s from %s", digest[:12], folder)
     if digest not in SnapshotStore(folder):
         raise NotFound(
-            f"{folder} does not hold the snapshot {digest[:12]}; register the model again"
+            f"{folder} of this machine does not hold the snapshot {digest[:12]}; copy it there, or "
+            "register the model with a place that workers reach"
         )
     store.import_(folder, digest)
 
 
-def is_folder_here(uri: str) -> bool:
-    """Whether a snapshot's place is a folder on this machine, to be copied from."""
+def is_held_here(digest: str, uri: str) -> bool:
+    """Whether a snapshot's place is a folder on this machine, to be copied from. Another machine's
+    may have the same path here, without the snapshot."""
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file") or not uri:
         return False
     folder = Path(unquote(parts.path) if parts.scheme else uri)
-    return folder.is_absolute() and folder.is_dir()
+    return folder.is_absolute() and folder.is_dir() and digest in SnapshotStore(folder)
 
 
 def withdrawn(component: str, model: str) -> SnapshotCorrupt:

@@ -30,7 +30,7 @@ from quickthaw.worker.bringing import (
     cannot_fit,
     component_digests,
     import_snapshot,
-    is_folder_here,
+    is_held_here,
     other_family,
     out_of_memory,
     resident_summary,
@@ -205,7 +205,7 @@ class ModelHost:
         with self._lock:
             model = self._models.get(digest)
         if model is None and digest not in self._store:
-            if self._arrivals is None or is_folder_here(assignment.snapshot_uri):
+            if self._arrivals is None or is_held_here(digest, assignment.snapshot_uri):
                 import_snapshot(self._store, digest, assignment.snapshot_uri)
             else:
                 self._arrivals.begin(assignment)
