@@ -7,6 +7,7 @@ one for every entry, so a gap tells a watcher what it missed. States are never d
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ class EventsLog(Generic[Payload]):
         try:
             while True:
                 seen = log.next_sequence
-                for entry in _after(log.entries, after_sequence):
+                while (entry := _next(log.entries, after_sequence)) is not None:
                     after_sequence = entry.sequence
                     yield entry
                 if log.finished and log.next_sequence - 1 <= after_sequence:
@@ -202,9 +203,12 @@ class EventsLog(Generic[Payload]):
             log.watchers -= 1
 
 
-def _after(entries: list[Entry[Payload]], sequence: int) -> list[Entry[Payload]]:
-    """A copy, because entries come and go while a watcher is being sent one."""
-    start = len(entries)
-    while start and entries[start - 1].sequence > sequence:
-        start -= 1
-    return entries[start:]
+def _next(entries: Sequence[Entry[Payload]], sequence: int) -> Entry[Payload] | None:
+    """Not a list of all that follow: a slow watcher would keep what the log has dropped."""
+    if not entries or entries[-1].sequence <= sequence:
+        return None
+    return entries[bisect_right(entries, sequence, key=_sequence)]
+
+
+def _sequence(entry: Entry[Payload]) -> int:
+    return entry.sequence

@@ -65,6 +65,20 @@ async def test_a_slow_watcher_loses_previews_and_logs_but_no_state() -> None:
     assert sequences[1] == 51
 
 
+async def test_a_watcher_that_is_being_sent_an_event_keeps_none_that_the_log_drops() -> None:
+    log = a_log(per_request_max=4)
+    log.begin("r")
+    for step in range(4):
+        log.append("r", step, f"preview {step}", droppable=True)
+    watch = log.watch("r")
+    assert (await anext(watch)).payload == "preview 0"
+    for step in range(4, 10):
+        log.append("r", step, f"preview {step}", droppable=True)
+    log.append("r", 10, "finished", final=True)
+    rest = [entry.payload async for entry in watch]
+    assert rest == ["preview 7", "preview 8", "preview 9", "finished"]
+
+
 async def test_a_watcher_over_the_limit_is_refused() -> None:
     log = a_log(watchers_per_request_max=1)
     log.begin("r")
