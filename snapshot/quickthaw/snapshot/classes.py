@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+from quickthaw.snapshot.fields import JsonValue
 from quickthaw.snapshot.format import Problem, invalid
 
 
@@ -119,6 +120,19 @@ ALLOWED: Mapping[str, Role] = {
     **{f"diffusers.{name}": Role.SCHEDULER for name in _DIFFUSERS_SCHEDULERS},
 }
 
+_MADE_OF: Mapping[str, Mapping[str, str]] = {
+    "transformers.LlavaForConditionalGeneration": {
+        "text_config": "llama",
+        "vision_config": "clip_vision_model",
+    },
+    "transformers.Mistral3ForConditionalGeneration": {
+        "text_config": "mistral",
+        "vision_config": "pixtral",
+    },
+}
+"""Models that are made of whatever their config names, by its `model_type`, and what they are made
+of here. Some of what there is fetches weights from anywhere while it is made."""
+
 _HOMES: Mapping[str, str] = {
     # Not exported at the top of its library.
     "diffusers.StableDiffusionSafetyChecker": (
@@ -161,6 +175,17 @@ def check_class(path: str, role: Role, where: str) -> str:
             f"{path!r:.120} is not a {role.value} class that snapshots may name; known: {known}",
         )
     return path
+
+
+def check_parts(path: str, config: Mapping[str, JsonValue], where: str) -> None:
+    """`SnapshotInvalid` if a model of class `path` with this config has parts of other kinds than
+    snapshots may name."""
+    for name, kind in _MADE_OF.get(path, {}).items():
+        part = config.get(name)
+        named = part.get("model_type", kind) if isinstance(part, Mapping) else part
+        if part is not None and named != kind:
+            told = f"{named!r:.80} is not what {path} is made of here, which is {kind!r}"
+            invalid(Problem.UNSAFE, f"{where}.{name}", told)
 
 
 def class_path(value: object, role: Role, where: str) -> str:

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from quickthaw.snapshot.classes import Role, check_class
+from quickthaw.snapshot.classes import Role, check_class, check_parts
 from quickthaw.snapshot.fields import Fields, JsonValue, check_config
 from quickthaw.snapshot.format import (
     DATA_BYTES_MAX,
@@ -235,8 +235,10 @@ def _shape(fields: Fields) -> _Shape:
         fields.fail("attention", f"is {attention!r}; allowed: {', '.join(sorted(ATTENTION_KINDS))}")
     config = fields.mapping("config")
     check_config(config, f"{fields.path}.config")
+    kind = check_class(fields.text("class"), Role.MODEL, f"{fields.path}.class")
+    check_parts(kind, config, f"{fields.path}.config")
     return _Shape(
-        check_class(fields.text("class"), Role.MODEL, f"{fields.path}.class"),
+        kind,
         config,
         attention,
         fields.text_mapping("aliases"),

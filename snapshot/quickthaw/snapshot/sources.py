@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 
-from quickthaw.snapshot.classes import PLAIN_TOKENIZER, Role, check_class, public_name, resolve
+from quickthaw.snapshot.classes import (
+    PLAIN_TOKENIZER,
+    Role,
+    check_class,
+    check_parts,
+    public_name,
+    resolve,
+)
 from quickthaw.snapshot.families import Family, family_of
 from quickthaw.snapshot.fields import check_config, parse_object
 from quickthaw.snapshot.format import (
@@ -95,9 +102,10 @@ def check_folder(folder: Path) -> tuple[Family, Any, tuple[str, ...]]:
         if not isinstance(value, list) or value == [None, None]:
             continue  # a setting of the pipeline, or a part it goes without
         if _check_part(part, value, where) is Role.MODEL:
+            kind = public_name(".".join(map(str, value)))
             if part not in family.components:
                 invalid(Problem.MANIFEST, f"{where}.{part}", f"{family.name} has no such module")
-            _check_weights(folder / part)
+            _check_weights(folder / part, kind)
             modules.append(part)
     return family, resolve(class_path, Role.PIPELINE), tuple(modules)
 
@@ -131,7 +139,7 @@ def _check_part(part: str, value: list[Any], where: str) -> Role:
     return role
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(folder: Path, kind: str) -> None:
     """A module's folder must have safetensors, and a config that names no code."""
     files = sorted(path for path in folder.glob("*") if path.is_file())
     if not any(path.suffix == ".safetensors" for path in files):
@@ -143,6 +151,7 @@ def _check_weights(folder: Path) -> None:
     for key in ("auto_map", "quantization_config"):
         if key in values:
             check_config({key: values[key]}, str(config))
+    check_parts(kind, values, str(config))
 
 
 def _torch_dtype(folder: Path, dtype: str | None) -> torch.dtype:
