@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from starlette.requests import Request
@@ -42,7 +42,8 @@ def gateway_document(public_url: str) -> JsonObject:
         "info": {
             "title": "Quickthaw",
             "version": "1.0.0",
-            "description": "fal's HTTP API on your own GPUs. Each model has a document of its own: "
+            "description": "Models on your own GPUs, by fal's, OpenAI's and Replicate's APIs. "
+            "Each model has a document of its own: "
             "`/api/openapi/queue/openapi.json?endpoint_id=OWNER/NAME`.",
         },
         "servers": [{"url": public_url}],
@@ -63,18 +64,47 @@ def gateway_document(public_url: str) -> JsonObject:
                 "Problem": PROBLEM,
             },
         },
-        "paths": {
-            **_run_paths(),
-            **_queue_paths(),
-            **_open_paths(),
-            **_webhook_paths(),
-            **replicate_paths(),
-            **fal_paths(),
-            **openai_paths(),
-            **deployment_paths(),
-            **bringing_paths(),
-        },
+        "tags": [{"name": name} for name in _TAGS],
+        "paths": _tagged(
+            {
+                **_run_paths(),
+                **_queue_paths(),
+                **_open_paths(),
+                **_webhook_paths(),
+                **replicate_paths(),
+                **fal_paths(),
+                **openai_paths(),
+                **deployment_paths(),
+                **bringing_paths(),
+            }
+        ),
     }
+
+
+_TAGS: Final = {
+    "Run": ("/run/",),
+    "Queue": ("/queue/",),
+    "Models": ("/v1/models", "/api/openapi/"),
+    "Your own models": ("/v1/deployments", "/v1/endpoints/"),
+    "Files": ("/cdn/", "/files/", "/rest/storage/", "/v1/inputs/", "/v1/files/"),
+    "OpenAI": ("/openai/",),
+    "Replicate": ("/replicate/",),
+    "Around": ("/",),
+}
+"""How a reader of the document finds a route among all: by how its path begins, the first that
+does."""
+
+
+def _tagged(paths: JsonObject) -> JsonObject:
+    tagged: dict[str, Json] = {}
+    for path, operations in paths.items():
+        tag = next(name for name, begins in _TAGS.items() if path.startswith(begins))
+        assert isinstance(operations, Mapping)
+        tagged[path] = {
+            method: {"tags": [tag], **operation} if isinstance(operation, Mapping) else operation
+            for method, operation in operations.items()
+        }
+    return tagged
 
 
 _ERROR: JsonObject = {

@@ -34,7 +34,8 @@ pre { background: var(--faint); border-radius: 6px; padding: .9rem 1rem; margin:
 dl { margin: 0; border-top: 1px solid var(--faint) }
 dl div { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: .5rem 0;
     border-bottom: 1px solid var(--faint) }
-dt { flex: 0 0 9rem; overflow-wrap: anywhere; font-weight: 600 }
+dl div:target { background: var(--faint) }
+dt { flex: 0 0 12rem; overflow-wrap: anywhere; font-weight: 600 }
 dd { flex: 1 1 17rem; min-width: 0; margin: 0; overflow-wrap: anywhere }
 a { color: var(--link) }
 a:focus-visible, pre:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }

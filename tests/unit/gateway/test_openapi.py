@@ -42,6 +42,14 @@ def test_every_documented_operation_is_routed_and_every_route_is_documented() ->
     assert {id(route) for route in routed.values()} == {id(route) for route in ROUTES}
 
 
+def test_every_operation_stands_under_one_of_the_headings() -> None:
+    document = cast("dict[str, list[dict[str, str]]]", gateway_document("http://gw"))
+    paths = cast("dict[str, dict[str, dict[str, list[str]]]]", document["paths"])
+    used = [operation["tags"] for item in paths.values() for operation in item.values()]
+    assert {len(tags) for tags in used} == {1}
+    assert {tags[0] for tags in used} == {tag["name"] for tag in document["tags"]}
+
+
 def test_what_needs_no_key_says_so() -> None:
     paths = cast("dict[str, dict[str, JsonObject]]", gateway_document("http://gw")["paths"])
     open_to_all = {
