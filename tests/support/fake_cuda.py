@@ -251,16 +251,18 @@ class FakeCuda:
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         index = self.index if device is None else _index(device)
         self.use(index)
-        used = CONTEXT_BYTES + self.others_bytes + self.memory_reserved(device)
+        taken = sum(each.nbytes for each in self._segments[index])
+        used = CONTEXT_BYTES + self.others_bytes + taken
         return self.total_bytes - used, self.total_bytes
 
-    def memory_reserved(self, device: Any = None) -> int:
-        index = self.index if device is None else _index(device)
-        return sum(each.nbytes for each in self._segments[index])
-
-    def memory_allocated(self, device: Any = None) -> int:
-        index = self.index if device is None else _index(device)
-        return sum(each.allocated for each in self._segments[index] if each.alive)
+    def memory_stats(self, device: Any) -> dict[str, Any]:
+        segments = self._segments[_index(device)]
+        taken = sum(each.nbytes for each in segments)
+        used = sum(each.allocated for each in segments if each.alive)
+        return {
+            "reserved_bytes": {"all": {"current": taken}},
+            "allocated_bytes": {"all": {"current": used}},
+        }
 
 
 class Event:
@@ -302,8 +304,7 @@ class _Torch:
             use_mem_pool=fake.use_mem_pool,
             empty_cache=fake.empty_cache,
             mem_get_info=fake.mem_get_info,
-            memory_reserved=fake.memory_reserved,
-            memory_allocated=fake.memory_allocated,
+            memory_stats_as_nested_dict=fake.memory_stats,
         )
 
     def __getattr__(self, name: str) -> Any:
