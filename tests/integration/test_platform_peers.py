@@ -16,6 +16,7 @@ from quickthaw.v1 import catalog_pb2, types_pb2
 from quickthaw.worker.device import choose_device
 from quickthaw.worker.process import Worker
 from quickthaw.worker.settings import parse
+from support.certificates import TestAuthority
 from support.platform import until
 from support.remote_servers import WebServer
 from support.schedulers import Running, a_scheduler
@@ -33,10 +34,15 @@ INPUT = {
 
 
 @asynccontextmanager
-async def a_worker(running: Running, worker_id: str, data_dir: Path) -> AsyncIterator[Worker]:
+async def a_worker(
+    running: Running, worker_id: str, data_dir: Path, authority: TestAuthority
+) -> AsyncIterator[Worker]:
     arguments = ["--scheduler", running.address, "--data-dir", str(data_dir / worker_id)]
     arguments += ["--device", "cpu", "--worker-id", worker_id, "--families", "sd"]
     arguments += ["--blob-store", running.settings.blob_store, "--peers", "127.0.0.1:0"]
+    tls = authority.dialling(worker_id)
+    arguments += ["--peers-tls", "--tls-ca", str(tls.ca)]
+    arguments += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
     settings = parse(arguments, {"QUICKTHAW_KEY": running.worker_key})
     ready = asyncio.Event()
     worker = Worker(settings, choose_device(settings), ready.set)
@@ -62,6 +68,9 @@ async def run(running: Running, *, steps: int = 1) -> types_pb2.Request:
 async def test_the_second_worker_is_fed_by_the_first_and_the_receipt_says_so(
     tmp_path: Path,
 ) -> None:
+    """By TLS, which has more parts than plain text that may not fit together."""
+    authority = TestAuthority(tmp_path / "pki")
+    tls = authority.shown(mutual=True)
     there = SnapshotStore(tmp_path / "there")
     digest = pack(tiny_sd(0), there)
     manifest = there.open(digest).manifest
@@ -79,8 +88,8 @@ async def test_the_second_worker_is_fed_by_the_first_and_the_receipt_says_so(
             input_schema_json=json.dumps(manifest.input_schema),
         )
         async with (
-            a_scheduler(tmp_path / "scheduler", models=[model]) as running,
-            a_worker(running, "one", tmp_path),
+            a_scheduler(tmp_path / "scheduler", models=[model], tls=tls) as running,
+            a_worker(running, "one", tmp_path, authority),
         ):
             first = await run(running)
             assert first.receipt.start_tier == types_pb2.TIER_REMOTE
@@ -89,7 +98,7 @@ async def test_the_second_worker_is_fed_by_the_first_and_the_receipt_says_so(
             here = SnapshotStore(tmp_path / "one" / "snapshots")
             await until(lambda: digest in here, "the disk tier")
             fetched = len(server.asked)
-            async with a_worker(running, "two", tmp_path):
+            async with a_worker(running, "two", tmp_path, authority):
                 # More than one worker is worth waiting for.
                 ended = await asyncio.gather(*(run(running, steps=60) for _ in range(6)))
                 elsewhere = [each for each in ended if each.receipt.worker_id == "two"]

@@ -52,6 +52,7 @@ async def test_a_request_goes_its_whole_way_over_mutual_tls(
             a_scheduler(tmp_path / "scheduler", tls=tls, models=[NOOP])
         )
         worker_flags = flags(authority.dialling("worker"))
+        worker_flags += ["--blob-store", running.settings.blob_store]
         await stack.enter_async_context(
             a_worker(running, tmp_path / "worker", *worker_flags, key=running.worker_key)
         )
@@ -78,10 +79,10 @@ async def test_a_request_goes_its_whole_way_over_mutual_tls(
         assert found == ["test/noop"]
 
 
-async def test_a_scheduler_shows_a_renewed_certificate_and_no_stream_breaks(
+async def test_a_scheduler_shows_a_renewed_certificate_and_nothing_under_way_breaks(
     tmp_path: Path, authority: TestAuthority
 ) -> None:
-    successor = TestAuthority(tmp_path / "pki", "successor")
+    renewed = 3
     async with (
         a_scheduler(tmp_path / "scheduler", tls=authority.shown()) as running,
         a_client(running, authority.dialling()) as before,
@@ -89,13 +90,24 @@ async def test_a_scheduler_shows_a_renewed_certificate_and_no_stream_breaks(
         request = await before.submit("test/tiny", {"prompt": "a red circle"})
         watch = before.watch(request.request_id)
         await anext(watch)
-        successor.pair("server")
-        async with a_client(running, successor.dialling()) as after:
-            assert await ids(after) == ["test/tiny"]
-            await after.cancel(request.request_id)
-        told = [event async for event in watch]
-        assert told, "the stream of before goes on to its end"
-        assert await ids(before) == ["test/tiny"]
+        load = asyncio.create_task(asking(before))
+        for number in range(renewed):
+            successor = TestAuthority(tmp_path / "pki", f"successor-{number}")
+            successor.pair("server")
+            async with a_client(running, successor.dialling()) as after:
+                assert await ids(after) == ["test/tiny"]
+        load.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await load
+        await before.cancel(request.request_id)
+        assert [event async for event in watch], "the stream of before goes on to its end"
+
+
+async def asking(client: AsyncClient) -> None:
+    """Without a pause, several at a time."""
+    while True:
+        found = await asyncio.gather(*(ids(client) for _ in range(8)))
+        assert found == [["test/tiny"]] * 8
 
 
 async def test_half_a_renewal_is_not_shown(tmp_path: Path, authority: TestAuthority) -> None:
@@ -165,7 +177,7 @@ async def test_a_gateway_connects_with_its_renewed_certificate(
         ):
             for _ in range(2):
                 assert (await http.get("/health/ready")).status_code == 503
-                await until(lambda: caplog.messages, "a word in the log")
+                await until(lambda: bool(caplog.messages), "a word in the log")
             assert [f"certificate {pair.certificate}" in word for word in caplog.messages] == [True]
             authority.pair("gateway")
             async with asyncio.timeout(PATIENCE_SECONDS):

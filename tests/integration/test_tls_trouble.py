@@ -15,6 +15,7 @@ from quickthaw.client import AsyncClient, Client, TlsFiles
 from quickthaw.client.retry import Context, RetryPolicy
 from quickthaw.scheduler.scheduler import start
 from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, Unavailable
+from quickthaw.wire.own_certificate import OwnCertificate
 from quickthaw.wire.tls import ServerTls
 from support.certificates import TestAuthority
 from support.patience import PATIENCE_SECONDS
@@ -67,6 +68,19 @@ async def test_plain_text_to_a_port_with_tls(
 
 async def test_tls_to_a_port_in_plain_text(mutual: Running) -> None:
     assert "speaks no TLS" in await refusal(f"grpcs://{mutual.admin.address}", "k")
+
+
+async def test_the_gateways_port_given_for_the_schedulers(authority: TestAuthority) -> None:
+    pair = authority.pair("gateway")
+    shown = OwnCertificate(pair.certificate, pair.key).context
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=shown) as server:
+        port = server.sockets[0].getsockname()[1]
+        told = await refusal(f"grpcs://127.0.0.1:{port}", "k", authority.dialling())
+        assert "speaks TLS but no gRPC" in told
+
+
+async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
 
 
 async def test_an_authority_that_is_not_known(mutual: Running, stranger: TestAuthority) -> None:
@@ -124,6 +138,7 @@ async def test_a_worker_says_once_what_is_wrong_and_goes_on_until_it_is_mended(
     pair = stranger.pair("worker")
     given = ["--families", "noop", "--tls-ca", str(authority.ca)]
     given += ["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key)]
+    given += ["--blob-store", mutual.settings.blob_store]
     caplog.set_level(logging.WARNING, "quickthaw.worker")
     async with a_worker(mutual, tmp_path / "w", *given, key=mutual.worker_key) as running:
         await until(lambda: running.metric("stream_reconnects_total") >= 5, "five tries")
@@ -131,8 +146,11 @@ async def test_a_worker_says_once_what_is_wrong_and_goes_on_until_it_is_mended(
         assert len(told) == 1, told
         assert re.search(r"lost: .* does not accept the certificate .*; tried again", told[0])
         authority.pair("worker")
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await running.ready.wait()
+        attached = asyncio.create_task(running.ready.wait())
+        await asyncio.wait(
+            (attached, running.done), timeout=PATIENCE_SECONDS, return_when="FIRST_COMPLETED"
+        )
+        assert attached.done()
 
 
 async def test_files_that_cannot_be_used_keep_a_scheduler_from_starting(

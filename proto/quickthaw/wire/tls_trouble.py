@@ -49,6 +49,8 @@ def explain(text: str, address: Address, files: TlsFiles | None) -> str | None:
             f"the certificate of {address} is signed by no authority in {trusted}: name its "
             "authority by --tls-ca, or QUICKTHAW_TLS_CA"
         )
+    if "ALPN" in text:
+        return f"{address} speaks TLS but no gRPC: give the scheduler's address, not a gateway's"
     if _NOT_CONNECTED in text and any(word in text for word in _CLOSED):
         return _look(address, files)
     return None
