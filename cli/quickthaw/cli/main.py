@@ -119,7 +119,7 @@ def root(
     quickthaw up &
     quickthaw run shapes prompt="a red circle above a blue square" seed=7
     quickthaw requests
-    quickthaw explain REQUEST
+    quickthaw explain
     quickthaw usage
     ```
 

@@ -39,7 +39,7 @@ def replay(
     from quickthaw.scheduler.decision_log import release, segments
     from quickthaw.scheduler.decision_log import replay as replay_file
 
-    files = segments(log) if log.is_dir() else [log]
+    files = segments(log) if log.is_dir() else [log] if log.exists() else []
     if not files:
         raise UsageFault(
             f"{log} holds no decision log", "start the scheduler with --decision-log-mib 256"
