@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 from PIL import Image
 
 from quickthaw.gateway.server import running
@@ -284,3 +285,49 @@ async def test_prices_are_told_of_endpoints_that_the_key_may_call(tmp_path: Path
         for each, status in ((stack.nobody, 401), (stack.http, 404)):
             answer = await each.get(path, params={"endpoint_id": "test/tiny,test/none"})
             assert answer.status_code == status
+
+
+async def test_what_is_to_come_is_estimated_by_units_or_by_what_calls_cost(tmp_path: Path) -> None:
+    path = "/v1/models/pricing/estimate"
+    async with a_stack(tmp_path) as stack:
+
+        async def estimated(by: object, **endpoints: object) -> httpx.Response:
+            named = {name.replace("_", "/"): asked for name, asked in endpoints.items()}
+            return await stack.http.post(path, json={"estimate_type": by, "endpoints": named})
+
+        once = {"call_quantity": 1}
+        unknown = await estimated("historical_api_price", test_tiny=once)
+        assert (unknown.status_code, "unit_price" in unknown.text) == (404, True)
+        bob = await stack.new_key("bob")
+        for headers in ({}, {}, bob):
+            queued = await stack.http.post(
+                "/queue/test/tiny", json={"prompt": "x"}, headers=headers
+            )
+            stack.worker.finish(await stack.worker.next_assign(), metered_ms=500)
+            async with stack.http.stream(
+                "GET", queued.json()["status_url"] + "/stream", headers=headers
+            ) as response:
+                await events_of(response)
+        stack.http.headers.update(await stack.new_key("alice"))  # Which nothing is known of yet.
+        prices = await stack.http.get("/v1/models/pricing", params={"endpoint_id": "test/tiny"})
+        (price,) = prices.json()["prices"]
+        past = await estimated("historical_api_price", test_tiny={"call_quantity": 100})
+        rate = price["unit_price_by_gpu_type"]["cpu"]
+        assert past.json() == {
+            "estimate_type": "historical_api_price",
+            "total_cost": pytest.approx(100 * 0.5 * rate),
+            "currency": "USD",
+        }
+        units = await estimated("unit_price", test_tiny={"unit_quantity": 2.5})
+        assert units.json()["total_cost"] == pytest.approx(2.5 * price["unit_price"])
+        model = (await stack.http.get("/replicate/v1/models/test/tiny")).json()
+        assert model["run_count"] == 2
+        for by, asked in (
+            ("guess", {"test_tiny": once}),
+            ([], {"test_tiny": once}),
+            ("unit_price", {}),
+            ("unit_price", {"test_tiny": once}),
+            ("historical_api_price", {"test_tiny": {"call_quantity": -1}}),
+        ):
+            assert (await estimated(by, **asked)).status_code == 400
+        assert (await estimated("unit_price", test_none={"unit_quantity": 1})).status_code == 404

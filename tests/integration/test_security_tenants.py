@@ -66,6 +66,11 @@ ASKED: tuple[tuple[str, str, dict[str, object] | None], ...] = (
     ("GET", "/v1/models?endpoint_id={model}", None),
     ("GET", "/v1/models?endpoint_id={model}&expand=openapi-3.0", None),
     ("GET", "/v1/models/pricing?endpoint_id={model}", None),
+    (
+        "POST",
+        "/v1/models/pricing/estimate",
+        {"estimate_type": "historical_api_price", "endpoints": {"{model}": {"call_quantity": 1}}},
+    ),
     ("GET", "/openai/v1/models/{model}", None),
     ("POST", "/openai/v1/images/generations", {"model": "{model}", "prompt": "x"}),
     ("POST", "/replicate/v1/predictions", {"version": "{model}", "input": INPUT}),

@@ -319,6 +319,14 @@ class FakePlatform(Unplayed):
 
     # ---- Accounts ------------------------------------------------------------------------------
 
+    async def GetUsage(
+        self, request: billing_pb2.GetUsageRequest, context: Context
+    ) -> billing_pb2.GetUsageResponse:
+        tenant = _tenant(context)
+        own = [each for each in self.requests.values() if each.record.tenant == tenant]
+        lines = [billing_pb2.UsageLine(model=MODEL_ID, requests=len(own))] if own else []
+        return billing_pb2.GetUsageResponse(tenant=tenant, lines=lines)
+
     async def WhoAmI(
         self, request: billing_pb2.WhoAmIRequest, context: Context
     ) -> billing_pb2.WhoAmIResponse:
@@ -332,6 +340,7 @@ async def served(platform: FakePlatform, port: int = 0) -> AsyncIterator[int]:
     inference_pb2_grpc.add_InferenceServicer_to_server(platform, server)
     catalog_pb2_grpc.add_CatalogServicer_to_server(platform, server)
     billing_pb2_grpc.add_AccountsServicer_to_server(platform, server)
+    billing_pb2_grpc.add_BillingServicer_to_server(platform, server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

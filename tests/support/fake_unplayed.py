@@ -27,6 +27,7 @@ class Unplayed(
     inference_pb2_grpc.InferenceServicer,
     catalog_pb2_grpc.CatalogServicer,
     billing_pb2_grpc.AccountsServicer,
+    billing_pb2_grpc.BillingServicer,
 ):
     """The calls that no test of a gateway leads to."""
 
@@ -87,6 +88,34 @@ class Unplayed(
         raise _unplayed()
 
     async def RevokeKey(self, request: object, context: Context) -> billing_pb2.RevokeKeyResponse:
+        raise _unplayed()
+
+    async def ListLedger(self, request: object, context: Context) -> billing_pb2.ListLedgerResponse:
+        raise _unplayed()
+
+    async def GetPrices(self, request: object, context: Context) -> billing_pb2.GetPricesResponse:
+        raise _unplayed()
+
+    async def GetAccount(self, request: object, context: Context) -> billing_pb2.Account:
+        raise _unplayed()
+
+    async def ListAccounts(
+        self, request: object, context: Context
+    ) -> billing_pb2.ListAccountsResponse:
+        raise _unplayed()
+
+    async def SetBudget(self, request: object, context: Context) -> billing_pb2.Account:
+        raise _unplayed()
+
+    async def GrantCredit(
+        self, request: object, context: Context
+    ) -> billing_pb2.GrantCreditResponse:
+        raise _unplayed()
+
+    async def SetLock(self, request: object, context: Context) -> billing_pb2.Account:
+        raise _unplayed()
+
+    async def ListAlerts(self, request: object, context: Context) -> billing_pb2.ListAlertsResponse:
         raise _unplayed()
 
 

@@ -21,6 +21,7 @@ from quickthaw.gateway.sealed import Sealer
 from quickthaw.gateway.settings import Limits
 from quickthaw.gateway.storage import Uploads
 from quickthaw.gateway.upload_places import UploadPlaces
+from quickthaw.gateway.usage import PastUsage
 
 FAREWELL_SECONDS = 5.0
 
@@ -53,6 +54,7 @@ class Gateway:
     body_room: BodyRoom = field(init=False)
     upload_places: UploadPlaces = field(init=False)
     holders: Holders = field(init=False)
+    past_usage: PastUsage = field(init=False)
     _chores: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
@@ -61,6 +63,7 @@ class Gateway:
         self.body_room = BodyRoom(self.limits.bodies_bytes_max, share)
         self.upload_places = UploadPlaces(self.limits.uploads_max, share)
         self.holders = Holders(self.platform)
+        self.past_usage = PastUsage(self.platform)
 
     @property
     def stored_uploads(self) -> Uploads:

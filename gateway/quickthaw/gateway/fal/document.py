@@ -35,6 +35,9 @@ _PARTS: Final = ("/files", _FILE, f"/cdn{_FILE}")
 _OPERATIONS: Final = (
     Operation("get", "/v1/models", "The endpoints: all, those that are named, or a search."),
     Operation("get", "/v1/models/pricing", "What endpoints that are named cost."),
+    Operation(
+        "post", "/v1/models/pricing/estimate", "What so many units, or calls, cost.", body=_JSON
+    ),
     Operation("post", "/rest/tokens", "A short-lived token for browsers.", body=_JSON),
     Operation("post", "/rest/storage/auth/token", "A token for uploads.", body=_JSON),
     Operation("post", "/rest/storage/upload/initiate", "A URL to PUT a file to.", body=_JSON),

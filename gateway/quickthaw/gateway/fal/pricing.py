@@ -1,4 +1,7 @@
-"""`GET /v1/models/pricing`: what endpoints cost, as fal's platform API tells it.
+"""What endpoints cost, as fal's platform API tells it.
+
+    GET  /v1/models/pricing            each one's unit, and the price of one
+    POST /v1/models/pricing/estimate   so many units of each, or calls as they were of late
 
 A model that is sold by its outputs has its unit and that unit's price. Any other is charged by the
 second of the GPU that it ran on, which nobody knows beforehand: told is the dearest that it can be,
@@ -7,22 +10,30 @@ so that no estimate is too low, and every GPU type's price beside it.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quickthaw.gateway.answers import HttpError
+from quickthaw.gateway.bodies import read_arguments
 from quickthaw.gateway.context import gateway_of
 from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.endpoints import served
-from quickthaw.gateway.fal.catalog import named_endpoints, wrong_parameter
+from quickthaw.gateway.fal.catalog import IDS_MAX, named_endpoints, wrong_parameter
+from quickthaw.gateway.ids import parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.respond import json_response
+from quickthaw.gateway.usage import PAST_DAYS
 from quickthaw.v1 import billing_pb2
 
 PATH: Final = "/v1/models/pricing"
 _TIME: Final = "compute seconds"
 _NANO: Final = 1_000_000_000
+_BY_UNITS: Final = "unit_price"
+_QUANTITIES: Final = {_BY_UNITS: "unit_quantity", "historical_api_price": "call_quantity"}
+_QUANTITY_MAX: Final = 1_000_000_000
 
 
 async def pricing(request: Request) -> Response:
@@ -39,6 +50,52 @@ async def pricing(request: Request) -> Response:
         price = price_of(table, found.model.id)
         prices.append({"endpoint_id": endpoint.full, "currency": "USD", **price})
     return json_response({"prices": prices, "next_cursor": None, "has_more": False})
+
+
+async def estimate(request: Request) -> Response:
+    """Raises HttpError 400 for what is no such question, 404 where there were no calls to go by,
+    and ModelNotFound for any endpoint that the key may not call."""
+    gateway, credential = gateway_of(request), read_credential(request.headers)
+    by, quantities = _asked(await read_arguments(request, gateway.limits))
+    table = await gateway.platform.prices(credential)
+    total = 0.0
+    for name, quantity in quantities.items():
+        model_id = (await served(gateway, credential, parse_endpoint_id(name))).model.id
+        if by == _BY_UNITS:
+            price = cast("float", price_of(table, model_id)["unit_price"])
+        else:
+            past = (await gateway.past_usage.by_model(credential)).get(model_id)
+            if past is None:
+                raise HttpError(
+                    404,
+                    f"no call of {name} by your tenant in the past {PAST_DAYS} days says what the "
+                    f"next one costs; estimate it by {_BY_UNITS}",
+                    "not_found",
+                )
+            price = past.price_nanodollars / past.requests / _NANO
+        total += quantity * price
+    return json_response({"estimate_type": by, "total_cost": round(total, 9), "currency": "USD"})
+
+
+def _asked(body: JsonObject) -> tuple[str, dict[str, float]]:
+    """By what to estimate, and how much of each endpoint. Raises HttpError 400."""
+    by = body.get("estimate_type")
+    if not isinstance(by, str) or by not in _QUANTITIES:
+        raise wrong_parameter("estimate_type", f"must be one of {', '.join(_QUANTITIES)}")
+    name = _QUANTITIES[by]
+    endpoints = body.get("endpoints")
+    if not isinstance(endpoints, Mapping) or not 1 <= len(endpoints) <= IDS_MAX:
+        raise wrong_parameter("endpoints", f"must be an object of 1 to {IDS_MAX} endpoints")
+    quantities: dict[str, float] = {}
+    for endpoint, asked in endpoints.items():
+        quantity = asked.get(name) if isinstance(asked, Mapping) else None
+        number = isinstance(quantity, int | float) and not isinstance(quantity, bool)
+        if not number or not 0 < cast("float", quantity) <= _QUANTITY_MAX:
+            raise wrong_parameter(
+                f"endpoints.{endpoint}.{name}", f"must be above 0 and at most {_QUANTITY_MAX}"
+            )
+        quantities[endpoint] = float(cast("float", quantity))
+    return by, quantities
 
 
 def price_of(table: billing_pb2.GetPricesResponse, model_id: str) -> JsonObject:

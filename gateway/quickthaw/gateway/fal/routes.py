@@ -32,4 +32,5 @@ ROUTES = [
     Route("/api/openapi/queue/openapi.json", queue_document, methods=["GET"]),
     Route(catalog.PATH, catalog.list_models, methods=["GET"]),
     Route(pricing.PATH, pricing.pricing, methods=["GET"]),
+    Route(f"{pricing.PATH}/estimate", pricing.estimate, methods=["POST"]),
 ]

@@ -16,6 +16,7 @@ from quickthaw.gateway.context import Gateway, gateway_of
 from quickthaw.gateway.credentials import read_credential
 from quickthaw.gateway.json_text import Json, JsonObject, object_or_empty
 from quickthaw.gateway.media import Medium, medium_of
+from quickthaw.gateway.platform import Credential
 from quickthaw.gateway.replicate.names import find_model, replicate_name, version_id
 from quickthaw.gateway.respond import json_response
 from quickthaw.gateway.schemas import openapi_schema, schema_properties
@@ -36,13 +37,13 @@ _PUBLIC = frozenset({catalog_pb2.VISIBILITY_UNSPECIFIED, catalog_pb2.VISIBILITY_
 
 async def list_models(request: Request) -> Response:
     gateway = gateway_of(request)
-    models = await gateway.platform.listed_models(read_credential(request.headers))
+    credential = read_credential(request.headers)
+    models = await gateway.platform.listed_models(credential)
     after = request.query_params.get("cursor", "")
     rest = [model for model in models if model.id > after]
     following = rest[PAGE_SIZE - 1].id if len(rest) > PAGE_SIZE else None
-    return json_response(
-        page(gateway, "models", [model_json(gateway, each) for each in rest[:PAGE_SIZE]], following)
-    )
+    results = await _models_json(gateway, credential, rest[:PAGE_SIZE])
+    return json_response(page(gateway, "models", results, following))
 
 
 async def search_models(request: Request) -> Response:
@@ -50,7 +51,8 @@ async def search_models(request: Request) -> Response:
     gateway = gateway_of(request)
     body = (await read_body(request, gateway.limits)).decode(errors="replace").strip()
     words = body.strip('"').lower()[:QUERY_CHARS_MAX].split()
-    models = await gateway.platform.listed_models(read_credential(request.headers))
+    credential = read_credential(request.headers)
+    models = await gateway.platform.listed_models(credential)
     found = [
         model
         for model in models
@@ -59,12 +61,14 @@ async def search_models(request: Request) -> Response:
             for word in words
         )
     ]
-    results = [model_json(gateway, each) for each in found[:SEARCH_RESULTS_MAX]]
+    results = await _models_json(gateway, credential, found[:SEARCH_RESULTS_MAX])
     return json_response(page(gateway, "models", results, None))
 
 
 async def get_model(request: Request) -> Response:
-    return json_response(model_json(gateway_of(request), await _model(request)))
+    gateway, credential = gateway_of(request), read_credential(request.headers)
+    (model,) = await _models_json(gateway, credential, [await _model(request)])
+    return json_response(model)
 
 
 async def list_versions(request: Request) -> Response:
@@ -102,7 +106,18 @@ def page(gateway: Gateway, path: str, results: Sequence[Json], following: str | 
     }
 
 
-def model_json(gateway: Gateway, model: catalog_pb2.Model) -> JsonObject:
+async def _models_json(
+    gateway: Gateway, credential: Credential, models: Sequence[catalog_pb2.Model]
+) -> list[JsonObject]:
+    usage = await gateway.past_usage.by_model(credential)
+    return [
+        _model_json(gateway, each, usage[each.id].requests if each.id in usage else 0)
+        for each in models
+    ]
+
+
+def _model_json(gateway: Gateway, model: catalog_pb2.Model, run_count: int) -> JsonObject:
+    """`run_count`: the caller's tenant's own; what others run is nobody's business."""
     name = replicate_name(model.id)
     owner, _, rest = name.partition("/")
     return {
@@ -114,7 +129,7 @@ def model_json(gateway: Gateway, model: catalog_pb2.Model) -> JsonObject:
         "github_url": None,
         "paper_url": None,
         "license_url": None,
-        "run_count": 0,
+        "run_count": run_count,
         "cover_image_url": None,
         "default_example": None,
         "latest_version": version_json(model),
