@@ -14,6 +14,7 @@ import pytest
 from quickthaw.client import AsyncClient, Client, TlsFiles
 from quickthaw.client.retry import Context, RetryPolicy
 from quickthaw.scheduler.scheduler import start
+from quickthaw.wire.dialling import Dialler
 from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, Unavailable
 from quickthaw.wire.own_certificate import OwnCertificate
 from quickthaw.wire.tls import ServerTls
@@ -126,6 +127,25 @@ async def test_a_scheduler_that_is_away_is_no_trouble_with_tls(
     async with AsyncClient(address, "k", tls=authority.dialling(), context=once) as client:
         with pytest.raises(Unavailable, match="connection refused"):
             await client.models.get("test/tiny")
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["tls", "plain"])
+async def test_a_name_of_two_addresses_one_of_which_refuses_hides_nothing(
+    mutual: Running, authority: TestAuthority, stranger: TestAuthority, secure: bool
+) -> None:
+    """gRPC tells of the last address alone, which is the one that refuses here."""
+    refused = "failed to connect to all addresses; last error: UNKNOWN: Connection refused"
+    port = mutual.scheduler.grpc_address.port
+    pair = authority.pair("caller")
+    doubted = {
+        TlsFiles(stranger.ca, pair.certificate, pair.key): "signed by no authority",
+        TlsFiles(authority.ca): "asks for a certificate",
+    }
+    for files, words in doubted.items() if secure else [(None, "speaks TLS: write grpcs://")]:
+        dialler = Dialler(f"localhost:{port}", files, [])
+        assert words in (await asyncio.to_thread(dialler.trouble, refused) or "")
+    well = Dialler(f"localhost:{port}", authority.dialling("caller"), [])
+    assert await asyncio.to_thread(well.trouble, refused) is None
 
 
 async def test_a_worker_says_once_what_is_wrong_and_goes_on_until_it_is_mended(

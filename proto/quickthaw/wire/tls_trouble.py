@@ -18,15 +18,30 @@ from quickthaw.wire.tls import TlsFiles, read_pair
 LOOK_SECONDS = 2.0
 
 _NOT_CONNECTED = "failed to connect"
-_CLOSED = ("Socket closed", "Connection reset", "Broken pipe", "recvmsg", "endpoint closed")
+_UNCLEAR = (
+    *("Socket closed", "Connection reset", "Broken pipe", "recvmsg", "endpoint closed"),
+    # Of a name's addresses gRPC tells of the last one alone, and `localhost` is two, one of which
+    # most often refuses.
+    "Connection refused",
+)
+_OTHER_NAME = ("Hostname Verification Check failed", "ostname mismatch", "address mismatch")
 
 
 def explain(text: str, address: Address, files: TlsFiles | None) -> str | None:
     """What is wrong and what to do; None where it is not TLS that stands between the two.
 
     `text` is what gRPC said of a call that failed; `files` None is for a channel in plain text. May
-    block for LOOK_SECONDS, and does so only where somebody listens who hangs up at once.
+    block for LOOK_SECONDS, and does so only where connecting ended at once.
     """
+    if (told := _of_words(text, address, files)) is not None:
+        return told
+    if _NOT_CONNECTED in text and any(words in text for words in _UNCLEAR):
+        return _look(address, files)
+    return None
+
+
+def _of_words(text: str, address: Address, files: TlsFiles | None) -> str | None:
+    """From what gRPC says or OpenSSL."""
     if "WRONG_VERSION_NUMBER" in text:
         return (
             f"{address} speaks no TLS: give its address without grpcs://, or start what listens "
@@ -38,7 +53,7 @@ def explain(text: str, address: Address, files: TlsFiles | None) -> str | None:
         )
     if "certificate is not yet valid" in text:
         return f"the certificate of {address} is not valid yet: one of the two clocks is wrong"
-    if "Hostname Verification Check failed" in text:
+    if any(words in text for words in _OTHER_NAME):
         return (
             f"the certificate of {address} is for other names than {address.host}: dial a name "
             "that it has, or have this one put in"
@@ -51,25 +66,14 @@ def explain(text: str, address: Address, files: TlsFiles | None) -> str | None:
         )
     if "ALPN" in text:
         return f"{address} speaks TLS but no gRPC: give the scheduler's address, not a gateway's"
-    if _NOT_CONNECTED in text and any(word in text for word in _CLOSED):
-        return _look(address, files)
     return None
 
 
 def _look(address: Address, files: TlsFiles | None) -> str | None:
-    """Shakes hands once, in plain text's place or with our own certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Nothing is sent, and what is to be believed of the other end gRPC has decided already.
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    if files is not None and files.certificate is not None and files.key is not None:
-        try:
-            read_pair(files.certificate, files.key)
-            context.load_cert_chain(files.certificate, files.key)
-        except (SettingsInvalid, OSError):
-            return None
+    """Shakes hands once; sends nothing."""
     first = b""
     try:
+        context = _context(files)
         with (
             socket.create_connection((address.host, address.port), LOOK_SECONDS) as connection,
             context.wrap_socket(connection, server_hostname=address.host) as secure,
@@ -78,9 +82,26 @@ def _look(address: Address, files: TlsFiles | None) -> str | None:
                 return f"{address} speaks TLS: write grpcs://{address}"
             with contextlib.suppress(ssl.SSLError, ConnectionError):
                 first = secure.recv(1)
-    except (OSError, ValueError):
+    except ssl.SSLError as error:
+        return None if files is None else _of_words(str(error), address, files)
+    except (SettingsInvalid, OSError, ValueError):
         return None
     return None if first else _not_let_in(address, files.certificate)
+
+
+def _context(files: TlsFiles | None) -> ssl.SSLContext:
+    """Raises as reading the files does."""
+    if files is None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Whether there is TLS at all is the question, and not whose.
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    else:
+        context = ssl.create_default_context(cafile=files.ca)
+    context.set_alpn_protocols(["h2"])
+    if files is not None and files.certificate is not None and files.key is not None:
+        read_pair(files.certificate, files.key)
+        context.load_cert_chain(files.certificate, files.key)
+    return context
 
 
 def _not_let_in(address: Address, certificate: Path | None) -> str:
