@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import Any
 
@@ -16,6 +15,7 @@ from quickthaw.snapshot.pack import pack
 from quickthaw.worker.families import picture_adapter
 from quickthaw.worker.inputs import image_input
 from support.flux2_models import BUILDERS, PROMPT, SIDE, make, reference, tiny_flux2, tiny_klein
+from support.pixels import data_uri, levels
 from support.studio import Packed, Studio
 
 SIZE = {"width": SIDE, "height": SIDE}
@@ -29,18 +29,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Packed(folder, {name: pack(build(0), store) for name, build in BUILDERS.items()})
 
 
-def uri(picture: Image.Image) -> str:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-
-
-def levels(made: torch.Tensor) -> np.ndarray:
-    """Of each picture, as its file has them."""
-    found: np.ndarray = (made.permute(0, 2, 3, 1).numpy() * 255).round().astype(int)
-    return found
-
-
 @pytest.mark.parametrize("family", BUILDERS)
 async def test_pictures_are_those_of_the_original_pipeline(studio: Studio, family: str) -> None:
     end = await studio.draw(family, **ASKED, num_images=2)
@@ -50,22 +38,22 @@ async def test_pictures_are_those_of_the_original_pipeline(studio: Studio, famil
 
 
 async def test_a_picture_is_looked_at_in_its_own_shape(studio: Studio) -> None:
-    end = await studio.draw("flux2", **ASKED, image_url=uri(reference()))
+    end = await studio.draw("flux2", **ASKED, image_url=data_uri(reference()))
     (expected,) = levels(make(tiny_flux2(), image=reference()))
     assert np.array_equal(studio.pixels(end.artifacts[0]), expected)
 
 
 async def test_several_pictures_are_looked_at_in_their_order(studio: Studio) -> None:
     seen = [reference(), reference().rotate(90, expand=True)]
-    given = {"image_url": uri(seen[0]), "image_urls": [uri(seen[1])]}
+    given = {"image_url": data_uri(seen[0]), "image_urls": [data_uri(seen[1])]}
     (expected,) = levels(make(tiny_klein(), image=seen))
-    for asked in (given, {"image_urls": [uri(each) for each in seen]}):
+    for asked in (given, {"image_urls": [data_uri(each) for each in seen]}):
         end = await studio.draw("flux2_klein", **ASKED, **asked)
         assert np.array_equal(studio.pixels(end.artifacts[0]), expected)
 
 
 async def test_a_picture_too_small_to_be_looked_at_is_refused_by_name(studio: Studio) -> None:
-    failure = await studio.fail("flux2", **ASKED, image_url=uri(reference().resize((80, 48))))
+    failure = await studio.fail("flux2", **ASKED, image_url=data_uri(reference().resize((80, 48))))
     assert failure.violations[0].field == "input.image_url"
     assert "80 x 48 pixels" in failure.message
 
@@ -74,7 +62,7 @@ async def test_several_pictures_are_bounded_together(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quickthaw.worker.pictures.PIXELS_MAX", 3 * 96 * 64 - 1)
-    pictures = [uri(reference())] * 3
+    pictures = [data_uri(reference())] * 3
     failure = await studio.fail("flux2", **ASKED, image_urls=pictures)
     assert failure.violations[0].field == "input.image_urls"
     assert (await studio.draw("flux2", **ASKED, image_urls=pictures[:2])).artifacts

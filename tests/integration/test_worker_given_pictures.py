@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from support import picture_models
 from support.fake_scheduler import FakeScheduler
 from support.language_models import seen_small
 from support.picture_models import BUILDERS, FRAMES, SIDE, make
+from support.pixels import data_uri, levels
 from support.studio import Packed, Studio
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -55,27 +55,21 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Packed(folder, {name: pack(build(0), store) for name, build in BUILDERS.items()})
 
 
-def uri(picture: Image.Image) -> str:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-
-
 def asked(name: str, **given: object) -> dict[str, Any]:
     """The request that `picture_models.make` is the answer to."""
     size = {"width": SIDE, "height": SIDE}
     words: dict[str, object] = {
         "prompt": picture_models.PROMPT,
-        "image_url": uri(picture_models.first_picture()),
+        "image_url": data_uri(picture_models.first_picture()),
         "image_size": size,
         "guidance_scale": 4.0,
     }
     if name in MASKED:
-        words["mask_url"] = uri(picture_models.half_mask())
+        words["mask_url"] = data_uri(picture_models.half_mask())
     if name == "qwen_image_edit":
-        words["image_urls"] = [uri(picture_models.last_picture())]
+        words["image_urls"] = [data_uri(picture_models.last_picture())]
     if name in LED:
-        words["end_image_url"] = uri(picture_models.last_picture())
+        words["end_image_url"] = data_uri(picture_models.last_picture())
     if name in FILMS:
         words |= {"num_frames": FRAMES, "fps": 6}
     return {**words, **given}
@@ -91,8 +85,7 @@ async def test_a_picture_is_what_the_original_pipeline_makes_of_it(
     studio: Studio, name: str
 ) -> None:
     end = await studio.draw(name, **asked(name))
-    wanted = make(name, BUILDERS[name](0))[0].permute(1, 2, 0)
-    expected = (wanted.numpy() * 255).round().astype(int)
+    expected = levels(make(name, BUILDERS[name](0))[0])
     assert np.array_equal(studio.pixels(end.artifacts[0]), expected)
 
 
@@ -176,7 +169,7 @@ async def test_kontext_keeps_the_shape_of_the_picture_where_no_size_is_given(
     monkeypatch.setattr(flux_kontext, "SIDE_OF_LATENTS", 16)
     wide = Image.linear_gradient("L").resize((64, 16)).convert("RGB")
     end = await studio.draw(
-        "flux_kontext", **asked("flux_kontext", image_url=uri(wide), image_size=None)
+        "flux_kontext", **asked("flux_kontext", image_url=data_uri(wide), image_size=None)
     )
     (artifact,) = end.artifacts
     assert (artifact.width, artifact.height) == (64, 16)
@@ -187,14 +180,16 @@ async def test_an_edit_without_a_size_has_the_shape_of_its_first_picture(
 ) -> None:
     monkeypatch.setattr(qwen_image_edit, "SIDE", 32)
     wide = Image.linear_gradient("L").resize((48, 24)).convert("RGB")
-    given = asked("qwen_image_edit", image_url=uri(wide), image_size=None, preview_every=1)
+    given = asked("qwen_image_edit", image_url=data_uri(wide), image_size=None, preview_every=1)
     (artifact,) = (await studio.draw("qwen_image_edit", **given)).artifacts
     assert (artifact.width, artifact.height) == (40, 16)
 
 
 async def test_a_picture_too_long_to_be_seen_is_refused_by_name(studio: Studio) -> None:
     long = Image.new("RGB", (1010, 10))
-    failure = await studio.fail("qwen_image_edit", **asked("qwen_image_edit", image_url=uri(long)))
+    failure = await studio.fail(
+        "qwen_image_edit", **asked("qwen_image_edit", image_url=data_uri(long))
+    )
     assert failure.violations[0].field == "input.image_url"
     assert "1010 x 10 pixels" in failure.message
 

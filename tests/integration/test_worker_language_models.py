@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from support.language_models import BUILDERS, PROMPT, SIDE, make
+from support.pixels import data_uri, levels
 from support.studio import Packed, Studio
 
 pytestmark = [
@@ -36,18 +36,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 def a_picture(color: str, *, half: bool = False) -> str:
     """`half`: black on the right."""
-    data = io.BytesIO()
     picture = Image.new("RGB", (SIDE, SIDE), color)
     picture.paste("black", (SIDE // 2 if half else SIDE, 0, SIDE, SIDE))
-    picture.save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    return data_uri(picture)
 
 
 @pytest.mark.parametrize("family", BUILDERS)
 async def test_pictures_are_those_of_the_original_pipeline(studio: Studio, family: str) -> None:
     end = await studio.draw(family, **ASKED, num_images=2)
-    wanted = make(BUILDERS[family](0), family, seeds=(7, 8), negative="a hat")
-    expected = (wanted.permute(0, 2, 3, 1).numpy() * 255).round().astype(int)
+    expected = levels(make(BUILDERS[family](0), family, seeds=(7, 8), negative="a hat"))
     assert [artifact.content_type for artifact in end.artifacts] == ["image/png"] * 2
     for artifact, picture in zip(end.artifacts, expected, strict=True):
         assert np.array_equal(studio.pixels(artifact), picture)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +10,7 @@ from PIL import Image
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.pack import pack
 from support.other_models import tiny_sd3
+from support.pixels import data_uri
 from support.studio import PROMPT, Packed, Studio
 from support.tiny_models import TEXT_TOKENS
 
@@ -23,10 +21,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Packed(folder, {"sd3": pack(tiny_sd3(), SnapshotStore(folder))})
 
 
-def data_uri(colour: str) -> str:
-    data = io.BytesIO()
-    Image.new("RGB", (32, 32), colour).save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+def a_picture(colour: str) -> str:
+    return data_uri(Image.new("RGB", (32, 32), colour))
 
 
 async def test_a_prompt_becomes_the_picture_that_the_pipeline_draws(studio: Studio) -> None:
@@ -53,10 +49,10 @@ async def test_a_picture_and_a_mask_shape_what_is_drawn(studio: Studio) -> None:
         (await studio.draw("sd3", **{**given, **pictures})).artifacts[0].sha256
         for pictures in (
             {},
-            {"image_url": data_uri("red")},
-            {"image_url": data_uri("blue")},
-            {"image_url": data_uri("red"), "mask_url": data_uri("white")},
-            {"image_url": data_uri("red"), "mask_url": data_uri("black")},
+            {"image_url": a_picture("red")},
+            {"image_url": a_picture("blue")},
+            {"image_url": a_picture("red"), "mask_url": a_picture("white")},
+            {"image_url": a_picture("red"), "mask_url": a_picture("black")},
         )
     ]
     assert len(set(digests)) == len(digests)

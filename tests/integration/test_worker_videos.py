@@ -21,6 +21,7 @@ from quickthaw.snapshot.pack import pack
 from quickthaw.v1 import types_pb2
 from support.hunyuan_models import tiny_hunyuan
 from support.other_models import tiny_audio, tiny_ltx, tiny_svd, tiny_wan
+from support.pixels import data_uri
 from support.studio import CANCELLED, Packed, Studio
 from support.tiny_models import TEXT_TOKENS
 
@@ -51,9 +52,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 
 def a_picture() -> str:
-    data = io.BytesIO()
-    Image.linear_gradient("L").resize((WIDTH, HEIGHT)).convert("RGB").save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    return data_uri(Image.linear_gradient("L").resize((WIDTH, HEIGHT)).convert("RGB"))
 
 
 def film_of(model: str, **given: object) -> dict[str, object]:
