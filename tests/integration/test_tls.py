@@ -168,13 +168,16 @@ async def test_a_gateway_connects_with_its_renewed_certificate(
             scheduler=running.scheduler.grpc_address,
             scheduler_tls=TlsFiles(authority.ca, pair.certificate, pair.key),
             http=ANY_PORT,
-            limits=Limits(drain_seconds=1, tls_check_seconds=0.02),
+            limits=Limits(drain_seconds=1, tls_check_seconds=0.02, reconnect_seconds=0.1),
         )
         caplog.set_level(logging.ERROR, "quickthaw.gateway")
         async with (
             a_gateway(settings) as listening,
             httpx.AsyncClient(base_url=listening.public_url, timeout=PATIENCE_SECONDS) as http,
         ):
+            refused = await http.post("/test/tiny", json={})
+            assert refused.status_code == 503
+            assert refused.json()["detail"] == "the scheduler cannot be reached; try again"
             for _ in range(2):
                 assert (await http.get("/health/ready")).status_code == 503
                 await until(lambda: bool(caplog.messages), "a word in the log")

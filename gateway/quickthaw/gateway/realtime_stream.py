@@ -78,6 +78,9 @@ def our_error(error: grpc.aio.AioRpcError) -> QuickthawError:
     if error.code() is grpc.StatusCode.CANCELLED and is_bare(error):
         # We cancel calls by cancelling tasks, which raises something else: the server shut down.
         return Unavailable("the scheduler is shutting down; try again", retry_delay_seconds=1.0)
+    if error.code() is grpc.StatusCode.UNAVAILABLE and is_bare(error):
+        # What gRPC says of it has addresses that are no caller's business.
+        return Unavailable("the scheduler cannot be reached; try again", retry_delay_seconds=1.0)
     return error_from_rpc(error)
 
 
