@@ -184,7 +184,8 @@ def test_tiles_take_less_memory_than_the_whole(tiled_over: Callable[[str, int], 
     ready(pipe).vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 96, 48
     made: list[torch.Tensor] = []
     taken: list[int] = []
-    for limit in (768 * 768, 768 * 768 - 1):
+    # What the whole has left free, the allocator might give to the tiles, unseen from outside.
+    for limit in (768 * 768 - 1, 768 * 768):
         tiled_over("sd", limit)
         clone = own_pipeline(pipe)
         decode_pictures(pipe, clone, (768, 768), 1, lambda: None)
@@ -192,11 +193,11 @@ def test_tiles_take_less_memory_than_the_whole(tiled_over: Callable[[str, int], 
         with torch.inference_mode(), Peak() as peak:
             made.append(clone.vae.decode(latents).sample)
         taken.append(peak.nbytes - before)
-    whole, tiled = taken
+    tiled, whole = taken
     assert whole > 80 * MIB, "the whole takes enough to be seen"
     assert tiled < whole / 3
     assert made[0].shape == made[1].shape
-    assert (made[0] - made[1]).abs().mean() < made[0].std() / 4
+    assert (made[0] - made[1]).abs().mean() < made[1].std() / 4
 
 
 def test_several_pictures_that_are_large_together_are_decoded_one_by_one(
