@@ -30,6 +30,14 @@ def test_limits_are_given_at_creation_and_listed(
     assert "[web]" in quickthaw("keys", "list").out
 
 
+def test_revoked_keys_are_listed_for_who_asks(quickthaw: Quickthaw, platform: FakePlatform) -> None:
+    ended = billing_pb2.Key(key_id="gone", tenant="team", revoked_unix_ms=1)
+    platform.scripts["ListKeys"] = lambda _: billing_pb2.ListKeysResponse(keys=[KEY, ended])
+    assert [key["key_id"] for key in quickthaw("keys", "--json").json] == ["k"]
+    assert "gone" not in quickthaw("keys").out
+    assert "gone" in quickthaw("keys", "list", "--revoked").out
+
+
 def test_a_rotated_key_is_printed_or_written_for_its_owner_alone(
     quickthaw: Quickthaw, platform: FakePlatform, tmp_path: Path
 ) -> None:

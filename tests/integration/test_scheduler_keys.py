@@ -59,6 +59,15 @@ async def listed(running: Running, key_id: str) -> billing_pb2.Key:
     return next(key for key in answer.keys if key.key_id == key_id)
 
 
+async def test_revoked_keys_are_listed_last(running: Running) -> None:
+    accounts = running.admin.accounts
+    _, ended = await a_key(running)
+    await accounts.RevokeKey(billing_pb2.RevokeKeyRequest(key_id=ended.key_id))
+    keys = (await accounts.ListKeys(billing_pb2.ListKeysRequest())).keys
+    assert [key.key_id for key in keys if key.revoked_unix_ms] == [keys[-1].key_id]
+    assert keys[-1].key_id == ended.key_id
+
+
 async def test_both_secrets_are_good_while_the_grace_lasts_and_over_a_restart(
     tmp_path: Path,
 ) -> None:

@@ -1128,7 +1128,7 @@ Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListKeysResponse(_message.Message):
-    """Keys, newest first."""
+    """Keys: those that were revoked last, else newest first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -512,7 +512,7 @@ class AccountsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Keys without their secrets, newest first.
+        """Keys without their secrets: those that were revoked last, else newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -181,7 +181,7 @@ class AccountsStub:
     CreateKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CreateKeyRequest, _billing_pb2.CreateKeyResponse]
     """The secret is in the answer and nowhere else: only its hash is kept. The tenant is made if new."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListKeysRequest, _billing_pb2.ListKeysResponse]
-    """Keys without their secrets, newest first."""
+    """Keys without their secrets: those that were revoked last, else newest first."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_billing_pb2.RotateKeyRequest, _billing_pb2.RotateKeyResponse]
@@ -203,7 +203,7 @@ class AccountsAsyncStub(AccountsStub):
     CreateKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.CreateKeyRequest, _billing_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """The secret is in the answer and nowhere else: only its hash is kept. The tenant is made if new."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListKeysRequest, _billing_pb2.ListKeysResponse]  # type: ignore[assignment]
-    """Keys without their secrets, newest first."""
+    """Keys without their secrets: those that were revoked last, else newest first."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.RevokeKeyRequest, _billing_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Takes effect at once. NOT_FOUND: no such key. FAILED_PRECONDITION: it is the last admin key."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_billing_pb2.RotateKeyRequest, _billing_pb2.RotateKeyResponse]  # type: ignore[assignment]
@@ -234,7 +234,7 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ListKeysResponse, _abc.Awaitable[_billing_pb2.ListKeysResponse]]:
-        """Keys without their secrets, newest first."""
+        """Keys without their secrets: those that were revoked last, else newest first."""
 
     @_abc_1.abstractmethod
     def RevokeKey(

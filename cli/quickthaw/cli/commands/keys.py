@@ -64,10 +64,13 @@ def keys(session: Session) -> None:
 def list_keys(
     session: Session,
     tenant: Annotated[str, typer.Option(help="Only of this tenant.", show_default=False)] = "",
+    revoked: Annotated[
+        bool, typer.Option("--revoked", help="Also those that were revoked.")
+    ] = False,
 ) -> None:
     """Every key with its limits; never a secret."""
     with session.client() as client:
-        found = client.keys.list(tenant)
+        found = [key for key in client.keys.list(tenant) if revoked or not key.revoked_unix_ms]
 
     def render(console: Console) -> None:
         from quickthaw.cli.render import clock, literal, table

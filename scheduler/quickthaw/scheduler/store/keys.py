@@ -110,8 +110,10 @@ def key_record(connection: Connection, key_id: str) -> KeyRecord | None:
 
 
 def key_records(connection: Connection, tenant: str, size_max: int) -> list[KeyRecord]:
-    """Newest first, of one tenant or of all."""
-    statement = select(schema.keys).order_by(_keys.created_unix_ms.desc(), _keys.key_id)
+    """Of one tenant or of all, those that were revoked last, else newest first: each self-test of
+    a deployment leaves a revoked key, and they must not crowd the others out."""
+    revoked = _keys.revoked_unix_ms != 0
+    statement = select(schema.keys).order_by(revoked, _keys.created_unix_ms.desc(), _keys.key_id)
     if tenant:
         statement = statement.where(_keys.tenant == tenant)
     rows = connection.execute(statement.limit(size_max)).mappings()
