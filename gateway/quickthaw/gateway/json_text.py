@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from quickthaw.gateway.answers import HttpError
+from quickthaw.wire.strict_json import (
+    VALUES_MAX,
+    decode,
+    half_character,
+    may_hold_halves,
+    values_at_most,
+)
 
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
-
-ITEMS_MAX: Final = 50_000
-"""Values of one body. A few bytes of it become a hundred in memory, before its key is known."""
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def render(value: Json) -> str:
@@ -24,23 +24,12 @@ def render(value: Json) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
-def values_at_most(text: str) -> int:
-    """More than there are where texts hold commas or brackets; never fewer."""
-    return 1 + sum(map(text.count, ",[{"))
-
-
 def parse(text: str) -> Json:
     """Raises ValueError, also for numbers and texts that others could not read, and
     RecursionError."""
-    value = cast("Json", json.loads(text, parse_constant=_refuse_constant, parse_float=_finite))
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = ord(error.object[error.start])
-            raise ValueError(
-                f"\\u{half:04x} alone is half a character; send both halves, or neither"
-            ) from error
+    value = cast("Json", decode(text))
+    if may_hold_halves(text) and (half := half_character(value)) is not None:
+        raise ValueError(f"{half} alone is half a character; send both halves, or neither")
     return value
 
 
@@ -50,10 +39,10 @@ def parse_object(body: bytes) -> JsonObject:
         return {}
     try:
         text = body.decode(json.detect_encoding(body))
-        if values_at_most(text) > ITEMS_MAX:
+        if values_at_most(text) > VALUES_MAX:
             raise HttpError(
                 413,
-                f"the body holds more than {ITEMS_MAX} values; send files as URLs or data: URIs",
+                f"the body holds more than {VALUES_MAX} values; send files as URLs or data: URIs",
                 "bad_request",
             )
         value = parse(text)
@@ -81,14 +70,3 @@ def object_or_empty(text: str) -> JsonObject:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is larger than any number")
-    return number

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -13,6 +11,13 @@ import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
 from quickthaw.wire import errors, limits
+from quickthaw.wire.strict_json import (
+    VALUES_MAX,
+    decode,
+    half_character,
+    may_hold_halves,
+    values_at_most,
+)
 
 # What json.loads makes; the only place, with `convert`, where values have no better type.
 Json: TypeAlias = Any
@@ -20,15 +25,11 @@ Json: TypeAlias = Any
 VIOLATIONS_MAX = 32
 """Told at once; a hostile input must not make an answer of megabytes."""
 
-VALUES_MAX = 50_000
-"""Of one input: each costs a hundred times the bytes that it takes on the wire."""
-
 VALUES_SEARCHED_MAX = 1000
 
 _SHOWN_CHARS_MAX = 80
 _DEFAULTS_DEPTH_MAX = 16
 _NUMBERS_SHOWN_MAX = 5
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class InputSchema:
@@ -58,7 +59,7 @@ class InputSchema:
         try:
             if self._validator.is_valid(value):  # half the time of a look for what is wrong
                 return value
-            violations = self._violations(value, _values_at_most(input_json))
+            violations = self._violations(value, values_at_most(input_json))
         except ValueError as error:  # nested deeper than the validator goes
             violations = [errors.FieldViolation("input", f"cannot be checked: {error}")]
         raise _invalid(violations[:VIOLATIONS_MAX])
@@ -88,11 +89,11 @@ def parse_input(input_json: str) -> dict[str, Json]:
             "large files by URL"
         )
     # So many do not fit fewer bytes.
-    if size_bytes > 2 * VALUES_MAX and _values_at_most(input_json) > VALUES_MAX:
+    if size_bytes > 2 * VALUES_MAX and values_at_most(input_json) > VALUES_MAX:
         told = f"holds more than {VALUES_MAX} values; pass large data by URL"
         raise _invalid([errors.FieldViolation("input", told)])
     try:
-        value = _DECODER.decode(input_json or "{}")
+        value = decode(input_json or "{}")
     except RecursionError as error:
         raise _invalid([errors.FieldViolation("input", "is nested too deeply")]) from error
     except ValueError as error:
@@ -100,30 +101,18 @@ def parse_input(input_json: str) -> dict[str, Json]:
     if not isinstance(value, dict):
         found = _type_name(value)
         raise _invalid([errors.FieldViolation("input", f"must be a JSON object, not {found}")])
-    # Almost no input holds an escape at all.
-    if "\\" in input_json and _SURROGATE.search(input_json):
+    if may_hold_halves(input_json):
         _refuse_halves(value)
     return cast("dict[str, Json]", value)
 
 
-def _values_at_most(input_json: str) -> int:
-    """More than there are where texts hold commas or brackets; never fewer."""
-    return 1 + sum(map(input_json.count, ",[{"))
-
-
 def _refuse_halves(value: dict[str, Json]) -> None:
-    """JSON can say half of a surrogate pair; validators, tokenizers and the wire cannot.
-
-    Raises InvalidInput.
-    """
+    """Raises InvalidInput, naming the field."""
     for name, each in value.items():
-        try:
-            json.dumps({name: each}, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(error.object[error.start]):04x}"
+        if (half := half_character({name: each})) is not None:
             field = f"input.{name}".encode(errors="replace").decode()
             told = f"holds {half} alone, half a character: send both halves, or neither"
-            raise _invalid([errors.FieldViolation(field, told)]) from error
+            raise _invalid([errors.FieldViolation(field, told)])
 
 
 def canonical(value: Mapping[str, Json]) -> str:
@@ -134,19 +123,7 @@ def canonical(value: Mapping[str, Json]) -> str:
     return _ENCODER.encode(value)
 
 
-def _refuse_constant(name: str) -> Json:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is larger than any number")
-    return number
-
-
-# `json.loads` and `json.dumps` make a new one for each call that has options.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+# `json.dumps` makes a new one for each call that has options.
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from quickthaw.gateway.answers import HttpError
 from quickthaw.gateway.arguments import translate_arguments, with_previews
-from quickthaw.gateway.json_text import ITEMS_MAX, Json, JsonObject, parse_object, render
+from quickthaw.gateway.json_text import Json, JsonObject, parse_object, render
 from quickthaw.gateway.storage.uploads import PARTS_MAX
+from quickthaw.wire.strict_json import VALUES_MAX
 from support.fake_inference import SCHEMA
 
 MODEL = cast("JsonObject", SCHEMA)
@@ -99,7 +100,7 @@ def test_no_body_is_an_empty_object(body: bytes) -> None:
         (b'{"a": "\xed\xa0\xbd"}', 400),
         (b"[" * 40_000, 400),
         (b'{"a": ' + b"9" * 5000 + b"}", 400),
-        (b'{"a": [' + b"[]," * ITEMS_MAX + b"0]}", 413),
+        (b'{"a": [' + b"[]," * VALUES_MAX + b"0]}", 413),
         (b"[]", 422),
         (b'"text"', 422),
         (b"null", 422),

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quickthaw.scheduler.inputs import (
-    VALUES_MAX,
     VALUES_SEARCHED_MAX,
     VIOLATIONS_MAX,
     InputSchema,
@@ -18,6 +17,7 @@ from quickthaw.scheduler.inputs import (
 )
 from quickthaw.scheduler.work_units import work_units
 from quickthaw.wire import errors, limits
+from quickthaw.wire.strict_json import VALUES_MAX
 from support.schedulers import SCHEMA
 
 HALF = ", half a character: send both halves, or neither"

@@ -13,7 +13,8 @@ from typing import Final, TypeAlias, cast
 
 import msgpack
 
-from quickthaw.gateway.json_text import Json, JsonObject, parse, render, values_at_most
+from quickthaw.gateway.json_text import Json, JsonObject, parse, render
+from quickthaw.wire.strict_json import values_at_most
 
 ITEMS_MAX: Final = 20_000
 """Values of one frame, keys included."""
