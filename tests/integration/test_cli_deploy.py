@@ -145,6 +145,21 @@ def test_a_new_version_keeps_its_endpoint_and_names_unless_told(
     assert (shared.endpoint.owner_tenant, shared.endpoint.min_replicas) == ("me", 2)
 
 
+def test_a_model_that_is_added_again_keeps_its_short_names_unless_told(
+    deployments: Deployments, quickthaw: Quickthaw
+) -> None:
+    words = ("models", "add", str(deployments.store.root), "--id", NAME)
+    for options, expected in (
+        ((), []),
+        (("--alias", "mine"), ["mine"]),
+        ((), ["mine"]),
+        (("--alias", "other"), ["other"]),
+    ):
+        told = quickthaw(*words, *options)
+        assert told.status == 0, told.err
+        assert list(deployments.models[NAME].aliases) == expected
+
+
 def mangled(sources: Path, folder: Path, how: str) -> Path:
     """A file that is not what it says."""
     whole = (sources / "style.safetensors").read_bytes()

@@ -12,7 +12,7 @@ from quickthaw.cli.session import Session, session_command, session_default
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quickthaw.client import Model
+    from quickthaw.client import Client, Model
 
 app = typer.Typer()
 
@@ -109,7 +109,11 @@ def add(
     id: Annotated[str, typer.Option("--id", metavar="OWNER/NAME", help="The catalog id it gets.")],
     alias: Annotated[
         list[str] | None,
-        typer.Option("--alias", metavar="NAME", help="A short name; may be repeated."),
+        typer.Option(
+            "--alias",
+            metavar="NAME",
+            help="A short name; may be repeated. Default: those that the id has.",
+        ),
     ] = None,
     digest: Annotated[
         str | None,
@@ -152,7 +156,8 @@ def add(
         else:
             store = SnapshotStore(local_data_dir(session, client) / "snapshots")
             found = bring_in(folder, digest, store, mend=True)
-        model = model_of(found, id, tuple(alias or ()), description, license, uri=uri)
+        aliases = tuple(alias) if alias else _aliases_of(id, client)
+        model = model_of(found, id, aliases, description, license, uri=uri)
         registered = client.models.register(model)
 
     def render(console: Console) -> None:
@@ -160,6 +165,16 @@ def add(
         console.print(f"{registered.model.id} {what}")
 
     session.out.show(registered, render)
+
+
+def _aliases_of(model_id: str, client: Client) -> tuple[str, ...]:
+    from quickthaw.wire.errors import ModelNotFound
+
+    try:
+        known = client.models.get(model_id)
+    except ModelNotFound:
+        return ()
+    return known.aliases if known.id == model_id else ()
 
 
 @session_command(app, "remove")
