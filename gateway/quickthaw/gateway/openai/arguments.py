@@ -12,6 +12,8 @@ COUNT_MAX = 10
 PARTIAL_IMAGES_MAX = 3
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})\Z")
 _FORMATS = ("png", "jpeg", "webp")
+QUALITIES = ("low", "medium", "high", "xhigh", "max")
+"""That an answer may tell of."""
 _RESPONSES = ("b64_json", "url")
 _OWN = frozenset(
     {
@@ -36,6 +38,8 @@ class Wanted:
     partial_images: int
     size: str
     quality: str
+    """One of `QUALITIES`, or `auto`."""
+    safety_identifier: str
 
 
 def read_wanted(body: JsonObject, default_model: str) -> Wanted:
@@ -70,7 +74,8 @@ def read_wanted(body: JsonObject, default_model: str) -> Wanted:
         stream=body.get("stream") in (True, "true"),
         partial_images=_number(body, "partial_images", 0, 0, PARTIAL_IMAGES_MAX),
         size=size,
-        quality=_text(body, "quality", "auto"),
+        quality=quality if (quality := _text(body, "quality", "auto")) in QUALITIES else "auto",
+        safety_identifier=_text(body, "safety_identifier", "") or _text(body, "user", ""),
     )
 
 

@@ -24,7 +24,7 @@ from quickthaw.gateway.idempotency import read_idempotency_key
 from quickthaw.gateway.ids import EndpointId, parse_endpoint_id
 from quickthaw.gateway.json_text import Json, JsonObject
 from quickthaw.gateway.media import Medium, medium_of
-from quickthaw.gateway.openai.arguments import Wanted, read_wanted
+from quickthaw.gateway.openai.arguments import QUALITIES, Wanted, read_wanted
 from quickthaw.gateway.openai.edit_form import edits_pictures, read_edit, read_variation
 from quickthaw.gateway.openai.errors import error_body, invalid
 from quickthaw.gateway.platform import Credential
@@ -135,6 +135,7 @@ async def _answer(call: Call, wanted: Wanted, finished: types_pb2.Request) -> Js
         "created": finished.finished_unix_ms // 1000,
         "data": [await _picture(call, wanted, artifact) for artifact in finished.artifacts],
         **_facts(wanted, finished),
+        "quality": wanted.quality if wanted.quality in QUALITIES else None,
         "usage": _NO_USAGE,
     }
 
@@ -156,12 +157,15 @@ def _facts(wanted: Wanted, finished: types_pb2.Request | None) -> JsonObject:
         first = finished.artifacts[0]
         size = f"{first.width}x{first.height}"
         output_format = first.content_type.partition("/")[2]
-    return {
+    facts: JsonObject = {
         "size": size,
         "output_format": output_format,
         "quality": wanted.quality,
-        "background": "auto",
+        "background": "opaque",
     }
+    if wanted.safety_identifier:
+        facts["safety_identifier"] = wanted.safety_identifier
+    return facts
 
 
 async def _events(
