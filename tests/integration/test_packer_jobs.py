@@ -25,7 +25,6 @@ from quickthaw.client import AsyncClient, DeploymentReport, LeasedDeployment
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.snapshot.verify import verify
 from quickthaw.wire.errors import SettingsInvalid
-from quickthaw.wire.process import Address
 from support.tiny_models import tiny_sd
 
 USER = "nobody"
@@ -33,7 +32,7 @@ USER = "nobody"
 
 def settings(folder: Path, user: str = "") -> PackerSettings:
     return PackerSettings(
-        scheduler=Address("127.0.0.1", 1),
+        scheduler="127.0.0.1:1",
         key_file=folder / "admin.key",
         blob_store=str(folder / "blobs"),
         snapshots=folder / "snapshots",

@@ -28,7 +28,6 @@ from quickthaw.cli.packer.walls import find_walls, secrets_of
 from quickthaw.cli.up.bundled import find_snapshot
 from quickthaw.snapshot import SnapshotStore
 from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid
-from quickthaw.wire.process import Address
 
 needs_landlock = pytest.mark.skipif(
     landlock.version() < landlock.ABI_MIN,
@@ -142,7 +141,7 @@ class House:
         for folder in (self.staging.files, self.staging.base):
             (folder / "x").write_text("to read")
         self.settings = PackerSettings(
-            scheduler=Address("127.0.0.1", 1),
+            scheduler="127.0.0.1:1",
             key_file=self.data / "admin.key",
             blob_store=str(self.data / "blobs"),
             snapshots=self.data / "snapshots",
