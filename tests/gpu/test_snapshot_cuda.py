@@ -66,9 +66,10 @@ def test_registered_memory_counts_as_pinned_until_the_slab_closes(device: CudaDe
     assert not first.is_pinned()
 
 
-def test_every_chunk_of_a_registration_is_pinned_and_copies_cross_them(
+def test_every_chunk_of_a_registration_is_pinned_and_can_be_copied_from(
     device: CudaDevice,
 ) -> None:
+    """Chunk by chunk, as `slab.pieces` cuts: drivers may refuse what lies in two of them."""
     memory = Memory(3 * MIB)
     memory.touch(1)
     device.register(memory, MIB)
@@ -78,8 +79,8 @@ def test_every_chunk_of_a_registration_is_pinned_and_copies_cross_them(
     for start in (0, MIB, 2 * MIB):
         assert torch.frombuffer(memory.view[start:], dtype=torch.uint8).is_pinned()
     buffer = device.allocate(memory.nbytes)
-    device.copy(buffer, 0, memory.view[: 2 * MIB])
-    device.copy(buffer, 2 * MIB, memory.view[2 * MIB :])
+    for start in (0, MIB, 2 * MIB):
+        device.copy(buffer, start, memory.view[start : start + MIB])
     device.fence().wait()
     assert torch.equal(buffer.data.cpu(), data)
     buffer.free()
