@@ -86,7 +86,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            self.scope["extensions"][HOLDER_EXTENSION] = {"tell": self._belongs_to}
+            self.scope.setdefault("extensions", {})[HOLDER_EXTENSION] = {"tell": self._belongs_to}
 
     def _belongs_to(self, holder: str) -> None:
         self.room.move(self._holder, holder, self._held_bytes)
