@@ -14,7 +14,7 @@ from quickthaw.wire import errors
 from quickthaw.worker import process
 from quickthaw.worker.engine import DiffusionEngine
 from quickthaw.worker.families.noop import NoopEngine
-from support.fake_scheduler import FakeScheduler, Session
+from support.fake_scheduler import FakeScheduler
 from support.patience import PATIENCE_SECONDS
 from support.workers import RunningWorker, a_worker
 
@@ -32,12 +32,6 @@ async def worker(scheduler: FakeScheduler, tmp_path: Path) -> AsyncIterator[Runn
         yield worker
 
 
-async def welcomed(scheduler: FakeScheduler, lease_ms: int = 20_000) -> Session:
-    session = await scheduler.attached()
-    session.welcome(lease_ms=lease_ms)
-    return session
-
-
 async def test_a_wrong_key_ends_the_worker_with_the_schedulers_words(
     scheduler: FakeScheduler, tmp_path: Path
 ) -> None:
@@ -52,7 +46,7 @@ async def test_a_worker_whose_id_another_process_took_over_ends(
 ) -> None:
     async def live() -> None:
         async with a_worker(scheduler, tmp_path, "--families", "noop") as worker:
-            session = await welcomed(scheduler)
+            session = await scheduler.welcomed()
             session.fail_with(errors.FailedPrecondition("each worker needs an id of its own"))
             await asyncio.wait([worker.done])
 
@@ -66,7 +60,7 @@ async def test_a_scheduler_that_is_not_there_yet_is_tried_again(tmp_path: Path) 
     await scheduler.stop()
     async with a_worker(scheduler, tmp_path, "--families", "noop") as worker:
         await scheduler.start()
-        await welcomed(scheduler)
+        await scheduler.welcomed()
         await worker.ready.wait()
         await scheduler.stop()
 
@@ -78,7 +72,7 @@ async def test_a_scheduler_that_cannot_serve_now_is_tried_again(
     for _ in range(3):
         await scheduler.tried()
     scheduler.refuse = None
-    await welcomed(scheduler)
+    await scheduler.welcomed()
     await worker.ready.wait()
     assert worker.metric("stream_reconnects_total") >= 3
 
@@ -95,7 +89,7 @@ async def test_a_worker_that_was_never_welcomed_leaves_at_once(
 async def test_a_draining_worker_finishes_what_runs_takes_nothing_more_and_says_goodbye(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json='{"run_ms": 300}')
     await session.next("running", "a1")
     worker.worker.terminate()
@@ -114,7 +108,7 @@ async def test_a_draining_worker_finishes_what_runs_takes_nothing_more_and_says_
 async def test_a_second_signal_cancels_what_runs(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")
     worker.worker.terminate()
@@ -129,7 +123,7 @@ async def test_a_drain_that_the_scheduler_asks_for_ends_the_process_when_nothing
 ) -> None:
     from quickthaw.v1 import fleet_pb2
 
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     await worker.ready.wait()
     session.assign("a1", input_json='{"run_ms": 100}')
     await session.next("running", "a1")
@@ -149,7 +143,7 @@ async def test_a_run_that_never_ends_keeps_no_worker_from_leaving(
     monkeypatch.setattr(process, "STOP_SECONDS", 0.05)
     monkeypatch.setattr(NoopEngine, "run", hang)
     monkeypatch.setattr(DiffusionEngine, "close", hang)  # which waits for its threads
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     await worker.ready.wait()
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")

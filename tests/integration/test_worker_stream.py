@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quickthaw.v1 import types_pb2
-from support.fake_scheduler import FakeScheduler, Session
+from support.fake_scheduler import FakeScheduler
 from support.workers import RunningWorker, a_worker
 
 SUCCEEDED = types_pb2.REQUEST_STATE_SUCCEEDED
@@ -24,16 +24,10 @@ async def worker(scheduler: FakeScheduler, tmp_path: Path) -> AsyncIterator[Runn
         yield worker
 
 
-async def welcomed(scheduler: FakeScheduler, lease_ms: int = 20_000) -> Session:
-    session = await scheduler.attached()
-    session.welcome(lease_ms=lease_ms)
-    return session
-
-
 async def test_hello_says_what_the_worker_is(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     hello = session.hello
     assert (hello.worker_id, hello.gpu_type, hello.concurrency) == ("w1", "cpu", 1)
     assert dict(hello.labels) == {"zone": "a"}
@@ -47,7 +41,7 @@ async def test_hello_says_what_the_worker_is(
 async def test_an_attempt_is_told_of_from_loading_to_its_end(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json='{"run_ms": 20, "echo": "x"}')
     end = await session.finished("a1")
     kinds = [m.WhichOneof("kind") for m in session.received if m.WhichOneof("kind") != "heartbeat"]
@@ -61,7 +55,7 @@ async def test_an_attempt_is_told_of_from_loading_to_its_end(
 async def test_attempts_beyond_the_concurrency_wait_with_their_meter_closed(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json=FOREVER)
     session.assign("a2", input_json=FOREVER)
     await session.next("loading", "a2")
@@ -81,7 +75,7 @@ async def test_attempts_beyond_the_concurrency_wait_with_their_meter_closed(
 async def test_a_cancelled_run_ends_with_what_it_ran_metered(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")
     beat = (await session.next("heartbeat")).heartbeat
@@ -98,11 +92,11 @@ async def test_a_cancelled_run_ends_with_what_it_ran_metered(
 async def test_a_run_survives_a_broken_stream_and_its_end_is_delivered_on_the_next(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    first = await welcomed(scheduler)
+    first = await scheduler.welcomed()
     first.assign("a1", input_json=FOREVER)
     await first.next("running", "a1")
     first.hang_up()
-    second = await welcomed(scheduler)
+    second = await scheduler.welcomed()
     assert second.hello.incarnation == first.hello.incarnation
     assert [(a.attempt_id, a.state) for a in second.hello.attempts] == [("a1", RUNNING)]
     second.cancel("a1")
@@ -121,13 +115,13 @@ async def test_an_end_is_sent_again_until_acknowledged_and_then_forgotten(
     end = await first.finished("a1")
     first.hang_up()
 
-    second = await welcomed(scheduler)
+    second = await scheduler.welcomed()
     assert [(a.attempt_id, a.state) for a in second.hello.attempts] == [("a1", SUCCEEDED)]
     assert await second.finished("a1") == end  # acknowledged this time
     await second.next("heartbeat")
     second.hang_up()
 
-    third = await welcomed(scheduler)
+    third = await scheduler.welcomed()
     assert not third.hello.attempts
     third.assign("a2", input_json="{}")
     await third.finished("a2")
@@ -137,14 +131,14 @@ async def test_an_end_is_sent_again_until_acknowledged_and_then_forgotten(
 async def test_an_end_that_comes_while_there_is_no_stream_is_not_lost(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    first = await welcomed(scheduler)
+    first = await scheduler.welcomed()
     first.assign("a1", input_json='{"run_ms": 50}')
     await first.next("running", "a1")
     await scheduler.stop()
     while worker.metric("run_seconds_count") < 1:
         await worker_changed(worker)
     await scheduler.start()
-    second = await welcomed(scheduler)
+    second = await scheduler.welcomed()
     end = await second.finished("a1")
     assert end.outcome == SUCCEEDED
     assert len(second.seen("finished", "a1")) == 1
@@ -176,7 +170,7 @@ async def test_attempts_revoked_by_welcome_are_stopped_and_never_spoken_of_again
     assert not second.seen("finished", "ended")
     assert not second.seen("finished", "runs")
     second.hang_up()
-    third = await welcomed(scheduler)
+    third = await scheduler.welcomed()
     assert not third.hello.attempts
 
 
@@ -185,7 +179,7 @@ async def test_attempts_revoked_by_a_heartbeats_answer_are_stopped(
 ) -> None:
     from quickthaw.v1 import fleet_pb2
 
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")
     beat = (await session.next("heartbeat")).heartbeat
@@ -205,7 +199,7 @@ async def test_a_worker_that_hears_nothing_for_a_lease_stops_its_runs(
     session.welcome(lease_ms=1_000, heartbeat_ms=50)
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")
-    second = await welcomed(scheduler)  # the silent stream is given up as well
+    second = await scheduler.welcomed()  # the silent stream is given up as well
     assert not second.hello.attempts
     second.assign("a2", input_json="{}")
     assert (await second.finished("a2")).outcome == SUCCEEDED
@@ -215,7 +209,7 @@ async def test_a_worker_that_hears_nothing_for_a_lease_stops_its_runs(
 async def test_acknowledged_heartbeats_keep_a_run_alive_beyond_one_lease(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler, lease_ms=2_000)
+    session = await scheduler.welcomed(lease_ms=2_000)
     session.assign("a1", input_json='{"run_ms": 3000}')
     end = await session.finished("a1")
     assert end.outcome == SUCCEEDED
@@ -225,20 +219,20 @@ async def test_acknowledged_heartbeats_keep_a_run_alive_beyond_one_lease(
 async def test_a_lease_runs_out_although_the_scheduler_is_gone(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler, lease_ms=1_000)
+    session = await scheduler.welcomed(lease_ms=1_000)
     session.assign("a1", input_json=FOREVER)
     await session.next("running", "a1")
     await scheduler.stop()
     while worker.worker.shell.machine.statuses(0.0):
         await worker_changed(worker)
     await scheduler.start()
-    assert not (await welcomed(scheduler)).hello.attempts
+    assert not (await scheduler.welcomed()).hello.attempts
 
 
 async def test_an_assignment_said_twice_runs_once(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json='{"run_ms": 30}')
     session.assign("a1", input_json='{"run_ms": 30}')
     await session.finished("a1")
@@ -250,7 +244,7 @@ async def test_an_assignment_said_twice_runs_once(
 async def test_an_assignment_past_its_deadline_fails_without_running(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json=FOREVER, deadline_unix_ms=1)
     end = await session.finished("a1")
     assert (end.outcome, end.failure.reason) == (FAILED, "DEADLINE_EXPIRED")
@@ -268,7 +262,7 @@ async def test_an_assignment_past_its_deadline_fails_without_running(
 async def test_bad_input_fails_with_its_reason(
     scheduler: FakeScheduler, worker: RunningWorker, input_json: str, told: str
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", input_json=input_json)
     end = await session.finished("a1")
     assert (end.outcome, end.failure.reason) == (FAILED, "INVALID_INPUT")
@@ -280,7 +274,7 @@ async def test_bad_input_fails_with_its_reason(
 async def test_a_family_that_the_worker_does_not_run_is_refused_by_name(
     scheduler: FakeScheduler, worker: RunningWorker
 ) -> None:
-    session = await welcomed(scheduler)
+    session = await scheduler.welcomed()
     session.assign("a1", family="sdxl")
     end = await session.finished("a1")
     assert (end.outcome, end.failure.reason) == (FAILED, "FAILED_PRECONDITION")
@@ -291,7 +285,7 @@ async def test_a_worker_holds_no_more_attempts_than_it_was_told(
     scheduler: FakeScheduler, tmp_path: Path
 ) -> None:
     async with a_worker(scheduler, tmp_path, "--families", "noop", "--attempts-max", "2"):
-        session = await welcomed(scheduler)
+        session = await scheduler.welcomed()
         for name in ("a1", "a2", "a3"):
             session.assign(name, input_json=FOREVER)
         end = await session.finished("a3")
@@ -304,7 +298,7 @@ async def test_many_attempts_at_once_each_end_exactly_once(
 ) -> None:
     flags = ("--families", "noop", "--concurrency", "32", "--attempts-max", "1000")
     async with a_worker(scheduler, tmp_path, *flags):
-        session = await welcomed(scheduler)
+        session = await scheduler.welcomed()
         names = [f"a{index}" for index in range(500)]
         for name in names:
             session.assign(name, input_json="{}")

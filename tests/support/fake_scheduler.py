@@ -204,6 +204,12 @@ class FakeScheduler:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._sessions.get()
 
+    async def welcomed(self, lease_ms: int = 20_000) -> Session:
+        """The next stream, which has its Welcome."""
+        session = await self.attached()
+        session.welcome(lease_ms=lease_ms)
+        return session
+
     async def _attach(
         self,
         request_iterator: AsyncIterator[fleet_pb2.WorkerFrame],
