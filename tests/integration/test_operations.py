@@ -25,7 +25,7 @@ from support.store_servers import PostgresServer, postgres_binaries
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 OTHER_FLAGS = {
     *("--data-dir", "--store", "--blob-store", "--set", "--stop", "--help"),
-    *("--key-file", "--link-secret-file", "--push", "--to", "--peers"),
+    *("--key-file", "--link-secret-file", "--push", "--to", "--peers", "--fleet"),
     *("--grpc", "--grpc-local", "--scheduler", "--peers-tls", "--scheduler-tls-cert"),
     *("--scheduler-tls-key", "--tls-ca", "--tls-cert", "--tls-client-ca", "--tls-key"),
     *("--no-deps", "--force-reinstall", "--compiled"),

@@ -41,7 +41,15 @@ def parse_url(text_url: str) -> URL:
                 )
             return url.set(drivername="sqlite+pysqlite")
         case "postgresql":
-            return url.set(drivername="postgresql+psycopg")
+            url = url.set(drivername="postgresql+psycopg")
+            try:
+                url.get_dialect().import_dbapi()
+            except ImportError as error:
+                raise errors.SettingsInvalid(
+                    "--store postgresql:// needs psycopg, which cannot be loaded here: "
+                    "pip install 'quickthaw[postgres]'"
+                ) from error
+            return url
         case other:
             raise errors.SettingsInvalid(
                 f"--store {other} is not supported: write sqlite:///PATH or postgresql://..."
