@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from quickthaw.snapshot import prewarm
+from quickthaw.worker import gpu_count
 from quickthaw.worker.device import DeviceChoice, build_host
 from quickthaw.worker.prepared import WorkerProgram
+from quickthaw.worker.program import Birth
 from quickthaw.worker.settings import parse
 from support.fake_cuda import MIB, FakeCuda
 
@@ -41,6 +43,28 @@ def test_a_worker_on_a_gpu_offers_what_it_was_told_and_has_warm_libraries(
         assert sum(fake.driver.registered.values()) > 8 * MIB
         host.close()
         assert not fake.driver.registered
+
+
+def test_a_host_counts_gpus_without_cuda_where_nvml_cannot_tell_and_its_children_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container without NVML, and of a GPU that is divided."""
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    nvml = [-1]
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: nvml[0])
+    monkeypatch.setattr(gpu_count, "_DEVICES", tmp_path)
+    monkeypatch.setattr(os, "environ", {"QUICKTHAW_KEY": "key"})
+    monkeypatch.setattr("gc.disable", lambda: None)
+    program = WorkerProgram(("sd",))
+    counts = [torch.cuda._device_count_nvml() for part in program.imports() if part == "diffusers"]
+    assert counts == [2]
+    nvml[0] = 8
+    assert torch.cuda._device_count_nvml() == 8
+    nvml[0] = -1
+    monkeypatch.setattr("quickthaw.worker.life.live", lambda *_: None)
+    program.run(("--scheduler", "127.0.0.1:1", "--data-dir", str(tmp_path)), Birth(0.0, None))
+    assert torch.cuda._device_count_nvml() == -1
 
 
 def test_gpus_are_numbered_as_nvml_numbers_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from quickthaw.snapshot import SnapshotStore
 from quickthaw.wire.errors import QuickthawError, SettingsInvalid
 from quickthaw.worker.device import choose_device, open_slab
 from quickthaw.worker.families import NOOP
+from quickthaw.worker.gpu_count import count_without_cuda
 from quickthaw.worker.imports import import_families, import_light
 from quickthaw.worker.program import Birth
 from quickthaw.worker.reading import read_ahead
@@ -36,6 +37,7 @@ class WorkerProgram:
         self._listed: dict[Path, frozenset[str]] = {}
         self._steps: dict[Path, Iterator[str]] = {}
         self._settings: dict[tuple[str, ...], WorkerSettings] = {}
+        self._count_with_cuda: Callable[[], None] = lambda: None
 
     def imports(self) -> Iterator[str]:
         # Torch and others ask whether there is a GPU. Through CUDA itself the answer would cost
@@ -47,7 +49,10 @@ class WorkerProgram:
         # Collections would go over a growing heap again and again: a quarter of the whole time.
         gc.disable()
         yield from import_light()
-        yield from import_families(self._families)
+        for part in import_families(self._families):
+            if part == "torch":
+                self._count_with_cuda = count_without_cuda()
+            yield part
 
     def read_ahead(self, arguments: tuple[str, ...], slab: int) -> int:
         try:
@@ -109,6 +114,7 @@ class WorkerProgram:
     def run(self, arguments: tuple[str, ...], birth: Birth) -> int:
         from quickthaw.worker.life import live
 
+        self._count_with_cuda()
         self._differ_from_siblings()
         try:
             settings = self._settings.get(arguments) or from_process(arguments)
