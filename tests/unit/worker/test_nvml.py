@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.worker.device import choose_device
 from quickthaw.worker.nvml import Gpu, GpuMonitor, Reading, find_gpu, metric_families
+from quickthaw.worker.settings import parse
 
 
 class _NoSuchThing(Exception):
@@ -23,11 +26,18 @@ class FakeNvml(ModuleType):
     NVML_TEMPERATURE_GPU = 0
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
     NVML_VOLATILE_ECC = 0
+    NVML_DEVICE_MIG_ENABLE = 1
 
-    def __init__(self, name: str = "NVIDIA H100 80GB HBM3", total: int = 80 << 30) -> None:
+    def __init__(
+        self,
+        name: str = "NVIDIA H100 80GB HBM3",
+        total: int = 80 << 30,
+        mig: list[int] | None = None,
+    ) -> None:
         super().__init__("pynvml")
         self._name = name
         self._total = total
+        self._mig = mig
 
     def __getattr__(self, name: str) -> Any:
         answers: dict[str, Any] = {
@@ -43,6 +53,8 @@ class FakeNvml(ModuleType):
         }
 
         def answer(*_: object) -> Any:
+            if name == "nvmlDeviceGetMigMode" and self._mig is not None:
+                return self._mig
             if name not in answers:
                 raise _NoSuchThing(name)
             return answers[name]
@@ -71,6 +83,18 @@ def test_a_machine_without_a_gpu_is_passed_over_in_silence(
 )
 def test_a_gpus_name_becomes_a_price_tier(name: str, gib: int, expected: str) -> None:
     assert Gpu(FakeNvml(name, gib << 30), "0").type_name == expected
+
+
+@pytest.mark.parametrize("mig", [None, [0, 0], [0, 1]])
+def test_a_gpu_is_whole_unless_it_says_that_it_is_divided_now(mig: list[int] | None) -> None:
+    assert not Gpu(FakeNvml(mig=mig), "0").divided
+
+
+def test_a_divided_gpu_is_not_offered_as_a_whole_one() -> None:
+    gpu = Gpu(FakeNvml(mig=[1, 1]), "0")
+    flags = ["--scheduler", "127.0.0.1:1", "--device", "cuda"]
+    with pytest.raises(SettingsInvalid, match=r"H100 80GB HBM3 is divided.*MIG-"):
+        choose_device(parse(flags, {"QUICKTHAW_KEY": "key"}), lambda name: gpu, 16 << 30)
 
 
 def test_readings_are_in_base_units_and_what_is_not_told_is_left_out() -> None:

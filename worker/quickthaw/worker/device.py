@@ -83,6 +83,11 @@ def choose_device(
             f"--device is {settings.device!r}, but NVML finds no such GPU; check nvidia-smi, "
             "install quickthaw[gpu], or give --gpu-type and --vram-bytes as well"
         )
+    if gpu is not None and settings.vram_bytes is None and gpu.divided:
+        raise SettingsInvalid(
+            f"{gpu.name} is divided (MIG), and a worker can have one part of it; name that in "
+            "CUDA_VISIBLE_DEVICES, as nvidia-smi -L shows it (MIG-...)"
+        )
     offered = gpu.total_bytes - _CUDA_RESERVE_BYTES if gpu is not None else 0
     return DeviceChoice(
         kind="cuda",

@@ -49,6 +49,15 @@ class Gpu:
         self.total_bytes = int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
     @property
+    def divided(self) -> bool:
+        """Whether CUDA has only parts of it to show (MIG)."""
+        try:
+            now, _ = self._nvml.nvmlDeviceGetMigMode(self._handle)
+        except self._nvml.NVMLError:
+            return False
+        return bool(now == self._nvml.NVML_DEVICE_MIG_ENABLE)
+
+    @property
     def type_name(self) -> str:
         """The name of a price tier: `h100-80gb` from "NVIDIA H100 80GB HBM3"."""
         words = self.name.lower().replace("nvidia", "").replace("geforce", "").split()
