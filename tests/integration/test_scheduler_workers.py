@@ -281,6 +281,10 @@ async def test_a_worker_that_keeps_its_files_elsewhere_is_refused(
     worker.blob_store_mark = await check_blob_store(running.settings.blob_store)
     await worker.attach()
     await worker.break_stream()
+    worker.blob_store_mark = theirs
+    with pytest.raises(errors.FailedPrecondition, match="--blob-store is not the scheduler's"):
+        await worker.attach()
+    await worker.break_stream()
     # Somebody cleans up, and a worker that starts later makes another mark.
     (Path(running.settings.blob_store) / MARK).unlink()
     worker.blob_store_mark = await check_blob_store(running.settings.blob_store)
