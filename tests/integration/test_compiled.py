@@ -14,6 +14,7 @@ import torch
 
 from quickthaw.snapshot import Loader, SnapshotStore, Tier
 from quickthaw.snapshot.compiled import BuildPlace, Usage
+from quickthaw.snapshot.compiled.bound import BoundCode
 from quickthaw.snapshot.pack import pack
 from quickthaw.worker.compiling import CompiledMetrics, CompiledMode, CompiledRuns
 from support.fake_scheduler import FakeScheduler
@@ -257,6 +258,32 @@ def test_one_code_serves_every_size(packed: Packed, built: Path, loader: Loader)
             wanted, _ = drawn_at(loader, digest, size, None)
             assert picture.shape == wanted.shape == (2, 3, *size)
             assert (picture - wanted).abs().max() < PICTURE_ERROR
+
+
+def test_code_that_fails_is_not_run_again(
+    packed: Packed, built: Path, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: BoundCode, tensors: object) -> None:
+        raise RuntimeError("this code fails")
+
+    monkeypatch.setattr(BoundCode, "__call__", fail)
+    with compiled_runs(packed, built) as (runs, _):
+        for failed in (CALLS // 2, 0):
+            picture, usage = drawn(runs, loader, packed.digests["sd"])
+            assert torch.equal(picture, plainly(loader, packed.digests["sd"]))
+            assert (usage.failed_calls, usage.eager_calls, usage.missing) == (failed, CALLS, [])
+        _, usage = drawn_at(loader, packed.digests["sd"], (32, 64), runs)
+        assert (usage.failed_calls, usage.missing) == (0, []), "nor at another size"
+
+
+def test_forms_of_calls_are_not_remembered_without_end(
+    packed: Packed, built: Path, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quickthaw.snapshot.compiled.blocks.CALLS_MAX", 0)
+    with compiled_runs(packed, built) as (runs, _):
+        for size in ((32, 32), (32, 64), (32, 32)):
+            _, usage = drawn_at(loader, packed.digests["sd"], size, runs)
+            assert usage.compiled_calls == CALLS // 2, "what was forgotten is found again"
 
 
 def test_what_code_was_not_made_for_runs_as_it_is(

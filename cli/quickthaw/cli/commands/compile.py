@@ -22,8 +22,8 @@ def compile_blocks(
         str,
         typer.Option(
             metavar="SHAPES",
-            help="Sizes with commas: 1024x1024, or 1024x1024x4 for four pictures at once. "
-            "Default: the model's own.",
+            help="Sizes to draw at, with commas: 1024x1024, or 1024x1024x4 for four pictures at "
+            "once. Default: the model's own, which mostly serves every other.",
             show_default=False,
         ),
     ] = "",
@@ -52,12 +52,13 @@ def compile_blocks(
 ) -> None:
     """Compile the repeated blocks of a model, so that workers need not.
 
-    The model is loaded and draws one step of each size. What is compiled runs on this machine only:
-    it is signed with a key of this installation, and nothing else is ever run. Workers use it with
+    The model is loaded and draws one step of each size, to learn how its blocks are called. What is
+    compiled then is for every size that the blocks allow, and runs on this machine only: it is
+    signed with a key of this installation, and nothing else is ever run. Workers use it with
     `--compiled use`. Needs a C++ compiler.
 
     ```
-    quickthaw snapshot compile 3f8a --shapes 1024x1024,768x1344
+    quickthaw snapshot compile 3f8a
     quickthaw up --compiled use
     ```
     """

@@ -12,8 +12,9 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -39,11 +40,19 @@ TOLERANCE: Mapping[torch.dtype, float] = {
 """The largest difference from the uncompiled block, as a share of the largest output."""
 _SEED = 0
 
-T = TypeVar("T")
-
 
 class NotCompilable(Exception):
     """The compiler cannot make code of a block, or code that agrees with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Code that agrees with its block."""
+
+    content: bytes
+    outputs: str
+    sizes: Sizes | None
+    difference: float
 
 
 class ComponentCompiler:
@@ -68,54 +77,49 @@ class ComponentCompiler:
         there = [self._cache.find(key) for key in keys]
         if any(code is not None and code.admits(form) for code in there):
             return None
-        call = example(form, self._cache.device, self._generator)
         refused = ""
         if there[0] is None:
             try:
-                exported, sizes = self._tried(name, lambda: export_open(block, call))
-                return self._made(name, block, form, keys[0], exported, sizes)
+                made = self._made(name, block, form, every_size=True)
+                return self._kept(keys[0], made, block, form, refused)
             except NotCompilable as error:
                 refused = str(error)
-        exported = self._tried(name, lambda: export(block, call))
-        return self._made(name, block, form, keys[1], exported, None, refused)
+        made = self._made(name, block, form, every_size=False)
+        return self._kept(keys[1], made, block, form, refused)
 
-    def _made(
-        self,
-        name: str,
-        block: nn.Module,
-        form: Form,
-        key: str,
-        exported: Exported,
-        sizes: Sizes | None,
-        refused: str = "",
-    ) -> Path:
-        content = self._tried(name, lambda: _compiled(exported, self._cache.device))
-        with scratch_folder(self._cache.root) as folder:
-            path = folder / "trial.so"
-            path.write_bytes(content)
-            forms = [form] if sizes is None else [form, *_other_sizes(name, sizes, form)]
-            calls = [example(each, self._cache.device, self._generator) for each in forms]
-            kind = _kind(name, block, calls[0])
-            _change_weights(block)
-            code = Code(key, path, kind, sizes)
-            difference = max(self._difference(name, block, each, code) for each in calls)
+    def _made(self, name: str, block: nn.Module, form: Form, *, every_size: bool) -> Made:
+        """Compiled and compared. Raises NotCompilable."""
+        try:
+            with torch.no_grad(), scratch_folder(self._cache.root) as folder:
+                call = self._example(form)
+                exported, sizes = export_open(block, call) if every_size else export(block, call)
+                content = _compiled(exported, self._cache.device)
+                path = folder / "trial.so"
+                path.write_bytes(content)
+                code = Code("", path, _kind(block(*call.args, **call.kwargs)), sizes)
+                _change_weights(block)
+                others = _other_sizes(sizes, form) if sizes is not None else []
+                calls = [call, *map(self._example, others)]
+                worst = max(self._difference(block, each, code) for each in calls)
+                return Made(content, code.outputs, sizes, worst)
+        except Exception as error:
+            # Whatever the compiler raises, the block goes on as it is.
+            told = str(error).strip().splitlines()[:1]
+            kind = "" if isinstance(error, NotCompilable) else f"{type(error).__name__}: "
+            raise NotCompilable(f"{name}: {kind}{'; '.join(told)}") from error
+
+    def _example(self, form: Form) -> Example:
+        return example(form, self._cache.device, self._generator)
+
+    def _kept(self, key: str, made: Made, block: nn.Module, form: Form, refused: str) -> Path:
         told: dict[str, JsonValue] = {
             "component": self._component.name,
             "class": type(block).__name__,
             "call": to_json(form),
-            "difference": difference,
+            "difference": made.difference,
             "one_size_because": refused,
         }
-        return self._cache.add(key, content, kind, told, sizes)
-
-    def _tried(self, name: str, do: Callable[[], T]) -> T:
-        """Whatever the compiler raises, the block goes on as it is. Raises NotCompilable."""
-        try:
-            with torch.no_grad():
-                return do()
-        except Exception as error:
-            told = str(error).strip().splitlines()[:1]
-            raise NotCompilable(f"{name}: {type(error).__name__}: {'; '.join(told)}") from error
+        return self._cache.add(key, made.content, made.outputs, told, made.sizes)
 
     def _block(self, name: str, dtypes: Mapping[str, str]) -> nn.Module:
         """The block with random weights on the device."""
@@ -136,33 +140,33 @@ class ComponentCompiler:
             )
         return block
 
-    def _difference(self, name: str, block: nn.Module, call: Example, code: Code) -> float:
+    def _difference(self, block: nn.Module, call: Example, code: Code) -> float:
         """Between compiled and not, as a share; raises NotCompilable if it is too large."""
+        expected = _outputs(block(*call.args, **call.kwargs))
         try:
             bound = BoundCode(code, open_runner(code, self._cache.device), tensors_of(block))
         except KeyError as error:
-            raise NotCompilable(f"{name}: {error} is no tensor of the block") from error
-        with torch.no_grad():
-            expected = block(*call.args, **call.kwargs)
+            raise NotCompilable(f"{error} is no tensor of the block") from error
         bound.attach()
-        found = self._tried(name, lambda: bound(form_of(call.args, call.kwargs)[1]))
-        worst = 0.0
-        for ours, theirs in zip(_outputs(found), _outputs(expected), strict=True):
-            if ours is None or theirs is None or ours.shape != theirs.shape:
-                if ours is theirs:
-                    continue
-                raise NotCompilable(f"{name}: compiled, it answers in other shapes")
-            largest = theirs.abs().max().item() or 1.0
-            share = (ours.float() - theirs.float()).abs().max().item() / largest
-            limit = TOLERANCE.get(theirs.dtype, 0.0)
-            if not share <= limit:
-                raise NotCompilable(
-                    f"{name}: compiled, it differs by {share:.2g} of its largest output; "
-                    f"{limit:g} is allowed"
-                )
-            worst = max(worst, share)
+        found = _outputs(bound(form_of(call.args, call.kwargs)[1]))
         bound.detach()
-        return worst
+        return max(_share(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _share(ours: torch.Tensor | None, theirs: torch.Tensor | None) -> float:
+    """Of the largest number. Raises NotCompilable if it is more than may be."""
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        if ours is theirs:
+            return 0.0
+        raise NotCompilable("compiled, it answers in other shapes")
+    largest = theirs.abs().max().item() or 1.0
+    share = (ours.float() - theirs.float()).abs().max().item() / largest
+    limit = TOLERANCE.get(theirs.dtype, 0.0)
+    if not share <= limit:
+        raise NotCompilable(
+            f"compiled, it differs by {share:.2g} of its largest output; {limit:g} is allowed"
+        )
+    return share
 
 
 def _change_weights(block: nn.Module) -> None:
@@ -173,7 +177,7 @@ def _change_weights(block: nn.Module) -> None:
             tensor.data = tensor.data * 1.25
 
 
-def _other_sizes(name: str, sizes: Sizes, form: Form) -> list[Form]:
+def _other_sizes(sizes: Sizes, form: Form) -> list[Form]:
     """Calls of sizes that it was not compiled at, odd ones among them. Raises NotCompilable."""
     changes: tuple[Callable[[int], int], ...] = (
         lambda size: size + 1,
@@ -181,7 +185,7 @@ def _other_sizes(name: str, sizes: Sizes, form: Form) -> list[Form]:
     )
     others = [other for change in changes if (other := sizes.other(form, change)) is not None]
     if not others:
-        raise NotCompilable(f"{name}: no other size that it could be tried at")
+        raise NotCompilable("no other size that it could be tried at")
     return others
 
 
@@ -206,17 +210,15 @@ def _compiled(exported: Exported, device: torch.device) -> bytes:
             return archive.read(name)
 
 
-def _kind(name: str, block: nn.Module, call: Example) -> str:
-    """Of its answer. Raises NotCompilable."""
-    with torch.no_grad():
-        answer = block(*call.args, **call.kwargs)
+def _kind(answer: object) -> str:
+    """Raises NotCompilable for what code cannot answer with."""
     if isinstance(answer, torch.Tensor):
         return "tensor"
-    if type(answer) in (tuple, list) and all(
-        each is None or isinstance(each, torch.Tensor) for each in answer
-    ):
-        return type(answer).__name__
-    raise NotCompilable(f"{name}: answers with a {type(answer).__name__}")
+    if type(answer) in (tuple, list):
+        parts = cast("Sequence[object]", answer)
+        if all(each is None or isinstance(each, torch.Tensor) for each in parts):
+            return type(answer).__name__
+    raise NotCompilable(f"answers with a {type(answer).__name__}")
 
 
 def _outputs(answer: object) -> Sequence[torch.Tensor | None]:

@@ -20,9 +20,9 @@ class OneSizeOnly(Exception):
     """The block's code, or what there is to say of it, depends on the very sizes."""
 
 
-def export(block: nn.Module, call: Example) -> Exported:
+def export(block: nn.Module, call: Example) -> tuple[Exported, None]:
     """For the sizes of this call."""
-    return torch.export.export(block, call.args, call.kwargs, strict=False)
+    return torch.export.export(block, call.args, call.kwargs, strict=False), None
 
 
 def export_open(block: nn.Module, call: Example) -> tuple[Exported, Sizes]:
