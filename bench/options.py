@@ -1,6 +1,6 @@
 """What eight-bit weights and compiled blocks cost and save, on a CPU.
 
-    python -m bench.options [--rounds 3] [--pictures 4] [--folder DIR] [--without-regional]
+    python -m bench.options [--rounds 3] [--pictures 4] [--folder DIR]
 
 Two models: `shapes`, which comes with the repository and is trained, and a Flux of 71 million
 parameters with random weights in bfloat16. Everything runs with one thread.
@@ -11,9 +11,9 @@ denoiser's answer to the same input, as a share of the original answer's largest
 picture, which is in 0..1. Run time is that of one whole picture.
 
 *Code*: the first picture in a new process whose weights are resident, and the time a picture takes
-from then on, for: eager; blocks compiled ahead by `snapshot compile`; torch.compile of the same
-blocks (`compile_repeated_blocks`), with nothing, and with all that its compiler made before brought
-along (`torch.compiler.load_cache_artifacts`, read in before the clock starts).
+from then on, for: eager; blocks compiled ahead by `snapshot compile`, at the size that was asked
+for and at another. Seconds are of the processor, which a busy machine does not change much.
+`bench.options_caches` compares with torch.compile and its caches.
 
 All of it takes under ten minutes on two idle cores.
 """
@@ -47,15 +47,14 @@ from quickthaw.snapshot.quantize import METHODS
 
 SHAPES = Path(__file__).parents[1] / "models" / "shapes" / "snapshot"
 ORIGINAL = "original"
-REGIONAL_PICTURES = 3
-"""Of each way to have torch compile in the process: the first takes minutes."""
-BROUGHT = ("brought_seconds", "megabytes")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     name: str
     size: int
+    other_size: int
+    """That nothing is compiled for."""
     steps: int
 
     @contextmanager
@@ -164,41 +163,39 @@ def _error(found: torch.Tensor, wanted: torch.Tensor, *, relative: bool) -> dict
     }
 
 
-def measure_code(packed: Packed, count: int, folder: Path, *, regional: bool) -> dict[str, object]:
-    cache, kept = folder / "compiled", folder / "inductor"
+def measure_code(packed: Packed, count: int, folder: Path) -> dict[str, object]:
+    cache = folder / "compiled"
     size = packed.model.size
     built = _process(
         "quickthaw.worker.compile",
         *("--snapshot-store", str(packed.store.root), "--digest", packed.digests[ORIGINAL]),
         *("--compiled-cache", str(cache), "--torch-threads", "1", "--shape", f"{size}x{size}"),
     )
-    ways = [("eager", "eager", cache, count), ("blocks compiled ahead", "blocks", cache, count)]
-    if regional:
-        # In this order: the second lives on what the first leaves.
-        kept.mkdir()
-        ways += [
-            ("torch.compile", "regional", kept, REGIONAL_PICTURES),
-            ("torch.compile, its artifacts brought", "artifacts", kept, REGIONAL_PICTURES),
-        ]
-    lines: dict[str, object] = {"compile_ahead": built}
-    wanted = None
-    for name, how, place, pictures_wanted in ways:
+    other = packed.model.other_size
+    ways = [
+        ("eager", "eager", size),
+        ("blocks compiled ahead", "blocks", size),
+        ("eager, another size", "eager", other),
+        ("blocks compiled ahead, another size", "blocks", other),
+    ]
+    told = ("compiled", "seconds", "problems")
+    lines: dict[str, object] = {"compile_ahead": {name: built[name] for name in told}}
+    wanted: dict[int, torch.Tensor] = {}
+    for name, how, at in ways:
         output = folder / "picture"
         line = _process(
             "bench.options_start",
-            *(str(packed.store.root), packed.digests[ORIGINAL], how, str(place)),
-            *(str(size), str(packed.model.steps), str(pictures_wanted), str(output)),
+            *(str(packed.store.root), packed.digests[ORIGINAL], how, str(cache)),
+            *(str(at), str(packed.model.steps), str(count), str(output)),
         )
         picture = torch.from_numpy(np.frombuffer(output.read_bytes(), np.float32).copy())
-        wanted = picture if wanted is None else wanted
         lines[name] = {
             "first_picture_seconds": round(line["seconds"][0], 3),
             "first_picture_cpu_seconds": round(line["cpu_seconds"][0], 3),
             "later_picture_seconds": _spread(line["seconds"][1:]),
             "later_cpu_seconds": _spread(line["cpu_seconds"][1:]),
-            "picture_error": _error(picture, wanted, relative=False),
+            "picture_error": _error(picture, wanted.setdefault(at, picture), relative=False),
             "compiled": line["compiled"],
-            **{name: round(line[name], 3) for name in BROUGHT if name in line},
         }
         print(f"{packed.model.name}, {name}: {lines[name]}", file=sys.stderr, flush=True)
     return lines
@@ -225,11 +222,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--folder", type=Path, help="where files go; its disk is measured")
     parser.add_argument("--only", choices=("shapes", "flux"), help="one of the models")
-    parser.add_argument("--without-regional", action="store_true", help="leave torch.compile out")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    models = [Model("shapes", 64, 20), Model("flux", 256, 4)]
+    models = [Model("shapes", 64, 96, 20), Model("flux", 256, 384, 4)]
     results: dict[str, object] = {}
     for model in models:
         if arguments.only not in (None, model.name):
@@ -239,8 +235,7 @@ def main() -> None:
             packed = Packed(model, folder / "store")
             with a_loader(packed.store, sum(map(packed.nbytes, packed.digests))) as loader:
                 weights = measure_weights(packed, loader, arguments.rounds)
-            regional = not arguments.without_regional
-            code = measure_code(packed, arguments.pictures, folder, regional=regional)
+            code = measure_code(packed, arguments.pictures, folder)
             results[model.name] = {"weights": weights, "code": code}
         finally:
             shutil.rmtree(folder)
@@ -249,7 +244,7 @@ def main() -> None:
         "pictures": arguments.pictures,
         "threads": 1,
         "torch": torch.__version__,
-        "sizes": {model.name: [model.size, model.steps] for model in models},
+        "sizes": {model.name: [model.size, model.other_size, model.steps] for model in models},
         "seed": 1,
         "device": "cpu",
     }

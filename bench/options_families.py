@@ -10,6 +10,7 @@ compared with what was made without. Minutes of it are the C++ compiler's.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from bench.support import RESULTS, record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from quickthaw.snapshot import Kind, LoadedModel, SnapshotStore
-from quickthaw.snapshot.compiled import Usage, build_missing
+from quickthaw.snapshot.compiled import BuildOutcome, Usage, build_missing
 from quickthaw.snapshot.pack import pack
 from quickthaw.worker.compiling import CompiledMetrics, CompiledMode, CompiledRuns, place_of
 from support.other_models import make, tiny_audio, tiny_ltx, tiny_sd3, tiny_svd, tiny_wan
@@ -31,6 +32,8 @@ from support.snapshots import a_loader, draw
 from support.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 
 CPU = torch.device("cpu")
+ROUNDS_MAX = 3
+"""Compiled blocks may hand on tensors of other strides than they did uncompiled."""
 PICTURES: Mapping[str, Callable[[int], Any]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "flux": tiny_flux}
 OTHERS: Mapping[str, Callable[[int], Any]] = {
     "sd3": tiny_sd3,
@@ -48,11 +51,17 @@ def measure(name: str, folder: Path) -> dict[str, object]:
     runs = CompiledRuns(CompiledMode.USE, place, CPU, store.root, CompiledMetrics())
     with a_loader(store) as loader, loader.load(digest) as loaded:
         plain, usage = _made(name, loaded, runs)
+        compiled, used = plain, usage
         began = time.perf_counter()
-        outcomes = build_missing(place, store.root, digest, usage.missing)
+        outcomes: list[BuildOutcome] = []
+        for _round in range(ROUNDS_MAX):
+            outcomes += build_missing(place, store.root, digest, used.missing)
+            runs.cache.generation += 1
+            compiled, used = _made(name, loaded, runs)
+            if not used.missing or any(each.problem for each in outcomes):
+                break
         seconds = time.perf_counter() - began
-        runs.cache.generation += 1
-        compiled, used = _made(name, loaded, runs)
+        documents = [json.loads(each.read_text()) for each in place.folder.glob("*/*.json")]
         (denoiser,) = (each for each in loaded.manifest.modules if each.kind is Kind.DENOISER)
         found = type(getattr(loaded.pipeline, denoiser.name)).__name__
     runs.close()
@@ -61,6 +70,7 @@ def measure(name: str, folder: Path) -> dict[str, object]:
         "class": found,
         "codes_wanted": len(outcomes),
         "codes_made": sum(not each.problem for each in outcomes),
+        "codes_of_every_size": sum(each["sizes"] is not None for each in documents),
         "problems": sorted({each.problem for each in outcomes if each.problem}),
         "build_seconds": round(seconds, 1),
         "calls": used.compiled_calls + used.eager_calls,

@@ -2,19 +2,14 @@
 
     python -m bench.options_start STORE DIGEST HOW CACHE SIZE STEPS PICTURES OUTPUT
 
-HOW is `eager`, `blocks` (code that `snapshot compile` made, in CACHE), `regional` (torch.compile of
-the same blocks, its compiler's cache in CACHE, which it also leaves there in one piece, as
-`torch.compiler.save_cache_artifacts` does) or `artifacts` (the same, with nothing but that piece).
-The weights are resident and the piece is read in before the clock starts. Prints seconds as JSON;
-the first picture's numbers go to the file OUTPUT.
+HOW is `eager` or `blocks` (code that `snapshot compile` made, in CACHE). The weights are resident
+before the clock starts. Prints seconds as JSON; the first picture's numbers go to the file OUTPUT.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -53,12 +48,6 @@ def main() -> None:
     store, digest, how, cache = SnapshotStore(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
     size, steps, count = (int(text) for text in sys.argv[5:8])
     torch.set_num_threads(1)
-    piece = Path(cache, "artifacts.bin")
-    if how in ("regional", "artifacts"):
-        folder = Path(cache, how)
-        if how == "artifacts":
-            shutil.rmtree(folder, ignore_errors=True)
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     manifest = store.open(digest).manifest
     for _part in import_families((manifest.family,)):
         continue
@@ -71,14 +60,6 @@ def main() -> None:
         place = place_of(Path(cache), torch.device("cpu"))
         mode, cpu = CompiledMode.USE, torch.device("cpu")
         runs = CompiledRuns(mode, place, cpu, store.root, CompiledMetrics())
-    brought_seconds = 0.0
-    if how in ("regional", "artifacts"):
-        began = time.perf_counter()
-        if how == "artifacts" and torch.compiler.load_cache_artifacts(piece.read_bytes()) is None:
-            raise RuntimeError("the compiler did not take its own artifacts")
-        brought_seconds = time.perf_counter() - began
-        denoiser = getattr(loaded.pipeline, "transformer", None) or loaded.pipeline.unet
-        denoiser.compile_repeated_blocks(fullgraph=True)
     seconds: list[float] = []
     cpu_seconds: list[float] = []
     first = None
@@ -93,12 +74,7 @@ def main() -> None:
         compiled = str(usage) if usage is not None else ""
     assert first is not None
     Path(sys.argv[8]).write_bytes(first.float().numpy().tobytes())
-    told: dict[str, object] = {"seconds": seconds, "cpu_seconds": cpu_seconds, "compiled": compiled}
-    if how == "regional" and (saved := torch.compiler.save_cache_artifacts()) is not None:
-        piece.write_bytes(saved[0])
-    if how == "artifacts":
-        told |= {"brought_seconds": brought_seconds, "megabytes": piece.stat().st_size / 1e6}
-    print(json.dumps(told))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "compiled": compiled}))
     loaded.release()
     loader.close()
     slab.close()

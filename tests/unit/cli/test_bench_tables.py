@@ -30,7 +30,7 @@ def a_line(max_error: float, mean_error: float) -> dict[str, Any]:
 
 def code_line(first: float) -> dict[str, Any]:
     return {
-        "first_picture_seconds": first,
+        "first_picture_cpu_seconds": first,
         "later_cpu_seconds": median(0.4),
         "picture_error": {"max": 0.04, "mean": 0.003},
     }
@@ -79,14 +79,21 @@ def test_a_gpus_result_names_the_gpu_and_says_how_close_each_row_comes() -> None
 
 
 def test_what_caches_leave_of_a_first_picture_is_told_beside_it() -> None:
-    compiled = {"uncompiled_seconds": 0.03, "import_seconds": 1.3, "first_seconds": 19.26}
-    brought = {**compiled, "bring_seconds": 0.682, "first_seconds": 15.18, "later_seconds": 0.03}
-    result = {**MACHINE, "results": {"sd": {"compiled": compiled, "brought": brought}}}
+    def line(**seconds: float) -> dict[str, float]:
+        own = {f"{name}_seconds": each for name, each in seconds.items()}
+        children = {f"{name}_children_seconds": 0.0 for name in seconds}
+        return {"uncompiled_seconds": 0.03, **own, **children}
+
+    brought = line(importing=0, bring=0.682, first=4.18, later=0.03)
+    brought["first_children_seconds"] = 11.0
+    found = {"compiled": line(**{"import": 1.3, "first": 19.26, "later": 0.04}), "brought": brought}
+    result = {**MACHINE, "results": {"sd": {**found, "ahead": line(first=0.02, later=0.02)}}}
     page = "<!-- options_caches.json: begin -->\n<!-- options_caches.json: end -->"
     after = refreshed(page, {"options_caches": result}.get)
-    assert "| sd, uncompiled |  |  | 0.03 | 0.03 |" in after
-    assert "| sd, torch.compile | 1.30 |  | 19.26 |  |" in after
-    assert "| sd, torch.compile, its artifacts brought | 1.30 | 0.68 | 15.18 | 0.03 |" in after
+    assert "| sd, uncompiled |  |  | 0.03 |  | 0.03 |" in after
+    assert "| sd, torch.compile | 1.30 |  | 19.26 |  | 0.04 |" in after
+    assert "| sd, torch.compile, its artifacts brought |  | 0.68 | 15.18 | 11.00 | 0.03 |" in after
+    assert "| sd, compiled ahead by AOTInductor |  |  | 0.02 |  | 0.02 |" in after
 
 
 def test_a_family_whose_block_was_refused_shows() -> None:
@@ -94,13 +101,14 @@ def test_a_family_whose_block_was_refused_shows() -> None:
         "class": "SomeTransformer",
         "codes_wanted": 3,
         "codes_made": 2,
+        "codes_of_every_size": 1,
         "calls": 8,
         "compiled_calls": 6,
         "difference": 1.23e-6,
     }
     page = "<!-- options_families.json: begin -->\n<!-- options_families.json: end -->"
     after = refreshed(page, {"options_families": {**MACHINE, "results": {"some": line}}}.get)
-    assert "| some, SomeTransformer | 6 of 8 | 2 of 3 | 1e-06 |" in after
+    assert "| some, SomeTransformer | 6 of 8 | 2 of 3 | 1 | 1e-06 |" in after
 
 
 def test_a_page_whose_result_was_never_recorded_stays_as_it_is() -> None:
