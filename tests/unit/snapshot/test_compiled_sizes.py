@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -140,10 +141,14 @@ def test_nothing_but_sizes_is_reckoned_with(condition: str) -> None:
         Sizes([(["s0"], ["1"])], [condition])
 
 
+def changed(sizes: Sizes, change: Callable[[int], int]) -> list[tuple[int, ...]] | None:
+    other = sizes.other(picture_and_text(), change)
+    return None if other is None else [shape for shape, _ in tensor_sizes(other)]
+
+
 def test_another_size_is_found_where_the_conditions_hold(sizes: Sizes) -> None:
-    form = picture_and_text()
-    other = sizes.other(form, lambda size: 2 * size)
-    assert other is not None
-    assert [shape for shape, _ in tensor_sizes(other)] == [(4, 128, 32), (4, 32, 32), (160, 8)]
-    assert sizes.other(form, lambda size: size + 1) is None, "82 is no multiple of 16"
-    assert sizes.other(form, lambda size: size) is None, "that is the same"
+    assert changed(sizes, lambda size: 2 * size) == [(4, 128, 32), (4, 32, 32), (160, 8)]
+    # 81 is no multiple of 16, but nothing is wrong with three at once.
+    assert changed(sizes, lambda size: size + 1) == [(3, 64, 32), (3, 16, 32), (80, 8)]
+    assert changed(sizes, lambda size: size) is None, "that is the same"
+    assert changed(sizes, lambda size: 1) is None, "nor is one ever open"

@@ -123,16 +123,26 @@ class Sizes:
         return self.values(form) is not None
 
     def other(self, form: Form, change: Callable[[int], int]) -> Form | None:
-        """A call like `form`, which is admitted, with other sizes; None if it is not."""
-        if (values := self.values(form)) is None:
-            return None
+        """A call like `form`, which is admitted, with as many other sizes as may be; None if it may
+        have no other.
+        """
+        values = self.values(form) or {}
+        found = form
+        for name, value in values.items():
+            tried = {**values, name: change(value)}
+            if (changed := self._called(form, tried)) is not None:
+                values, found = tried, changed
+        return found if found != form else None
+
+    def _called(self, form: Form, values: Mapping[str, int]) -> Form | None:
+        """A call of these sizes; None if it is not admitted."""
         try:
-            told = self._told({name: change(value) for name, value in values.items()})
+            told = self._told(values)
         except ArithmeticError:
             return None
         new = iter(cast("tuple[tuple[_Shape, _Shape], ...]", told))
-        changed = _replaced(form, lambda *_: ("tensor", *next(new)))
-        return changed if changed != form and self.admits(changed) else None
+        called = _replaced(form, lambda *_: ("tensor", *next(new)))
+        return called if self.admits(called) else None
 
     def to_json(self) -> JsonValue:
         tensors: list[JsonValue] = [[[*shape], [*stride]] for shape, stride in self._tensors]
