@@ -116,17 +116,27 @@ async def test_the_last_mark_of_a_worker_stays_however_writes_are_batched(store:
         assert [each.mark for each in found] == left
 
 
+@pytest.mark.parametrize(
+    ("waiver", "lost_on", "killed_on"),
+    [
+        ("worker_lost", {"w1"}, ("w1",)),
+        ("failed:not_found", {"w1"}, ()),
+        ("failed:moved", set[str](), ()),
+    ],
+)
 async def test_a_lost_attempt_leaves_its_request_queued_and_its_worker_remembered(
-    store: Store,
+    store: Store, waiver: str, lost_on: set[str], killed_on: tuple[str, ...]
 ) -> None:
-    job, attempt = rows.a_job(), rows.an_attempt(rows.a_job())
+    """What could not load on a worker killed nothing; what was moved is welcome there again."""
+    job = rows.a_job()
+    attempt = rows.an_attempt(job)._replace(loading_ms=1_200)
     await store.journal.offer(rows.submit(job))
     store.journal.keep(rows.place(attempt))
-    line = rows.a_line(job, attempt, waiver="worker_lost")
-    await store.journal.keep(rows.lose(job, attempt, line))
+    await store.journal.keep(rows.lose(job, attempt, rows.a_line(job, attempt, waiver=waiver)))
     [event] = (await recovered(store)).values()
     assert (event.attempts, event.open_attempt) == (1, None)
-    assert event.lost_on == {"w1"}
+    assert event.lost_on == lost_on
+    assert event.killed_on == killed_on
     view = await store.reader.run(lambda c: request_view(c, job.request_id))
     assert view is not None
     assert view.state is RequestState.QUEUED

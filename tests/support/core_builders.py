@@ -40,7 +40,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
     WorkerSpec,
 )
-from quickthaw.scheduler.core.pricing import PriceTable, bill
+from quickthaw.scheduler.core.pricing import RESERVED, PriceTable, bill
 from quickthaw.scheduler.core.settings import CoreSettings
 
 GIB = 1 << 30
@@ -231,6 +231,9 @@ class Scenario:
                 self.placed[attempt.attempt_id] += 1
             case JournalEnd(ledger=ledger) if ledger is not None:
                 self.closed[ledger.attempt_id] += 1
+                if ledger.waiver == RESERVED:
+                    assert (ledger.billed_ms, ledger.price_nanodollars) == (0, 0)
+                    return
                 billed = bill(
                     ledger.outcome,
                     ledger.metered_ms,

@@ -53,17 +53,13 @@ def lose(
         end(state, tracked, RequestState.FAILED, _poison(tracked), lost=True)
     elif (known := quarantine.of(state, tracked.job.model)) is not None:
         end(state, tracked, RequestState.FAILED, quarantine.failure(known), lost=True)
-    elif _tries(tracked) >= (tracked.job.attempts_max or state.settings.max_attempts):
+    elif _tries(tracked) >= _tries_max(state, tracked):
         message = f"all {tracked.attempts} attempts were lost, the last because {detail}"
         failure = Failure("ATTEMPTS_EXHAUSTED", message, retryable=True)
         end(state, tracked, RequestState.FAILED, failure, lost=True)
     else:
-        ledger, settled = _close(state, tracked, Outcome.FAILED, WORKER_LOST)
-        money.wait_again(state, tracked)
         told = f"attempt {attempt.number} on {attempt.worker_id} was lost: {detail}"
-        state.out.append(JournalEnd(tracked.job, attempt, ledger, Requeued(told), settled))
-        tracked.life.to(RequestState.QUEUED, state.now_ms, told)
-        enqueue(state, tracked, told)
+        _again(state, tracked, WORKER_LOST, told)
     if quarantined:
         end_quarantined(state, tracked.job.model)
 
@@ -72,15 +68,44 @@ def _tries(tracked: Tracked) -> int:
     return tracked.attempts - tracked.moves
 
 
+def _tries_max(state: State, tracked: Tracked) -> int:
+    return tracked.job.attempts_max or state.settings.max_attempts
+
+
 def take_back(state: State, tracked: Tracked) -> None:
     """The worker gave the open attempt back as it was asked to: again, in the request's old place.
     It is no try that counts, and what ran of it meanwhile is free."""
     attempt = opened(tracked)
     tracked.moving = False
     tracked.moves += 1
-    ledger, settled = _close(state, tracked, Outcome.FAILED, MOVED)
-    money.wait_again(state, tracked)
     told = f"attempt {attempt.number} was taken back from {attempt.worker_id}, which was still busy"
+    _again(state, tracked, MOVED, told)
+
+
+def try_elsewhere(state: State, tracked: Tracked, failure: Failure) -> bool:
+    """After a load that failed: again on another worker, if it may be this one's fault alone and
+    there is one, and tries remain. Or else one broken worker, which is idle all the time, would
+    fail most of what others could run."""
+    attempt = opened(tracked)
+    lost_on = tracked.lost_on | {attempt.worker_id}
+    if (
+        tracked.stopping is not None
+        or failure.reason not in quarantine.ELSEWHERE
+        or _tries(tracked) >= _tries_max(state, tracked)
+        or all(worker.worker_id in lost_on for worker in state.fleet.able(tracked.job.model))
+    ):
+        return False
+    tracked.lost_on = lost_on
+    told = f"attempt {attempt.number} could not load on {attempt.worker_id}: {failure.message}"
+    _again(state, tracked, failure.reason, told)
+    return True
+
+
+def _again(state: State, tracked: Tracked, waived_for: str, told: str) -> None:
+    """Closes the open attempt, which is free, and queues the request in its old place."""
+    attempt = opened(tracked)
+    ledger, settled = _close(state, tracked, Outcome.FAILED, waived_for)
+    money.wait_again(state, tracked)
     state.out.append(JournalEnd(tracked.job, attempt, ledger, Requeued(told), settled))
     tracked.life.to(RequestState.QUEUED, state.now_ms, told)
     enqueue(state, tracked, told)

@@ -14,6 +14,7 @@ from quickthaw.scheduler.core.model import (
     AttemptId,
     Digest,
     ModelId,
+    ModelSpec,
     Residency,
     Tier,
     WorkerId,
@@ -103,6 +104,15 @@ class Fleet:
     def pool_of(self, model: ModelId) -> ModelId | None:
         """What a worker must be dedicated to for this model to run there; None for nothing."""
         return model if model in self.dedicated else None
+
+    def able(self, model: ModelSpec) -> Iterator[Worker]:
+        """Ready workers of its pool that could hold it if they were empty."""
+        pool = self.pool_of(model.id)
+        wanted = model.weight_bytes + model.working_bytes
+        for worker in self.workers.values():
+            fits = worker.spec.vram_bytes >= wanted and worker.dedicated_to == pool
+            if fits and worker.ready:
+                yield worker
 
     def holding(self, digest: Digest, tier: Tier) -> Collection[Worker]:
         """Least recently assigned first; for VRAM by plan."""

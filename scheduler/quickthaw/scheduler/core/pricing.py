@@ -140,6 +140,11 @@ def micro_units(unit: Unit, outputs: OutputUnits) -> int:
             return outputs.video_ms * 1000
 
 
+def waiver_of(waived_for: str) -> str:
+    """The ledger's word for why a failed attempt is free: `worker_lost`, or a failure's reason."""
+    return waived_for if waived_for == WORKER_LOST else f"failed:{waived_for.lower()}"
+
+
 def bill(
     outcome: Outcome,
     metered_ms: int,
@@ -151,8 +156,7 @@ def bill(
     """`waived_for`: the failure's reason, or `worker_lost`; needed where the outcome is FAILED.
     `delivered` is for what is sold by its outputs."""
     if outcome is Outcome.FAILED and (delivered or waived_for.upper() != BUDGET_EXHAUSTED):
-        waiver = waived_for if waived_for == WORKER_LOST else f"failed:{waived_for.lower()}"
-        return Bill(0, 0, waiver)
+        return Bill(0, 0, waiver_of(waived_for))
     if delivered is None:
         return Bill(metered_ms, price_nanodollars(metered_ms, rate), "")
     if outcome is Outcome.SUCCEEDED:

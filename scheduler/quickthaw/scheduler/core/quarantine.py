@@ -33,6 +33,8 @@ LOAD_FAULTS = frozenset(
     }
 )
 """Reasons of failed loads with which another worker may meet too."""
+ELSEWHERE = LOAD_FAULTS | {"RESOURCE_EXHAUSTED", "STORAGE_FULL", "UNAVAILABLE"}
+"""Reasons of failed loads with which another worker may not meet, so that it is worth a try."""
 
 
 def recover(state: State, quarantine: Quarantine) -> None:
@@ -95,11 +97,8 @@ def note_load_failure(
     suspect.load_failures.append(worker_id)
     if len(suspect.load_failures) < state.settings.quarantine_load_failures:
         return False
-    failed = set(suspect.load_failures)
-    wanted = model.weight_bytes + model.working_bytes
-    for worker in state.fleet.workers.values():
-        if worker.ready and worker.spec.vram_bytes >= wanted and worker.worker_id not in failed:
-            return False
+    if any(worker.worker_id not in suspect.load_failures for worker in state.fleet.able(model)):
+        return False
     workers = _named(suspect.load_failures)
     count = len(suspect.load_failures)
     return _quarantine(

@@ -80,14 +80,7 @@ class Query(NamedTuple):
 
 
 def binding_exclusions(query: Query, fleet: Fleet) -> frozenset[WorkerId]:
-    """Where a request was lost it does not go again, unless nobody else could ever hold it."""
-    model = query.job.model
-    wanted = model.weight_bytes + model.working_bytes
-    for worker in fleet.workers.values():
-        if (
-            worker.ready
-            and worker.spec.vram_bytes >= wanted
-            and worker.worker_id not in query.excluded
-        ):
-            return query.excluded
+    """Where a request was lost it does not go again, unless nobody else could ever run it."""
+    if any(worker.worker_id not in query.excluded for worker in fleet.able(query.job.model)):
+        return query.excluded
     return frozenset()

@@ -15,6 +15,7 @@ from quickthaw.scheduler.core.endings import (
     end_quarantined,
     lose,
     take_back,
+    try_elsewhere,
 )
 from quickthaw.scheduler.core.events import AttemptFinished, AttemptLoading, AttemptRunning
 from quickthaw.scheduler.core.lifecycle import RequestState, path
@@ -67,8 +68,12 @@ def on_finished(state: State, event: AttemptFinished) -> bool:
                 return True
             loading = tracked.life.state is RequestState.LOADING
             model = tracked.job.model
-            end(state, tracked, RequestState.FAILED, failure, payload=event.payload)
-            if loading and quarantine.note_load_failure(state, model, event.worker_id, failure):
+            quarantined = loading and quarantine.note_load_failure(
+                state, model, event.worker_id, failure
+            )
+            if quarantined or not (loading and try_elsewhere(state, tracked, failure)):
+                end(state, tracked, RequestState.FAILED, failure, payload=event.payload)
+            if quarantined:
                 end_quarantined(state, model)
         case Outcome.CANCELLED if stopping is not None:
             unpaid = stopping.reason == BUDGET_EXHAUSTED

@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping, select
 from sqlalchemy.engine import Connection
 
 from quickthaw.scheduler.catalog import CatalogModel
+from quickthaw.scheduler.core.endings import MOVED
 from quickthaw.scheduler.core.events import (
     EndpointChanged,
     MarkRecovered,
@@ -31,7 +32,7 @@ from quickthaw.scheduler.core.model import (
     WorkerId,
     WorkerMark,
 )
-from quickthaw.scheduler.core.pricing import WORKER_LOST
+from quickthaw.scheduler.core.pricing import WORKER_LOST, waiver_of
 from quickthaw.scheduler.core.sanctions import Quarantine
 from quickthaw.scheduler.store import schema
 from quickthaw.scheduler.store.endpoints import endpoint_from_row
@@ -153,7 +154,7 @@ def open_requests(connection: Connection) -> Iterator[Recovered]:
                 ),
                 lost_on=frozenset(WorkerId(each) for each, _ in lost_on.get(request_id, ())),
                 killed_on=tuple(
-                    WorkerId(each) for each, began in lost_on.get(request_id, ()) if began
+                    WorkerId(each) for each, killed in lost_on.get(request_id, ()) if killed
                 ),
                 cancel_requested=bool(row["cancel_requested"]),
             ),
@@ -174,19 +175,19 @@ def _attempts_by_request(connection: Connection) -> dict[str, list[RowMapping]]:
 
 
 def _lost_on_by_request(connection: Connection) -> dict[str, list[tuple[str, bool]]]:
-    """Workers that were lost under each, and whether they had begun to load by then."""
+    """Workers on which each was lost or could not load, and whether it may have killed them."""
     requests, ledger, attempts = schema.requests, schema.ledger, schema.attempts
     statement = (
-        select(ledger.c.request_id, ledger.c.worker_id, attempts.c.loading_unix_ms)
+        select(ledger.c.request_id, ledger.c.worker_id, ledger.c.waiver, attempts.c.loading_unix_ms)
         .join_from(ledger, requests, ledger.c.request_id == requests.c.request_id)
         .outerjoin(attempts, ledger.c.attempt_id == attempts.c.attempt_id)
-        .where(requests.c.finished_unix_ms == 0, ledger.c.waiver == WORKER_LOST)
+        .where(requests.c.finished_unix_ms == 0, ledger.c.waiver != waiver_of(MOVED))
         .order_by(ledger.c.attempt_id)
     )
     found: dict[str, list[tuple[str, bool]]] = {}
     for row in connection.execute(statement):
-        began = bool(row.loading_unix_ms)
-        found.setdefault(row.request_id, []).append((row.worker_id, began))
+        killed = row.waiver == WORKER_LOST and bool(row.loading_unix_ms)
+        found.setdefault(row.request_id, []).append((row.worker_id, killed))
     return found
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from quickthaw.scheduler.core.commands import Command, JournalQuarantine, SendAssign, TellEnd
+from quickthaw.scheduler.core.commands import (
+    Command,
+    JournalEnd,
+    JournalQuarantine,
+    Requeued,
+    SendAssign,
+    TellEnd,
+)
 from quickthaw.scheduler.core.events import (
     AttemptFinished,
     AttemptLoading,
@@ -20,6 +29,7 @@ from quickthaw.scheduler.core.lifecycle import RequestState
 from quickthaw.scheduler.core.model import (
     AttemptId,
     Failure,
+    Job,
     Outcome,
     RequestId,
     WorkerId,
@@ -131,6 +141,51 @@ def test_kills_are_known_after_a_restart_of_the_scheduler() -> None:
     assert reason(dies(scenario, "w1", "second")) == "POISON_REQUEST"
 
 
+def fails(scenario: Scenario, assign: SendAssign, why: Failure) -> list[Command]:
+    """Its load does."""
+    loading(scenario, assign)
+    request_id = assign.job.request_id
+    return scenario.feed(
+        AttemptFinished(
+            assign.worker_id, assign.attempt_id, request_id, Outcome.FAILED, 0, failure=why
+        )
+    )
+
+
+def test_a_load_that_fails_on_one_worker_is_tried_on_another_for_free() -> None:
+    scenario = Scenario()
+    scenario.attach(a_worker("w1"))
+    scenario.attach(a_worker("w2"))
+    first = only(scenario.submit(a_job()), SendAssign)
+    commands = fails(scenario, first, Failure("NOT_FOUND", "its folder is not there"))
+    closed = only(commands, JournalEnd)
+    assert closed.ledger is not None
+    assert (closed.ledger.price_nanodollars, closed.ledger.waiver) == (0, "failed:not_found")
+    assert isinstance(closed.then, Requeued)
+    assert "its folder is not there" in closed.then.detail
+    second = only(commands, SendAssign)
+    assert second.worker_id != first.worker_id
+    commands = fails(scenario, second, CORRUPT)
+    assert reason(commands) == "SNAPSHOT_CORRUPT", "when nobody is left the last one's word counts"
+    assert only(commands, TellEnd).end.receipt.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        pytest.param(a_job(), Failure("INVALID_INPUT", "no LoRA"), id="the caller's fault"),
+        pytest.param(
+            dataclasses.replace(a_job(), attempts_max=1), CORRUPT, id="no second try is wanted"
+        ),
+    ],
+)
+def test_a_load_is_not_tried_again_for_nothing(job: Job, why: Failure) -> None:
+    scenario = Scenario()
+    scenario.attach(a_worker("w1"))
+    scenario.attach(a_worker("w2"))
+    assert reason(fails(scenario, only(scenario.submit(job), SendAssign), why)) == why.reason
+
+
 def test_a_version_whose_load_fails_on_every_worker_is_quarantined() -> None:
     scenario = Scenario()
     scenario.attach(a_worker("w1"))
@@ -151,7 +206,8 @@ def test_a_worker_on_which_it_has_not_failed_keeps_it_out_of_quarantine() -> Non
     scenario.attach(a_worker("w1"))
     scenario.attach(a_worker("w2", free_gib=200, gpu_type="dear"))
     for number in range(1, 4):
-        assign = only(scenario.submit(a_job(f"req_{number}", worker_hint="w1")), SendAssign)
+        job = dataclasses.replace(a_job(f"req_{number}", worker_hint="w1"), attempts_max=1)
+        assign = only(scenario.submit(job), SendAssign)
         if assign.worker_id != "w1":
             pytest.fail("the hint was not followed")
         loading(scenario, assign)

@@ -66,6 +66,15 @@ def test_a_reserved_worker_takes_its_endpoints_requests_and_no_others() -> None:
     assert only(scenario.submit(a_job("req_mine", MINE)), SendAssign).worker_id == "w1"
 
 
+def test_what_was_lost_on_its_endpoints_only_worker_goes_there_again() -> None:
+    """Another worker is ready, but may not run it: it would wait for ever."""
+    scenario = scene(a_worker("w1"), a_worker("w2"))
+    dedicate(scenario, 1)
+    first = only(scenario.submit(a_job("req_mine", MINE)), SendAssign)
+    commands = scenario.attach(a_worker(first.worker_id, incarnation="second"))
+    assert [each.worker_id for each in of_kind(commands, SendAssign)] == [first.worker_id]
+
+
 def test_a_dedicated_endpoint_uses_no_worker_that_everybody_shares() -> None:
     scenario = scene(a_worker("w1"), a_worker("w2"))
     dedicate(scenario, 1)
