@@ -396,11 +396,3 @@ def test_sqlite_is_set_up_to_survive_the_machine(tmp_path: Path) -> None:
     engine.dispose()
     assert (journal_mode, synchronous) == ("wal", 2)
     assert sqlite3.sqlite_version_info >= (3, 24)
-
-
-@pytest.mark.parametrize(
-    "url", ["nonsense", "mysql://localhost/x", "sqlite://", "sqlite:///:memory:"]
-)
-def test_a_store_url_that_cannot_work_is_named(url: str) -> None:
-    with pytest.raises(errors.SettingsInvalid, match="--store"):
-        parse_url(url)
