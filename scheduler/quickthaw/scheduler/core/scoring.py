@@ -227,7 +227,7 @@ class Scorer:
             told = "the request ended a worker's process and is tried on an empty one"
             return "alone", told, ()
         if worker.worker_id in self._exclude:
-            return "excluded", "the request was lost there", ()
+            return "excluded", "the request was lost there, or could not be loaded", ()
         if worker.reserved_for is not None and worker.reserved_for != self._job.request_id:
             told = "for {}, which was passed over too often"
             return "reserved", told, (worker.reserved_for,)
