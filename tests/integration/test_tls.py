@@ -52,7 +52,6 @@ async def test_a_request_goes_its_whole_way_over_mutual_tls(
             a_scheduler(tmp_path / "scheduler", tls=tls, models=[NOOP])
         )
         worker_flags = flags(authority.dialling("worker"))
-        worker_flags += ["--blob-store", running.settings.blob_store]
         await stack.enter_async_context(
             a_worker(running, tmp_path / "worker", *worker_flags, key=running.worker_key)
         )

@@ -17,7 +17,7 @@ from quickthaw.scheduler.scheduler import start
 from quickthaw.wire.dialling import Dialler
 from quickthaw.wire.errors import FailedPrecondition, SettingsInvalid, Unavailable
 from quickthaw.wire.own_certificate import OwnCertificate
-from quickthaw.wire.tls import ServerTls
+from quickthaw.wire.tls_settings import ServerTls
 from support.certificates import TestAuthority
 from support.patience import PATIENCE_SECONDS
 from support.platform import until

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from quickthaw.wire.tls import ServerTls, TlsFiles
+from quickthaw.wire.tls_settings import ServerTls, TlsFiles
 
 INTERNAL = "quickthaw.internal"
 """A name that a gateway's local authority does not vouch for."""

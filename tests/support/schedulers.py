@@ -29,10 +29,9 @@ from quickthaw.v1 import (
     traffic_pb2_grpc,
     types_pb2,
 )
-from quickthaw.wire.dialling import TLS_SCHEME
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import ServerTls
+from quickthaw.wire.tls_settings import TLS_SCHEME, ServerTls
 from support.key_metadata import key_interceptors
 from support.patience import PATIENCE_SECONDS
 

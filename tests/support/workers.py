@@ -41,6 +41,8 @@ async def a_worker(
 ) -> AsyncIterator[RunningWorker]:
     """Runs the worker until the block ends, then makes it leave; `flags` as on the command line."""
     arguments = ["--scheduler", scheduler.address, "--data-dir", str(data_dir)]
+    if not isinstance(scheduler, FakeScheduler):
+        arguments += ["--blob-store", scheduler.settings.blob_store]  # or it is refused
     arguments += ["--device", "cpu", "--worker-id", "w1", *flags]
     settings = parse(arguments, {"QUICKTHAW_KEY": key})
     ready = asyncio.Event()

@@ -89,7 +89,7 @@ from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, RunFile, default_data_dir, find_endpoint
 from quickthaw.client.traffic import TrafficEntry
 from quickthaw.client.webhooks import SigningKey, Webhook, WebhookAttempt, WebhookState
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles
 
 __all__ = [
     "Account",

@@ -43,7 +43,7 @@ from quickthaw.client.run_many import RunMany
 from quickthaw.client.settings import Endpoint, find_endpoint
 from quickthaw.client.traffic import TrafficEntry
 from quickthaw.client.webhooks import AsyncWebhooks
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles
 
 
 class AsyncClient:

@@ -41,7 +41,7 @@ from quickthaw.client.settings import Endpoint, find_endpoint
 from quickthaw.client.sync_driver import SyncDriver
 from quickthaw.client.traffic import TrafficEntry
 from quickthaw.client.webhooks import Webhooks
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles
 
 
 class Client:

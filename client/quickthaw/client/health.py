@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 
 from quickthaw.client.settings import Endpoint, find_target
 from quickthaw.client.transport import dialler, error_of, serialize, unreached
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles
 
 _CHECK = "/grpc.health.v1.Health/Check"
 

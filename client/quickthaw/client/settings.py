@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quickthaw.wire.dialling import tls_of
 from quickthaw.wire.errors import SettingsInvalid, Unauthenticated, Unavailable
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles, tls_of
 
 RUN_FILE = "run.json"
 

@@ -36,7 +36,7 @@ from quickthaw.wire.dialling import Dialler, Retired
 from quickthaw.wire.errors import Unavailable
 from quickthaw.wire.limits import CHANNEL_OPTIONS
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from quickthaw.wire.dialling import add_tls_flags, dialled
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles, add_tls_flags, dialled
 
 WEBHOOK_SECONDS_MAX = 240.0
 """With what a lease has beside, as long as a scheduler lends a webhook."""

@@ -1,14 +1,9 @@
-"""How a channel is made to another part: the one address, plain or with TLS, and its files.
-
-`HOST:PORT` is plain text and `grpcs://HOST:PORT` is TLS, wherever an address to dial is given.
-"""
+"""How a channel is made to another part, plain or with TLS."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import grpc
@@ -16,11 +11,9 @@ import grpc.aio
 
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import Renewed, TlsFiles, channel_credentials
+from quickthaw.wire.tls import Renewed, channel_credentials
+from quickthaw.wire.tls_settings import TlsFiles
 from quickthaw.wire.tls_trouble import explain
-
-TLS_SCHEME = "grpcs://"
-CA, CERTIFICATE, KEY = "QUICKTHAW_TLS_CA", "QUICKTHAW_TLS_CERT", "QUICKTHAW_TLS_KEY"
 
 RETIRED_SECONDS = 3600.0
 """For what is under way by a connection whose certificate was renewed."""
@@ -96,71 +89,3 @@ class Retired:
         for task in closing:
             task.cancel()
         await asyncio.gather(*closing, return_exceptions=True)
-
-
-def add_tls_flags(parser: argparse.ArgumentParser, of: str = "", also: Sequence[str] = ()) -> None:
-    """`--tls-ca`, `--tls-cert` and `--tls-key`, of somebody who dials a scheduler.
-
-    `of` goes before the names, as in `--scheduler-tls-ca`; `also` are other names of the first.
-    """
-    add = parser.add_argument
-    add(
-        f"--{of}tls-ca",
-        *also,
-        dest="dial_ca",
-        type=Path,
-        metavar="PEM",
-        help=f"who signed the certificate of a grpcs:// scheduler (${CA}; the system's roots)",
-    )
-    add(
-        f"--{of}tls-cert",
-        dest="dial_certificate",
-        type=Path,
-        metavar="PEM",
-        help=f"shown to a scheduler that asks for one (${CERTIFICATE})",
-    )
-    add(f"--{of}tls-key", dest="dial_key", type=Path, metavar="PEM", help=f"its key (${KEY})")
-
-
-def dialled(
-    given: argparse.Namespace, scheduler: str, environment: Mapping[str, str]
-) -> tuple[Address, TlsFiles | None]:
-    """`--scheduler` and the flags of `add_tls_flags`. Raises SettingsInvalid."""
-    flags = TlsFiles(given.dial_ca, given.dial_certificate, given.dial_key)
-    text, files = tls_of(scheduler, flags, environment)
-    return Address.parse(text), files
-
-
-def tls_of(
-    address: str, given: TlsFiles, environment: Mapping[str, str]
-) -> tuple[str, TlsFiles | None]:
-    """The address without its scheme, and the files for it; None for plain text.
-
-    What is not given the environment may name, and nothing there makes an address one with TLS.
-    Raises SettingsInvalid for another scheme, and for files that plain text has no use for.
-    """
-    secure, target = address.startswith(TLS_SCHEME), address.removeprefix(TLS_SCHEME)
-    if "://" in target and target.startswith(("http", "grpc")):
-        raise SettingsInvalid(
-            f"{address!r} is no address of a scheduler: write HOST:PORT, or {TLS_SCHEME}HOST:PORT "
-            "for TLS"
-        )
-    if secure:
-        return target, with_environment(given, environment)
-    if given.paths:
-        raise SettingsInvalid(
-            f"{given.paths[0]} is for TLS, and {target} would be called in plain text: write "
-            f"{TLS_SCHEME}{target}"
-        )
-    return target, None
-
-
-def with_environment(given: TlsFiles, environment: Mapping[str, str]) -> TlsFiles:
-    """`given`, and what it leaves out as the environment says. Raises SettingsInvalid."""
-
-    def path(name: str) -> Path | None:
-        return Path(environment[name]).expanduser() if environment.get(name) else None
-
-    if given.certificate is not None:
-        return TlsFiles(given.ca or path(CA), given.certificate, given.key)
-    return TlsFiles(given.ca or path(CA), path(CERTIFICATE), path(KEY))

@@ -12,13 +12,13 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 import grpc
 
 from quickthaw.wire.errors import SettingsInvalid
+from quickthaw.wire.tls_settings import ServerTls, TlsFiles
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -27,56 +27,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """What one who dials trusts and shows, as PEM files. Raises SettingsInvalid for half a pair."""
-
-    ca: Path | None = None
-    """The authorities whose certificates count; None for the system's."""
-    certificate: Path | None = None
-    """One's own with its chain, for those who ask for it; None for none."""
-    key: Path | None = None
-
-    def __post_init__(self) -> None:
-        _both(self.certificate, self.key)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(path for path in (self.ca, self.certificate, self.key) if path is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """What one who listens shows, and whom it lets in."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-    """Authorities, one of which must have signed a caller's certificate; None to ask for none."""
-
-
-def server_tls(
-    certificate: Path | None, key: Path | None, client_ca: Path | None
-) -> ServerTls | None:
-    """From the flags; None for plain text. Raises SettingsInvalid where they do not make sense."""
-    _both(certificate, key)
-    if certificate is None or key is None:
-        if client_ca is not None:
-            raise SettingsInvalid(
-                "--tls-client-ca needs TLS: give --tls-cert and --tls-key with it"
-            )
-        return None
-    return ServerTls(certificate, key, client_ca)
-
-
-def _both(certificate: Path | None, key: Path | None) -> None:
-    if (certificate is None) != (key is None):
-        missing = "key" if key is None else "certificate"
-        raise SettingsInvalid(
-            f"TLS wants a certificate and its key, and the {missing} is missing: give both"
-        )
 
 
 class Renewed(Generic[T]):

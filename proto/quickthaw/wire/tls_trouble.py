@@ -13,7 +13,8 @@ from pathlib import Path
 
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import TlsFiles, read_pair
+from quickthaw.wire.tls import read_pair
+from quickthaw.wire.tls_settings import TlsFiles
 
 LOOK_SECONDS = 2.0
 

@@ -15,9 +15,9 @@ import uvloop
 from quickthaw.scheduler.core_kind import CORE_KIND
 from quickthaw.scheduler.scheduler import start
 from quickthaw.scheduler.settings import Settings, parse_settings
-from quickthaw.wire.dialling import TLS_SCHEME
 from quickthaw.wire.errors import Internal, QuickthawError, SettingsInvalid
 from quickthaw.wire.process import configure_logs, read_sockets_directly
+from quickthaw.wire.tls_settings import TLS_SCHEME
 
 GC_ALLOCATIONS = 20_000
 """Objects made, less those freed, before the youngest are looked through for cycles."""

@@ -12,7 +12,7 @@ from typing import NoReturn
 from quickthaw.scheduler.core.numbers import parse_numbers
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import ServerTls, server_tls
+from quickthaw.wire.tls_settings import ServerTls, server_tls
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -10,7 +10,7 @@ from quickthaw.cli.up.devices import visible_gpus
 from quickthaw.cli.up.settings import UpSettings
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import ServerTls
+from quickthaw.wire.tls_settings import ServerTls
 
 ANY = Address("127.0.0.1", 0)
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from quickthaw.snapshot.remote.base import RemoteSettings
-from quickthaw.wire.dialling import add_tls_flags, dialled
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles, add_tls_flags, dialled
 from quickthaw.worker.adapter_limits import AdapterLimits
 from quickthaw.worker.families import NAMES
 from quickthaw.worker.video_files import VideoCodec

@@ -201,7 +201,7 @@ def up(
     from quickthaw.cli.up.passing import passed_on
     from quickthaw.cli.up.settings import UpSettings, parse_address
     from quickthaw.client import default_data_dir
-    from quickthaw.wire.tls import server_tls
+    from quickthaw.wire.tls_settings import server_tls
 
     settings = UpSettings(
         data_dir=(data_dir or default_data_dir()).expanduser().absolute(),

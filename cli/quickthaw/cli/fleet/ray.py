@@ -21,7 +21,6 @@ from typing import Any
 
 from quickthaw.cli.fleet.provisioner import Exited, InstanceChange, Offer, Ready, WorkerSpec
 from quickthaw.cli.fleet.ray_host import WorkerHost
-from quickthaw.wire.dialling import TLS_SCHEME
 from quickthaw.wire.errors import (
     FailedPrecondition,
     ResourceExhausted,
@@ -30,6 +29,7 @@ from quickthaw.wire.errors import (
     WorkerNotFound,
 )
 from quickthaw.wire.process import Address
+from quickthaw.wire.tls_settings import TLS_SCHEME
 
 PLACE_SECONDS_MAX = 60.0
 """How long Ray may take to find room for an actor and start it."""

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
-from quickthaw.wire.dialling import add_tls_flags, tls_of
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
-from quickthaw.wire.tls import TlsFiles
+from quickthaw.wire.tls_settings import TlsFiles, add_tls_flags, tls_of
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quickthaw.cli.up.process import Command
 from quickthaw.cli.up.settings import UpSettings
-from quickthaw.wire.tls import ServerTls
+from quickthaw.wire.tls_settings import ServerTls
 
 ADMIN_KEY_FILE = "admin.key"
 WORKER_KEY_FILE = "worker.key"

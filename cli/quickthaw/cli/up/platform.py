@@ -20,7 +20,7 @@ from quickthaw.cli.up.scaling import Scaler
 from quickthaw.cli.up.settings import UpSettings
 from quickthaw.client import AsyncClient, WorkerState
 from quickthaw.client.settings import RUN_FILE, read_key_file
-from quickthaw.wire.dialling import TLS_SCHEME
+from quickthaw.wire.tls_settings import TLS_SCHEME
 
 ATTACH_POLL_SECONDS = 0.1
 

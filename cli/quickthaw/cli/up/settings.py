@@ -9,7 +9,7 @@ from pathlib import Path
 from quickthaw.wire.errors import SettingsInvalid
 from quickthaw.wire.process import Address
 from quickthaw.wire.restarts import RestartPolicy
-from quickthaw.wire.tls import ServerTls
+from quickthaw.wire.tls_settings import ServerTls
 
 DEVICES = ("auto", "cpu", "cuda")
 FLEETS = ("local", "ray")
