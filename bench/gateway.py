@@ -68,6 +68,7 @@ async def ways(folder: Path) -> AsyncIterator[dict[str, Call]]:
         worker = (
             *("--scheduler", scheduler["grpc"], "--key-file", str(folder / "worker.key")),
             *("--worker-id", "bench", "--data-dir", str(folder / "worker")),
+            *("--blob-store", str(folder / "blobs")),
             *("--device", "cpu", "--families", "noop"),
         )
         await stack.enter_async_context(part(folder, "worker", worker))

@@ -176,6 +176,7 @@ async def noop(folder: Path) -> AsyncIterator[Measured]:
         worker = (
             *("--scheduler", scheduler["grpc"], "--key-file", str(folder / "worker.key")),
             *("--worker-id", "bench", "--data-dir", str(folder / "worker")),
+            *("--blob-store", str(folder / "blobs")),
             *("--device", "cpu", "--families", "noop"),
         )
         running = await stack.enter_async_context(part(folder, "worker", worker))

@@ -147,6 +147,7 @@ async def quickthaw_noop(
             (
                 *("--scheduler", listening["grpc"], "--key-file", str(folder / "worker.key")),
                 *("--worker-id", "bench", "--data-dir", str(folder / "worker")),
+                *("--blob-store", str(folder / "blobs")),
                 *("--device", "cpu", "--families", "noop"),
                 *("--concurrency", str(callers), "--attempts-max", str(4 * callers)),
             ),
