@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from quickthaw.scheduler.core.decisions import Candidate, Refusal
 from quickthaw.scheduler.core.fleet import Fleet
 from quickthaw.scheduler.core.model import Job, Tier, WorkerId
 from quickthaw.scheduler.core.records import record
+from quickthaw.scheduler.core.worker import Worker
 
 JOB_REASONS = frozenset({"excluded", "price_cap", "deadline", "alone"})
 """Refusals that another request for the same model might not meet."""
@@ -79,8 +80,9 @@ class Query(NamedTuple):
     worker also if another one has the model and could take it."""
 
 
-def binding_exclusions(query: Query, fleet: Fleet) -> frozenset[WorkerId]:
+def binding_exclusions(
+    query: Query, fleet: Fleet, suits: Callable[[Worker], bool]
+) -> frozenset[WorkerId]:
     """Where a request was lost it does not go again, unless nobody else could ever run it."""
-    if any(worker.worker_id not in query.excluded for worker in fleet.able(query.job.model)):
-        return query.excluded
-    return frozenset()
+    others = (each for each in fleet.able(query.job.model) if each.worker_id not in query.excluded)
+    return query.excluded if any(map(suits, others)) else frozenset()

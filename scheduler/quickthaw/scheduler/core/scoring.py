@@ -99,8 +99,6 @@ class Scorer:
         self._deadline_ms = job.deadline_ms
         self._working_bytes = job.model.working_bytes
         self._wanted_bytes = job.model.weight_bytes + job.model.working_bytes
-        self._exclude = binding_exclusions(query, fleet) if query.excluded else query.excluded
-        self._plain = not (self._exclude or query.alone)
         worth = job.second_worth_nanodollars or policy.second_worth_nanodollars
         self._lambda = 1.0 / worth
         self._sizes = sizes = job.model.sizes
@@ -127,6 +125,8 @@ class Scorer:
         self._waiting: list[_Awaited] = []
         self._prospects: list[_Prospect] = []
         self._open: list[Scored] = []
+        self._exclude = query.excluded and binding_exclusions(query, fleet, self._suits)
+        self._plain = not (self._exclude or query.alone)
 
     @property
     def found(self) -> bool:
@@ -336,16 +336,13 @@ class Scorer:
         run_p50, run_p95, samples = run
         second_costs = self._lambda * of.rate_nanodollars_per_second
         load_costs = 1.0 + self._policy.load_weight + second_costs
-        why: _Why | None = None
-        if (
-            of.dedicated_to != self._pool
-            or of.vram_bytes < self._wanted_bytes
-            or job.price_cap_nanodollars
-        ):
-            why = self._class_refusal(of, run_p95)
+        why = self._class_refusal(of, run_p95)
         kind = (run_p50 * (1.0 + second_costs), load_costs, run_p50, second_costs, samples, why)
         self._kinds[number] = kind
         return kind
+
+    def _suits(self, worker: Worker) -> bool:
+        return self._on(worker.kind, worker.kind_number)[5] is None
 
     def _class_refusal(self, of: WorkerClass, run_p95: float) -> _Why | None:
         """Why none of a class is in question."""

@@ -18,7 +18,7 @@ from quickthaw.wire.errors import (
     QuickthawError,
     Unavailable,
 )
-from support.core_builders import Scenario, a_job, a_model, a_worker, only, resident
+from support.core_builders import Scenario, a_job, a_model, a_worker, of_kind, only, resident
 
 
 def refusal(scenario: Scenario, job: Job) -> QuickthawError | None:
@@ -112,6 +112,18 @@ def test_a_price_cap_below_every_worker_is_refused(scenario: Scenario) -> None:
     assert isinstance(refusal(scenario, capped), BudgetExhausted)
     scenario.attach(a_worker("w2", gpu_type="cheap"))
     assert refusal(scenario, capped) is None
+
+
+def test_what_was_lost_on_the_only_worker_within_its_cap_goes_there_again(
+    scenario: Scenario,
+) -> None:
+    """Another one is ready, but would cost more than the caller pays: it would wait for ever."""
+    scenario.attach(a_worker("dear", gpu_type="h100"))
+    scenario.attach(a_worker("cheap", gpu_type="cheap"))
+    capped = a_job(work_units=10.0, price_cap_nanodollars=500_000)
+    assert only(scenario.submit(capped), SendAssign).worker_id == "cheap"
+    again = scenario.attach(a_worker("cheap", gpu_type="cheap", incarnation="second"))
+    assert [each.worker_id for each in of_kind(again, SendAssign)] == ["cheap"]
 
 
 def test_a_full_queue_is_refused_with_a_delay() -> None:
