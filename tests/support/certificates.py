@@ -62,8 +62,8 @@ class TestAuthority:
             put(pair.key, private)
         return pair
 
-    def shown(self, name: str = "server", *, mutual: bool = False, **options: object) -> ServerTls:
-        pair = self.pair(name, **options)  # type: ignore[arg-type]  # options of `pair` by name
+    def shown(self, *, mutual: bool = False, host: str = "localhost", days: int = 10) -> ServerTls:
+        pair = self.pair("server", host=host, days=days)
         return ServerTls(pair.certificate, pair.key, self.ca if mutual else None)
 
     def dialling(self, name: str | None = None) -> TlsFiles:

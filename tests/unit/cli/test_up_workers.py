@@ -1,5 +1,6 @@
 """How many workers, on which devices, told what."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,9 @@ def test_gpus_are_counted_as_cuda_would(
 
 def test_addresses_that_others_read_in_plain_text_are_named_with_what_mends_it() -> None:
     everywhere = Address("0.0.0.0", 7070)
-    base = {"data_dir": Path("/data"), "metrics": ANY}
-    told = UpSettings(**base, http=everywhere, grpc=everywhere).exposed  # type: ignore[arg-type]  # by name
-    assert told.startswith("--grpc 0.0.0.0:7070 and --http 0.0.0.0:7070 is plain text")
+    plain = UpSettings(data_dir=Path("/data"), metrics=ANY, http=everywhere, grpc=everywhere)
+    told = plain.exposed
+    assert told.startswith("plain text on --grpc 0.0.0.0:7070 and --http 0.0.0.0:7070:")
     assert "--tls-cert FILE --tls-key FILE" in told
-    tls = ServerTls(Path("/c"), Path("/k"))
-    assert not UpSettings(**base, http=everywhere, grpc=everywhere, tls=tls).exposed  # type: ignore[arg-type]  # by name
+    assert not replace(plain, tls=ServerTls(Path("/c"), Path("/k"))).exposed
     assert not settings().exposed

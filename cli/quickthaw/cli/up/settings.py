@@ -110,7 +110,7 @@ class UpSettings:
         if self.tls is not None or not named:
             return ""
         return (
-            f"{' and '.join(named)} is plain text: whoever is on the way reads keys and requests; "
+            f"plain text on {' and '.join(named)}: whoever is on the way reads keys and requests; "
             "add --tls-cert FILE --tls-key FILE, or keep it to a network that you trust"
         )
 
